@@ -30,7 +30,7 @@ clean:  ## remove the virtual environment, the output and the caches
 # one stamp for each extra: pip runs again only when the requirements change
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing seewhy[$*] into $(VENV) (PyTorch is large: this can take minutes)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]' -c constraints.txt
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[$*]' -c constraints.txt
 	@touch $@
 
 $(BIN)/python:
