@@ -1,0 +1,214 @@
+"""What every method shares: checking before any forward, running safely, and never returning NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.errors import ModelError, NonFiniteError, OptionError, RequirementError
+from seewhy.models.adapter import Layer, VisionModel
+from seewhy.models.surgery import untouched
+from seewhy.registry import METHODS, Cost, MethodCard, Need, check_options, option, options_of
+from seewhy.targets import Output, Target, TargetLike, as_target, tiled_rows
+
+
+@dataclass(eq=False)
+class Method:
+    """A map for each image of a batch. Subclasses are dataclasses of their options and implement `maps`.
+
+    Args:
+        model: from `seewhy.load_model` or `seewhy.wrap`.
+
+    Raises:
+        RequirementError: the model does not offer what the method needs (before any forward).
+        OptionError: an option cannot have this value.
+    """
+
+    model: VisionModel
+    card: ClassVar[MethodCard]
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        why = self.unmet(self.model)
+        if why:
+            working = [m.card.name for m in METHODS if not m.unmet(self.model)]
+            raise RequirementError(f"{self.card.title} cannot serve {self.model.name}: {why}; "
+                                   f"these can: {', '.join(working) or 'none'}")
+        self.prepare()
+
+    @classmethod
+    def unmet(cls, model: VisionModel) -> str:
+        """Why the method cannot serve the model; empty if it can."""
+        missing = model.missing(cls.card.needs)
+        return f"it needs {' and '.join(missing)}" if missing else ""
+
+    def prepare(self) -> None:
+        """Settle options that depend on the model (layers by name), before any forward."""
+
+    def maps(self, x: Float[Tensor, "batch channels height width"], target: Target) -> Float[Tensor, "batch rows cols"]:
+        """The maps. Called in no-grad mode on a safe copy of the batch; `target` is made and checked."""
+        raise NotImplementedError
+
+    @property
+    def cost(self) -> Cost:
+        """Passes per image with these options (one forward more if a top-k target must be settled first)."""
+        return self.card.cost(self)
+
+    @property
+    def cut_layer(self) -> Layer | None:
+        """The layer at which the method cuts the model, if it does."""
+        return getattr(self, "at", None)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options, JSON-able, for manifests."""
+        values = {name: getattr(self, name) for name in options_of(type(self))}
+        return {k: v if isinstance(v, (int, float, str, bool, type(None))) else str(v) for k, v in values.items()}
+
+    def __call__(self, x: Float[Tensor, "batch channels height width"],
+                 target: TargetLike = None) -> Float[Tensor, "batch rows cols"]:
+        """Explain a preprocessed batch.
+
+        Args:
+            x: the batch as the model takes it.
+            target: one for all images or one for each (see `seewhy.targets.as_target`); by default the class
+                that the model answers. Label-free methods ignore it.
+
+        Returns:
+            float32 maps on the method's own grid, signed where the card says so, not normalised.
+            The call ends with one synchronisation with the device, for the check of the values.
+
+        Raises:
+            TargetError: no such target. NonFiniteError: the model or the map gives NaN or infinity.
+        """
+        _check_batch(x, self.model)
+        goal = self._goal(target, len(x))
+        with torch.inference_mode(False), torch.no_grad(), untouched(self.model.module):
+            x = x.detach().clone() if x.is_inference() or x.requires_grad else x
+            if goal.depends_on_output and self.cost.above > 1:
+                goal = goal.fixed(self.model.run(x))
+            watched = _Watched(goal, [])
+            maps = self.maps(x, watched).float()
+        _check_finite(maps, watched, self.model.name)
+        return maps
+
+    def _goal(self, target: TargetLike, batch: int) -> Target:
+        if not self.card.class_specific:
+            return _Nothing()
+        has_logits = Need.LOGITS in self.model.offers
+        goal = as_target(target, self.model.class_names, has_logits)
+        if goal.need not in self.model.offers:
+            Output().require(goal.need)
+        goal.check(batch, self.model.classes)
+        self.check_target(goal)
+        return goal
+
+    def check_target(self, target: Target) -> None:
+        """Raise `TargetError` if the method makes no sense for this kind of target."""
+
+
+class _Nothing(Target):
+    """The target of label-free methods."""
+
+    kind = "none"
+    need = Need.EMBEDDING
+
+    def score(self, output: Output) -> Tensor:
+        raise AssertionError("a label-free method asked for a score")
+
+
+class _Watched(Target):
+    """A target that also notes, without synchronising, whether the model's answers were finite."""
+
+    def __init__(self, target: Target, finite: list[Tensor], rows: Sequence[int] | None = None) -> None:
+        self._target, self.finite, self._rows = target, finite, rows
+
+    @property
+    def need(self) -> Need:  # type: ignore[override]
+        return self._target.need
+
+    def score(self, output: Output) -> Float[Tensor, "batch"]:
+        self.finite.append(torch.isfinite(output.require(self.need).detach()).flatten(1).all())
+        return self._target.score(output)
+
+    def at(self, rows: Sequence[int]) -> Target:
+        return _Watched(self._target.at(rows), self.finite)
+
+    def fixed(self, output: Output) -> Target:
+        return _Watched(self._target.fixed(output), self.finite)
+
+    @property
+    def depends_on_output(self) -> bool:
+        return self._target.depends_on_output
+
+
+def _check_batch(x: Any, model: VisionModel) -> None:
+    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ModelError(f"a method takes a preprocessed float batch (B, C, H, W), not {got}; "
+                         "for photos use seewhy.explain, or model.prepare(images)")
+    if not len(x):
+        raise ModelError("the batch is empty; give at least one image")
+    if x.device != model.device:
+        raise ModelError(f"the batch is on {x.device}, the model on {model.device}; move one: batch.to({str(model.device)!r})")
+
+
+def _check_finite(maps: Tensor, watched: _Watched, name: str) -> None:
+    """One synchronisation for all checks."""
+    rows = torch.isfinite(maps).flatten(1).all(1)
+    verdict = torch.stack([*watched.finite, rows.all()]).tolist()
+    if not all(verdict[:-1]):
+        raise NonFiniteError(f"{name} gives NaN or infinite scores for this input; check the weights, "
+                             "the preprocessing, and whether half precision overflows")
+    if not verdict[-1]:
+        bad = (~rows).nonzero().flatten().tolist()
+        raise NonFiniteError(f"the map is NaN or infinite for image {', '.join(map(str, bad))} of the batch; "
+                             f"check {name}'s weights and whether half precision overflows")
+
+
+def gradient(score: Float[Tensor, "batch"], at: Tensor) -> Tensor:
+    """∂ Σ score / ∂ at: gradients of each image's own score, with nothing else differentiated.
+
+    Zeros where the score does not depend on `at` at all.
+    """
+    if not score.requires_grad:
+        return torch.zeros_like(at)
+    (grad,) = torch.autograd.grad(score.float().sum(), at, allow_unused=True)
+    return torch.zeros_like(at) if grad is None else grad
+
+
+def chunks(n: int, batch: int, batch_size: int) -> Iterator[tuple[int, int]]:
+    """Ranges [start, stop) that cut `n` repetitions of a batch into passes of about `batch_size` images."""
+    step = max(1, batch_size // batch)
+    for start in range(0, n, step):
+        yield start, min(n, start + step)
+
+
+def noise(shape: Sequence[int], start: int, stop: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    """Standard normal draws `start`…`stop`, (draws, *shape), one at a time so that chunking does not change them.
+
+    Draw i must follow draw i − 1 on the same generator. Every image of a batch gets the same noise: a batch
+    equals its images alone, whatever their order.
+    """
+    draws = [torch.randn(shape, generator=generator, device=like.device, dtype=torch.float32)
+             for _ in range(start, stop)]
+    return torch.stack(draws).to(like.dtype)
+
+
+def tiled(target: Target, batch: int, n: int) -> Target:
+    """The target for `n` whole batches one after the other."""
+    return target.at(tiled_rows(batch, n))
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise `OptionError` unless 0 <= value <= 1."""
+    if not 0 <= value <= 1:
+        raise OptionError(f"{name}={value!r} must lie between 0 and 1")
+
+
+__all__ = ["Method", "check_fraction", "chunks", "gradient", "noise", "option", "tiled"]

@@ -1,0 +1,42 @@
+"""Grad-CAM: a layer's channels, weighted by how much the score grows with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.base import Method, gradient, option
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="grad_cam",
+    title="Grad-CAM",
+    summary="Where the channels lie that raise the score, on the grid of a deep layer.",
+    needs={Need.FEATURES, Need.GRADIENTS},
+    signed=False,
+    class_specific=True,
+    citation="Selvaraju et al., Grad-CAM (ICCV 2017), eq. 1-2",
+    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+)
+class GradCAM(Method):
+    """w_c = mean over positions of ∂f/∂A_c; M = ReLU(Σ_c w_c A_c).
+
+    On a ViT, A is the output of the norm before the last attention, on the patch grid; the mean is over patch
+    tokens only (prefix tokens have no position). One forward; gradients exist from the layer up only.
+    """
+
+    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
+    relu: bool = option(True, "clip negative values, as in the paper")
+
+    def prepare(self) -> None:
+        self.at = self.model.cam_layer(self.layer)
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        activations, gradients = self.model.activation_and_gradient(x, self.at, target, gradient)
+        weights = gradients.mean((2, 3), keepdim=True)
+        maps = (weights * activations).sum(1)
+        return maps.relu() if self.relu else maps

@@ -1,0 +1,381 @@
+"""The one contract between models and methods: where a model keeps what.
+
+A source (torchvision, timm, …) has one file that fills in a `Structure`; everything else works on `VisionModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from seewhy.errors import LayoutError, ModelError, NonFiniteError, RequirementError, UnknownNameError
+from seewhy.images import ImageLike, load_images
+from seewhy.models.attention import reading_attention
+from seewhy.models.surgery import Tail, collecting, cut, hooked, untouched
+from seewhy.preprocess import Preprocess
+from seewhy.registry import NEED_TEXT, Need
+from seewhy.targets import Output
+
+LAYOUTS = ("nchw", "nhwc", "tokens")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module whose output lies on a grid.
+
+    Attributes:
+        name: dotted name in the module.
+        layout: `nchw`, `nhwc`, or `tokens` (B, prefix + rows·cols, dim).
+        stride: input pixels per grid cell (rows, cols), for tokens; None: the model's patch size.
+        prefix: tokens before the patch tokens; None: the model's number.
+    """
+
+    name: str
+    layout: str
+    stride: tuple[int, int] | None = None
+    prefix: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise UnknownNameError("layout", self.layout, LAYOUTS)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A transformer block with global self-attention: dotted names of the block, its first norm, its attention."""
+
+    name: str
+    norm1: str
+    attention: str
+
+
+def read_tensor(raw: Any, embedding: Tensor | None) -> Output:
+    """The usual reading of a model's result: a tensor of logits if there is a head, else of embeddings."""
+    if not isinstance(raw, Tensor):
+        raise LayoutError(f"the model returns {type(raw).__name__}, not a tensor; "
+                          "tell which part is what: wrap(module, read=lambda raw, embedding: Output(logits=raw[...]))")
+    if embedding is None:
+        return Output(embedding=raw.flatten(1))
+    return Output(logits=raw, embedding=embedding)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Where a model keeps what. One file per source makes these; users can make their own.
+
+    Attributes:
+        source: where the model comes from (`timm`, `hf`, `torchvision`, `open_clip`, `module` …).
+        stages: layers on a grid from shallow to deep (for a ViT: the block outputs).
+        cam_layer: the deepest layer on a grid whose cells all still reach the score. For a ViT the norm before
+            the last attention: after it, a class token no longer listens to the patches.
+        blocks: transformer blocks with global attention, in order.
+        prefix_tokens: class, register and distillation tokens before the patch tokens.
+        class_token: whether the first token is a class token that pools the image.
+        patch_size: pixels per patch (rows, cols).
+        head: the module from embedding to logits, if there is one: its input is the embedding.
+        read: from the module's raw result and the head's input to an `Output`.
+        call: further keywords of each call (`{"interpolate_pos_encoding": True}`).
+        has_logits: whether the result holds class scores; None: if there is a head.
+        classes: the number of logits, where the head does not tell.
+        note: what a person should know (`seewhy info` prints it).
+    """
+
+    source: str
+    stages: tuple[Layer, ...] = ()
+    cam_layer: Layer | None = None
+    blocks: tuple[Block, ...] = ()
+    prefix_tokens: int = 0
+    class_token: bool = False
+    patch_size: tuple[int, int] | None = None
+    head: str | None = None
+    read: Callable[[Any, Tensor | None], Output] = read_tensor
+    call: dict[str, Any] = field(default_factory=dict)
+    has_logits: bool | None = None
+    classes: int | None = None
+    note: str = ""
+
+    @property
+    def offers(self) -> frozenset[Need]:
+        """What the model offers to methods."""
+        logits = self.head is not None if self.has_logits is None else self.has_logits
+        offered = {
+            Need.LOGITS: logits, Need.EMBEDDING: True, Need.GRADIENTS: True, Need.FEATURES: bool(self.stages),
+            Need.TOKENS: bool(self.blocks), Need.ATTENTION: bool(self.blocks), Need.LAST_BLOCK: bool(self.blocks),
+            Need.CLASS_TOKEN: self.class_token,
+        }
+        return frozenset(need for need, yes in offered.items() if yes)
+
+
+class VisionModel:
+    """A module, how to feed it, and where it keeps what.
+
+    Made by `seewhy.load_model` and `seewhy.wrap`. The module is never changed: each call leaves weights, modes,
+    hooks, gradients, buffers and the random state as they were.
+    """
+
+    def __init__(self, module: nn.Module, structure: Structure, *, name: str = "",
+                 preprocess: Callable[[Image.Image], Tensor] | None = None,
+                 class_names: Sequence[str] | None = None) -> None:
+        self.module = module
+        self.structure = structure
+        self.name = name or type(module).__name__
+        self.preprocess = preprocess or Preprocess()
+        self.class_names = tuple(class_names) if class_names else None
+
+    def __repr__(self) -> str:
+        return f"VisionModel({self.name!r}, {self.structure.source}, offers {', '.join(sorted(self.offers))})"
+
+    # ── what it is ────────────────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the parameters."""
+        return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def offers(self) -> frozenset[Need]:
+        """What methods can get from this model."""
+        return self.structure.offers
+
+    @property
+    def classes(self) -> int | None:
+        """The number of logits, where it is known without a forward pass."""
+        if self.structure.classes is not None:
+            return self.structure.classes
+        if self.structure.head is not None:
+            head = self.module.get_submodule(self.structure.head)
+            linear = [m for m in head.modules() if isinstance(m, nn.Linear)]
+            if linear:
+                return linear[-1].out_features
+        return len(self.class_names) if self.class_names else None
+
+    def to(self, device: torch.device | str) -> VisionModel:
+        """Move the module; returns self."""
+        self.module.to(device)
+        return self
+
+    def missing(self, needs: frozenset[Need]) -> list[str]:
+        """In words, which of `needs` the model does not offer."""
+        return [NEED_TEXT[n] for n in sorted(needs - self.offers)]
+
+    # ── layers and grids ──────────────────────────────────────────────────────────────────────────────────────────
+    def layer(self, spec: str | int | nn.Module | Layer | None = None, *, layout: str | None = None) -> Layer:
+        """A layer by dotted name, module, stage number, or (None) the deepest stage.
+
+        Raises:
+            UnknownNameError: no such layer; the nearest are suggested.
+            LayoutError: the model has no stages to choose from.
+        """
+        if isinstance(spec, Layer):
+            self.submodule(spec.name)
+            return spec
+        if spec is None or isinstance(spec, int):
+            return self._stage(-1 if spec is None else spec)
+        name = self._name_of(spec) if isinstance(spec, nn.Module) else spec
+        self.submodule(name)
+        if layout is not None:
+            return Layer(name, layout)
+        known = {known.name: known for known in (*self.structure.stages, self.structure.cam_layer) if known}
+        if name in known:
+            return known[name]
+        return Layer(name, self._guess_layout(name))
+
+    def _stage(self, index: int) -> Layer:
+        stages = self.structure.stages
+        if not stages:
+            raise LayoutError(f"{self.name} has no feature maps that seewhy knows of; name one with layer=")
+        if not -len(stages) <= index < len(stages):
+            raise UnknownNameError("stage", str(index), [str(i) for i in range(len(stages))])
+        return stages[index]
+
+    def submodule(self, name: str) -> nn.Module:
+        """The module of that dotted name, or `UnknownNameError` with the nearest names."""
+        try:
+            return self.module.get_submodule(name)
+        except AttributeError:
+            known = [n for n, _ in self.module.named_modules() if n]
+            raise UnknownNameError("layer", name, known, f"`seewhy info {self.name}` lists the stages") from None
+
+    def _name_of(self, module: nn.Module) -> str:
+        for name, candidate in self.module.named_modules():
+            if candidate is module:
+                return name
+        raise UnknownNameError("layer", type(module).__name__, [], "it is not part of this model")
+
+    def _guess_layout(self, name: str) -> str:
+        """The layout of an unlisted layer from the module's own kind, else that of the stage it belongs to."""
+        module = self.submodule(name)
+        if isinstance(module, (nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.modules.pooling._MaxPoolNd,
+                               nn.modules.pooling._AvgPoolNd)):
+            return "nchw"
+        layouts = {stage.layout for stage in self.structure.stages}
+        inside = [s.layout for s in self.structure.stages if name.startswith(s.name + ".")]
+        if inside or len(layouts) == 1:
+            return inside[0] if inside else layouts.pop()
+        raise LayoutError(f"the layout of {name!r} is ambiguous; say layout='nchw', 'nhwc' or 'tokens'")
+
+    def grid(self, height: int, width: int, stride: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Rows and columns of the patch grid for an input of height × width pixels."""
+        stride = stride or self.structure.patch_size
+        if stride is None:
+            raise LayoutError(f"{self.name}: the patch size is unknown; wrap(module, patch_size=…)")
+        return -(-height // stride[0]), -(-width // stride[1])
+
+    def to_grid(self, value: Tensor, layer: Layer, size: Sequence[int]) -> Float[Tensor, "batch channels rows cols"]:
+        """A layer's output as (B, C, rows, cols), prefix tokens dropped; `size` is the input's (H, W).
+
+        Raises:
+            LayoutError: the tensor does not fit the layer's layout.
+        """
+        if layer.layout == "tokens":
+            return self._tokens_to_grid(value, layer, size)
+        if value.ndim != 4:
+            raise LayoutError(f"layer {layer.name!r} gives shape {tuple(value.shape)}, not a {layer.layout} map; "
+                              "choose a layer on a grid, or say layout='tokens'")
+        return value.permute(0, 3, 1, 2) if layer.layout == "nhwc" else value
+
+    def _tokens_to_grid(self, value: Tensor, layer: Layer, size: Sequence[int]) -> Tensor:
+        rows, cols = self.grid(*size, layer.stride)
+        prefix = self.structure.prefix_tokens if layer.prefix is None else layer.prefix
+        if value.ndim != 3 or value.shape[1] != prefix + rows * cols:
+            raise LayoutError(f"layer {layer.name!r} gives shape {tuple(value.shape)}, not (batch, {prefix} + {rows}×{cols}, "
+                              "channels); say how the tokens lie: wrap(module, patch_size=…, prefix_tokens=…)")
+        return value[:, prefix:].transpose(1, 2).unflatten(2, (rows, cols))
+
+    def patches(self, values: Float[Tensor, "batch tokens"], size: Sequence[int]) -> Float[Tensor, "batch rows cols"]:
+        """Per-token numbers as a map: prefix tokens dropped, patch tokens on the grid."""
+        return self._tokens_to_grid(values[..., None], Layer("tokens", "tokens"), size).squeeze(1)
+
+    # ── running it ────────────────────────────────────────────────────────────────────────────────────────────────
+    def run(self, x: Float[Tensor, "batch channels height width"]) -> Output:
+        """One forward in the caller's grad mode. Methods call this inside `untouched(model.module)`."""
+        box: list[Tensor] = []
+
+        def keep(_: nn.Module, args: tuple, __: Any) -> None:
+            box.append(args[0].flatten(1))
+
+        with ExitStack() as stack:
+            if self.structure.head is not None:
+                stack.enter_context(hooked(self.module.get_submodule(self.structure.head), keep))
+            raw = self.module(x, **self.structure.call)
+        output = self.structure.read(raw, box[0] if box else None)
+        if output.logits is not None and output.logits.ndim != 2:
+            raise LayoutError(f"the logits have shape {tuple(output.logits.shape)}, not (batch, classes); give read=")
+        return output
+
+    def activations(self, x: Tensor, layers: Sequence[Layer]) -> dict[str, Float[Tensor, "batch channels rows cols"]]:
+        """The maps of several layers by name, from one forward that stops at the last of them; no gradients."""
+        modules = {layer.name: self.submodule(layer.name) for layer in layers}
+        with torch.no_grad(), collecting(modules) as found:
+            self.module(x, **self.structure.call)
+        return {layer.name: self.to_grid(found[layer.name], layer, x.shape[-2:]) for layer in layers}
+
+    def tokens(self, x: Tensor, blocks: Sequence[int] | None = None) -> dict[int, Float[Tensor, "batch tokens dim"]]:
+        """The outputs of transformer blocks (all of them, or those numbered), prefix tokens included."""
+        names = self._blocks(blocks)
+        modules = {str(i): self.submodule(b.name) for i, b in names.items()}
+        with torch.no_grad(), collecting(modules) as found:
+            self.module(x, **self.structure.call)
+        return {i: found[str(i)] for i in names}
+
+    @contextmanager
+    def cut(self, layer: Layer) -> Iterator[list[Tensor]]:
+        """Forwards in the block have gradients above `layer` only; yields a list that will hold its leaf."""
+        with cut(self.submodule(layer.name)) as leaf:
+            yield leaf
+
+    def tail(self, x: Tensor, layer: Layer) -> ModelTail:
+        """Run what is below `layer` once; the result runs what is above as often as needed."""
+        return ModelTail(self, Tail(self.module, layer.name, x, self.structure.call))
+
+    @contextmanager
+    def attention(self, receive: Callable[[int, Tensor], None], x: Tensor, blocks: Sequence[int] | None = None,
+                  rows: slice = slice(None), differentiable: bool = False) -> Iterator[None]:
+        """Forwards in the block hand `receive(block, matrix)` the attention matrices, (B, heads, rows, N)."""
+        modules = {i: self.submodule(b.attention) for i, b in self._blocks(blocks).items()}
+        with reading_attention(modules, receive, batch=x.shape[0], rows=rows, differentiable=differentiable):
+            yield
+
+    def _blocks(self, blocks: Sequence[int] | None) -> dict[int, Block]:
+        depth = len(self.structure.blocks)
+        if not depth:
+            raise RequirementError(f"{self.name} has no transformer blocks with global attention; "
+                                   f"`seewhy info {self.name}` lists the methods that work")
+        numbers = range(depth) if blocks is None else [b % depth if -depth <= b < depth else b for b in blocks]
+        for number in numbers:
+            if number >= depth or number < 0:
+                raise UnknownNameError("block", str(number), [str(i) for i in range(depth)])
+        return {i: self.structure.blocks[i] for i in numbers}
+
+    # ── for people ────────────────────────────────────────────────────────────────────────────────────────────────
+    def prepare(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "batch channels height width"]:
+        """Images as the batch that the model expects, on its device.
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
+        batch = torch.stack([self.preprocess(image) for image in load_images(images)])
+        return batch.to(self.device, self.dtype)
+
+    @torch.no_grad()
+    def output(self, images: ImageLike | Sequence[ImageLike]) -> Output:
+        """Logits and embedding of images, with the model's own preprocessing.
+
+        Raises:
+            NonFiniteError: the model gives NaN or infinity.
+        """
+        x = self.prepare(images)
+        with untouched(self.module):
+            output = self.run(x)
+        for value in (output.logits, output.embedding):
+            if value is not None and not torch.isfinite(value).all():
+                raise NonFiniteError(f"{self.name} gives NaN or infinite values for this input; check the weights, "
+                                     "the preprocessing, and whether half precision overflows")
+        return output
+
+    def predict(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "batch classes"]:
+        """The logits of images.
+
+        Raises:
+            TargetError: the model has no class scores.
+        """
+        return self.output(images).require(Need.LOGITS)
+
+    def embed(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "batch dim"]:
+        """The embeddings of images."""
+        return self.output(images).require(Need.EMBEDDING)
+
+    def with_size(self, rows: int, cols: int) -> VisionModel:
+        """The same model fed with images of another size (where the architecture allows it)."""
+        if not isinstance(self.preprocess, Preprocess):
+            raise ModelError("this model has its own preprocess function; make one for the other size and wrap again")
+        return VisionModel(self.module, self.structure, name=self.name, class_names=self.class_names,
+                           preprocess=self.preprocess.with_size(rows, cols))
+
+
+class ModelTail:
+    """`Tail` of a `VisionModel`: from values at a layer to an `Output`."""
+
+    def __init__(self, model: VisionModel, tail: Tail) -> None:
+        self._model, self._tail = model, tail
+
+    @property
+    def value(self) -> Tensor:
+        """The layer's output for the batch, without gradients."""
+        return self._tail.value
+
+    def __call__(self, values: Tensor) -> Output:
+        """Run the part above the layer on `values`, (n·B, …): n whole batches one after the other."""
+        with self._tail.put(values) as x:
+            return self._model.run(x)

@@ -1,0 +1,247 @@
+"""Opening up a model and leaving it as it came.
+
+Everything that touches a user's module lives here: hooks, modes, instance-level replacement of `forward`.
+Nothing is patched process-wide, and each context manager undoes its work in `finally`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seewhy.errors import LayoutError
+
+
+class Stop(Exception):
+    """Raised by a hook to end a forward that has served its purpose; never seen by users."""
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Run `module` in eval mode and put back modes, buffers and the global random state afterwards.
+
+    Buffers are copied (batch-norm statistics: small beside one feature map) because a forward may write to them.
+    Parameters are never written and `.grad` never filled: gradients come from `torch.autograd.grad`.
+    """
+    modes = [(m, m.training) for m in module.modules()]
+    buffers = [(m, name, b, b._version, b.clone()) for m in module.modules() for name, b in m._buffers.items()
+               if b is not None and not b.is_inference()]
+    cuda = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=sorted(cuda)):
+            for m, _ in modes:
+                m.training = False
+            yield
+    finally:
+        for m, training in modes:
+            m.training = training
+        with torch.no_grad():
+            for m, name, original, version, copy in buffers:
+                if original._version != version:
+                    original.copy_(copy)
+                m._buffers[name] = original
+
+
+def first_tensor(value: Any) -> Tensor:
+    """The tensor of a layer's output: itself, or the first of a tuple.
+
+    Raises:
+        LayoutError: the output holds no tensor in first place.
+    """
+    head = value[0] if isinstance(value, (tuple, list)) and value else value
+    if not isinstance(head, Tensor):
+        raise LayoutError(f"the layer returns {type(value).__name__}, not a tensor; choose another layer")
+    return head
+
+
+def with_first_tensor(value: Any, new: Tensor) -> Any:
+    """`value` with its first tensor replaced."""
+    if isinstance(value, (tuple, list)):
+        return type(value)([new, *value[1:]])
+    return new
+
+
+@contextmanager
+def hooked(module: nn.Module, hook: Callable[[nn.Module, tuple, Any], Any]) -> Iterator[None]:
+    """A forward hook for the length of the block."""
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replace `forward` on this one instance for the length of the block."""
+    had = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if had is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = had
+
+
+@contextmanager
+def collecting(modules: dict[str, nn.Module], stop: bool = True) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of `modules` by name (copies: a later in-place ReLU must not change them).
+
+    With `stop`, the forward ends (`Stop`, swallowed here) as soon as all are there.
+    """
+    found: dict[str, Tensor] = {}
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple, Any], None]:
+        def hook(_: nn.Module, __: tuple, output: Any) -> None:
+            found[name] = first_tensor(output).clone()
+            if stop and len(found) == len(modules):
+                raise Stop
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            stack.enter_context(hooked(module, hook_for(name)))
+        try:
+            yield found
+        except Stop:
+            pass
+    missing = set(modules) - set(found)
+    if missing:
+        raise LayoutError(f"layer {sorted(missing)[0]!r} did not run in this forward; choose another layer")
+
+
+@contextmanager
+def cut(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Cut the graph at the output of `module`: no gradients below, gradients above.
+
+    To be used around a forward that starts in no-grad mode. At the layer the output becomes a leaf (the yielded
+    list then holds it) and grad mode is switched on for what follows; the mode from before returns at the end.
+    The forward goes on with a copy, so an in-place operation above does not reach the leaf.
+    """
+    leaf: list[Tensor] = []
+
+    def hook(_: nn.Module, __: tuple, output: Any) -> Any:
+        if leaf:
+            raise LayoutError("the layer runs more than once in a forward; choose one that runs once")
+        torch.set_grad_enabled(True)
+        leaf.append(first_tensor(output).detach().clone().requires_grad_())
+        return with_first_tensor(output, leaf[0].clone())
+
+    with torch.no_grad(), hooked(module, hook):
+        yield leaf
+    if not leaf:
+        raise LayoutError("the layer did not run in this forward; choose another layer")
+
+
+def _map_tensors(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    """Apply `fn` to every tensor in nested tuples, lists and dicts (model outputs of transformers are dicts)."""
+    if isinstance(value, Tensor):
+        return fn(value)
+    if isinstance(value, dict):
+        new = value.copy()
+        for key, item in value.items():
+            new[key] = _map_tensors(item, fn)
+        return new
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_map_tensors(v, fn) for v in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map_tensors(v, fn) for v in value)
+    return value
+
+
+_NO_MORE = object()
+
+
+class Tail:
+    """The part of a model above one layer, to be run many times after the part below ran once.
+
+    The modules beside the path to the layer (for `blocks.11.norm1`: the patch embedding, blocks 0…10, …) run once,
+    up to the layer; in each later run they return what they returned then, repeated for the larger batch, and the
+    layer returns the given values. So no adapter has to know how its model goes on after the layer.
+
+    Attributes:
+        value: the layer's output for the batch, without gradients.
+    """
+
+    def __init__(self, module: nn.Module, layer: str, x: Tensor, call: dict[str, Any] | None = None) -> None:
+        self._module, self._x, self._call = module, x, call or {}
+        self._layer = module.get_submodule(layer)
+        self._beside = list(_beside(module, layer))
+        self._records: dict[nn.Module, list[Any]] = {}
+        self._batch = x.shape[0]
+        self._layer_output: Any = None
+        self._record()
+        self.value: Tensor = first_tensor(self._layer_output)
+
+    def _record(self) -> None:
+        def record(module: nn.Module) -> Callable[..., Any]:
+            forward = module.forward
+
+            def run(*args: Any, **kwargs: Any) -> Any:
+                output = forward(*args, **kwargs)
+                # a copy, because an in-place operation may follow
+                self._records.setdefault(module, []).append(_map_tensors(output, Tensor.clone))
+                return output
+
+            return run
+
+        def at_layer(_: nn.Module, __: tuple, output: Any) -> None:
+            self._layer_output = _map_tensors(output, Tensor.clone)
+            raise Stop
+
+        with torch.no_grad(), ExitStack() as stack:
+            for module in self._beside:
+                stack.enter_context(replaced_forward(module, record(module)))
+            stack.enter_context(hooked(self._layer, at_layer))
+            try:
+                self._module(self._x, **self._call)
+            except Stop:
+                return
+        raise LayoutError("the layer did not run in this forward; choose another layer")
+
+    @contextmanager
+    def put(self, values: Tensor) -> Iterator[Tensor]:
+        """In the block, calling the module with the yielded input runs only what is above the layer, on `values`.
+
+        `values` is `n` whole batches one after the other, shape (n·B, …).
+        """
+        n = values.shape[0] // self._batch
+
+        def tiled(tensor: Tensor) -> Tensor:
+            if tensor.ndim == 0 or tensor.shape[0] != self._batch:
+                return tensor.clone()
+            return tensor.repeat(n, *[1] * (tensor.ndim - 1))
+
+        def replay(module: nn.Module, outputs: list[Any]) -> Callable[..., Any]:
+            forward, calls = module.forward, iter(outputs)
+
+            def run(*args: Any, **kwargs: Any) -> Any:
+                output = next(calls, _NO_MORE)
+                return forward(*args, **kwargs) if output is _NO_MORE else _map_tensors(output, tiled)
+
+            return run
+
+        def layer(*_: Any, **__: Any) -> Any:
+            return with_first_tensor(self._layer_output, values.clone())
+
+        with ExitStack() as stack:
+            for module, outputs in self._records.items():
+                stack.enter_context(replaced_forward(module, replay(module, outputs)))
+            stack.enter_context(replaced_forward(self._layer, layer))
+            yield tiled(self._x)
+
+
+def _beside(module: nn.Module, layer: str) -> Iterator[nn.Module]:
+    """The modules that are children of an ancestor of `layer`, but not ancestors (or the layer) themselves."""
+    node = module
+    for part in layer.split("."):
+        onward = getattr(node, part)
+        yield from (child for child in node.children() if child is not onward)
+        node = onward

@@ -1,0 +1,172 @@
+"""One frozen card per method, and everything else is derived from it.
+
+The command line, the documentation, the contract checks, the pickers of the web page and the benchmark all read
+these cards; there is no second list. A method registers itself with `@method(...)` in its own file, and
+`seewhy.methods` imports every file in its folders: adding a method is adding one file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from seewhy.errors import OptionError, UnknownNameError
+
+
+class Need(StrEnum):
+    """What a model can offer and a method or target can need."""
+
+    LOGITS = "logits"
+    EMBEDDING = "embedding"
+    FEATURES = "features"
+    TOKENS = "tokens"
+    ATTENTION = "attention"
+    CLASS_TOKEN = "class_token"
+    LAST_BLOCK = "last_block"
+    GRADIENTS = "gradients"
+
+
+NEED_TEXT = {
+    Need.LOGITS: "class scores",
+    Need.EMBEDDING: "an embedding",
+    Need.FEATURES: "feature maps on a grid",
+    Need.TOKENS: "patch tokens by block",
+    Need.ATTENTION: "global attention matrices",
+    Need.CLASS_TOKEN: "a class token",
+    Need.LAST_BLOCK: "a last transformer block with a norm before its attention",
+    Need.GRADIENTS: "gradients",
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes per image, counted below and above the layer at which the method cuts the model.
+
+    A method that does not cut has the same number on both sides. Units: passes of that part of the model.
+    """
+
+    below: int = 1
+    above: int = 1
+    backward_above: int = 0
+    backward_below: int = 0
+
+    def __str__(self) -> str:
+        forward = f"{self.below} forward" if self.below == self.above else f"{self.below}+{self.above} forward"
+        if not self.backward_above:
+            return forward
+        backward = self.backward_above
+        return f"{forward}, {backward} backward" + ("" if self.backward_below else " above the layer")
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """What is known of a method before it runs.
+
+    Attributes:
+        name: the name on the command line, `grad_cam`.
+        title: how people write it, `Grad-CAM`.
+        family: the folder that it lives in.
+        summary: one sentence: what the map shows.
+        needs: what the model must offer.
+        signed: whether negative values mean evidence against the target.
+        class_specific: whether the map depends on the target.
+        stochastic: whether it draws random numbers (always from its own seed).
+        citation: paper and equation.
+        cost: passes as a function of the configured method.
+        target_kind: the only kind of target that makes sense, if there is one (`"concept"`).
+        autocast: empty, or the reason why the method must not run under autocast.
+    """
+
+    name: str
+    title: str
+    family: str
+    summary: str
+    needs: frozenset[Need]
+    signed: bool
+    class_specific: bool
+    citation: str
+    cost: Callable[[Any], Cost]
+    stochastic: bool = False
+    target_kind: str | None = None
+    autocast: str = ""
+
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names to (card, class), in the order of registration."""
+
+    def __init__(self, kind: str, hint: str = "") -> None:
+        self.kind = kind
+        self.hint = hint
+        self._entries: dict[str, T] = {}
+
+    def add(self, name: str, entry: T) -> None:
+        """Register `entry`; a name can be taken once only."""
+        if name in self._entries:
+            raise ValueError(f"{self.kind} {name!r} is registered twice")
+        self._entries[name] = entry
+
+    def get(self, name: str) -> T:
+        """The entry of that name (dashes and case do not matter).
+
+        Raises:
+            UnknownNameError: nothing of that name; the nearest are suggested.
+        """
+        key = name.lower().replace("-", "_").replace(" ", "_")
+        if key not in self._entries:
+            raise UnknownNameError(self.kind, name, self._entries, self.hint)
+        return self._entries[key]
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """All names that match a shell pattern, sorted."""
+        return sorted(fnmatch.filter(self._entries, pattern))
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._entries.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+METHODS: Registry[type] = Registry("method", hint="`seewhy methods` lists them")
+
+
+def method(*, needs: set[Need], **card: Any) -> Callable[[type], type]:
+    """Class decorator: make the class a dataclass of its options and enter it in the registry."""
+
+    def enter(cls: type) -> type:
+        cls = dataclass(kw_only=True, eq=False)(cls)
+        cls.card = MethodCard(family=cls.__module__.split(".")[-2], needs=frozenset(needs), **card)
+        METHODS.add(cls.card.name, cls)
+        return cls
+
+    return enter
+
+
+def option(default: Any, help: str, *, at_least: float | None = None, choices: tuple | None = None) -> Any:
+    """A dataclass field of a method: its default, its help text, and what values can work."""
+    return dataclasses.field(default=default, metadata={"help": help, "at_least": at_least, "choices": choices})
+
+
+def options_of(cls: type) -> dict[str, dataclasses.Field]:
+    """The options of a method class, by name."""
+    return {f.name: f for f in dataclasses.fields(cls) if "help" in f.metadata}
+
+
+def check_options(instance: Any) -> None:
+    """Raise `OptionError` for a value that cannot work."""
+    for name, field in options_of(type(instance)).items():
+        value, lowest, choices = getattr(instance, name), field.metadata["at_least"], field.metadata["choices"]
+        if choices is not None and value not in choices:
+            raise OptionError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
+        if lowest is not None and value is not None and not value >= lowest:
+            raise OptionError(f"{name}={value!r} is too small; use {lowest} or more")

@@ -1,0 +1,350 @@
+"""What is explained: a class, a concept, an embedding, an output, or any function of the output.
+
+A target turns a model's `Output` into one number per image; every method takes any target, so each gradient or CAM
+method is also a label-free method when the target is made of the embedding.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.errors import TargetError, UnknownNameError
+from seewhy.registry import Need
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model says of a batch: `logits` (B, classes) and `embedding` (B, dim), each where there is one."""
+
+    logits: Float[Tensor, "batch classes"] | None = None
+    embedding: Float[Tensor, "batch dim"] | None = None
+
+    def row(self, i: int) -> Output:
+        """The output of image `i`, as a batch of one."""
+        return Output(*(None if t is None else t[i : i + 1] for t in (self.logits, self.embedding)))
+
+    def require(self, need: Need) -> Tensor:
+        """The logits or the embedding.
+
+        Raises:
+            TargetError: the model has none.
+        """
+        value = self.logits if need == Need.LOGITS else self.embedding
+        if value is None:
+            other = "an embedding target (embedding-sum, a concept)" if need == Need.LOGITS else "a class target"
+            raise TargetError(f"this model gives no {need}; use {other} instead")
+        return value
+
+
+class Target(ABC):
+    """One number per image, to be explained.
+
+    Attributes:
+        kind: a word for manifests and messages.
+        need: which part of the output it reads.
+    """
+
+    kind: str = "target"
+    need: Need = Need.LOGITS
+
+    @abstractmethod
+    def score(self, output: Output) -> Float[Tensor, "batch"]:
+        """The number for each image of the batch."""
+
+    def at(self, rows: Sequence[int]) -> Target:
+        """The target for a batch made of these rows of the original batch (rows may repeat)."""
+        return self
+
+    def fixed(self, output: Output) -> Target:
+        """The target with everything that depends on the model's own answer settled (top-1 becomes a class)."""
+        return self
+
+    @property
+    def depends_on_output(self) -> bool:
+        """Whether `fixed` needs a forward pass."""
+        return False
+
+    def check(self, batch: int, classes: int | None) -> None:
+        """Raise `TargetError` if the target cannot be for a batch of this size or a head of this width."""
+
+    def label(self, row: int, names: Sequence[str] | None = None) -> str:
+        """How a person would name the target of image `row`."""
+        return self.kind
+
+    def describe(self, row: int, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """A JSON-able description of the target of image `row`."""
+        return {"kind": self.kind, "label": self.label(row, names)}
+
+
+@dataclass(frozen=True)
+class ClassTarget(Target):
+    """The logit of a class: one index for all images, or one for each."""
+
+    index: tuple[int, ...]
+    kind: str = "class"
+
+    def score(self, output: Output) -> Float[Tensor, "batch"]:
+        logits = output.require(Need.LOGITS)
+        if len(self.index) == 1:
+            return logits[:, self.index[0]]
+        columns = torch.tensor(self.index).to(logits.device, non_blocking=True)
+        return logits.gather(1, columns[:, None]).squeeze(1)
+
+    def at(self, rows: Sequence[int]) -> Target:
+        return self if len(self.index) == 1 else replace(self, index=tuple(self.index[r] for r in rows))
+
+    def check(self, batch: int, classes: int | None) -> None:
+        if len(self.index) not in (1, batch):
+            raise TargetError(f"{len(self.index)} targets for {batch} images; give one target, or one for each image")
+        for index in self.index:
+            if classes is not None and not 0 <= index < classes:
+                raise TargetError(f"{self.kind} {index} is out of range; this model has {classes}: 0 to {classes - 1}")
+            if index < 0:
+                raise TargetError(f"{self.kind} {index} is negative; count from 0")
+
+    def label(self, row: int, names: Sequence[str] | None = None) -> str:
+        index = self.index[row % len(self.index)]
+        return names[index] if names and index < len(names) else f"{self.kind} {index}"
+
+    def describe(self, row: int, names: Sequence[str] | None = None) -> dict[str, Any]:
+        return {**super().describe(row, names), "index": self.index[row % len(self.index)]}
+
+
+def Regression(index: int = 0) -> ClassTarget:  # noqa: N802 (reads as a target in user code)
+    """One output of a regression head."""
+    return ClassTarget((index,), kind="output")
+
+
+@dataclass(frozen=True)
+class Rank(Target):
+    """The class that the model itself ranks `rank`-th (1 is its answer), for each image."""
+
+    rank: int = 1
+    kind = "class"
+
+    def score(self, output: Output) -> Float[Tensor, "batch"]:
+        logits = output.require(Need.LOGITS)
+        order = logits.detach().topk(self.rank, dim=1).indices[:, -1:]
+        return logits.gather(1, order).squeeze(1)
+
+    def fixed(self, output: Output) -> Target:
+        order = output.require(Need.LOGITS).detach().topk(self.rank, dim=1).indices[:, -1]
+        return ClassTarget(tuple(order.tolist()))
+
+    @property
+    def depends_on_output(self) -> bool:
+        return True
+
+    def check(self, batch: int, classes: int | None) -> None:
+        if self.rank < 1 or (classes is not None and self.rank > classes):
+            raise TargetError(f"rank {self.rank} is out of range; this model has {classes} classes: 1 to {classes}")
+
+    def label(self, row: int, names: Sequence[str] | None = None) -> str:
+        return f"top-{self.rank}"
+
+
+MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "dot": lambda l, v: (l * v).sum(-1),
+    "cosine": lambda l, v: F.cosine_similarity(l, v, dim=-1),
+    "l2": lambda l, v: -(l - v).norm(dim=-1),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity(Target):
+    """Similarity of the embedding to a vector: a concept's mean embedding, or a reference image's.
+
+    Attributes:
+        vector: (dim,) for all images, or (B, dim).
+        measure: `dot` (seed 002, eq. 3: not normalised), `cosine`, or `l2` (negative distance).
+    """
+
+    vector: Float[Tensor, "..."]
+    measure: str = "dot"
+    name: str = "concept"
+    kind: str = "concept"
+    need = Need.EMBEDDING
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise UnknownNameError("similarity", self.measure, MEASURES)
+        if self.vector.ndim not in (1, 2):
+            raise TargetError(f"a concept vector has shape (dim,) or (images, dim), not {tuple(self.vector.shape)}")
+        if not torch.isfinite(self.vector).all():
+            raise TargetError("the concept vector holds NaN or infinity; check the concept's images")
+
+    def score(self, output: Output) -> Float[Tensor, "batch"]:
+        embedding = output.require(Need.EMBEDDING)
+        if embedding.shape[-1] != self.vector.shape[-1]:
+            raise TargetError(f"the concept vector has {self.vector.shape[-1]} numbers, this model's embedding "
+                              f"{embedding.shape[-1]}; make the concept with the same model")
+        return MEASURES[self.measure](embedding, self.vector.to(embedding))
+
+    def at(self, rows: Sequence[int]) -> Target:
+        return self if self.vector.ndim == 1 else replace(self, vector=self.vector[list(rows)])
+
+    def check(self, batch: int, classes: int | None) -> None:
+        if self.vector.ndim == 2 and len(self.vector) != batch:
+            raise TargetError(f"{len(self.vector)} reference vectors for {batch} images; give one, or one for each")
+
+    def label(self, row: int, names: Sequence[str] | None = None) -> str:
+        return self.name
+
+    def describe(self, row: int, names: Sequence[str] | None = None) -> dict[str, Any]:
+        return {**super().describe(row, names), "measure": self.measure}
+
+
+@dataclass(frozen=True)
+class Custom(Target):
+    """Any function of the logits (`on="logits"`) or of the embedding, giving one number per image."""
+
+    function: Callable[[Tensor], Tensor]
+    on: str = "logits"
+    name: str = "custom"
+    kind = "custom"
+
+    @property
+    def need(self) -> Need:  # type: ignore[override]
+        return Need(self.on)
+
+    def score(self, output: Output) -> Float[Tensor, "batch"]:
+        values = output.require(self.need)
+        score = self.function(values)
+        if not isinstance(score, Tensor) or score.shape != values.shape[:1]:
+            got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            raise TargetError(f"the target function must return one number per image, shape ({len(values)},), not {got}")
+        return score
+
+    def label(self, row: int, names: Sequence[str] | None = None) -> str:
+        return self.name
+
+
+def embedding_sum() -> Target:
+    """The sum of the embedding: what a label-free relevance starts from (seed 000)."""
+    return Custom(lambda e: e.sum(-1), on="embedding", name="embedding sum")
+
+
+def embedding_norm() -> Target:
+    """The Euclidean norm of the embedding."""
+    return Custom(lambda e: e.norm(dim=-1), on="embedding", name="embedding norm")
+
+
+@dataclass(frozen=True)
+class PerImage(Target):
+    """A different target, of any kind, for each image."""
+
+    targets: tuple[Target, ...]
+    kind = "per image"
+
+    @property
+    def need(self) -> Need:  # type: ignore[override]
+        return self.targets[0].need
+
+    def score(self, output: Output) -> Float[Tensor, "batch"]:
+        return torch.cat([t.score(output.row(i)) for i, t in enumerate(self.targets)])
+
+    def at(self, rows: Sequence[int]) -> Target:
+        return PerImage(tuple(self.targets[r] for r in rows))
+
+    def fixed(self, output: Output) -> Target:
+        return PerImage(tuple(t.fixed(output.row(i)) for i, t in enumerate(self.targets)))
+
+    @property
+    def depends_on_output(self) -> bool:
+        return any(t.depends_on_output for t in self.targets)
+
+    def check(self, batch: int, classes: int | None) -> None:
+        if len(self.targets) != batch:
+            raise TargetError(f"{len(self.targets)} targets for {batch} images; give one target, or one for each image")
+        for target in self.targets:
+            target.check(1, classes)
+
+    def label(self, row: int, names: Sequence[str] | None = None) -> str:
+        return self.targets[row].label(0, names)
+
+    def describe(self, row: int, names: Sequence[str] | None = None) -> dict[str, Any]:
+        return self.targets[row].describe(0, names)
+
+
+TargetLike = Any
+"""None, a class index or name, `"top-2"`, `"embedding-sum"`, a callable, a `Target`, or a list with one per image."""
+
+WORDS: dict[str, Callable[[], Target]] = {"embedding-sum": embedding_sum, "embedding-norm": embedding_norm}
+
+
+def class_index(name: str, names: Sequence[str] | None) -> int:
+    """The index of a class by name or number; a word of a comma-separated name is enough.
+
+    Raises:
+        UnknownNameError: no such class; the nearest are suggested.
+        TargetError: the model came without class names.
+    """
+    if name.strip().lstrip("-").isdigit():
+        return int(name)
+    if not names:
+        raise TargetError(f"this model came without class names, so {name!r} cannot be found; give the class number")
+    wanted = _fold(name)
+    exact = [i for i, n in enumerate(names) if wanted == _fold(n) or wanted in map(_fold, n.split(","))]
+    if not exact:
+        raise UnknownNameError("class", name, names)
+    return exact[0]
+
+
+def _fold(name: str) -> str:
+    return name.strip().lower().replace("_", " ").replace("-", " ")
+
+
+def parse(word: str, names: Sequence[str] | None = None) -> Target:
+    """A target from a word: class name or number, `top-1` …, `embedding-sum`, `embedding-norm`."""
+    key = word.strip().lower()
+    if key in WORDS:
+        return WORDS[key]()
+    digits = key.removeprefix("top").removeprefix("-")
+    if key.startswith("top") and (digits.isdigit() or not digits):
+        return Rank(int(digits or 1))
+    return ClassTarget((class_index(word, names),))
+
+
+def as_target(spec: TargetLike, names: Sequence[str] | None = None, has_logits: bool = True) -> Target:
+    """Make a `Target` of what a user writes.
+
+    `None` is the class that the model answers, or the sum of the embedding for a model without classes.
+
+    Raises:
+        TargetError, UnknownNameError: there is no such target.
+    """
+    if spec is None:
+        return Rank(1) if has_logits else embedding_sum()
+    if isinstance(spec, Target):
+        return spec
+    if isinstance(spec, bool):
+        raise TargetError("True/False is no target; give a class number or name")
+    if isinstance(spec, int):
+        return ClassTarget((spec,))
+    if isinstance(spec, str):
+        return parse(spec, names)
+    if callable(spec):
+        return Custom(spec, on="logits" if has_logits else "embedding", name=getattr(spec, "__name__", "custom"))
+    if hasattr(spec, "tolist"):
+        return as_target(spec.tolist(), names, has_logits)
+    if isinstance(spec, (list, tuple)) and spec:
+        targets = [as_target(s, names, has_logits) for s in spec]
+        if all(isinstance(t, ClassTarget) and len(t.index) == 1 and t.kind == "class" for t in targets):
+            return ClassTarget(tuple(t.index[0] for t in targets))
+        return PerImage(tuple(targets))
+    raise TargetError(f"{type(spec).__name__} is no target; give a class number or name, a list, a callable or a Target")
+
+
+def tiled_rows(batch: int, n: int) -> list[int]:
+    """Row numbers of `n` whole batches one after the other."""
+    return list(range(batch)) * n
+
+
