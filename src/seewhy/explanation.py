@@ -1,0 +1,303 @@
+"""A map, what it is a map of, and what the model saw."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from seewhy import __version__
+from seewhy.errors import NonFiniteError, OptionError, SeewhyError
+from seewhy.images import load_image
+
+SCHEMA = 1
+FORMAT = "seewhy.explanation"
+MANIFEST, MAP, IMAGE, OVERLAY = "manifest.json", "map.safetensors", "image.png", "overlay.png"
+OWN_FILES = {MANIFEST, MAP, IMAGE, OVERLAY}
+MODES = ("bilinear", "nearest", "bicubic")
+CONSTANT_SPREAD = 1e-6  # relative; float32 rounding of a constant would otherwise be stretched into a picture
+CONSTANT_WARNING = "constant map: it says nothing about where"
+
+
+def _versions() -> dict[str, str]:
+    return {"seewhy": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+@dataclass(eq=False)
+class Explanation:
+    """One map for one picture and one target.
+
+    Attributes:
+        map: on the method's own grid, un-normalised (and signed, if the method is); kept as float32 on the CPU.
+        method: the method's name in the registry, e.g. "grad_cam".
+        model: the model's name.
+        target: what is explained, JSON-able: kind, label, index, score ...
+        layer: where the method cuts the model, if it does.
+        options: the method's options, JSON-able.
+        image: what the model saw (`Preprocess.view`), of any resolution; the map covers all of it.
+        signed: whether negative values mean evidence against the target.
+        seconds: what the method took.
+        versions: of seewhy, torch and Python.
+        source: the file that the picture came from.
+        input_size: (rows, cols) of the model's input.
+
+    Raises:
+        NonFiniteError: the map holds NaN or infinity.
+        OptionError: the map has not two dimensions.
+    """
+
+    map: Float[Tensor, "rows cols"]
+    method: str
+    model: str = "model"
+    target: dict[str, Any] = field(default_factory=dict)
+    layer: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    image: Image.Image | None = None
+    signed: bool = False
+    seconds: float | None = None
+    versions: dict[str, str] = field(default_factory=_versions)
+    source: str | None = None
+    input_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        self.map = self.map.detach().to("cpu", torch.float32)
+        if self.map.ndim != 2 or self.map.numel() == 0:
+            raise OptionError(f"a map has the shape (rows, cols), not {tuple(self.map.shape)}; take one of the batch")
+        if not torch.isfinite(self.map).all():
+            raise NonFiniteError(f"the {self.method} map holds NaN or infinity; run the model in float32")
+        if self.input_size is not None:
+            self.input_size = tuple(self.input_size)
+
+    # --- the numbers ---
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all values are equal (up to float32 rounding), so that the map points nowhere."""
+        spread = self.map.max() - self.map.min()
+        return bool(spread <= CONSTANT_SPREAD * self.map.abs().max())
+
+    def resized(self, size: tuple[int, int] | None = None, mode: str = "bilinear") -> Float[Tensor, "rows cols"]:
+        """The map's values at another size: (rows, cols), the model's input size by default.
+
+        Raises:
+            OptionError: an unknown mode, or no size where the input size is not known.
+        """
+        size = size or self.input_size
+        if size is None:
+            raise OptionError("the input size of this explanation is not known; pass size=(rows, cols)")
+        return interpolate(self.map, size, mode)
+
+    def normalized(self) -> Float[Tensor, "rows cols"]:
+        """For the eye: unsigned maps to [0, 1] by minimum and maximum; signed maps to [-1, 1] by the largest magnitude,
+        so that 0 stays 0. A constant map becomes all zeros. Uses this map only, never its neighbours in a batch.
+        """
+        if self.is_constant:
+            return torch.zeros_like(self.map)
+        if self.signed:
+            return self.map / self.map.abs().max()
+        low, high = self.map.min(), self.map.max()
+        return (self.map - low) / (high - low)
+
+    # --- words and pictures ---
+
+    @property
+    def title(self) -> str:
+        """Method and target, e.g. "Grad-CAM · tabby (0.63)"."""
+        return " · ".join(part for part in (_method_title(self.method), self.target_title) if part)
+
+    @property
+    def target_title(self) -> str:
+        """The target and its score, e.g. "tabby (0.63)"; empty for methods without a target."""
+        label = self.target.get("label")
+        if label is None:
+            label = self.target.get("index", self.target.get("kind", ""))
+        score = self.target.get("score")
+        return f"{label}" if score is None or label == "" else f"{label} ({score:.2f})"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the picture must know; shown in its caption."""
+        return [CONSTANT_WARNING] if self.is_constant else []
+
+    def overlay(self, **options: Any) -> Image.Image:
+        """The map over the picture; options as in `seewhy.viz.overlay.overlay`."""
+        from seewhy.viz.overlay import overlay
+
+        return overlay(self, **options)
+
+    def heatmap(self, **options: Any) -> Image.Image:
+        """The map alone in colours; options as in `seewhy.viz.overlay.heatmap`."""
+        from seewhy.viz.overlay import heatmap
+
+        return heatmap(self, **options)
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.overlay().save(buffer, "png")
+        return buffer.getvalue()
+
+    # --- on disk ---
+
+    def save(self, folder: str | Path) -> Path:
+        """Write manifest.json, map.safetensors (exact), image.png and overlay.png; returns the folder.
+
+        All or nothing: a failure leaves what was there. An explanation that was saved there before is replaced.
+
+        Raises:
+            SeewhyError: the folder holds other things, or cannot be written.
+        """
+        folder = Path(folder)
+        _check_replaceable(folder)
+        with _atomic(folder) as draft:
+            self._write(draft)
+        return folder
+
+    def _write(self, draft: Path) -> None:
+        from safetensors.torch import save_file
+
+        save_file({"map": self.map.contiguous()}, draft / MAP)
+        if self.image is not None:
+            load_image(self.image).save(draft / IMAGE)
+        self.overlay().save(draft / OVERLAY)
+        manifest = {"format": FORMAT, "schema": SCHEMA, "has_image": self.image is not None}
+        manifest |= {name: getattr(self, name) for name in _plain_fields()}
+        (draft / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False, default=_plain), "utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Explanation:
+        """Read what `save` wrote: the same tensor bit by bit, and the same fields.
+
+        Raises:
+            SeewhyError: not a saved explanation, a broken one, or one of a newer seewhy.
+        """
+        folder = Path(folder)
+        manifest = _read_manifest(folder)
+        try:
+            kept = {name: manifest[name] for name in _plain_fields()}
+            image = load_image(folder / IMAGE) if manifest["has_image"] else None
+            return cls(map=_read_map(folder), image=image, **kept)
+        except KeyError as error:
+            raise SeewhyError(f"{folder / MANIFEST} lacks {error.args[0]!r}; save the explanation again") from None
+        except (TypeError, ValueError) as error:
+            raise SeewhyError(f"{folder / MANIFEST} is broken ({error}); save the explanation again") from error
+
+
+def interpolate(values: Float[Tensor, "r c"], size: tuple[int, int], mode: str = "bilinear") -> Float[Tensor, "rows cols"]:
+    """A map at another size, cell centres as in torch's `align_corners=False`, without antialiasing.
+
+    Raises:
+        OptionError: an unknown mode, or an empty size.
+    """
+    if mode not in MODES:
+        raise OptionError(f"unknown interpolation {mode!r}; choose from {', '.join(MODES)}")
+    if min(size) < 1:
+        raise OptionError(f"a map cannot have the size {tuple(size)}; pass (rows, cols) of at least 1")
+    mode = "nearest-exact" if mode == "nearest" else mode  # plain "nearest" shifts by half a cell
+    corners = {} if mode == "nearest-exact" else {"align_corners": False}
+    return torch.nn.functional.interpolate(values[None, None], size=tuple(size), mode=mode, **corners)[0, 0]
+
+
+def _method_title(name: str) -> str:
+    import seewhy.methods  # noqa: F401  (registers the methods)
+    from seewhy.registry import METHODS
+
+    return METHODS.get(name).card.title if name in METHODS else name
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _plain_fields() -> list[str]:
+    return [f.name for f in fields(Explanation) if f.name not in ("map", "image")]
+
+
+def _plain(value: Any) -> Any:
+    """What json does not know: numbers of other libraries, sets, paths."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if hasattr(value, "tolist"):  # numpy and torch
+        return value.tolist()
+    return str(value)
+
+
+def _is_own(folder: Path) -> bool:
+    try:
+        return json.loads((folder / MANIFEST).read_text("utf-8")).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise SeewhyError(f"{folder} is a file; choose another folder")
+    if not folder.is_dir():
+        return
+    names = {path.name for path in folder.iterdir()}
+    foreign = sorted(names - OWN_FILES) if _is_own(folder) else sorted(names)
+    if foreign:
+        raise SeewhyError(f"{folder} holds other files ({foreign[0]!r}) and is not replaced; choose another folder")
+
+
+@contextmanager
+def _atomic(folder: Path) -> Iterator[Path]:
+    """A draft folder beside `folder` that takes its place if the block succeeds, and vanishes if not."""
+    tag = uuid.uuid4().hex[:8]
+    draft, old = (folder.absolute().with_name(f".{folder.absolute().name}.{tag}.{kind}") for kind in ("new", "old"))
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        _swap(draft, folder, old)
+    except OSError as error:
+        raise SeewhyError(f"{folder} cannot be written ({error.strerror or error}); choose another folder") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(draft: Path, folder: Path, old: Path) -> None:
+    if folder.exists():
+        folder.rename(old)
+    try:
+        draft.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise SeewhyError(f"{folder} is not a saved explanation (no {MANIFEST}); pass a folder that Explanation.save wrote")
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SeewhyError(f"{path} is broken ({error}); save the explanation again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise SeewhyError(f"{path} is not a seewhy explanation; pass a folder that Explanation.save wrote")
+    schema = manifest.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise SeewhyError(f"{path} has schema {schema}, this seewhy reads up to {SCHEMA}; pip install --upgrade seewhy")
+    return manifest
+
+
+def _read_map(folder: Path) -> Tensor:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / MAP)["map"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise SeewhyError(f"{folder / MAP} is missing or broken ({error}); save the explanation again") from error

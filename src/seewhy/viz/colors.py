@@ -1,0 +1,44 @@
+"""Colours that people with colour-blindness can tell apart.
+
+Unsigned maps: matplotlib's "inferno", lightness rising with the value. Signed maps: blue (against) over a neutral grey
+at exactly 0 to orange (for); blue and orange stay apart in all common kinds of colour-blindness.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+SEQUENTIAL = "inferno"
+BLUES = ("#08306b", "#2171b5", "#74add1")  # -1 to nearly 0
+NEUTRAL = "#f2f2f2"
+ORANGES = ("#fdb863", "#e66101", "#8c2d04")  # nearly 0 to +1
+STEPS = 256
+SIGNED_LEGEND = "orange: for, blue: against"
+UNSIGNED_LEGEND = "bright: more, dark: less"
+
+
+@cache
+def table(signed: bool) -> UInt8[np.ndarray, "steps 3"]:
+    """The look-up table; signed maps have an odd number of steps, so that 0 has a step of its own."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
+
+    if signed:
+        colors, steps = LinearSegmentedColormap.from_list("seewhy", [*BLUES, NEUTRAL, *ORANGES]), 2 * STEPS + 1
+    else:
+        colors, steps = colormaps[SEQUENTIAL], STEPS
+    # one sample per step of a map with as many steps: index by integer, so that no rounding moves the midpoint
+    lut = colors.resampled(steps)(np.arange(steps), bytes=True)[:, :3].copy()
+    lut.flags.writeable = False  # it is shared by all callers
+    return lut
+
+
+def colorize(values: Float[Tensor, "rows cols"] | Float[np.ndarray, "rows cols"], signed: bool) -> UInt8[np.ndarray, "rows cols 3"]:
+    """Colours for values in [0, 1], or in [-1, 1] if signed; what lies outside is clipped."""
+    lut = table(signed)
+    unit = (np.asarray(values, dtype=np.float64) + 1) / 2 if signed else np.asarray(values, dtype=np.float64)
+    return lut[np.rint(np.clip(unit, 0, 1) * (len(lut) - 1)).astype(np.intp)]

@@ -1,0 +1,191 @@
+"""Many maps in one figure: rows and columns with titles, captions and a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from seewhy.errors import OptionError
+from seewhy.explanation import Explanation
+from seewhy.viz.colors import SIGNED_LEGEND, UNSIGNED_LEGEND, colorize
+from seewhy.viz.overlay import CLIP_LEGEND, is_fine
+from seewhy.viz.text import font, wrap
+
+Cell = Explanation | Image.Image | None
+
+PAPER, INK, QUIET = "#ffffff", "#1a1a1a", "#555555"
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """All lengths in pixels, in proportion to the cell."""
+
+    cell: int
+
+    @property
+    def points(self) -> int:
+        return max(10, self.cell // 15)
+
+    @property
+    def small(self) -> int:
+        return max(9, self.cell // 18)
+
+    @property
+    def gap(self) -> int:
+        return max(4, self.cell // 24)
+
+
+def grid(
+    rows: Sequence[Sequence[Cell]],
+    row_titles: Sequence[str] | None = None,
+    col_titles: Sequence[str] | None = None,
+    title: str | None = None,
+    captions: Sequence[Sequence[str]] | None = None,
+    cell: int = 240,
+) -> Image.Image:
+    """One picture of all cells.
+
+    Args:
+        rows: explanations (drawn as overlays), pictures (drawn as they are, e.g. the photo first), or None (left empty).
+            Rows may differ in length.
+        row_titles: one per row, left of it.
+        col_titles: one per column, above it.
+        title: above all.
+        captions: under each cell, shaped as `rows`.
+        cell: longest side of a cell in pixels.
+
+    Raises:
+        OptionError: no cells, or titles and captions that do not fit the rows.
+    """
+    _check(rows, row_titles, col_titles, captions)
+    sizes = _Sizes(cell)
+    pictures = [[_picture(item, cell) for item in row] for row in rows]
+    notes = captions or [[] for _ in rows]
+    width = max((p.width for row in pictures for p in row if p), default=cell)
+    left = _left_margin(row_titles, sizes)
+    columns = max(len(row) for row in rows)
+    total = left + columns * (width + sizes.gap) + sizes.gap
+    bands = [_heading(title, total, sizes), _column_titles(col_titles, left, width, total, sizes)]
+    for i, row in enumerate(pictures):
+        bands.append(_row(row, notes[i], row_titles[i] if row_titles else "", left, width, total, sizes))
+    bands.append(_legend(rows, total, sizes))
+    return _stack([band for band in bands if band], total, sizes.gap)
+
+
+def _check(rows, row_titles, col_titles, captions) -> None:
+    if not rows or not max(len(row) for row in rows):
+        raise OptionError("a grid needs at least one cell; pass rows=[[explanation, ...], ...]")
+    if row_titles is not None and len(row_titles) != len(rows):
+        raise OptionError(f"{len(row_titles)} row titles for {len(rows)} rows; pass one for each")
+    columns = max(len(row) for row in rows)
+    if col_titles is not None and len(col_titles) != columns:
+        raise OptionError(f"{len(col_titles)} column titles for {columns} columns; pass one for each")
+    if captions is not None and [len(c) for c in captions] != [len(row) for row in rows]:
+        raise OptionError("captions do not have the shape of the rows; pass one for each cell ('' for none)")
+
+
+def _picture(item: Cell, cell: int) -> Image.Image | None:
+    if item is None:
+        return None
+    source = item.image if isinstance(item, Explanation) else item
+    if isinstance(item, Explanation):
+        cols, rows = source.size if source is not None else (item.input_size or item.map.shape)[::-1]
+        cols, rows = _fit(cols, rows, cell)
+        return item.overlay(size=(rows, cols))  # drawn at its final size: a warning in it stays readable
+    return item.convert("RGB").resize(_fit(*item.size, cell), Image.Resampling.LANCZOS)
+
+
+def _fit(cols: int, rows: int, cell: int) -> tuple[int, int]:
+    scale = cell / max(cols, rows)
+    return max(1, round(cols * scale)), max(1, round(rows * scale))
+
+
+# --- bands: each is a strip of the full width ------------------------------------------------------------------------
+
+
+def _strip(total: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    strip = Image.new("RGB", (total, height), PAPER)
+    return strip, ImageDraw.Draw(strip)
+
+
+def _heading(title: str | None, total: int, sizes: _Sizes) -> Image.Image | None:
+    if not title:
+        return None
+    points = round(sizes.points * 1.35)
+    lines = wrap(title, total - 2 * sizes.gap, points, bold=True)
+    strip, draw = _strip(total, round(len(lines) * points * 1.3))
+    _lines(draw, lines, sizes.gap, 0, points, INK, bold=True)
+    return strip
+
+
+def _column_titles(titles: Sequence[str] | None, left: int, width: int, total: int, sizes: _Sizes) -> Image.Image | None:
+    if not titles:
+        return None
+    wrapped = [wrap(text, width, sizes.points, bold=True) for text in titles]
+    depth = max(map(len, wrapped))
+    strip, draw = _strip(total, round(depth * sizes.points * 1.3))
+    for j, lines in enumerate(wrapped):
+        top = (depth - len(lines)) * sizes.points * 1.3  # one-line titles stand next to their pictures, not above
+        _lines(draw, lines, left + j * (width + sizes.gap) + width / 2, top, sizes.points, INK, bold=True, anchor="ma")
+    return strip
+
+
+def _row(row, notes: Sequence[str], title: str, left: int, width: int, total: int, sizes: _Sizes) -> Image.Image:
+    height = max((p.height for p in row if p), default=sizes.cell // 4)
+    wrapped = [wrap(note, width, sizes.small, max_lines=4) for note in notes]
+    strip, draw = _strip(total, height + round(max(map(len, wrapped), default=0) * sizes.small * 1.3 + sizes.gap / 2))
+    lines = wrap(title, left - 2 * sizes.gap, sizes.points, bold=True, max_lines=6)
+    _lines(draw, lines, sizes.gap, (height - len(lines) * sizes.points * 1.3) / 2, sizes.points, INK, bold=True)
+    for j, (picture, note) in enumerate(zip_longest(row, wrapped, fillvalue=())):
+        x = left + j * (width + sizes.gap)
+        if picture:
+            strip.paste(picture, (x + (width - picture.width) // 2, (height - picture.height) // 2))
+        _lines(draw, note, x + width / 2, height + sizes.gap / 2, sizes.small, QUIET, anchor="ma")
+    return strip
+
+
+def _legend(rows: Sequence[Sequence[Cell]], total: int, sizes: _Sizes) -> Image.Image | None:
+    """A colour bar for each kind of map in the figure."""
+    maps = [item for row in rows for item in row if isinstance(item, Explanation)]
+    if not maps:
+        return None
+    entries = [(signed, SIGNED_LEGEND if signed else UNSIGNED_LEGEND) for signed in sorted({m.signed for m in maps})]
+    if any(map(is_fine, maps)):
+        entries[-1] = entries[-1][0], f"{entries[-1][1]} ({CLIP_LEGEND})"
+    bar = (round(sizes.cell * 0.45), sizes.small)
+    step = round(sizes.small * 1.7)
+    strip, draw = _strip(total, step * len(entries))
+    for i, (signed, text) in enumerate(entries):
+        strip.paste(_bar(signed, bar), (sizes.gap, i * step))
+        draw.text((2 * sizes.gap + bar[0], i * step + bar[1] / 2), text, fill=QUIET, font=font(sizes.small), anchor="lm")
+    return strip
+
+
+def _bar(signed: bool, size: tuple[int, int]) -> Image.Image:
+    values = np.linspace(-1 if signed else 0, 1, size[0], dtype=np.float32)
+    return Image.fromarray(colorize(np.tile(values, (size[1], 1)), signed))
+
+
+def _left_margin(titles: Sequence[str] | None, sizes: _Sizes) -> int:
+    if not titles or not any(titles):
+        return sizes.gap
+    longest = max(font(sizes.points, True).getlength(text) for text in titles)
+    return round(min(longest, sizes.cell * 0.6)) + 2 * sizes.gap + 1
+
+
+def _lines(draw, lines: list[str], x: float, y: float, points: int, fill: str, bold=False, anchor="la") -> None:
+    for k, line in enumerate(lines):
+        draw.text((x, y + k * points * 1.3), line, fill=fill, font=font(points, bold), anchor=anchor)
+
+
+def _stack(bands: list[Image.Image], total: int, gap: int) -> Image.Image:
+    sheet = Image.new("RGB", (total, sum(band.height + gap for band in bands) + gap), PAPER)
+    y = gap
+    for band in bands:
+        sheet.paste(band, (0, y))
+        y += band.height + gap
+    return sheet
