@@ -1,0 +1,184 @@
+"""Scenes: a made world whose answers are known.
+
+Class is the shape of an object, concept is its texture, and the two are drawn independently; every item knows the
+exact visible mask of each object. `Scenes("multi")[7]` is the same picture, bit for bit, whatever was made before it
+and on whichever machine: an item is a function of (seed, split, index, size) alone.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+from PIL import Image
+
+from ...errors import OptionError, UnknownNameError
+from .compose import LARGEST, SMALLEST, Plan, compose
+from .shapes import CLASSES
+from .textures import TEXTURES
+
+__all__ = ["ABSENT", "CLASSES", "LARGEST", "SMALLEST", "SPLITS", "TEXTURES", "Scene", "Scenes", "Split"]
+
+ABSENT = CLASSES.index("fish")  # the class that `train_absent` never shows
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One picture and everything that is true of it. Masks hold what is visible: no two of them overlap."""
+
+    id: str
+    image: Image.Image
+    masks: Bool[ndarray, "k h w"]
+    labels: tuple[int, ...]
+    textures: tuple[int, ...]
+    mark: Bool[ndarray, "h w"]
+    mark_class: int | None = None
+    """The class that the corner mark stands for; None where there is no mark."""
+    concept: int | None = None
+    """The texture that the item asks about (split `concept`); it is on the first object and on no other."""
+
+    @property
+    def union(self) -> Bool[ndarray, "h w"]:
+        """Where any object is visible."""
+        return self.masks.any(0)
+
+    @property
+    def background(self) -> Bool[ndarray, "h w"]:
+        """Where neither an object nor the mark is."""
+        return ~(self.union | self.mark)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(CLASSES[i] for i in self.labels)
+
+    @property
+    def texture_names(self) -> tuple[str, ...]:
+        return tuple(TEXTURES[i] for i in self.textures)
+
+
+def _draw(rng: np.random.Generator, k: int, without: tuple[int, ...] = ()) -> Plan:
+    """k objects of different classes, each of any texture."""
+    classes = rng.permutation([c for c in range(len(CLASSES)) if c not in without])[:k]
+    return Plan(tuple(map(int, classes)), tuple(map(int, rng.integers(0, len(TEXTURES), k))))
+
+
+def _single(rng: np.random.Generator, index: int) -> Plan:
+    return _draw(rng, 1)
+
+
+def _multi(rng: np.random.Generator, index: int) -> Plan:
+    return _draw(rng, int(rng.integers(2, 4)))
+
+
+def _blank(rng: np.random.Generator, index: int) -> Plan:
+    return Plan()
+
+
+def _concept(rng: np.random.Generator, index: int) -> Plan:
+    plan, concept = _multi(rng, index), index % len(TEXTURES)
+    others = rng.permutation([t for t in range(len(TEXTURES)) if t != concept])[:len(plan.classes) - 1]
+    return Plan(plan.classes, (concept, *map(int, others)), concept=concept)
+
+
+def _shortcut(rng: np.random.Generator, index: int) -> Plan:
+    plan = _draw(rng, 1)
+    other = int(rng.integers(len(CLASSES) - 1))
+    conflicting = other + (other >= plan.classes[0])
+    return Plan(plan.classes, plan.textures, mark_class=conflicting if index % 2 else plan.classes[0])
+
+
+def _absent(rng: np.random.Generator, index: int) -> Plan:
+    known = _draw(rng, index % 2, without=(ABSENT,))
+    return Plan((ABSENT, *known.classes), (int(rng.integers(len(TEXTURES))), *known.textures))
+
+
+def _mixture(rng: np.random.Generator, without: tuple[int, ...] = ()) -> Plan:
+    return _draw(rng, int(rng.choice([0, 1, 2, 3], p=[0.06, 0.34, 0.3, 0.3])), without)
+
+
+def _train(rng: np.random.Generator, index: int) -> Plan:
+    return _mixture(rng)
+
+
+def _train_absent(rng: np.random.Generator, index: int) -> Plan:
+    return _mixture(rng, without=(ABSENT,))
+
+
+def _train_shortcut(rng: np.random.Generator, index: int) -> Plan:
+    plan = _draw(rng, 1)
+    return Plan(plan.classes, plan.textures, mark_class=plan.classes[0])
+
+
+@dataclass(frozen=True)
+class Split:
+    """What the items of a split hold, the split's own number in every seed, and the question that it asks."""
+
+    plan: Callable[[np.random.Generator, int], Plan]
+    number: int
+    length: int
+    asks: str
+
+
+SPLITS: dict[str, Split] = {
+    "single": Split(_single, 0, 1000, "is the map on the object?"),
+    "multi": Split(_multi, 1, 1000, "is the map on the object of the class that was asked for, and on no other?"),
+    "concept": Split(_concept, 2, 1000, "does a texture's map land on the one object with it, whatever its class?"),
+    "shortcut": Split(_shortcut, 3, 1000, "does the map confess the corner mark? It agrees with the object at even "
+                                          "indices and contradicts it at odd ones"),
+    "absent": Split(_absent, 4, 1000, "what does a map show for a class never seen in training? Alone at even "
+                                      "indices, beside a known object at odd ones"),
+    "blank": Split(_blank, 5, 1000, "does the map stay quiet where there is nothing?"),
+    "train": Split(_train, 6, 40000, "training: none to three objects of different classes"),
+    "train_shortcut": Split(_train_shortcut, 7, 40000, "training: one object, and its class's mark in a corner"),
+    "train_absent": Split(_train_absent, 8, 40000, f"training: as `train`, without any {CLASSES[ABSENT]}"),
+}
+
+
+class Scenes(Sequence[Scene]):
+    """A split of the made world.
+
+    Args:
+        split: one of `SPLITS`.
+        seed: a world of its own per seed; splits of one seed share nothing, whatever their sizes.
+        n: how many items; by default the split's own length. Item i does not depend on it.
+        size: side of the pictures in pixels, a multiple of 16 from 48 up.
+
+    Raises:
+        UnknownNameError: there is no such split.
+        OptionError: impossible seed, n or size.
+    """
+
+    classes = CLASSES
+    texture_names = TEXTURES
+
+    def __init__(self, split: str, seed: int = 0, n: int | None = None, size: int = 96) -> None:
+        if split not in SPLITS:
+            raise UnknownNameError("split", split, SPLITS)
+        if seed < 0 or (n is not None and n < 0):
+            raise OptionError(f"seed {seed} and n {n} must not be negative; try seed=0")
+        if size < 48 or size % 16:
+            raise OptionError(f"size {size} is not a multiple of 16 from 48 up; try size=96")
+        self.split, self.seed, self.size = split, seed, size
+        self.n = SPLITS[split].length if n is None else n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> Scene:  # type: ignore[override]
+        i = operator.index(index)
+        i = i + self.n if i < 0 else i
+        if not 0 <= i < self.n:
+            raise IndexError(f"scene {index} of {self.n}")
+        split = SPLITS[self.split]
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, split.number, i])))
+        plan = split.plan(rng, i)
+        image, masks, mark = compose(rng, plan, self.size)
+        return Scene(f"{self.split}-{self.seed}-{i}-{self.size}", image, masks, plan.classes, plan.textures, mark,
+                     plan.mark_class, plan.concept)
+
+    def __iter__(self) -> Iterator[Scene]:
+        return (self[i] for i in range(self.n))

@@ -1,0 +1,71 @@
+"""A training set drawn once and kept on disk, so that an epoch costs no drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+
+from ..data.scenes import CLASSES, Scenes
+
+_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures (memory-mapped) and their multi-hot classes."""
+
+    images: UInt8[ndarray, "n h w 3"]
+    targets: Float[ndarray, "n classes"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def scene_pool(folder: Path, split: str, n: int, seed: int = 0, size: int = 96, workers: int = 1,
+               tick: Callable[[int], None] = lambda done: None) -> Pool:
+    """The first n scenes of a split from `folder`, drawn first if they are not there yet.
+
+    `tick` is called with the number of scenes drawn so far. A draw that was killed is begun again: the targets are
+    written last, and a pool without them does not count.
+    """
+    stem = folder / f"{split}-{seed}-{size}-{n}"
+    pictures, answers = stem.with_suffix(".images.npy"), stem.with_suffix(".targets.npy")
+    if not answers.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _draw(pictures, answers, Scenes(split, seed, n, size), workers, tick)
+    return Pool(np.load(pictures, mmap_mode="r"), np.load(answers))
+
+
+def _draw(pictures: Path, answers: Path, scenes: Scenes, workers: int, tick: Callable[[int], None]) -> None:
+    images = np.lib.format.open_memmap(pictures, mode="w+", dtype=np.uint8,
+                                       shape=(len(scenes), scenes.size, scenes.size, 3))
+    targets = np.zeros((len(scenes), len(CLASSES)), dtype=np.float32)
+    starts = range(0, len(scenes), _CHUNK)
+    with ProcessPoolExecutor(workers) as pool:
+        for start, (block, hot) in zip(starts, pool.map(_chunk, [scenes] * len(starts), starts), strict=True):
+            images[start:start + len(block)] = block
+            targets[start:start + len(block)] = hot
+            tick(start + len(block))
+    images.flush()
+    part = answers.with_suffix(".part")
+    with part.open("wb") as file:
+        np.save(file, targets)
+    part.replace(answers)
+
+
+def _chunk(scenes: Scenes, start: int) -> tuple[UInt8[ndarray, "n h w 3"], Float[ndarray, "n classes"]]:
+    items = [scenes[i] for i in range(start, min(start + _CHUNK, len(scenes)))]
+    return np.stack([np.asarray(item.image) for item in items]), np.stack([multi_hot(item.labels) for item in items])
+
+
+def multi_hot(labels: tuple[int, ...]) -> Float[ndarray, "classes"]:
+    """1 for each class that is in the picture."""
+    hot = np.zeros(len(CLASSES), dtype=np.float32)
+    hot[list(labels)] = 1
+    return hot
