@@ -13,9 +13,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 SEQUENTIAL = "inferno"
-BLUES = ("#08306b", "#2171b5", "#74add1")  # -1 to nearly 0
+BLUES = ("#08519c", "#2b83d6", "#92c5ec")  # -1 to nearly 0
 NEUTRAL = "#f2f2f2"
-ORANGES = ("#fdb863", "#e66101", "#8c2d04")  # nearly 0 to +1
+ORANGES = ("#fdb863", "#f57c00", "#b84300")  # nearly 0 to +1
 STEPS = 256
 SIGNED_LEGEND = "orange: for, blue: against"
 UNSIGNED_LEGEND = "bright: more, dark: less"

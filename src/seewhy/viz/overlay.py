@@ -16,7 +16,8 @@ from seewhy.viz.text import font
 if TYPE_CHECKING:
     from seewhy.explanation import Explanation
 
-FADE = 0.35  # how far the photo's own colours give way, so that they are not mistaken for the map's
+FADE = 0.9  # how far the photo turns grey: an orange cup must not pass for the map's orange
+LIFT = 0.25  # how far it turns pale: dark places would swallow the map's dark colours
 GAMMA = 0.7  # below 1: weaker regions show, too
 FINE = 1024  # cells; pixel-level maps are ruled by a few outliers, coarse ones are not
 FINE_CLIP = 0.99
@@ -68,11 +69,12 @@ def _blend(photo: np.ndarray, heat: np.ndarray, opacity: Float[np.ndarray, "rows
 
 
 def _photo(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """The picture at the wanted size, its colours faded towards grey."""
+    """The picture at the wanted size, greyed and paled."""
     image = image.convert("RGB")
     if image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return np.asarray(Image.blend(image, image.convert("L").convert("RGB"), FADE), dtype=np.float32)
+    grey = np.asarray(Image.blend(image, image.convert("L").convert("RGB"), FADE), dtype=np.float32)
+    return grey * (1 - LIFT) + 255 * LIFT
 
 
 def is_fine(explanation: Explanation) -> bool:
