@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.errors import TargetError, UnknownNameError
+from seewhy.errors import ImageError, TargetError, UnknownNameError
+from seewhy.images import image_paths, load_images
 from seewhy.registry import Need
 
 
@@ -152,9 +154,9 @@ class Rank(Target):
 
 
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "dot": lambda l, v: (l * v).sum(-1),
-    "cosine": lambda l, v: F.cosine_similarity(l, v, dim=-1),
-    "l2": lambda l, v: -(l - v).norm(dim=-1),
+    "dot": lambda e, v: (e * v).sum(-1),
+    "cosine": lambda e, v: F.cosine_similarity(e, v, dim=-1),
+    "l2": lambda e, v: -(e - v).norm(dim=-1),
 }
 
 
@@ -202,6 +204,45 @@ class Similarity(Target):
         return {**super().describe(row, names), "measure": self.measure}
 
 
+def concept(
+    model: Any, images: Any, *, measure: str = "dot", name: str = "concept", batch_size: int = 16
+) -> Similarity:
+    """A concept from example images: the plain mean of their embeddings (seed 002, eq. 3).
+
+    Args:
+        model: the `VisionModel` that is to be explained.
+        images: a folder, a list of images, or a vector (dim,) made before.
+        measure: `dot`, `cosine` or `l2`.
+        batch_size: images embedded at a time.
+
+    Raises:
+        TargetError: no images. ImageError: one of them cannot be read.
+    """
+    if isinstance(images, Tensor) and images.ndim == 1:
+        return Similarity(images, measure, name)
+    items = _concept_images(images)
+    parts = [model.embed(items[i : i + batch_size]) for i in range(0, len(items), batch_size)]
+    return Similarity(torch.cat(parts).float().mean(0), measure, name)
+
+
+def _concept_images(images: Any) -> list:
+    if isinstance(images, (str, Path)) and Path(images).is_dir():
+        try:
+            return image_paths(Path(images))
+        except ImageError as error:
+            raise TargetError(f"the concept folder {str(images)!r} holds no images; put some into it") from error
+    items = load_images(images)
+    if not items:
+        raise TargetError("a concept needs at least one image; give a folder or a list")
+    return items
+
+
+def reference(model: Any, image: Any, *, measure: str = "cosine", name: str = "reference") -> Similarity:
+    """Similarity to the embedding of one reference image (or, for a list, of one for each image explained)."""
+    vectors = model.embed(image).float()
+    return Similarity(vectors[0] if len(vectors) == 1 else vectors, measure, name, kind="reference")
+
+
 @dataclass(frozen=True)
 class Custom(Target):
     """Any function of the logits (`on="logits"`) or of the embedding, giving one number per image."""
@@ -220,7 +261,7 @@ class Custom(Target):
         score = self.function(values)
         if not isinstance(score, Tensor) or score.shape != values.shape[:1]:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-            raise TargetError(f"the target function must return one number per image, shape ({len(values)},), not {got}")
+            raise TargetError(f"the target function must return one number per image: ({len(values)},), not {got}")
         return score
 
     def label(self, row: int, names: Sequence[str] | None = None) -> str:
@@ -340,7 +381,7 @@ def as_target(spec: TargetLike, names: Sequence[str] | None = None, has_logits: 
         if all(isinstance(t, ClassTarget) and len(t.index) == 1 and t.kind == "class" for t in targets):
             return ClassTarget(tuple(t.index[0] for t in targets))
         return PerImage(tuple(targets))
-    raise TargetError(f"{type(spec).__name__} is no target; give a class number or name, a list, a callable or a Target")
+    raise TargetError(f"{type(spec).__name__} is no target; give a class number or name, a list or a callable")
 
 
 def tiled_rows(batch: int, n: int) -> list[int]:

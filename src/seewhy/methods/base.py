@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.errors import ModelError, NonFiniteError, OptionError, RequirementError
+from seewhy.errors import ModelError, NonFiniteError, RequirementError
 from seewhy.models.adapter import Layer, VisionModel
 from seewhy.models.surgery import untouched
 from seewhy.registry import METHODS, Cost, MethodCard, Need, check_options, option, options_of
@@ -178,8 +178,23 @@ def gradient(score: Float[Tensor, "batch"], at: Tensor) -> Tensor:
     """
     if not score.requires_grad:
         return torch.zeros_like(at)
-    (grad,) = torch.autograd.grad(score.float().sum(), at, allow_unused=True)
+    (grad,) = torch.autograd.grad(score, at, torch.ones_like(score), allow_unused=True)
     return torch.zeros_like(at) if grad is None else grad
+
+
+def activation_and_gradient(model: VisionModel, x: Tensor, layer: Layer, target: Target) -> tuple[Tensor, Tensor]:
+    """A layer's raw output and ∂ score / ∂ output, from one forward; gradients exist above the layer only."""
+    with model.cut(layer) as leaf:
+        score = target.score(model.run(x))
+    return leaf[0].detach(), gradient(score, leaf[0])
+
+
+def input_gradient(model: VisionModel, x: Tensor, target: Target) -> Tensor:
+    """∂ score / ∂ x, the shape of x."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        score = target.score(model.run(x))
+    return gradient(score, x)
 
 
 def chunks(n: int, batch: int, batch_size: int) -> Iterator[tuple[int, int]]:
@@ -205,10 +220,12 @@ def tiled(target: Target, batch: int, n: int) -> Target:
     return target.at(tiled_rows(batch, n))
 
 
-def check_fraction(name: str, value: float) -> None:
-    """Raise `OptionError` unless 0 <= value <= 1."""
-    if not 0 <= value <= 1:
-        raise OptionError(f"{name}={value!r} must lie between 0 and 1")
+def seeded(seed: int, device: torch.device) -> torch.Generator:
+    """A generator of the method's own, so that the global random state is not touched."""
+    return torch.Generator(device).manual_seed(seed)
 
 
-__all__ = ["Method", "check_fraction", "chunks", "gradient", "noise", "option", "tiled"]
+BATCH_SIZE = "images per forward pass when one image is run many times (memory against speed; the map is the same)"
+
+__all__ = ["BATCH_SIZE", "Method", "activation_and_gradient", "chunks", "gradient", "input_gradient", "noise", "option",
+           "seeded", "tiled"]

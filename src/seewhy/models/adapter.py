@@ -199,6 +199,24 @@ class VisionModel:
             raise UnknownNameError("stage", str(index), [str(i) for i in range(len(stages))])
         return stages[index]
 
+    def cam_layer(self, spec: str | int | nn.Module | Layer | None = None) -> Layer:
+        """The layer for methods that differentiate: as `layer`, but by default the deepest that still matters.
+
+        Raises:
+            LayoutError: the score no longer depends on the cells of this layer (they come after the last attention
+                of a model that reads its class token only), so that every map would be zero.
+        """
+        layer = self.layer(spec) if spec is not None else self.structure.cam_layer or self._stage(-1)
+        if self.structure.class_token and self.structure.blocks and self._after_last_attention(layer.name):
+            raise LayoutError(f"the score does not depend on the patch tokens of {layer.name!r}, which come after the last "
+                              f"attention; use layer={self.structure.blocks[-1].norm1!r}")
+        return layer
+
+    def _after_last_attention(self, name: str) -> bool:
+        last = self.structure.blocks[-1]
+        order = [n for n, _ in self.module.named_modules()]
+        return name == last.name or (order.index(name) > order.index(last.attention) and not name.startswith(last.attention))
+
     def submodule(self, name: str) -> nn.Module:
         """The module of that dotted name, or `UnknownNameError` with the nearest names."""
         try:

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import Method, gradient, option
+from seewhy.methods.base import Method, activation_and_gradient, option
 from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
@@ -36,7 +36,8 @@ class GradCAM(Method):
         self.at = self.model.cam_layer(self.layer)
 
     def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        activations, gradients = self.model.activation_and_gradient(x, self.at, target, gradient)
+        raw = activation_and_gradient(self.model, x, self.at, target)
+        activations, gradients = (self.model.to_grid(t.float(), self.at, x.shape[-2:]) for t in raw)
         weights = gradients.mean((2, 3), keepdim=True)
         maps = (weights * activations).sum(1)
         return maps.relu() if self.relu else maps

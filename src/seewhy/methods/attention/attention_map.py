@@ -1,0 +1,62 @@
+"""Attention map: where the class token looks."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.errors import OptionError
+from seewhy.methods.base import Method, option
+from seewhy.models.surgery import Stop, untouched
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="attention_map",
+    title="Attention map",
+    summary="Where the class token looks in the last block, whatever the class.",
+    needs={Need.ATTENTION, Need.CLASS_TOKEN},
+    signed=False,
+    class_specific=False,
+    citation="Caron et al., DINO (ICCV 2021); seed 002, section 3",
+    cost=lambda self: Cost(below=1, above=0),
+)
+class AttentionMap(Method):
+    """The class token's row of the softmaxed attention over the patch tokens, mean over heads.
+
+    Not renormalised: what is missing to one is the attention paid to prefix tokens. Only the class token's row is
+    formed, and the forward ends there; the fused kernel stays in place.
+    """
+
+    block: int = option(-1, "which block, counted from the end if negative")
+    head: int | None = option(None, "one head; default: the mean over all", at_least=0)
+
+    def heads(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch heads rows cols"]:
+        """One map for each head, from one forward."""
+        with torch.inference_mode(False), torch.no_grad(), untouched(self.model.module):
+            rows = self._attend(x)
+        return torch.stack([self.model.patches(row, x.shape[-2:]) for row in rows.unbind(1)], 1)
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        attention = self._attend(x)
+        if self.head is not None and self.head >= attention.shape[1]:
+            raise OptionError(f"head={self.head} does not exist; this block has {attention.shape[1]}: 0 to "
+                              f"{attention.shape[1] - 1}")
+        row = attention.mean(1) if self.head is None else attention[:, self.head]
+        return self.model.patches(row, x.shape[-2:])
+
+    def _attend(self, x: Tensor) -> Float[Tensor, "batch heads tokens"]:
+        rows: list[Tensor] = []
+
+        def receive(_: int, matrix: Tensor) -> None:
+            rows.append(matrix[..., 0, :])
+            raise Stop
+
+        try:
+            with self.model.attention(receive, x, blocks=[self.block], rows=slice(0, 1)):
+                self.model.run(x)
+        except Stop:
+            pass
+        return rows[0].float()

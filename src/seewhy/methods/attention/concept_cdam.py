@@ -1,0 +1,31 @@
+"""Concept CDAM: CDAM for a concept that was never a class."""
+
+from __future__ import annotations
+
+from seewhy.errors import TargetError
+from seewhy.methods.attention.cdam import CDAM
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="concept_cdam",
+    title="Concept CDAM",
+    summary="Which patches make the image resemble a concept given by example images.",
+    needs={Need.LAST_BLOCK, Need.GRADIENTS, Need.EMBEDDING},
+    signed=True,
+    class_specific=True,
+    target_kind="concept",
+    citation="Brocki et al., Class-Discriminative Attention Maps, eq. 3-4, seed 002",
+    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+)
+class ConceptCDAM(CDAM):
+    """CDAM of g = ⟨l(x), l_c⟩: l the embedding, l_c its plain mean over the concept's images, nothing normalised.
+
+    The target is `seewhy.targets.concept(model, images)` (cosine and negative L2 are its options).
+    """
+
+    def check_target(self, target: Target) -> None:
+        if target.kind != "concept":
+            raise TargetError("Concept CDAM explains a concept; give target=seewhy.targets.concept(model, folder), "
+                              "or --concept FOLDER")

@@ -1,0 +1,51 @@
+"""Integrated CDAM: the score's rise from empty tokens, shared out among the patches."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.attention.cdam import LastNorm
+from seewhy.methods.base import BATCH_SIZE, chunks, gradient, option, tiled
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="integrated_cdam",
+    title="Integrated CDAM",
+    summary="How much each patch adds to the score on the way from empty tokens in the last block.",
+    needs={Need.LAST_BLOCK, Need.GRADIENTS},
+    signed=True,
+    class_specific=True,
+    citation="Brocki et al., Class-Discriminative Attention Maps, eq. 6, seed 002",
+    cost=lambda self: Cost(below=1, above=self.n_steps, backward_above=self.n_steps),
+)
+class IntegratedCDAM(LastNorm):
+    """S_i = Σ_j (T − T̃)_ij · 1/n Σ_{k=1..n} ∂f/∂T_ij (T̃ + k/n (T − T̃)), T̃ = `baseline` (0 in the paper).
+
+    Completeness: over all tokens, prefix tokens included, the sum tends to f(T) − f(T̃), the residual stream held
+    fixed. Right end-points, as in the paper.
+    """
+
+    n_steps: int = option(50, "points on the path", at_least=1)
+    baseline: float = option(0.0, "value of every token at the start of the path")
+    batch_size: int = option(32, BATCH_SIZE, at_least=1)
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        return self.model.patches(self.tokens(x, target), x.shape[-2:])
+
+    def tokens(self, x: Tensor, target: Target) -> Float[Tensor, "batch tokens"]:
+        """The shares of all tokens, prefix tokens included."""
+        tail = self.model.tail(x, self.at)
+        batch, path = len(x), tail.value - self.baseline
+        total = torch.zeros_like(path, dtype=torch.float32)
+        for start, stop in chunks(self.n_steps, batch, self.batch_size):
+            alphas = torch.arange(start + 1, stop + 1, device=x.device, dtype=path.dtype) / self.n_steps
+            points = (self.baseline + alphas.view(-1, 1, 1, 1) * path).flatten(0, 1)
+            with torch.enable_grad():
+                points.requires_grad_()
+                score = tiled(target, batch, stop - start).score(tail(points))
+            total += gradient(score, points).float().unflatten(0, (-1, batch)).sum(0)
+        return (path.float() * total / self.n_steps).sum(-1)

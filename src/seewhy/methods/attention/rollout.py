@@ -1,0 +1,57 @@
+"""Attention rollout: attention followed through all blocks."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.errors import OptionError
+from seewhy.methods.base import Method, option
+from seewhy.models.surgery import Stop
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="rollout",
+    title="Attention rollout",
+    summary="Where attention leads when it is followed through all blocks, whatever the class.",
+    needs={Need.ATTENTION, Need.CLASS_TOKEN},
+    signed=False,
+    class_specific=False,
+    citation="Abnar & Zuidema, Quantifying Attention Flow (ACL 2020), section 3",
+    cost=lambda self: Cost(below=1, above=0),
+)
+class Rollout(Method):
+    """R ← norm(mean_heads A_b + I) R for b = start … last, R = I at first; the class token's row, patch columns.
+
+    norm divides each row by its sum. The residual stream is taken as the identity, as in the paper.
+    """
+
+    start_layer: int = option(0, "the first block that counts", at_least=0)
+
+    def prepare(self) -> None:
+        depth = len(self.model.structure.blocks)
+        if self.start_layer >= depth:
+            raise OptionError(f"start_layer={self.start_layer} leaves no block; this model has {depth}")
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        last = len(self.model.structure.blocks) - 1
+        rollout: Tensor | None = None
+
+        def receive(block: int, matrix: Tensor) -> None:
+            nonlocal rollout
+            mixed = matrix.float().mean(1)
+            mixed = mixed + torch.eye(mixed.shape[-1], device=mixed.device)
+            mixed = mixed / mixed.sum(-1, keepdim=True)
+            rollout = mixed if rollout is None else mixed @ rollout
+            if block == last:
+                raise Stop
+
+        try:
+            with self.model.attention(receive, x, blocks=range(self.start_layer, last + 1)):
+                self.model.run(x)
+        except Stop:
+            pass
+        return self.model.patches(rollout[:, 0], x.shape[-2:])

@@ -1,0 +1,27 @@
+"""Saliency: how much the score reacts to each pixel."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.base import Method, input_gradient
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="saliency",
+    title="Saliency",
+    summary="How strongly the score reacts to each pixel, whichever way.",
+    needs={Need.GRADIENTS},
+    signed=False,
+    class_specific=True,
+    citation="Simonyan et al., Deep Inside Convolutional Networks (2013), section 3.1, seed 003",
+    cost=lambda self: Cost(1, 1, 1, 1),
+)
+class Saliency(Method):
+    """M_ij = max over channels of |∂f/∂x_cij|, at the input's resolution."""
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        return input_gradient(self.model, x, target).abs().amax(1)

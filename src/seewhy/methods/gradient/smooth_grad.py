@@ -1,0 +1,49 @@
+"""SmoothGrad: the gradient, averaged over noisy copies of the image."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, input_gradient, noise, option, seeded, tiled
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="smooth_grad",
+    title="SmoothGrad",
+    summary="Saliency with its grain averaged away: which pixels the score reacts to on noisy copies of the image.",
+    needs={Need.GRADIENTS},
+    signed=False,
+    class_specific=True,
+    stochastic=True,
+    citation="Smilkov et al., SmoothGrad (2017), section 2.2",
+    cost=lambda self: Cost(*[self.n_samples] * 4),
+)
+class SmoothGrad(Method):
+    """M_ij = max over channels of |1/n Σ_k ∂f/∂x_cij (x + ε_k)|, ε_k ~ N(0, σ²).
+
+    The signed gradients are averaged, as in the paper; only then the magnitude is taken. (Captum's noise tunnel
+    over `Saliency(abs=True)` averages magnitudes, which grows with the noise instead of cancelling it.)
+    σ is a fraction of each image's own range, max − min. The noise comes from `seed` and is the same for every
+    image, so an image's map does not depend on the batch that it is in.
+    """
+
+    n_samples: int = option(25, "number of noisy copies", at_least=1)
+    sigma: float = option(0.15, "standard deviation of the noise, as a fraction of the image's range", at_least=0)
+    seed: int = option(0, "seed of the noise")
+    batch_size: int = option(16, BATCH_SIZE, at_least=1)
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        batch, generator = len(x), seeded(self.seed, x.device)
+        flat = x.flatten(1)
+        sigma = self.sigma * (flat.amax(1) - flat.amin(1)).view(1, -1, 1, 1, 1)
+        total = torch.zeros_like(x, dtype=torch.float32)
+        for start, stop in chunks(self.n_samples, batch, self.batch_size):
+            draws = noise(x.shape[1:], start, stop, generator, x)
+            noisy = x + sigma * draws[:, None]
+            grad = input_gradient(self.model, noisy.flatten(0, 1), tiled(target, batch, stop - start))
+            total += grad.float().unflatten(0, (-1, batch)).sum(0)
+        return (total / self.n_samples).abs().amax(1)
