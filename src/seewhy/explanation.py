@@ -77,8 +77,6 @@ class Explanation:
             raise OptionError(f"a map has the shape (rows, cols), not {tuple(self.map.shape)}; take one of the batch")
         if not torch.isfinite(self.map).all():
             raise NonFiniteError(f"the {self.method} map holds NaN or infinity; run the model in float32")
-        if self.input_size is not None:
-            self.input_size = tuple(self.input_size)
 
     # --- the numbers ---
 
@@ -87,6 +85,11 @@ class Explanation:
         """Whether all values are equal (up to float32 rounding), so that the map points nowhere."""
         spread = self.map.max() - self.map.min()
         return bool(spread <= CONSTANT_SPREAD * self.map.abs().max())
+
+    @property
+    def constant_advice(self) -> str:
+        """What to tell the reader of a constant map."""
+        return f"{self.title}: the map is {self.map[0, 0]:.3g} everywhere, it says nothing; try another layer or target"
 
     def resized(self, size: tuple[int, int] | None = None, mode: str = "bilinear") -> Float[Tensor, "rows cols"]:
         """The map's values at another size: (rows, cols), the model's input size by default.
@@ -186,15 +189,18 @@ class Explanation:
         manifest = _read_manifest(folder)
         try:
             kept = {name: manifest[name] for name in _plain_fields()}
+            kept["input_size"] = kept["input_size"] and tuple(kept["input_size"])
             image = load_image(folder / IMAGE) if manifest["has_image"] else None
             return cls(map=_read_map(folder), image=image, **kept)
         except KeyError as error:
             raise SeewhyError(f"{folder / MANIFEST} lacks {error.args[0]!r}; save the explanation again") from None
         except (TypeError, ValueError) as error:
-            raise SeewhyError(f"{folder / MANIFEST} is broken ({error}); save the explanation again") from error
+            raise _broken(folder / MANIFEST, error) from error
 
 
-def interpolate(values: Float[Tensor, "r c"], size: tuple[int, int], mode: str = "bilinear") -> Float[Tensor, "rows cols"]:
+def interpolate(
+    values: Float[Tensor, "r c"], size: tuple[int, int], mode: str = "bilinear"
+) -> Float[Tensor, "rows cols"]:
     """A map at another size, cell centres as in torch's `align_corners=False`, without antialiasing.
 
     Raises:
@@ -217,6 +223,11 @@ def _method_title(name: str) -> str:
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _broken(path: Path, error: Exception) -> SeewhyError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return SeewhyError(f"{path} is missing or broken ({reason}); save the explanation again")
 
 
 def _plain_fields() -> list[str]:
@@ -280,13 +291,13 @@ def _swap(draft: Path, folder: Path, old: Path) -> None:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
-        raise SeewhyError(f"{folder} is not a saved explanation (no {MANIFEST}); pass a folder that Explanation.save wrote")
+        raise SeewhyError(f"{folder} is not a saved explanation (no {MANIFEST}); pass what Explanation.save wrote")
     try:
         manifest = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise SeewhyError(f"{path} is broken ({error}); save the explanation again") from error
+        raise _broken(path, error) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise SeewhyError(f"{path} is not a seewhy explanation; pass a folder that Explanation.save wrote")
+        raise SeewhyError(f"{path} is not a seewhy explanation; pass what Explanation.save wrote")
     schema = manifest.get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:
         raise SeewhyError(f"{path} has schema {schema}, this seewhy reads up to {SCHEMA}; pip install --upgrade seewhy")
@@ -300,4 +311,4 @@ def _read_map(folder: Path) -> Tensor:
     try:
         return load_file(folder / MAP)["map"]
     except (OSError, SafetensorError, KeyError) as error:
-        raise SeewhyError(f"{folder / MAP} is missing or broken ({error}); save the explanation again") from error
+        raise _broken(folder / MAP, error) from error

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -21,7 +20,9 @@ ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
 MAX_PIXELS = 100_000_000
 # Photo formats only: Pillow's own table also claims .pdf, .h5, .mpg and other files that lie about in folders.
-SUFFIXES = frozenset(".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pnm .avif .mpo .jp2".split())
+SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"]
+)
 ORIENTATION_TAG = 0x0112
 TRANSPARENT_MODES = {"LA", "PA", "RGBA", "La", "RGBa"}
 # float pictures that went through a resize or a colour transform overshoot by rounding; more than this is not a picture
@@ -75,7 +76,8 @@ def image_paths(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder} is not a folder; pass a folder of pictures")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not _hidden(p, folder))
+    named = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in named if path.is_file() and not _hidden(path, folder))
     if not paths:
         raise ImageError(f"no pictures in {folder}; it needs files such as .jpg, .png or .webp")
     return paths
@@ -93,7 +95,7 @@ def _spread(images) -> list:
     if isinstance(images, np.ndarray | Tensor):
         images = list(images) if images.ndim == 4 else [images]
     elif not isinstance(images, Iterable):
-        raise ImageError(f"a {type(images).__name__} is not a picture; pass a path, an image, a batch or a list of them")
+        raise ImageError(f"a {type(images).__name__} is not a picture; pass a path, an image or a list of them")
     images = list(images)
     if not images:
         raise ImageError("no pictures given; pass at least one")
@@ -173,7 +175,7 @@ def _finish(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         return _upright(image, _rgb(image))
     except ImageError:
         raise
-    except Exception as error:  # decoders raise anything on broken bytes: OSError, SyntaxError, struct.error, zlib.error …
+    except Exception as error:  # decoders raise anything on broken bytes: OSError, SyntaxError, zlib.error …
         raise ImageError(f"{name} is truncated or broken ({_reason(error)}); get the file again") from error
 
 
@@ -215,7 +217,7 @@ def _grey_levels(image: Image.Image) -> np.ndarray:
         return levels if np.nanmax(levels) <= 1 else levels / 255
     # a 16-bit PNG or PGM reaches mode I in older Pillows; there even a dark picture is on the 16-bit scale
     sixteen = image.mode != "I" or image.format in {"PNG", "PPM"} or levels.max() > 255
-    if sixteen and 0 <= levels.min() and levels.max() <= 65535:
+    if sixteen and levels.min() >= 0 and levels.max() <= 65535:
         return levels.astype(np.uint16)
     return levels
 
@@ -258,7 +260,8 @@ def _check_shape(array: np.ndarray) -> None:
     if array.ndim not in (2, 3):
         raise ImageError(f"an array of shape {shape} is not a picture; pass (rows, cols) or (rows, cols, channels)")
     if array.ndim == 3 and shape[2] not in (1, 3, 4):
-        hint = "it looks channels-first: pass array.transpose(1, 2, 0)" if shape[0] in (1, 3, 4) else "pass grey or RGB(A)"
+        first = shape[0] in (1, 3, 4)
+        hint = "it looks channels-first: pass array.transpose(1, 2, 0)" if first else "pass grey or RGB(A)"
         raise ImageError(f"an array of shape {shape} has {shape[2]} channels, not 1, 3 or 4; {hint}")
 
 

@@ -55,7 +55,7 @@ class Preprocess:
     offset: str = "round"
 
     def __post_init__(self) -> None:
-        for name in ("size", "mean", "std", "resize"):  # lists arrive from JSON; a frozen value must hash
+        for name in ("size", "mean", "std", "resize"):  # a frozen value must hash
             value = getattr(self, name)
             if isinstance(value, list | tuple):
                 object.__setattr__(self, name, tuple(value))
@@ -97,7 +97,7 @@ class Preprocess:
         return (levels / (self.rescale * 255)).clamp(0, 1)
 
     def box(self, image: Image.Image) -> Box:
-        """(left, top, right, bottom) in pixels of `image` that the input covers; outside of it where there is padding."""
+        """(left, top, right, bottom) in pixels of `image` that the input covers; beyond it where padded."""
         (rows, cols), (top, left), (height, width) = self._plan(image)
         x, y = image.width / cols, image.height / rows
         return left * x, top * y, (left + width) * x, (top + height) * y
@@ -128,7 +128,7 @@ class Preprocess:
         unknown = sorted(set(options) - set(cls.__dataclass_fields__))
         if unknown:
             raise OptionError(f"preprocess has no option {unknown[0]!r}; use {', '.join(cls.__dataclass_fields__)}")
-        return cls(**options)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
 
     @classmethod
     def from_timm(cls, cfg: Mapping[str, Any]) -> Preprocess:
@@ -139,7 +139,7 @@ class Preprocess:
         """
         channels, rows, cols = cfg.get("input_size") or (3, 224, 224)
         if channels != 3:
-            raise OptionError(f"the model takes {channels} channels, not 3; call the method directly with your own batch")
+            raise OptionError(f"the model takes {channels} channels, not 3; call the method with your own batch")
         mode = cfg.get("crop_mode") or "center"
         if mode not in ("center", "squash"):
             raise OptionError(f"timm's crop mode {mode!r} is not supported; pass preprocess=Preprocess(...)")
@@ -147,8 +147,8 @@ class Preprocess:
         return cls(
             size=(rows, cols),
             resize=frame[0] if mode == "center" and frame[0] == frame[1] else frame,
-            mean=cfg.get("mean") or cls.mean,
-            std=cfg.get("std") or cls.std,
+            mean=tuple(cfg.get("mean") or cls.mean),
+            std=tuple(cfg.get("std") or cls.std),
             interpolation=cfg.get("interpolation") or "bilinear",
             crop=mode,
         )
@@ -246,7 +246,7 @@ def _hf_geometry(cfg: Mapping[str, Any]) -> dict[str, Any]:
     size, crop = _hf_size(cfg), _hf_crop(cfg)
     if not cfg.get("do_resize", True):
         if crop:
-            raise OptionError("a processor that crops without resizing is not supported; pass preprocess=Preprocess(...)")
+            raise OptionError("a processor that crops but does not resize is not supported; pass your own preprocess=")
         return {"size": size if isinstance(size, tuple) else (size, size), "resize": None, "crop": "none"}
     if cfg.get("crop_pct") is not None:  # ConvNeXT's and ResNet's processor: its own margin, none from 384 on
         side = size if isinstance(size, int) else min(size)

@@ -37,7 +37,9 @@ def table(signed: bool) -> UInt8[np.ndarray, "steps 3"]:
     return lut
 
 
-def colorize(values: Float[Tensor, "rows cols"] | Float[np.ndarray, "rows cols"], signed: bool) -> UInt8[np.ndarray, "rows cols 3"]:
+def colorize(
+    values: Float[Tensor, "rows cols"] | Float[np.ndarray, "rows cols"], signed: bool
+) -> UInt8[np.ndarray, "rows cols 3"]:
     """Colours for values in [0, 1], or in [-1, 1] if signed; what lies outside is clipped."""
     lut = table(signed)
     unit = (np.asarray(values, dtype=np.float64) + 1) / 2 if signed else np.asarray(values, dtype=np.float64)

@@ -50,7 +50,7 @@ def grid(
     """One picture of all cells.
 
     Args:
-        rows: explanations (drawn as overlays), pictures (drawn as they are, e.g. the photo first), or None (left empty).
+        rows: explanations (drawn as overlays), pictures (drawn as they are, e.g. the photo first), or None (empty).
             Rows may differ in length.
         row_titles: one per row, left of it.
         col_titles: one per column, above it.
@@ -122,7 +122,9 @@ def _heading(title: str | None, total: int, sizes: _Sizes) -> Image.Image | None
     return strip
 
 
-def _column_titles(titles: Sequence[str] | None, left: int, width: int, total: int, sizes: _Sizes) -> Image.Image | None:
+def _column_titles(
+    titles: Sequence[str] | None, left: int, width: int, total: int, sizes: _Sizes
+) -> Image.Image | None:
     if not titles:
         return None
     wrapped = [wrap(text, width, sizes.points, bold=True) for text in titles]
@@ -161,7 +163,8 @@ def _legend(rows: Sequence[Sequence[Cell]], total: int, sizes: _Sizes) -> Image.
     strip, draw = _strip(total, step * len(entries))
     for i, (signed, text) in enumerate(entries):
         strip.paste(_bar(signed, bar), (sizes.gap, i * step))
-        draw.text((2 * sizes.gap + bar[0], i * step + bar[1] / 2), text, fill=QUIET, font=font(sizes.small), anchor="lm")
+        middle = (2 * sizes.gap + bar[0], i * step + bar[1] / 2)
+        draw.text(middle, text, fill=QUIET, font=font(sizes.small), anchor="lm")
     return strip
 
 
@@ -177,7 +180,7 @@ def _left_margin(titles: Sequence[str] | None, sizes: _Sizes) -> int:
     return round(min(longest, sizes.cell * 0.6)) + 2 * sizes.gap + 1
 
 
-def _lines(draw, lines: list[str], x: float, y: float, points: int, fill: str, bold=False, anchor="la") -> None:
+def _lines(draw, lines: Sequence[str], x: float, y: float, points: int, fill: str, bold=False, anchor="la") -> None:
     for k, line in enumerate(lines):
         draw.text((x, y + k * points * 1.3), line, fill=fill, font=font(points, bold), anchor=anchor)
 

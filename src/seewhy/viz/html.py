@@ -6,6 +6,7 @@ import base64
 import os
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +22,7 @@ JPEG_QUALITY = 88
 
 @dataclass(frozen=True)
 class Bar:
-    """A row of a table: a label and a bar; `value` in [0, 1] is its length, `text` what is written (default: percent)."""
+    """A row of a table: a label and a bar of length `value` in [0, 1]; `text` stands beside it (empty: percent)."""
 
     label: str
     value: float
@@ -92,7 +93,8 @@ def page(title: str, sections: Sequence[Section], path: str | Path, intro: str =
         draft.write_text(html, "utf-8")
         os.replace(draft, path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         raise SeewhyError(f"{path} cannot be written ({error.strerror or error}); choose another place") from error
     return path
 
@@ -101,6 +103,12 @@ def render(title: str, sections: Sequence[Section], intro: str = "") -> str:
     """The page as a string."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("seewhy.viz", "templates")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("page.html").render(title=title, intro=intro, sections=sections, version=__version__)
+    environment = Environment(
+        loader=PackageLoader("seewhy.viz", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("page.html")
+    return template.render(title=title, intro=intro, sections=sections, version=__version__)

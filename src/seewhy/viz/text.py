@@ -18,7 +18,7 @@ def font(points: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def wrap(text: str, width: float, points: int, bold: bool = False, max_lines: int = 3) -> list[str]:
-    """Lines of at most `width` pixels; longer words (file names) are broken, lines beyond `max_lines` end in an ellipsis."""
+    """Lines of at most `width` pixels; longer words (file names) are broken, what is too much becomes an ellipsis."""
     lines: list[str] = []
     for word in text.split():
         if lines and _fits(f"{lines[-1]} {word}", width, points, bold):

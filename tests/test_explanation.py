@@ -1,0 +1,224 @@
+"""What an explanation says of itself, and that it comes back from disk as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seewhy.errors import ImageError, NonFiniteError, OptionError, SeewhyError
+from seewhy.explanation import CONSTANT_WARNING, OWN_FILES, SCHEMA, Explanation, interpolate
+
+
+@pytest.fixture
+def explanation(cat) -> Explanation:
+    return Explanation(
+        map=torch.randn(7, 9),
+        method="grad_cam",
+        model="efficientnet_lite0",
+        target={"kind": "class", "label": "tabby", "index": 281, "score": 0.634},
+        layer="blocks.15",
+        options={"relu": True, "steps": 8},
+        image=cat,
+        signed=True,
+        seconds=0.25,
+        source="cat.png",
+        input_size=(224, 288),
+    )
+
+
+def plain(values, **options) -> Explanation:
+    return Explanation(torch.tensor(values, dtype=torch.float32), "toy", **options)
+
+
+def test_the_map_is_detached_float32_on_the_cpu():
+    source = torch.ones(2, 2, dtype=torch.float64, requires_grad=True)
+    kept = Explanation(source * torch.tensor([1.0, 2.0]), "toy").map
+    assert (kept.dtype, kept.requires_grad, kept.device.type) == (torch.float32, False, "cpu")
+    assert source.requires_grad
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_non_finite_maps_are_refused(bad):
+    with pytest.raises(NonFiniteError, match="toy"):
+        plain([[1.0, bad]])
+
+
+def test_normalized_signed_keeps_zero():
+    normal = plain([[-1.0, 0.0, 4.0]], signed=True).normalized()
+    torch.testing.assert_close(normal, torch.tensor([[-0.25, 0.0, 1.0]]))
+
+
+def test_normalized_unsigned_is_min_max():
+    torch.testing.assert_close(plain([[-1.0, 0.0, 4.0]]).normalized(), torch.tensor([[0.0, 0.2, 1.0]]))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("values", [[[0.0, 0.0]], [[0.3, 0.3]], [[1.0, 1.0 + 1e-7]], [[-2.0, -2.0]]])
+def test_constant_maps_say_so(values, signed):
+    constant = plain(values, signed=signed)
+    assert constant.is_constant
+    assert constant.warnings == [CONSTANT_WARNING]
+    assert constant.normalized().count_nonzero() == 0
+
+
+def test_small_contrasts_are_not_constant():
+    faint = plain([[1.0, 1.0001]])
+    assert not faint.is_constant
+    assert faint.warnings == []
+    assert faint.normalized().tolist() == [[0.0, 1.0]]
+    assert not plain([[0.0, 1e-20]]).is_constant
+
+
+def test_resized_keeps_cell_centres():
+    ramp = plain([[0.0, 1.0]], input_size=(1, 4))
+    # cell centres of 4 pixels over 2 cells: -0.25, 0.25, 0.75, 1.25, clamped at the border
+    torch.testing.assert_close(ramp.resized(), torch.tensor([[0.0, 0.25, 0.75, 1.0]]))
+    torch.testing.assert_close(ramp.resized(mode="nearest"), torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+    assert ramp.resized((3, 5), "bicubic").shape == (3, 5)
+
+
+def test_nearest_is_symmetric():
+    values = torch.tensor([[0.0, 1.0, 2.0]])
+    grown = interpolate(values, (1, 5), "nearest")
+    torch.testing.assert_close(grown, 2 - grown.flip(1))
+
+
+def test_resized_asks():
+    with pytest.raises(OptionError, match="pass size"):
+        plain([[0.0, 1.0]]).resized()
+    with pytest.raises(OptionError, match="bilinear"):
+        plain([[0.0, 1.0]]).resized((2, 2), "cubic")
+    with pytest.raises(OptionError, match="at least 1"):
+        plain([[0.0, 1.0]]).resized((0, 2))
+
+
+def test_titles(explanation):
+    explanation.method = "no_such_method"
+    assert explanation.title == "no_such_method · tabby (0.63)"
+    explanation.target = {"kind": "class", "index": 3}
+    assert explanation.title == "no_such_method · 3"
+    assert plain([[0.0]]).title == "toy"
+
+
+def test_title_comes_from_the_methods_card():
+    import seewhy.methods  # noqa: F401
+    from seewhy.registry import METHODS
+
+    for entry in METHODS:
+        assert Explanation(torch.rand(2, 2), entry.card.name).title == entry.card.title
+
+
+def test_round_trip(tmp_path, explanation, cat):
+    folder = explanation.save(tmp_path / "new" / "cat")
+    assert {p.name for p in folder.iterdir()} == OWN_FILES
+    again = Explanation.load(folder)
+    assert torch.equal(again.map, explanation.map)
+    np.testing.assert_array_equal(again.image, cat)
+    for name in (f.name for f in dataclasses.fields(Explanation) if f.name not in ("map", "image")):
+        assert getattr(again, name) == getattr(explanation, name), name
+    assert np.asarray(Image.open(folder / "overlay.png")).shape == np.asarray(explanation.overlay()).shape
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["cat"]
+
+
+def test_round_trip_without_image_and_with_odd_values(tmp_path):
+    options = {"layers": (1, 2), "eps": np.float32(0.5), "n": torch.tensor(3), "path": Path("a")}
+    odd = plain([[0.0, 1.0]], options=options)
+    again = Explanation.load(odd.save(tmp_path / "odd"))
+    assert again.image is None
+    assert again.input_size is None
+    assert again.options == {"layers": [1, 2], "eps": 0.5, "n": 3, "path": "a"}
+
+
+def test_manifest_names_the_versions(tmp_path, explanation):
+    manifest = json.loads((explanation.save(tmp_path / "x") / "manifest.json").read_text())
+    assert manifest["schema"] == SCHEMA
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert set(manifest["versions"]) == {"seewhy", "torch", "python"}
+
+
+def test_save_replaces_its_own_and_nothing_else(tmp_path, explanation):
+    folder = tmp_path / "cat"
+    explanation.save(folder)
+    explanation.map = explanation.map * 2
+    explanation.save(folder)
+    assert torch.equal(Explanation.load(folder).map, explanation.map)
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(SeewhyError, match=r"thesis\.txt"):
+        explanation.save(folder)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    explanation.save(foreign)  # empty: nothing to lose
+    (foreign / "manifest.json").write_text("{}")
+    with pytest.raises(SeewhyError, match="choose another"):
+        explanation.save(foreign)
+    (tmp_path / "file").touch()
+    with pytest.raises(SeewhyError, match="is a file"):
+        explanation.save(tmp_path / "file")
+
+
+def test_a_failed_save_leaves_what_was_there(tmp_path, explanation, monkeypatch):
+    explanation.save(tmp_path / "cat")
+    before = explanation.map.clone()
+    explanation.map = explanation.map + 1
+    monkeypatch.setattr(Explanation, "overlay", lambda self: (_ for _ in ()).throw(RuntimeError("no")))
+    with pytest.raises(RuntimeError):
+        explanation.save(tmp_path / "cat")
+    with pytest.raises(RuntimeError):
+        explanation.save(tmp_path / "fresh")
+    assert torch.equal(Explanation.load(tmp_path / "cat").map, before)
+    assert [p.name for p in tmp_path.iterdir()] == ["cat"]
+
+
+def test_a_failed_swap_puts_the_old_back(tmp_path, explanation, monkeypatch):
+    explanation.save(tmp_path / "cat")
+    rename = Path.rename
+
+    def fail(self, target):
+        if self.name.endswith(".new"):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(SeewhyError, match="No space left"):
+        explanation.save(tmp_path / "cat")
+    assert torch.equal(Explanation.load(tmp_path / "cat").map, explanation.map)
+    assert [p.name for p in tmp_path.iterdir()] == ["cat"]
+
+
+def test_broken_folders(tmp_path, explanation):
+    folder = explanation.save(tmp_path / "cat")
+    good = json.loads((folder / "manifest.json").read_text())
+
+    def write(text: str) -> None:
+        (folder / "manifest.json").write_text(text)
+
+    with pytest.raises(SeewhyError, match="not a saved explanation"):
+        Explanation.load(tmp_path)
+    for text, hint in (
+        ("{", "broken"),
+        ("[]", "not a seewhy"),
+        (json.dumps(good | {"schema": SCHEMA + 1}), "pip install --upgrade"),
+        (json.dumps({k: v for k, v in good.items() if k != "layer"}), "lacks 'layer'"),
+    ):
+        write(text)
+        with pytest.raises(SeewhyError, match=hint):
+            Explanation.load(folder)
+    write(json.dumps(good))
+    (folder / "image.png").write_bytes(b"")
+    with pytest.raises(ImageError, match="0 bytes"):
+        Explanation.load(folder)
+    for damage in (lambda p: p.write_bytes(b"xx"), lambda p: p.unlink()):
+        damage(folder / "map.safetensors")
+        explanation.image.save(folder / "image.png")
+        with pytest.raises(SeewhyError, match="map"):
+            Explanation.load(folder)
+
+
+def test_notebooks_show_the_overlay(explanation):
+    assert explanation._repr_png_().startswith(b"\x89PNG")
