@@ -12,7 +12,7 @@ import torch
 from jaxtyping import install_import_hook
 from PIL import Image
 
-install_import_hook("seewhy", "beartype.beartype")  # shapes in signatures are checked in tests only
+install_import_hook("seewhy", "typechecker.check")  # shapes in signatures are checked in tests only
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 
