@@ -6,6 +6,7 @@ method is also a label-free method when the target is made of the embedding.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -74,7 +75,7 @@ class Target(ABC):
         """Whether `fixed` needs a forward pass."""
         return False
 
-    def check(self, batch: int, classes: int | None) -> None:
+    def check(self, batch: int, classes: int | None) -> None:  # noqa: B027 (most targets fit any batch)
         """Raise `TargetError` if the target cannot be for a batch of this size or a head of this width."""
 
     def label(self, row: int, names: Sequence[str] | None = None) -> str:
@@ -95,6 +96,7 @@ class ClassTarget(Target):
 
     def score(self, output: Output) -> Float[Tensor, "batch"]:
         logits = output.require(Need.LOGITS)
+        self.check(*logits.shape)
         if len(self.index) == 1:
             return logits[:, self.index[0]]
         columns = torch.tensor(self.index).to(logits.device, non_blocking=True)
@@ -134,12 +136,14 @@ class Rank(Target):
 
     def score(self, output: Output) -> Float[Tensor, "batch"]:
         logits = output.require(Need.LOGITS)
-        order = logits.detach().topk(self.rank, dim=1).indices[:, -1:]
-        return logits.gather(1, order).squeeze(1)
+        return logits.gather(1, self._classes(logits)[:, None]).squeeze(1)
 
     def fixed(self, output: Output) -> Target:
-        order = output.require(Need.LOGITS).detach().topk(self.rank, dim=1).indices[:, -1]
-        return ClassTarget(tuple(order.tolist()))
+        return ClassTarget(tuple(self._classes(output.require(Need.LOGITS)).tolist()))
+
+    def _classes(self, logits: Tensor) -> Tensor:
+        self.check(*logits.shape)
+        return logits.detach().topk(self.rank, dim=1).indices[:, -1]
 
     @property
     def depends_on_output(self) -> bool:
@@ -188,7 +192,9 @@ class Similarity(Target):
         if embedding.shape[-1] != self.vector.shape[-1]:
             raise TargetError(f"the concept vector has {self.vector.shape[-1]} numbers, this model's embedding "
                               f"{embedding.shape[-1]}; make the concept with the same model")
-        return MEASURES[self.measure](embedding, self.vector.to(embedding))
+        vector = self.vector.to(embedding)
+        # a vector made in inference mode cannot be part of a graph; its copy can
+        return MEASURES[self.measure](embedding, vector.clone() if vector.is_inference() else vector)
 
     def at(self, rows: Sequence[int]) -> Target:
         return self if self.vector.ndim == 1 else replace(self, vector=self.vector[list(rows)])
@@ -328,7 +334,7 @@ def class_index(name: str, names: Sequence[str] | None) -> int:
         UnknownNameError: no such class; the nearest are suggested.
         TargetError: the model came without class names.
     """
-    if name.strip().lstrip("-").isdigit():
+    if re.fullmatch(r"\s*-?[0-9]+\s*", name):
         return int(name)
     if not names:
         raise TargetError(f"this model came without class names, so {name!r} cannot be found; give the class number")
@@ -348,9 +354,8 @@ def parse(word: str, names: Sequence[str] | None = None) -> Target:
     key = word.strip().lower()
     if key in WORDS:
         return WORDS[key]()
-    digits = key.removeprefix("top").removeprefix("-")
-    if key.startswith("top") and (digits.isdigit() or not digits):
-        return Rank(int(digits or 1))
+    if top := re.fullmatch(r"top-?([0-9]*)", key):
+        return Rank(int(top[1] or 1))
     return ClassTarget((class_index(word, names),))
 
 

@@ -14,7 +14,7 @@ from seewhy.errors import ModelError, NonFiniteError, RequirementError
 from seewhy.models.adapter import Layer, VisionModel
 from seewhy.models.surgery import untouched
 from seewhy.registry import METHODS, Cost, MethodCard, Need, check_options, option, options_of
-from seewhy.targets import Output, Target, TargetLike, as_target, tiled_rows
+from seewhy.targets import Output, PerImage, Target, TargetLike, as_target, tiled_rows
 
 
 @dataclass(eq=False)
@@ -102,8 +102,9 @@ class Method:
             return _Nothing()
         has_logits = Need.LOGITS in self.model.offers
         goal = as_target(target, self.model.class_names, has_logits)
-        if goal.need not in self.model.offers:
-            Output().require(goal.need)
+        for each in goal.targets if isinstance(goal, PerImage) else (goal,):
+            if each.need not in self.model.offers:
+                Output().require(each.need)
         goal.check(batch, self.model.classes)
         self.check_target(goal)
         return goal
@@ -155,7 +156,8 @@ def _check_batch(x: Any, model: VisionModel) -> None:
     if not len(x):
         raise ModelError("the batch is empty; give at least one image")
     if x.device != model.device:
-        raise ModelError(f"the batch is on {x.device}, the model on {model.device}; move one: batch.to({str(model.device)!r})")
+        raise ModelError(f"the batch is on {x.device}, the model on {model.device}; "
+                         f"move one: batch.to({str(model.device)!r})")
 
 
 def _check_finite(maps: Tensor, watched: _Watched, name: str) -> None:
@@ -174,12 +176,16 @@ def _check_finite(maps: Tensor, watched: _Watched, name: str) -> None:
 def gradient(score: Float[Tensor, "batch"], at: Tensor) -> Tensor:
     """∂ Σ score / ∂ at: gradients of each image's own score, with nothing else differentiated.
 
-    Zeros where the score does not depend on `at` at all.
+    Raises:
+        ModelError: the score does not depend on `at` at all, or the model hides it from autograd.
     """
-    if not score.requires_grad:
-        return torch.zeros_like(at)
-    (grad,) = torch.autograd.grad(score, at, torch.ones_like(score), allow_unused=True)
-    return torch.zeros_like(at) if grad is None else grad
+    grad = None
+    if score.requires_grad:
+        (grad,) = torch.autograd.grad(score, at, torch.ones_like(score), allow_unused=True)
+    if grad is None:
+        raise ModelError("the score has no gradient: the target is constant, the layer does not lead to it, or the "
+                         "model's forward switches gradients off; use another target or layer, or lafam")
+    return grad
 
 
 def activation_and_gradient(model: VisionModel, x: Tensor, layer: Layer, target: Target) -> tuple[Tensor, Tensor]:

@@ -94,11 +94,14 @@ def _open_multihead(mha: nn.MultiheadAttention) -> Callable[..., tuple[Tensor, N
 
     def forward(query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
                 need_weights: bool = True, attn_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:
-        if key is not query or value is not query or key_padding_mask is not None or mha.in_proj_weight is None:
+        plain = mha.in_proj_weight is not None and mha.bias_k is None and not mha.add_zero_attn
+        if key is not query or value is not query or key_padding_mask is not None or not plain:
             raise LayoutError("only plain self-attention can be read out of nn.MultiheadAttention")
         x = query if mha.batch_first else query.transpose(0, 1)
         qkv = F.linear(x, mha.in_proj_weight, mha.in_proj_bias).chunk(3, dim=-1)
         q, k, v = (t.unflatten(-1, (mha.num_heads, -1)).transpose(1, 2) for t in qkv)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = ~attn_mask  # True forbids here, and allows in the fused kernel
         if attn_mask is not None and attn_mask.ndim == 3:
             attn_mask = attn_mask.unflatten(0, (x.shape[0], mha.num_heads))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask).transpose(1, 2).flatten(2)
@@ -124,7 +127,7 @@ def reading_attention(
             modules only), so gradients with respect to it exist.
 
     Raises:
-        LayoutError: a module ran without forming attention in a way that can be read.
+        LayoutError: a module did not run, or without forming attention in a way that can be read.
     """
     interceptor = _Interceptor(receive, rows=rows, differentiable=differentiable, batch=batch)
     seen: set[int] = set()
@@ -145,7 +148,8 @@ def reading_attention(
     def after(*_: Any) -> None:
         block, interceptor.block = interceptor.block, None
         if block not in seen:
-            raise LayoutError(f"the attention of block {block} cannot be read (windowed, or a kernel of its own)")
+            raise LayoutError(f"the attention of block {block} cannot be read (windowed, or a kernel of its own); "
+                              "use a method that needs no attention matrix: grad_cam, cdam")
 
     with ExitStack() as stack:
         for block, module in modules.items():
@@ -156,3 +160,6 @@ def reading_attention(
                     stack.enter_context(replaced_forward(inner, _open_multihead(inner)))
         stack.enter_context(interceptor)
         yield
+    if set(modules) - seen:
+        raise LayoutError(f"the attention of block {min(set(modules) - seen)} did not run; "
+                          "say where it is: wrap(module, blocks=…)")

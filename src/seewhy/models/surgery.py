@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seewhy.errors import LayoutError
 
 
-class Stop(Exception):
+class Stop(Exception):  # noqa: N818 (not an error: the forward is done)
     """Raised by a hook to end a forward that has served its purpose; never seen by users."""
 
 
@@ -28,7 +28,8 @@ def untouched(module: nn.Module) -> Iterator[None]:
     Parameters are never written and `.grad` never filled: gradients come from `torch.autograd.grad`.
     """
     modes = [(m, m.training) for m in module.modules()]
-    buffers = [(m, name, b, b._version, b.clone()) for m in module.modules() for name, b in m._buffers.items()
+    tables = [(m, dict(m._buffers), set(m._non_persistent_buffers_set)) for m, _ in modes]
+    buffers = [(b, b._version, b.clone()) for _, table, _ in tables for b in table.values()
                if b is not None and not b.is_inference()]
     cuda = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
     try:
@@ -39,11 +40,14 @@ def untouched(module: nn.Module) -> Iterator[None]:
     finally:
         for m, training in modes:
             m.training = training
+        for m, table, hidden in tables:
+            m._buffers.clear()
+            m._buffers.update(table)
+            m._non_persistent_buffers_set = hidden
         with torch.no_grad():
-            for m, name, original, version, copy in buffers:
+            for original, version, copy in buffers:
                 if original._version != version:
                     original.copy_(copy)
-                m._buffers[name] = original
 
 
 def first_tensor(value: Any) -> Tensor:
@@ -60,6 +64,8 @@ def first_tensor(value: Any) -> Tensor:
 
 def with_first_tensor(value: Any, new: Tensor) -> Any:
     """`value` with its first tensor replaced."""
+    if hasattr(value, "_replace"):  # a named tuple
+        return value._replace(**{value._fields[0]: new})
     if isinstance(value, (tuple, list)):
         return type(value)([new, *value[1:]])
     return new
@@ -228,13 +234,15 @@ class Tail:
 
             return run
 
-        def layer(*_: Any, **__: Any) -> Any:
+        def layer(*_: Any) -> Any:
             return with_first_tensor(self._layer_output, values.clone())
 
         with ExitStack() as stack:
             for module, outputs in self._records.items():
                 stack.enter_context(replaced_forward(module, replay(module, outputs)))
-            stack.enter_context(replaced_forward(self._layer, layer))
+            stack.enter_context(replaced_forward(self._layer, lambda *_, **__: self._layer_output))
+            # by a hook, after the user's own hooks, whose work is in the recorded value already
+            stack.enter_context(hooked(self._layer, layer))
             yield tiled(self._x)
 
 
