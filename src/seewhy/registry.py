@@ -140,13 +140,18 @@ class Registry(Generic[T]):
 METHODS: Registry[type] = Registry("method", hint="`seewhy methods` lists them")
 
 
-def method(*, needs: set[Need], **card: Any) -> Callable[[type], type]:
-    """Class decorator: make the class a dataclass of its options and enter it in the registry."""
+def method(*, needs: set[Need], register: bool = True, **card: Any) -> Callable[[type], type]:
+    """Class decorator: make the class a dataclass of its options and enter it in the registry.
+
+    `register=False` gives a method that works but is in no list: for trying out, and for the tests of the checks.
+    """
 
     def enter(cls: type) -> type:
         cls = dataclass(kw_only=True, eq=False)(cls)
-        cls.card = MethodCard(family=cls.__module__.split(".")[-2], needs=frozenset(needs), **card)
-        METHODS.add(cls.card.name, cls)
+        folders = cls.__module__.split(".")[:-1]  # none in a notebook or a script
+        cls.card = MethodCard(**{"family": folders[-1] if folders else "custom", "needs": frozenset(needs), **card})
+        if register:
+            METHODS.add(cls.card.name, cls)
         return cls
 
     return enter
