@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,6 +57,18 @@ class Attention(nn.Module):
         x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         return self.proj(x.transpose(1, 2).reshape(b, n, d))
 
+    def mimic(self) -> None:
+        """Queries like keys (near tokens attend to each other), values that the projection takes away again."""
+        d, h = self.proj.in_features, self.head_dim
+        q, k, v = self.qkv.weight.view(3, d, d)
+        for head in range(self.num_heads):
+            u, s, w = torch.linalg.svd(0.4 * torch.randn(d, d) / d**0.5 + 0.7 * torch.eye(d))
+            rows = slice(head * h, head * h + h)
+            q[rows], k[rows] = (u[:, :h] * s[:h].sqrt()).T, w[:h] * s[:h, None].sqrt()
+        u, s, w = torch.linalg.svd(0.4 * torch.randn(d, d) / d**0.5 - 0.4 * torch.eye(d))
+        v.copy_((u * s.sqrt()).T)
+        self.proj.weight.copy_((s[:, None].sqrt() * w).T)
+
 
 class Mlp(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
@@ -93,8 +105,8 @@ class SceneViT(nn.Module):
             CLS token at all.
     """
 
-    def __init__(self, num_classes: int = 12, img_size: int = 96, patch_size: int = 8, dim: int = 144, depth: int = 6,
-                 num_heads: int = 3, registers: int = 0, pool: str = "cls") -> None:
+    def __init__(self, num_classes: int = 12, img_size: int = 96, patch_size: int = 8, dim: int = 160, depth: int = 5,
+                 num_heads: int = 5, registers: int = 0, pool: str = "cls") -> None:
         super().__init__()
         if pool not in ("cls", "mean"):
             raise OptionError(f"pool={pool!r} is neither 'cls' nor 'mean'; choose one of them")
@@ -108,14 +120,30 @@ class SceneViT(nn.Module):
         self.blocks = nn.Sequential(*(Block(dim, num_heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes)
-        self.apply(_initialise)
-        for token in (self.cls_token, self.reg_token, self.pos_embed):
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Mimetic initialisation (Trockman and Kolter, 2023): attention begins local, which training finds slowly."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        for token in (self.cls_token, self.reg_token):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)
+        self.pos_embed.copy_(_sines(self.patch_embed.grid_size[0], self.num_features))
+        for block in self.blocks:
+            block.attn.mimic()
 
-    def forward_features(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        """All tokens after the last norm: CLS (if any), registers (if any), patches row by row."""
+    def forward_features(self, x: Float[Tensor, "b 3 h w"], places: Int[Tensor, " m"] | None = None
+                         ) -> Float[Tensor, "b n d"]:
+        """All tokens after the last norm: CLS (if any), registers (if any), patches row by row.
+
+        `places`: the patches to look at (all by default); training on a window of them is several times faster.
+        """
         x = self.patch_embed(x) + self.pos_embed
+        x = x if places is None else x[:, places]
         prefix = [t.expand(len(x), -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         return self.norm(self.blocks(torch.cat([*prefix, x], dim=1)))
 
@@ -126,10 +154,13 @@ class SceneViT(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+def _sines(side: int, dim: int) -> Float[Tensor, "1 n d"]:
+    """Sine and cosine of the row and of the column at dim / 4 frequencies each."""
+    frequency = 0.7 * 20.0 ** -(torch.arange(dim // 4) / (dim // 4))
+    angle = torch.arange(side)[:, None] * frequency
+    line = torch.cat([angle.sin(), angle.cos()], dim=1)
+    rows, columns = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
+    return torch.cat([rows, columns], dim=-1).reshape(1, side * side, -1)
 
 
 class BasicBlock(nn.Module):
@@ -213,6 +244,6 @@ def load(name: str) -> tuple[nn.Module, dict[str, Any]]:
         raise UnknownNameError("scenes model", name, shipped())
     info = json.loads((_WEIGHTS / f"{name}.json").read_text())
     model = build(info["architecture"], **info["options"])
-    state = {k: v.float() if v.is_floating_point() else v for k, v in read((_WEIGHTS / f"{name}.safetensors").read_bytes()).items()}
-    model.load_state_dict(state)
-    return model.eval().requires_grad_(True), info
+    state = read((_WEIGHTS / f"{name}.safetensors").read_bytes())
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return model.eval(), info

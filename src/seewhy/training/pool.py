@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -34,12 +35,18 @@ def scene_pool(folder: Path, split: str, n: int, seed: int = 0, size: int = 96, 
     `tick` is called with the number of scenes drawn so far. A draw that was killed is begun again: the targets are
     written last, and a pool without them does not count.
     """
-    stem = folder / f"{split}-{seed}-{size}-{n}"
+    scenes = Scenes(split, seed, n, size)
+    stem = folder / f"{split}-{seed}-{size}-{n}-{_fingerprint(scenes)}"
     pictures, answers = stem.with_suffix(".images.npy"), stem.with_suffix(".targets.npy")
     if not answers.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _draw(pictures, answers, Scenes(split, seed, n, size), workers, tick)
+        _draw(pictures, answers, scenes, workers, tick)
     return Pool(np.load(pictures, mmap_mode="r"), np.load(answers))
+
+
+def _fingerprint(scenes: Scenes) -> str:
+    """Of the first pictures: a pool drawn by another version of the world must not be taken for this one's."""
+    return hashlib.sha256(b"".join(scenes[i].image.tobytes() for i in range(min(4, len(scenes))))).hexdigest()[:8]
 
 
 def _draw(pictures: Path, answers: Path, scenes: Scenes, workers: int, tick: Callable[[int], None]) -> None:

@@ -169,16 +169,23 @@ class Scenes(Sequence[Scene]):
         return self.n
 
     def __getitem__(self, index: int) -> Scene:  # type: ignore[override]
+        rng, plan, i = self._begin(index)
+        image, masks, mark = compose(rng, plan, self.size)
+        return Scene(f"{self.split}-{self.seed}-{i}-{self.size}", image, masks, plan.classes, plan.textures, mark,
+                     plan.mark_class, plan.concept)
+
+    def plan(self, index: int) -> Plan:
+        """What item `index` holds, without drawing it."""
+        return self._begin(index)[1]
+
+    def _begin(self, index: int) -> tuple[np.random.Generator, Plan, int]:
         i = operator.index(index)
         i = i + self.n if i < 0 else i
         if not 0 <= i < self.n:
             raise IndexError(f"scene {index} of {self.n}")
         split = SPLITS[self.split]
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, split.number, i])))
-        plan = split.plan(rng, i)
-        image, masks, mark = compose(rng, plan, self.size)
-        return Scene(f"{self.split}-{self.seed}-{i}-{self.size}", image, masks, plan.classes, plan.textures, mark,
-                     plan.mark_class, plan.concept)
+        return rng, split.plan(rng, i), i
 
     def __iter__(self) -> Iterator[Scene]:
         return (self[i] for i in range(self.n))
