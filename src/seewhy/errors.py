@@ -7,6 +7,7 @@
     │   ├── WeightsError        the weights do not fit, or cannot be read safely
     │   ├── LayoutError         where the model keeps what is ambiguous: the user must say
     │   └── NonFiniteError      the model (or the map) gives NaN or infinity
+    ├── ConstantMapError        a map has one value everywhere (command line; in Python it is a warning)
     ├── RequirementError        this method cannot serve this model
     ├── OptionError             an option has an impossible value
     ├── UnknownNameError        a method, model, layer, class … of that name does not exist
@@ -63,6 +64,12 @@ class RequirementError(SeewhyError):
     """A method needs something that the model does not offer."""
 
     exit_code = 6
+
+
+class ConstantMapError(SeewhyError):
+    """A map has one value everywhere: it says nothing about where."""
+
+    exit_code = 8
 
 
 class OptionError(SeewhyError, ValueError):

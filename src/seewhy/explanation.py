@@ -118,7 +118,12 @@ class Explanation:
     @property
     def title(self) -> str:
         """Method and target, e.g. "Grad-CAM · tabby (0.63)"."""
-        return " · ".join(part for part in (_method_title(self.method), self.target_title) if part)
+        return " · ".join(part for part in (self.method_title, self.target_title) if part)
+
+    @property
+    def method_title(self) -> str:
+        """The method as people write it, e.g. "Grad-CAM"."""
+        return _method_title(self.method)
 
     @property
     def target_title(self) -> str:

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from seewhy.errors import LayoutError, ModelError, NonFiniteError, RequirementError, UnknownNameError
-from seewhy.images import ImageLike, load_images
+from seewhy.errors import ImageError, LayoutError, ModelError, NonFiniteError, RequirementError, UnknownNameError
+from seewhy.images import ImageLike, load_image, load_images
 from seewhy.models.attention import reading_attention
 from seewhy.models.surgery import Tail, collecting, cut, hooked, untouched
 from seewhy.preprocess import Preprocess
@@ -79,11 +79,13 @@ class Structure:
         prefix_tokens: class, register and distillation tokens before the patch tokens.
         class_token: whether the first token is a class token that pools the image.
         patch_size: pixels per patch (rows, cols).
+        pads: whether an image that is no multiple of the patch is padded to one; else its last pixels are dropped.
         head: the module from embedding to logits, if there is one: its input is the embedding.
         read: from the module's raw result and the head's input to an `Output`.
         call: further keywords of each call (`{"interpolate_pos_encoding": True}`).
         has_logits: whether the result holds class scores; None: if there is a head.
         classes: the number of logits, where the head does not tell.
+        multi_label: whether each logit stands for itself (sigmoid), not against the others (softmax).
         note: what a person should know (`seewhy info` prints it).
     """
 
@@ -94,11 +96,13 @@ class Structure:
     prefix_tokens: int = 0
     class_token: bool = False
     patch_size: tuple[int, int] | None = None
+    pads: bool = True
     head: str | None = None
     read: Callable[[Any, Tensor | None], Output] = read_tensor
     call: dict[str, Any] = field(default_factory=dict)
     has_logits: bool | None = None
     classes: int | None = None
+    multi_label: bool = False
     note: str = ""
 
     @property
@@ -208,14 +212,15 @@ class VisionModel:
         """
         layer = self.layer(spec) if spec is not None else self.structure.cam_layer or self._stage(-1)
         if self.structure.class_token and self.structure.blocks and self._after_last_attention(layer.name):
-            raise LayoutError(f"the score does not depend on the patch tokens of {layer.name!r}, which come after the last "
+            raise LayoutError(f"the score does not depend on the patch tokens of {layer.name!r}, after the last "
                               f"attention; use layer={self.structure.blocks[-1].norm1!r}")
         return layer
 
     def _after_last_attention(self, name: str) -> bool:
         last = self.structure.blocks[-1]
         order = [n for n, _ in self.module.named_modules()]
-        return name == last.name or (order.index(name) > order.index(last.attention) and not name.startswith(last.attention))
+        behind = order.index(name) > order.index(last.attention) and not name.startswith(last.attention)
+        return name == last.name or behind
 
     def submodule(self, name: str) -> nn.Module:
         """The module of that dotted name, or `UnknownNameError` with the nearest names."""
@@ -248,6 +253,8 @@ class VisionModel:
         stride = stride or self.structure.patch_size
         if stride is None:
             raise LayoutError(f"{self.name}: the patch size is unknown; wrap(module, patch_size=…)")
+        if not self.structure.pads:
+            return height // stride[0], width // stride[1]
         return -(-height // stride[0]), -(-width // stride[1])
 
     def to_grid(self, value: Tensor, layer: Layer, size: Sequence[int]) -> Float[Tensor, "batch channels rows cols"]:
@@ -267,8 +274,8 @@ class VisionModel:
         rows, cols = self.grid(*size, layer.stride)
         prefix = self.structure.prefix_tokens if layer.prefix is None else layer.prefix
         if value.ndim != 3 or value.shape[1] != prefix + rows * cols:
-            raise LayoutError(f"layer {layer.name!r} gives shape {tuple(value.shape)}, not (batch, {prefix} + {rows}×{cols}, "
-                              "channels); say how the tokens lie: wrap(module, patch_size=…, prefix_tokens=…)")
+            raise LayoutError(f"layer {layer.name!r} gives shape {tuple(value.shape)}, not (batch, {prefix} + "
+                              f"{rows}×{cols}, channels); say how they lie: wrap(module, patch_size=…, prefix_tokens=…)")
         return value[:, prefix:].transpose(1, 2).unflatten(2, (rows, cols))
 
     def patches(self, values: Float[Tensor, "batch tokens"], size: Sequence[int]) -> Float[Tensor, "batch rows cols"]:
@@ -343,17 +350,38 @@ class VisionModel:
         Raises:
             ImageError: an image cannot be read.
         """
-        batch = torch.stack([self.preprocess(image) for image in load_images(images)])
-        return batch.to(self.device, self.dtype)
+        return self.stack(load_images(images))
 
-    @torch.no_grad()
+    def stack(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "batch channels height width"]:
+        """`prepare` for pictures that are read already."""
+        inputs = [self.preprocess(picture) for picture in pictures]
+        if len({tuple(x.shape) for x in inputs}) > 1:
+            raise ImageError("the photos have different sizes after preprocessing; give them one by one")
+        return torch.stack(inputs).to(self.device, self.dtype)
+
+    def view(self, picture: Image.Image) -> Image.Image:
+        """The region of the picture that the model sees, in the picture's own resolution where that is known."""
+        if hasattr(self.preprocess, "view"):
+            return self.preprocess.view(picture)
+        pixels = self.preprocess(picture).float()
+        pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
+        return load_image(pixels if pixels.shape[0] in (1, 3) else pixels[:1])
+
+    def probabilities(self, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+        """Softmax over classes, or a sigmoid for each where the classes do not exclude each other."""
+        return logits.sigmoid() if self.structure.multi_label else logits.softmax(-1)
+
     def output(self, images: ImageLike | Sequence[ImageLike]) -> Output:
         """Logits and embedding of images, with the model's own preprocessing.
 
         Raises:
             NonFiniteError: the model gives NaN or infinity.
         """
-        x = self.prepare(images)
+        return self.checked_output(self.prepare(images))
+
+    @torch.no_grad()
+    def checked_output(self, x: Float[Tensor, "batch channels height width"]) -> Output:
+        """The output for a preprocessed batch, or `NonFiniteError`."""
         with untouched(self.module):
             output = self.run(x)
         for value in (output.logits, output.embedding):

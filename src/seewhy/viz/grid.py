@@ -76,6 +76,19 @@ def grid(
     return _stack([band for band in bands if band], total, sizes.gap)
 
 
+def explanation_grid(rows: Sequence[Sequence[Explanation]], title: str | None = None, cell: int = 240) -> Image.Image:
+    """The photo, then methods as columns and targets as rows, titled from the explanations themselves.
+
+    A method that knows no target shows the same map for each; it is drawn in the first row only.
+    """
+    photos = [row[0].image for row in rows]
+    drawn = [[explanation if i == 0 or explanation.target_title else None for explanation in row]
+             for i, row in enumerate(rows)]
+    names = [next((e.target_title for e in row if e.target_title), "") for row in rows]
+    return grid([[photo if i == 0 else None, *row] for i, (photo, row) in enumerate(zip(photos, drawn, strict=True))],
+                names if any(names) else None, ["photo", *(e.method_title for e in rows[0])], title, cell=cell)
+
+
 def _check(rows, row_titles, col_titles, captions) -> None:
     if not rows or not max(len(row) for row in rows):
         raise OptionError("a grid needs at least one cell; pass rows=[[explanation, ...], ...]")
