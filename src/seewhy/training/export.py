@@ -113,8 +113,8 @@ def _accuracy(models: list[dict[str, Any]]) -> list[str]:
             for m in models for split, f in m["figures"].items() if split in ("single", "multi")]
     count = max((m["scenes"] for m in models), default=0)
     return ["## Accuracy", "", f"Half-precision weights as shipped, {count} scenes per split, seed 0. mAP: mean "
-            "average precision over the classes; ECE: expected calibration error of the sigmoid, 15 bins; top-1: the highest "
-            "score is of an object that is there.", "",
+            "average precision over the classes; ECE: expected calibration error of the sigmoid, 15 bins; top-1: the "
+            "highest score is of an object that is there.", "",
             *_table(["model", "parameters", "split", "mAP", "ECE", "top-1"], rows)]
 
 

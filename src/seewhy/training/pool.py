@@ -19,7 +19,7 @@ _CHUNK = 500
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures (memory-mapped) and their multi-hot classes."""
+    """Pictures, all in memory (27 kB each at 96 px: random reads from a slow disk would starve the training)."""
 
     images: UInt8[ndarray, "n h w 3"]
     targets: Float[ndarray, "n classes"]
@@ -41,7 +41,7 @@ def scene_pool(folder: Path, split: str, n: int, seed: int = 0, size: int = 96, 
     if not answers.exists():
         folder.mkdir(parents=True, exist_ok=True)
         _draw(pictures, answers, scenes, workers, tick)
-    return Pool(np.load(pictures, mmap_mode="r"), np.load(answers))
+    return Pool(np.load(pictures), np.load(answers))
 
 
 def _fingerprint(scenes: Scenes) -> str:

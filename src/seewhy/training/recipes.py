@@ -36,7 +36,7 @@ class Recipe:
 _REGISTERS = {"registers": 4, "pool": "mean"}
 
 RECIPES: dict[str, Recipe] = {
-    "scenes_cnn": Recipe("SceneCNN"),
+    "scenes_cnn": Recipe("SceneCNN", steps=900),
     "scenes_cnn_shortcut": Recipe("SceneCNN", split="train_shortcut", augment=False, images=15000, steps=700),
     "scenes_cnn_absent": Recipe("SceneCNN", split="train_absent", images=20000, steps=1000),
     "scenes_vit": Recipe("SceneViT", teacher="scenes_cnn", window=0.5, steps=2400, lr=1e-3),

@@ -17,7 +17,7 @@ from numpy import ndarray
 from PIL import Image, ImageDraw
 
 SUPERSAMPLE = 4
-Polygon = tuple[Float[ndarray, "points 2"], bool]  # outline, and whether it adds (True) or cuts out (False)
+Polygon = tuple[Float[ndarray, "_ 2"], bool]  # outline, and whether it adds (True) or cuts out (False)
 
 
 @dataclass(frozen=True)
