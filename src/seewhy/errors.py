@@ -85,7 +85,8 @@ class UnknownNameError(SeewhyError, LookupError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = list(known)
-        super().__init__(f"unknown {kind} {name!r}{suggestion(name, known)}{'. ' + hint if hint else ''}")
+        near = suggestion(name, known)
+        super().__init__(f"unknown {kind} {name!r}{near}{(' ' if near.endswith('?') else '; ') + hint if hint else ''}")
 
 
 class MissingExtraError(SeewhyError, ImportError):

@@ -9,8 +9,10 @@ import typer
 from seewhy.cli import compare, data, demo, explain, info, methods, models, train
 from seewhy.errors import SeewhyError
 
-EXIT_CODES = """Exit codes: 0 all well · 1 something else of seewhy's · 2 a wrong option or name · 3 an image ·
-4 a target · 5 a model · 6 a method that cannot serve the model · 7 a missing extra · 8 a map that is constant."""
+EXIT_CODES = (
+    "Exit codes: 0 all well, 1 something else of seewhy's, 2 a wrong option or name, 3 an image, 4 a target, "
+    "5 a model, 6 a method that cannot serve the model, 7 a missing extra, 8 a constant map."
+)
 
 app = typer.Typer(
     name="seewhy", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_show_locals=False,
@@ -25,7 +27,7 @@ app.add_typer(train.app, name="train", help="Train the reference models.")
 
 
 @app.callback(invoke_without_command=True)
-def top(ctx: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+def top(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
     if version:
         from seewhy import __version__
 

@@ -32,7 +32,7 @@ Measure = Annotated[str, typer.Option(help="Likeness for --concept and --referen
 LayerName = Annotated[str | None, typer.Option("--layer", help="Layer, by dotted name (see `seewhy info MODEL`).")]
 Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="name=value, e.g. n_samples=10; may repeat.")]
 MaxPixels = Annotated[int, typer.Option(help="The largest image that is decoded.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON, and nothing else, to standard output.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 
 
@@ -50,7 +50,9 @@ def all_images(given: Sequence[Path]) -> list[Path]:
     return [path for item in given for path in (image_paths(item) if item.is_dir() else [item])]
 
 
-def configured(model: VisionModel, names: Sequence[str] | None, layer: str | None, options: Sequence[str] | None) -> list:
+def configured(
+    model: VisionModel, names: Sequence[str] | None, layer: str | None, options: Sequence[str] | None
+) -> list:
     """The methods asked for, each with those of the options that it has."""
     from seewhy.explainer import as_method
     from seewhy.methods import METHODS

@@ -25,7 +25,8 @@ def methods(
 
     table = Table("method", "family", "what it shows", "signed", "needs", box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(row["name"], row["family"], row["summary"], "±" if row["signed"] else "+", ", ".join(row["needs"]))
+        sign = "±" if row["signed"] else "+"
+        table.add_row(row["name"], row["family"], row["summary"], sign, ", ".join(row["needs"]))
     Console().print(table)
 
 

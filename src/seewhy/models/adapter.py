@@ -84,6 +84,7 @@ class Structure:
         read: from the module's raw result and the head's input to an `Output`.
         call: further keywords of each call (`{"interpolate_pos_encoding": True}`).
         has_logits: whether the result holds class scores; None: if there is a head.
+        has_embedding: whether there is an embedding; False for class scores that do not come out of a head.
         classes: the number of logits, where the head does not tell.
         multi_label: whether each logit stands for itself (sigmoid), not against the others (softmax).
         note: what a person should know (`seewhy info` prints it).
@@ -101,6 +102,7 @@ class Structure:
     read: Callable[[Any, Tensor | None], Output] = read_tensor
     call: dict[str, Any] = field(default_factory=dict)
     has_logits: bool | None = None
+    has_embedding: bool = True
     classes: int | None = None
     multi_label: bool = False
     note: str = ""
@@ -110,7 +112,7 @@ class Structure:
         """What the model offers to methods."""
         logits = self.head is not None if self.has_logits is None else self.has_logits
         offered = {
-            Need.LOGITS: logits, Need.EMBEDDING: True, Need.GRADIENTS: True, Need.FEATURES: bool(self.stages),
+            Need.LOGITS: logits, Need.EMBEDDING: self.has_embedding, Need.GRADIENTS: True, Need.FEATURES: bool(self.stages),
             Need.TOKENS: bool(self.blocks), Need.ATTENTION: bool(self.blocks), Need.LAST_BLOCK: bool(self.blocks),
             Need.CLASS_TOKEN: self.class_token,
         }
@@ -274,8 +276,8 @@ class VisionModel:
         rows, cols = self.grid(*size, layer.stride)
         prefix = self.structure.prefix_tokens if layer.prefix is None else layer.prefix
         if value.ndim != 3 or value.shape[1] != prefix + rows * cols:
-            raise LayoutError(f"layer {layer.name!r} gives shape {tuple(value.shape)}, not (batch, {prefix} + "
-                              f"{rows}×{cols}, channels); say how they lie: wrap(module, patch_size=…, prefix_tokens=…)")
+            raise LayoutError(f"layer {layer.name!r} gives shape {tuple(value.shape)}, not "
+                              f"(batch, {prefix} + {rows}×{cols}, channels); wrap(module, patch_size=…, prefix_tokens=…) tells how they lie")
         return value[:, prefix:].transpose(1, 2).unflatten(2, (rows, cols))
 
     def patches(self, values: Float[Tensor, "batch tokens"], size: Sequence[int]) -> Float[Tensor, "batch rows cols"]:

@@ -1,0 +1,109 @@
+"""The front door, on toys whose answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import toys
+
+import seewhy
+from seewhy.errors import ImageError, NonFiniteError, OptionError, RequirementError, TargetError, UnknownNameError
+from seewhy.explainer import ConstantMapWarning, explain_each
+from seewhy.methods import CDAM, GradCAM
+
+
+def test_one_photo_gives_the_method_s_own_map(cat):
+    model = toys.toy_vit()
+    explanation = seewhy.explain(model, cat, "cdam", "dog")
+    torch.testing.assert_close(explanation.map, CDAM(model)(model.prepare(cat), 3)[0])
+    assert explanation.target == {"kind": "class", "label": "dog", "index": 3}
+    assert (explanation.layer, explanation.signed, explanation.input_size) == ("blocks.2.norm1", True, (32, 48))
+
+
+def test_the_default_target_is_the_model_s_answer(cat):
+    model = toys.toy_vit()
+    answer = model.predict(cat).argmax().item()
+    explanation = seewhy.explain(model, cat)
+    assert explanation.target["index"] == answer
+    assert explanation.target["score"] == pytest.approx(model.predict(cat).softmax(-1)[0, answer].item(), abs=1e-6)
+
+
+def test_several_photos_with_a_target_each(cat, coffee):
+    model = toys.toy_cnn()
+    both = seewhy.explain(model, [cat, coffee, cat], "grad_cam", ["ant", 4, "dog"], batch_size=2, relu=False)
+    for explanation, photo, target in zip(both, [cat, coffee, cat], [0, 4, 3], strict=True):
+        expected = GradCAM(model, relu=False)(model.prepare(photo), target)[0]
+        torch.testing.assert_close(explanation.map, expected)
+
+
+def test_a_folder_keeps_its_file_names(cat, coffee, tmp_path):
+    cat.save(tmp_path / "b.png")
+    coffee.save(tmp_path / "a.png")
+    found = seewhy.explain(toys.toy_cnn(), tmp_path, "lafam")
+    assert [e.source for e in found] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+
+
+def test_compare_lays_targets_in_rows_and_methods_in_columns(cat):
+    rows = seewhy.compare(toys.toy_vit(), cat, ["attention_map", "cdam"], ["top-2", "elk"])
+    assert [[e.method for e in row] for row in rows] == [["attention_map", "cdam"]] * 3
+    logits = toys.toy_vit().predict(cat)[0]
+    assert [row[1].target["index"] for row in rows] == [*logits.topk(2).indices.tolist(), 4]
+    assert rows[0][0] is rows[2][0]  # label-free: computed once
+
+
+def test_a_bad_photo_costs_only_itself(cat, tmp_path):
+    cat.save(tmp_path / "good.png")
+    (tmp_path / "empty.png").touch()
+    paths = [tmp_path / "good.png", tmp_path / "empty.png", tmp_path / "missing.png", tmp_path / "good.png"]
+    outcomes = list(explain_each(toys.toy_cnn(), paths, ["grad_cam"], batch_size=3))
+    assert [type(o.error) for o in outcomes] == [type(None), ImageError, ImageError, type(None)]
+    torch.testing.assert_close(outcomes[0].maps[0][0].map, outcomes[3].maps[0][0].map)
+
+
+def test_a_photo_that_breaks_the_model_costs_only_itself(cat):
+    model = toys.toy_cnn()
+    inner = model.preprocess
+    model.preprocess = lambda image: inner(image) * (float("nan") if image.size == (10, 10) else 1)
+    outcomes = list(explain_each(model, [cat, cat.resize((10, 10)), cat], ["grad_cam"]))
+    assert [type(o.error) for o in outcomes] == [type(None), NonFiniteError, type(None)]
+
+
+def test_truth_is_the_folder_s_name(cat, tmp_path):
+    for name in ("bee", "elk", "unicorn"):
+        (tmp_path / name).mkdir()
+        cat.save(tmp_path / name / "1.png")
+    outcomes = list(explain_each(toys.toy_cnn(), sorted(tmp_path.glob("*/*.png")), ["grad_cam"], ["truth"]))
+    assert [o.maps[0][0].target["label"] if o.maps else type(o.error) for o in outcomes] == [
+        "bee", "elk", UnknownNameError]
+
+
+def test_impossible_requests_fail_before_the_first_photo():
+    model = toys.toy_cnn()
+    for error, methods, targets in [
+        (UnknownNameError, ["grad_kam"], [None]), (RequirementError, ["cdam"], [None]),
+        (UnknownNameError, ["grad_cam"], ["unicorn"]), (TargetError, ["grad_cam"], [17]),
+        (TargetError, ["grad_cam"], ["top-9"]),
+    ]:
+        with pytest.raises(error):
+            next(explain_each(model, ["never read.png"], methods, targets))
+
+
+def test_options_are_checked(cat):
+    with pytest.raises(OptionError, match="its options: layer, relu"):
+        seewhy.explain(toys.toy_cnn(), cat, "grad_cam", n_samples=3)
+    with pytest.raises(TargetError, match="3 targets for 2 images"):
+        seewhy.explain(toys.toy_cnn(), [cat, cat], "grad_cam", [1, 2, 3])
+
+
+def test_a_constant_map_is_flagged(cat):
+    model = toys.toy_cnn()
+    torch.nn.init.zeros_(model.module.head.weight)
+    with pytest.warns(ConstantMapWarning, match="it says nothing"):
+        explanation = seewhy.explain(model, cat, "grad_cam", 0)
+    assert explanation.is_constant
+
+
+def test_the_photo_that_the_picture_shows_is_what_the_model_saw(cat):
+    model = toys.toy_cnn()
+    model.preprocess = seewhy.Preprocess(size=(32, 32), resize=32)
+    assert seewhy.explain(model, cat, "lafam").image.size in {(300, 300), (301, 300)}  # of 451 × 300
