@@ -69,8 +69,11 @@ def check_grids(model: VisionModel, x: Tensor, shapes: Sequence[tuple[int, int]]
         y[..., rows, cols] += 8
         change = (model.activations(y, stages)[stages[0].name] - maps[stages[0].name]).abs().sum(1)
         height, width = change.shape[-2:]
-        expected = width - 1 if name == "top right" else (height - 1) * width
-        assert change.flatten(1).argmax(1).tolist() == [expected] * len(x), name
+        row, col = (0, width - 1) if name == "top right" else (height - 1, 0)
+        near = 0 if stages[0].layout == "tokens" else 1  # convolutions spread it
+        for found in change.flatten(1).argmax(1).tolist():
+            assert abs(found // width - row) <= near, name
+            assert abs(found % width - col) <= near, name
 
 
 def check_attention(model: VisionModel, x: Tensor, reference: Sequence[Tensor]) -> None:

@@ -298,13 +298,15 @@ def test_the_saved_class_comes_back(make: Callable[[], nn.Module], tmp_path: Pat
 
 
 @pytest.mark.parametrize("make", [lambda: T.CLIPModel(clip_config()), lambda: T.SiglipModel(siglip_config())])
-def test_of_a_model_of_images_and_texts_the_image_side_is_loaded(make: Callable, tmp_path: Path) -> None:
+def test_of_a_model_of_images_and_texts_the_image_side_is_loaded(make: Callable, tmp_path: Path,
+                                                                 capfd: pytest.CaptureFixture) -> None:
     full = shaken(make())
     model, x = hf.load(saved(full, tmp_path)), image(32, 32)
     tower = hf.tower(full)
     with torch.no_grad():
         same(model.run(x).embedding, VisionModel(tower, hf.structure(tower)).run(x).embedding)
     assert not any("text" in name for name, _ in model.module.named_parameters())
+    assert "LOAD REPORT" not in capfd.readouterr().err
 
 
 def test_a_pooler_without_weights_is_left_out(tmp_path: Path) -> None:
@@ -344,6 +346,15 @@ class _Trap:
 
     def __reduce__(self) -> tuple:
         return Path.touch, (Path(self.path),)
+
+
+@pytest.mark.parametrize("part", [0.5, 0])
+def test_a_truncated_file_is_refused(part: float, tmp_path: Path) -> None:
+    folder = saved(T.ViTModel(T.ViTConfig(**VIT)), tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: int(part * weights.stat().st_size)])
+    with pytest.raises(WeightsError, match="cannot load"):
+        hf.load(folder)
 
 
 def test_plain_pickled_tensors_load(tmp_path: Path) -> None:

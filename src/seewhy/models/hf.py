@@ -14,6 +14,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from seewhy.errors import LayoutError, MissingExtraError, SeewhyError, WeightsError, require
@@ -72,7 +73,7 @@ def _explaining(name: str) -> Iterator[None]:
     except UnpicklingError as error:
         raise WeightsError(f"the weights of {name!r} hold more than tensors, and loading them could run code; "
                            "use a checkpoint with model.safetensors") from error
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")
         raise WeightsError(f"cannot load {name!r} ({reason}); check the name and the network, or give a local folder "
                            "with config.json and model.safetensors (HF_HOME says where downloads are kept)") from error
@@ -106,8 +107,9 @@ def _factory(transformers: Any, config: Any) -> tuple[Any, Any]:
 
 
 def _pretrained(factory: Any, place: str, **options: Any) -> nn.Module:
-    module, info = factory.from_pretrained(place, output_loading_info=True, weights_only=True, trust_remote_code=False,
-                                           **options)
+    with _without_report():
+        module, info = factory.from_pretrained(place, output_loading_info=True, weights_only=True,
+                                               trust_remote_code=False, **options)
     missing = sorted(info["missing_keys"])
     if missing and all(key.startswith("pooler.") for key in missing):
         module.pooler = None  # DINO's checkpoints have none: a random one would be taken for the embedding
@@ -115,6 +117,19 @@ def _pretrained(factory: Any, place: str, **options: Any) -> nn.Module:
         raise WeightsError(f"{place} has no weights for {', '.join(missing[:3])}{' …' * (len(missing) > 3)}; "
                            "give a checkpoint of this architecture, or pretrained=False")
     return module
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Silence the library's table of weights that are left over (a text side) or missing: those are judged here."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _class_names(module: nn.Module) -> list[str] | None:
