@@ -237,10 +237,9 @@ def _concept_images(images: Any) -> list:
             return image_paths(Path(images))
         except ImageError as error:
             raise TargetError(f"the concept folder {str(images)!r} holds no images; put some into it") from error
-    items = load_images(images)
-    if not items:
+    if isinstance(images, Sequence) and not images:
         raise TargetError("a concept needs at least one image; give a folder or a list")
-    return items
+    return load_images(images)
 
 
 def reference(model: Any, image: Any, *, measure: str = "cosine", name: str = "reference") -> Similarity:

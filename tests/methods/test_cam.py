@@ -11,8 +11,8 @@ import torch
 from captum.attr import LayerGradCam
 from pytorch_grad_cam import GradCAM as TheirGradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from toys import batch, toy_cnn, toy_vit
 from torch import nn
+from toys import batch, toy_cnn, toy_vit
 
 from seewhy.errors import LayoutError, RequirementError, UnknownNameError
 from seewhy.methods import GradCAM, LaFAM
