@@ -76,6 +76,27 @@ def check_grids(model: VisionModel, x: Tensor, shapes: Sequence[tuple[int, int]]
             assert abs(found % width - col) <= near, name
 
 
+def check_places(model: VisionModel, x: Tensor, stages: Sequence[Layer],
+                 grids: Sequence[tuple[int, int]]) -> None:
+    """Each map has the expected rows and columns, and changes most in the corner where the picture was changed."""
+    with left_alone(model.module):
+        before = model.activations(x, stages)
+    assert [tuple(before[s.name].shape[2:]) for s in stages] == list(grids)
+    height, width = x.shape[-2:]
+    for top, right in ((True, True), (False, False), (True, False)):
+        changed = x.clone()
+        rows = slice(0, height // 4) if top else slice(-height // 4, None)
+        cols = slice(-width // 4, None) if right else slice(0, width // 4)
+        changed[..., rows, cols] += 10
+        after = model.activations(changed, stages)
+        for stage in stages:
+            if len(stages) > 1 and min(before[stage.name].shape[2:]) < 8:  # one cell sees nearly all of the picture
+                continue
+            change = (after[stage.name] - before[stage.name]).abs().sum((0, 1))
+            row, col = divmod(int(change.argmax()), change.shape[1])
+            assert (row < change.shape[0] / 2, col >= change.shape[1] / 2) == (top, right), stage.name
+
+
 def check_attention(model: VisionModel, x: Tensor, reference: Sequence[Tensor]) -> None:
     """The matrices are those of the slow path, and the output is the same while they are read."""
     with torch.no_grad():

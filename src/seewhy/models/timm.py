@@ -60,7 +60,7 @@ def _check_name(timm: Any, name: str) -> None:
 
 def _create(timm: Any, name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        module = timm.create_model(name, pretrained=pretrained, **options)
     except (TypeError, ValueError, AssertionError) as error:
         raise OptionError(f"timm cannot make {name!r} with {options} ({reason(error)}); drop one") from error
     except RuntimeError as error:
@@ -70,6 +70,11 @@ def _create(timm: Any, name: str, pretrained: bool, options: dict[str, Any]) -> 
             f"the weights of timm/{name} cannot be fetched: the hub is not reachable ({reason(error)}); put them in a "
             f"file and use load_model('weights.safetensors', architecture='timm/{name}'), or pretrained=False"
         ) from error
+    if options.get("img_size"):  # some architectures keep it nowhere
+        size = options["img_size"]
+        rows, cols = (size, size) if isinstance(size, int) else size
+        module.pretrained_cfg = {**module.pretrained_cfg, "input_size": (3, rows, cols)}
+    return module
 
 
 def _preprocess(timm: Any, module: nn.Module) -> Preprocess:
