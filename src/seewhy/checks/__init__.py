@@ -1,0 +1,20 @@
+"""Contract checks for the authors of methods and adapters, in the manner of scikit-learn's `check_estimator`.
+
+    from seewhy.checks import check_method, METHOD_CHECKS
+    check_method(MyMethod, model)                        # all of them; the first that fails is raised
+
+    @pytest.mark.parametrize("name, check", METHOD_CHECKS)
+    def test_my_method(name, check):
+        check(MyMethod, model)
+
+Nothing here needs pytest. A check that does not apply raises `unittest.SkipTest`, which pytest shows as skipped.
+"""
+
+from seewhy.checks.contract import ContractError
+from seewhy.checks.methods import METHOD_CHECKS, check_method
+from seewhy.checks.models import MODEL_CHECKS, check_model
+
+globals().update({name: check for name, check in (*METHOD_CHECKS, *MODEL_CHECKS)})
+
+__all__ = ["METHOD_CHECKS", "MODEL_CHECKS", "ContractError", "check_method", "check_model",
+           *(name for name, _ in (*METHOD_CHECKS, *MODEL_CHECKS))]

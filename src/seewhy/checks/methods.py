@@ -1,0 +1,34 @@
+"""All checks of methods, and one call that runs them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from seewhy.checks import maps, promises, safety  # noqa: F401 (their decorators fill METHOD_CHECKS)
+from seewhy.checks.contract import run_all
+from seewhy.checks.probe import METHOD_CHECKS
+from seewhy.methods.base import Method
+from seewhy.models.adapter import VisionModel
+from seewhy.targets import TargetLike
+
+
+def check_method(cls: type[Method], model: VisionModel, x: Tensor | None = None,
+                 target: TargetLike = None) -> dict[str, str]:
+    """Run every check of a method on one model.
+
+    Args:
+        cls: the method's class, registered or not.
+        model: a model that can serve it, on any device; it is only copied and run. Small is enough. One whose input
+            is not square finds more mistakes.
+        x: a preprocessed batch of at least two different images (default: three made photos).
+        target: one target for each image, all different (default: classes 0, 1, 2 …, or random vectors).
+
+    Returns:
+        The checks that did not apply, with the reason.
+
+    Raises:
+        ContractError: the first check that fails.
+        RequirementError: the model cannot serve the method.
+    """
+    cls(model=model)
+    return run_all(METHOD_CHECKS, cls, model, x, target)
