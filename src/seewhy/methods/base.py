@@ -75,7 +75,7 @@ class Method:
         """Explain a preprocessed batch.
 
         Args:
-            x: the batch as the model takes it.
+            x: the batch as the model takes it; another floating-point type is converted, as `model.prepare` does.
             target: one for all images or one for each (see `seewhy.targets.as_target`); by default the class
                 that the model answers. Label-free methods ignore it.
 
@@ -90,6 +90,7 @@ class Method:
         goal = self._goal(target, len(x))
         with torch.inference_mode(False), torch.no_grad(), untouched(self.model.module):
             x = x.detach().clone() if x.is_inference() or x.requires_grad else x
+            x = x.to(self.model.dtype)
             if goal.depends_on_output and self.cost.above > 1:
                 goal = goal.fixed(self.model.run(x))
             watched = _Watched(goal, [])
