@@ -7,7 +7,7 @@ Nothing is patched process-wide, and each context manager undoes its work in `fi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -29,8 +29,8 @@ def untouched(module: nn.Module) -> Iterator[None]:
     """
     modes = [(m, m.training) for m in module.modules()]
     tables = [(m, dict(m._buffers), set(m._non_persistent_buffers_set)) for m, _ in modes]
-    buffers = [(b, b._version, b.clone()) for _, table, _ in tables for b in table.values()
-               if b is not None and not b.is_inference()]
+    buffers = [(b, b.clone()) for _, table, _ in tables for b in table.values()
+               if b is not None and not b.is_inference() and 0 not in b.stride()]
     cuda = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=sorted(cuda)):
@@ -44,10 +44,10 @@ def untouched(module: nn.Module) -> Iterator[None]:
             m._buffers.clear()
             m._buffers.update(table)
             m._non_persistent_buffers_set = hidden
-        with torch.no_grad():
-            for original, version, copy in buffers:
-                if original._version != version:
-                    original.copy_(copy)
+        for original, copy in buffers:
+            # always, because batch norm in training does not raise the version counter; through `.data`, so that
+            # this write does not either, and a backward that the caller has still to do goes on
+            original.data.copy_(copy)
 
 
 def first_tensor(value: Any) -> Tensor:
@@ -114,10 +114,8 @@ def collecting(modules: dict[str, nn.Module], stop: bool = True) -> Iterator[dic
     with ExitStack() as stack:
         for name, module in modules.items():
             stack.enter_context(hooked(module, hook_for(name)))
-        try:
+        with suppress(Stop):
             yield found
-        except Stop:
-            pass
     missing = set(modules) - set(found)
     if missing:
         raise LayoutError(f"layer {sorted(missing)[0]!r} did not run in this forward; choose another layer")
@@ -234,13 +232,13 @@ class Tail:
 
             return run
 
-        def layer(*_: Any) -> Any:
-            return with_first_tensor(self._layer_output, values.clone())
+        def layer(_: nn.Module, __: tuple, output: Any) -> Any:
+            return with_first_tensor(output, values.clone())
 
         with ExitStack() as stack:
             for module, outputs in self._records.items():
                 stack.enter_context(replaced_forward(module, replay(module, outputs)))
-            stack.enter_context(replaced_forward(self._layer, lambda *_, **__: self._layer_output))
+            stack.enter_context(replaced_forward(self._layer, lambda *_, **__: _map_tensors(self._layer_output, tiled)))
             # by a hook, after the user's own hooks, whose work is in the recorded value already
             stack.enter_context(hooked(self._layer, layer))
             yield tiled(self._x)
