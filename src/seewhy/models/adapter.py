@@ -220,9 +220,11 @@ class VisionModel:
 
     def _after_last_attention(self, name: str) -> bool:
         last = self.structure.blocks[-1]
+        if name == last.name or name.startswith(f"{last.name}."):
+            # modules need not be defined in the order in which they run, so inside the block go by role
+            return name != last.norm1 and not name.startswith(last.attention)
         order = [n for n, _ in self.module.named_modules()]
-        behind = order.index(name) > order.index(last.attention) and not name.startswith(last.attention)
-        return name == last.name or behind
+        return order.index(name) > order.index(last.name)
 
     def submodule(self, name: str) -> nn.Module:
         """The module of that dotted name, or `UnknownNameError` with the nearest names."""

@@ -1,0 +1,109 @@
+"""Every adapter's models × every method: a finite map on the right grid, or a reason before any forward.
+
+`python tests/models/test_matrix.py` prints the table.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("timm")
+pytest.importorskip("transformers")
+
+import test_hf
+import test_open_clip
+import test_timm
+import test_torchvision
+import toys
+
+from seewhy import targets
+from seewhy.errors import LayoutError, RequirementError
+from seewhy.methods import METHODS
+from seewhy.registry import Need, options_of
+
+
+def _timm(case):
+    return lambda: test_timm.make(*case[:2])
+
+
+def _torchvision(build):
+    return lambda: test_torchvision.make(build)
+
+
+def _hf(case):
+    return lambda: test_hf.made(case)
+
+
+def _open_clip(name):
+    return lambda: test_open_clip.vision_transformer(name)
+
+
+MODELS = {
+    **{f"timm {name}": _timm(case) for name, case in {**test_timm.VITS, **test_timm.MAPS}.items()},
+    **{f"torchvision {name}": _torchvision(case[0]) for name, case in test_torchvision.MAPS.items()},
+    "torchvision ViT": _torchvision(lambda: test_torchvision.models.VisionTransformer(**test_torchvision.VIT)),
+    **{f"hf {name}": _hf(case) for name, case in {**test_hf.TRANSFORMERS, **test_hf.OTHERS}.items()},
+    **{f"open_clip {name}": _open_clip(name) for name in test_open_clip.TRANSFORMERS},
+    "toy cnn": toys.toy_cnn,
+    "toy vit": toys.toy_vit,
+}
+FEW = {"n_samples": 2, "n_steps": 2, "n_masks": 4, "relu": False}
+"""Small numbers for the methods that repeat themselves; no clipping, which can leave nothing in an untrained model."""
+NEEDS_ALL_TOKENS = {"Beit", "Eva", "VisionTransformerRelPos"}
+"""Relative or rotary positions are tied to the whole grid."""
+
+
+def size_of(name: str) -> tuple[int, int]:
+    source, _, case = name.partition(" ")
+    if source == "timm" and case in test_timm.VITS:
+        return test_timm.VITS[case][4]
+    if name in {"torchvision ViT", "open_clip square"}:
+        return 32, 32
+    return (64, 96) if case in {**test_timm.MAPS, **test_torchvision.MAPS, **test_hf.OTHERS} else (32, 48)
+
+
+def outcome(model, cls, x) -> str:
+    """`yes`, or why not."""
+    if cls.unmet(model):
+        with pytest.raises(RequirementError):
+            cls(model)
+        return "not offered"
+    few = {name: value for name, value in FEW.items() if name in options_of(cls)}
+    method = cls(model, **few)
+    output = model.checked_output(x)
+    if cls.card.target_kind == "concept":
+        target = targets.Similarity(torch.randn(output.embedding.shape[1]))
+    else:
+        target = [1, 3] if Need.LOGITS in model.offers else targets.embedding_norm()
+    if cls.card.name == "token_ablation" and model.name in NEEDS_ALL_TOKENS:
+        with pytest.raises(LayoutError, match="one token less"):
+            method(x, target)
+        return "impossible"
+    maps = method(x, target)
+    assert maps.ndim == 3
+    assert maps.shape[0] == 2
+    assert torch.isfinite(maps).all()
+    assert (maps.flatten(1).std(1) > 0).any() or maps.shape[1:].numel() == 1, "a constant map"
+    rows, cols = maps.shape[1:]
+    assert (rows < cols) == (x.shape[2] < x.shape[3]) or rows == cols, "rows and columns swapped"
+    return "yes"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_method_serves_the_model_or_says_why_not(name):
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    x = torch.randn(2, 3, *size_of(name))
+    served = [cls.card.name for cls in METHODS if outcome(model, cls, x) == "yes"]
+    assert {"saliency", "integrated_gradients", "lafam", "grad_cam"} <= set(served)
+
+
+if __name__ == "__main__":
+    names = METHODS.names()
+    print("| model |", " | ".join(names), "|\n|---|" + "---|" * len(names))
+    for name in MODELS:
+        torch.manual_seed(0)
+        model = MODELS[name]()
+        row = [outcome(model, METHODS.get(n), torch.randn(2, 3, *size_of(name))) for n in names]
+        print("|", name, "|", " | ".join({"yes": "✓", "not offered": "-", "impossible": "×"}[c] for c in row), "|")
