@@ -142,10 +142,14 @@ class SceneViT(nn.Module):
 
         `places`: the patches to look at (all by default); training on a window of them is several times faster.
         """
+        return self.norm(self.blocks(self.embed(x, places)))
+
+    def embed(self, x: Float[Tensor, "b 3 h w"], places: Int[Tensor, " m"] | None = None) -> Float[Tensor, "b n d"]:
+        """The tokens that enter the first block."""
         x = self.patch_embed(x) + self.pos_embed
         x = x if places is None else x[:, places]
         prefix = [t.expand(len(x), -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
-        return self.norm(self.blocks(torch.cat([*prefix, x], dim=1)))
+        return torch.cat([*prefix, x], dim=1)
 
     def forward_head(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b classes"]:
         return self.head(x[:, 0] if self.pool == "cls" else x[:, self.num_prefix_tokens:].mean(1))

@@ -32,7 +32,8 @@ def save_half(model: nn.Module, path: Path) -> None:
     part.replace(path)
 
 
-def ship(name: str, run: str | Path, weights: str | Path, n: int = 1000) -> dict[str, Any]:
+def ship(name: str, run: str | Path, weights: str | Path, n: int = 1000, note: str = ""
+         ) -> dict[str, Any]:
     """Put the finished run's model into folder `weights` as NAME.safetensors and NAME.json, and renew the card.
 
     The figures are measured on the half-precision weights as they ship, on n scenes of each split.
@@ -55,7 +56,7 @@ def ship(name: str, run: str | Path, weights: str | Path, n: int = 1000) -> dict
     info = {"name": name, "architecture": recipe.architecture, "options": recipe.options, "classes": list(CLASSES),
             "mean": MEAN, "std": STD, "parameters": sum(p.numel() for p in model.parameters()),
             "recipe": dataclasses.asdict(recipe), "changes": _changes(name, recipe),
-            "minutes": round(state["seconds"] / 60, 1), "machine": state["machine"], "torch": torch.__version__,
+            "minutes": round(state["seconds"] / 60, 1), "machine": state["machine"], "torch": torch.__version__, "note": note,
             "scenes": n, "figures": {split: {k: round(v, 4) for k, v in evaluate(model, split, n).items()}
                                      for split in _ASKED[recipe.split]}}
     (folder / f"{name}.json").write_text(json.dumps(info, indent=1) + "\n")
@@ -63,9 +64,10 @@ def ship(name: str, run: str | Path, weights: str | Path, n: int = 1000) -> dict
     return info
 
 
-def machine(device: torch.device, precision: str) -> str:
+def machine(device: torch.device, precision: str, processes: int = 1) -> str:
     """Where a run took place, in words."""
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    cpu = f"{processes} process(es) of {torch.get_num_threads()} CPU thread(s)"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     return f"{where} ({platform.machine()}), {precision}"
 
 
@@ -136,4 +138,5 @@ def _training(models: list[dict[str, Any]]) -> list[str]:
                      m["minutes"], m["machine"], command])
     return ["## Training", "", "Data seed 0, weights seed 0. `minutes` is the wall time of the steps, on a machine "
             "shared with other work; drawing the training set (about 4 ms per picture and process) comes on top.", "",
-            *_table(["model", "steps × batch", "teacher", "start", "minutes", "machine", "command"], rows)]
+            *_table(["model", "steps × batch", "teacher", "start", "minutes", "machine", "command"], rows),
+            *(f"- {m['name']}: {m['note']}" for m in models if m["note"])]

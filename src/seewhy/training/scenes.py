@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,60 +26,26 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import OptionError, UnknownNameError, WeightsError
-from ..models.scenes import MEAN, STD, SceneCNN, SceneViT, build, load
+from ..models.scenes import MEAN, STD, build, load
 from .pool import Pool, scene_pool
 from .recipes import RECIPES, Recipe
+from .team import Team
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-class Student(nn.Module):
-    """The model under training, and its teacher if it has one.
-
-    With a teacher each patch token, through a linear map that is thrown away afterwards, shall also predict the
-    teacher's last features at the same place (in units of each channel's running spread).
-    """
+class Plain(nn.Module):
+    """A model that learns from the labels."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.model = build(recipe.architecture, **recipe.options)
         if recipe.start is not None:
             self.model.load_state_dict(_fitting(load(recipe.start)[0], self.model), strict=False)
-        self.teacher: SceneCNN | None = None
-        if recipe.teacher is not None:
-            self.teacher = load(recipe.teacher)[0].requires_grad_(False)  # type: ignore[assignment]
-            self.guess = nn.Linear(self.model.num_features, self.teacher.num_features)
-            self.register_buffer("spread", torch.ones(self.teacher.num_features))
-
-    def train(self, mode: bool = True) -> Student:
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
-
-    def trainable(self) -> list[nn.Parameter]:
-        return [p for p in self.parameters() if p.requires_grad]
 
     def loss(self, x: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b classes"],
              window: Int[Tensor, " m"] | None = None) -> Float[Tensor, ""]:
-        """The multi-label cross-entropy, and the distance from the teacher's features at the same places.
-
-        In a `window` of patches the labels of the whole picture would be wrong; there the teacher's own answer for
-        the window (its linear layer on the mean of the features within) stands in for them.
-        """
-        if self.teacher is None:
-            return F.binary_cross_entropy_with_logits(self.model(x).float(), target)
-        with torch.no_grad():
-            wanted = self.teacher.forward_features(x).float().flatten(2).transpose(1, 2)
-            if window is not None:
-                wanted = wanted[:, window]
-                target = self.teacher.fc(wanted.mean(1)).float().sigmoid()
-            self.spread.lerp_(wanted.std((0, 1)).clamp_min(1e-2), 0.02)
-        model: SceneViT = self.model  # type: ignore[assignment]
-        tokens = model.forward_features(x, window)
-        answer = F.binary_cross_entropy_with_logits(model.forward_head(tokens).float(), target)
-        guess = self.guess(tokens[:, model.num_prefix_tokens:]).float()
-        return answer + 0.5 * F.mse_loss(guess, wanted / self.spread)
+        return F.binary_cross_entropy_with_logits(self.model(x).float(), target)
 
 
 def train(name: str, out: str | Path, *, resume: bool = False, device: str = "cpu", precision: str = "bf16",
@@ -107,31 +73,55 @@ def train(name: str, out: str | Path, *, resume: bool = False, device: str = "cp
     if (folder / "checkpoint.pt").exists() and not resume:
         raise OptionError(f"{folder} already holds a run; go on with --resume, or choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    with _threads(threads), _bar(quiet) as bar:
+    team = Team(torch.device(device))
+    with _threads(threads), _bar(quiet or not team.leads) as bar:
         drawing = bar.add_task("drawing", total=recipe.images)
-        pool = scene_pool(Path(pool_dir or folder / "pool"), recipe.split, recipe.images, recipe.seed,
-                          workers=workers, tick=lambda done: bar.update(drawing, completed=done))
+
+        def pool_of_all() -> Pool:
+            return scene_pool(Path(pool_dir or folder / "pool"), recipe.split, recipe.images, recipe.seed,
+                              workers=workers, tick=lambda done: bar.update(drawing, completed=done))
+
+        pool = _leader_first(team, pool_of_all)
         bar.update(drawing, completed=recipe.images)
-        run = Run(recipe, folder, torch.device(device), PRECISIONS[precision])
+        run = Run(recipe, folder, torch.device(device), PRECISIONS[precision], team)
         if resume:
             run.restore()
         learning = bar.add_task(f"training {name}", total=recipe.steps, completed=run.step)
         for loss in run.go(pool, min(recipe.steps, stop_at or recipe.steps), every):
             bar.update(learning, completed=run.step, description=f"training {name}, loss {loss:.4f}")
+    team.wait()
     return run.student.model.eval()
+
+
+def _leader_first(team: Team, draw: Callable[[], Pool]) -> Pool:
+    if not team.leads:
+        team.wait()
+    pool = draw()
+    if team.leads:
+        team.wait()
+    return pool
+
+
+def student_of(recipe: Recipe) -> Plain:
+    from .distil import Student
+
+    return Plain(recipe) if recipe.teacher is None else Student(recipe)
 
 
 class Run:
     """The state of a training run and the steps that change it."""
 
-    def __init__(self, recipe: Recipe, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, device: torch.device, dtype: torch.dtype,
+                 team: Team | None = None) -> None:
         self.recipe, self.folder, self.device, self.dtype = recipe, folder, device, dtype
+        self.team = team or Team(device)
         self.step, self.seconds = 0, 0.0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.student = Student(recipe).to(device, memory_format=torch.channels_last)
-        decay = [p for p in self.student.trainable() if p.ndim > 1]
-        rest = [p for p in self.student.trainable() if p.ndim <= 1]
+            self.student = student_of(recipe).to(device, memory_format=torch.channels_last)
+        self.trainable = [p for p in self.student.parameters() if p.requires_grad]
+        decay = [p for p in self.trainable if p.ndim > 1]
+        rest = [p for p in self.trainable if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": recipe.weight_decay},
                                             {"params": rest, "weight_decay": 0.0}], lr=recipe.lr, betas=(0.9, 0.98))
 
@@ -145,14 +135,15 @@ class Run:
             self.seconds += time.monotonic() - started
             if self.step % 25 == 0 or self.step == until:  # reading the loss waits for the device
                 loss = float(total) / count
-                self._log(loss)
+                if self.team.leads:
+                    self._log(loss)
                 total, count = torch.zeros_like(total), 0
-                if self.step % every == 0 or self.step == until:
+                if self.team.leads and (self.step % every == 0 or self.step == until):
                     self.save()
                 yield loss
 
     def _take(self, pool: Pool) -> Float[Tensor, ""]:
-        images, targets = batch_at(pool, self.recipe, self.step)
+        images, targets = batch_at(pool, self.recipe, self.step, self.team.share())
         x = prepare(torch.from_numpy(images).to(self.device, non_blocking=True))
         y = torch.from_numpy(targets).to(self.device, non_blocking=True)
         for group in self.optimizer.param_groups:
@@ -164,7 +155,8 @@ class Run:
             loss = self.student.loss(x, y, window)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.student.trainable(), 1.0)
+        self.team.average([p.grad for p in self.trainable] + list(self.student.buffers()))
+        nn.utils.clip_grad_norm_(self.trainable, 1.0)
         self.optimizer.step()
         self.step += 1
         return loss.detach()
@@ -178,7 +170,7 @@ class Run:
         from .export import machine, save_half
 
         state = {"recipe": json.dumps(dataclasses.asdict(self.recipe)), "step": self.step, "seconds": self.seconds,
-                 "machine": machine(self.device, str(self.dtype).removeprefix("torch.")),
+                 "machine": machine(self.device, str(self.dtype).removeprefix("torch."), self.team.size),
                  "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
         part = self.folder / "checkpoint.part"
         torch.save(state, part)
@@ -218,15 +210,16 @@ def window_at(recipe: Recipe, step: int, side: int, width: int = 8) -> Int[ndarr
     return np.arange(side * side).reshape(side, side)[top:top + width, left:left + width].ravel()
 
 
-def batch_at(pool: Pool, recipe: Recipe, step: int) -> tuple[UInt8[ndarray, "b h w 3"], Float[ndarray, "b classes"]]:
-    """The pictures and targets of a step: shuffled once per epoch, then augmented."""
+def batch_at(pool: Pool, recipe: Recipe, step: int, share: slice = slice(None)
+             ) -> tuple[UInt8[ndarray, "b h w 3"], Float[ndarray, "b classes"]]:
+    """The pictures and targets of a step: shuffled once per epoch, then augmented; `share` picks a part of them."""
     per_epoch = max(1, len(pool) // recipe.batch)
     epoch, place = divmod(step, per_epoch)
     order = np.random.default_rng([recipe.seed, 1, epoch]).permutation(len(pool))
-    chosen = np.sort(order[place * recipe.batch:(place + 1) * recipe.batch])
+    chosen = np.sort(order[place * recipe.batch:(place + 1) * recipe.batch])[share]
     images = np.array(pool.images[chosen])
     if recipe.augment:
-        _augment(np.random.default_rng([recipe.seed, 2, step]), images)
+        _augment(np.random.default_rng([recipe.seed, 2, step, share.start or 0]), images)
     return images, pool.targets[chosen]
 
 

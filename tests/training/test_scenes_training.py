@@ -1,0 +1,207 @@
+"""Training on the made world: a killed run ends where an unbroken one does, and the figures are right on paper."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from seewhy.data.scenes import CLASSES, Scenes
+from seewhy.errors import OptionError, UnknownNameError, WeightsError
+from seewhy.models.scenes import SceneCNN, build
+from seewhy.training import evaluate as figures
+from seewhy.training.distil import Student
+from seewhy.training.export import save_half
+from seewhy.training.pool import Pool, scene_pool
+from seewhy.training.recipes import RECIPES, Recipe, parse_changes
+from seewhy.training.scenes import Run, batch_at, rate_at, train, window_at
+
+TINY = {"images": 12, "batch": 4, "steps": 5, "warmup": 2}
+NARROW = {"options": {"widths": (8, 8, 8, 8)}}
+SMALL = {"options": {"dim": 16, "depth": 2, "num_heads": 2}, "window": 0.5}
+
+
+@pytest.fixture(scope="module")
+def pool_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One drawing for all tests."""
+    folder = tmp_path_factory.mktemp("pool")
+    scene_pool(folder, "train", 12)
+    return folder
+
+
+def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize(("name", "changes"), [("scenes_cnn", NARROW), ("scenes_vit", SMALL)])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_resumed_run_ends_in_the_same_bits(name: str, changes: dict, precision: str, tmp_path: Path,
+                                             pool_dir: Path) -> None:
+    common = dict(TINY, **changes, pool_dir=pool_dir, precision=precision, every=2, quiet=True, threads=1)
+    whole = train(name, tmp_path / "whole", **common)
+    train(name, tmp_path / "broken", stop_at=3, **common)
+    torch.rand(7)  # the process's generator must not matter
+    resumed = train(name, tmp_path / "broken", resume=True, **common)
+    assert _same(whole.state_dict(), resumed.state_dict())
+    ends = [torch.load(tmp_path / run / "checkpoint.pt", weights_only=True)["optimizer"] for run in ("whole", "broken")]
+    for i, state in ends[0]["state"].items():
+        assert _same(state, ends[1]["state"][i])
+
+
+def test_training_learns_and_writes_half_precision(tmp_path: Path, pool_dir: Path) -> None:
+    model = train("scenes_cnn", tmp_path, **dict(TINY, **NARROW, steps=40), pool_dir=pool_dir, quiet=True, threads=1)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved["fc.weight"].dtype == torch.float16
+    assert torch.equal(saved["fc.weight"], model.fc.weight.half())
+
+
+def test_what_cannot_be_trained(tmp_path: Path, pool_dir: Path) -> None:
+    common = dict(TINY, **NARROW, pool_dir=pool_dir, quiet=True)
+    with pytest.raises(UnknownNameError, match="scenes_cnn"):
+        train("scenes_cn", tmp_path)
+    with pytest.raises(UnknownNameError, match="steps"):
+        train("scenes_cnn", tmp_path, step=3)
+    with pytest.raises(OptionError, match="bf16"):
+        train("scenes_cnn", tmp_path, precision="fp8")
+    with pytest.raises(WeightsError, match="without --resume"):
+        train("scenes_cnn", tmp_path / "nothing", resume=True, **common)
+    train("scenes_cnn", tmp_path / "run", stop_at=1, **common)
+    with pytest.raises(OptionError, match="--resume"):
+        train("scenes_cnn", tmp_path / "run", **common)
+    with pytest.raises(WeightsError, match="another recipe"):
+        train("scenes_cnn", tmp_path / "run", resume=True, **dict(common, steps=9))
+
+
+def test_every_picture_once_per_epoch() -> None:
+    images = np.arange(12, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3)
+    pool = Pool(images, np.eye(12, dtype=np.float32))
+    recipe = Recipe("SceneCNN", batch=4, augment=False)
+    epochs = [[batch_at(pool, recipe, 3 * e + s) for s in range(3)] for e in range(2)]
+    for epoch in epochs:
+        assert sorted(int(i) for x, _ in epoch for i in x[:, 0, 0, 0]) == list(range(12))
+        assert all((y.argmax(1) == x[:, 0, 0, 0]).all() for x, y in epoch)
+    assert any((a[0] != b[0]).any() for a, b in zip(*epochs, strict=True))
+
+
+def test_augmentation_keeps_the_pool_and_the_shapes() -> None:
+    images = np.stack([np.asarray(s.image) for s in Scenes("single", n=4)])
+    before = images.copy()
+    out, _ = batch_at(Pool(images, np.zeros((4, 12), np.float32)), Recipe("SceneCNN", batch=4), 0)
+    assert (images == before).all()
+    assert (out != before).any()
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    recipe = Recipe("SceneCNN", steps=100, warmup=10, lr=1.0)
+    assert rate_at(recipe, 0) == pytest.approx(0.1)
+    assert rate_at(recipe, 9) == 1.0
+    assert rate_at(recipe, 55) == pytest.approx(0.5)
+    assert rate_at(recipe, 100) == pytest.approx(0.0)
+
+
+def test_a_window_is_a_square_of_patches() -> None:
+    recipe = Recipe("SceneViT", steps=100, window=0.5)
+    window = window_at(recipe, 7, side=12)
+    rows, columns = np.unique(window // 12), np.unique(window % 12)
+    assert len(window) == 64
+    assert len(rows) == len(columns) == 8
+    assert np.ptp(rows) == np.ptp(columns) == 7
+    assert window_at(recipe, 50, side=12) is None
+
+
+def test_the_teacher_is_left_alone(tmp_path: Path) -> None:
+    student = Student(dataclasses.replace(RECIPES["scenes_vit"], options=SMALL["options"]))
+    before = {k: v.clone() for k, v in student.teacher.state_dict().items()}
+    student.train()
+    student.loss(torch.randn(2, 3, 96, 96), torch.zeros(2, 12)).backward()
+    assert _same(before, student.teacher.state_dict())
+    assert all(p.grad is None for p in student.teacher.parameters())
+    assert student.guesses[0][1].weight.grad.abs().sum() > 0
+
+
+def test_average_precision_on_paper() -> None:
+    truth = np.array([True, False, True, False])
+    assert figures.average_precision(np.array([0.9, 0.8, 0.7, 0.1]), truth) == pytest.approx((1 + 2 / 3) / 2)
+    assert figures.average_precision(np.zeros(4), truth) == pytest.approx(0.5)
+    assert math.isnan(figures.average_precision(np.zeros(4), np.zeros(4, dtype=bool)))
+    scores, answers = np.array([[0.9, 0.1], [0.2, 0.3]]), np.array([[True, True], [False, False]])
+    assert figures.mean_average_precision(scores, answers) == pytest.approx((1 + 0.5) / 2)
+
+
+def test_calibration_on_paper() -> None:
+    truth = np.array([[True], [True], [True], [False]])
+    assert figures.calibration_error(np.full((4, 1), 0.75), truth) == pytest.approx(0)
+    assert figures.calibration_error(np.full((4, 1), 1.0), truth) == pytest.approx(0.25)
+    assert figures.calibration_error(np.array([[0.9], [0.9], [0.1], [0.1]]),
+                                     np.array([[True], [True], [True], [False]])) == pytest.approx(0.25)
+
+
+def test_evaluation_asks_the_right_question_of_each_split() -> None:
+    model = SceneCNN(widths=(8, 8, 8, 8)).train()
+    assert figures.evaluate(model, "blank", 4).keys() == {"alarm"}
+    shortcut = figures.evaluate(model, "shortcut", 8)
+    assert shortcut.keys() == {"mAP", "ECE", "top1", "mark wins", "object wins"}
+    assert model.training
+
+    class Oracle(torch.nn.Module):
+        """Knows the answers in order."""
+
+        def __init__(self, plans: list) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+            self.plans = iter(plans)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hot = torch.full((len(x), len(CLASSES)), -9.0)
+            for row in hot:
+                row[next(self.plans)] = 9.0
+            return hot
+
+    marks = [Scenes("shortcut").plan(i).mark_class for i in range(20)]
+    fooled = figures.evaluate(Oracle(marks), "shortcut", 20)
+    assert (fooled["mark wins"], fooled["object wins"], fooled["top1"]) == (1.0, 0.0, 0.5)
+    knowing = figures.evaluate(Oracle([list(Scenes("multi").plan(i).classes) for i in range(20)]), "multi", 20)
+    assert knowing["mAP"] == knowing["top1"] == 1.0
+
+
+def test_half_precision_keeps_whole_numbers(tmp_path: Path) -> None:
+    model = build("SceneCNN", widths=(8, 8, 8, 8))
+    model.bn1.num_batches_tracked += 70000  # more than half precision can hold
+    save_half(model, tmp_path / "m.safetensors")
+    assert load_file(tmp_path / "m.safetensors")["bn1.num_batches_tracked"] == 70000
+
+
+def test_changes_are_read_as_their_fields() -> None:
+    assert parse_changes(["steps=5", "lr=1e-3", "augment=no", "teacher=none"]) == {
+        "steps": 5, "lr": 1e-3, "augment": False, "teacher": None}
+    with pytest.raises(OptionError, match="KEY=VALUE"):
+        parse_changes(["steps"])
+    with pytest.raises(OptionError, match="not a number"):
+        parse_changes(["steps=many"])
+    with pytest.raises(UnknownNameError):
+        parse_changes(["stepz=1"])
+
+
+def test_a_pool_is_drawn_once_and_never_half(tmp_path: Path) -> None:
+    pool = scene_pool(tmp_path, "multi", 3)
+    assert (pool.images[2] == np.asarray(Scenes("multi")[2].image)).all()
+    assert pool.targets[2].nonzero()[0].tolist() == sorted(Scenes("multi")[2].labels)
+    answers, = tmp_path.glob("*.targets.npy")
+    answers.unlink()  # as if killed before the end
+    assert (scene_pool(tmp_path, "multi", 3).images == pool.images).all()
+    assert answers.exists()
+
+
+def test_a_fresh_run_does_not_depend_on_the_process(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPES["scenes_cnn"], **NARROW)
+    first = Run(recipe, tmp_path, torch.device("cpu"), torch.float32).student.state_dict()
+    torch.rand(3)
+    assert _same(first, Run(recipe, tmp_path, torch.device("cpu"), torch.float32).student.state_dict())
