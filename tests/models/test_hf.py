@@ -182,7 +182,9 @@ def _head_input(eager: nn.Module, model: VisionModel, x: Tensor) -> Tensor | Non
 
 
 def test_windowed_attention_is_not_offered() -> None:
-    assert not made(OTHERS["swin"]).structure.blocks
+    structure = made(OTHERS["swin"]).structure
+    assert not structure.blocks
+    assert "below 32 pixels" in structure.note
 
 
 def test_full_clip_is_explained_by_its_image_side() -> None:
@@ -297,7 +299,13 @@ def test_the_saved_class_comes_back(make: Callable[[], nn.Module], tmp_path: Pat
         same(model.run(x).embedding, VisionModel(module, hf.structure(module)).run(x).embedding)
 
 
-@pytest.mark.parametrize("make", [lambda: T.CLIPModel(clip_config()), lambda: T.SiglipModel(siglip_config())])
+def other_clip_config() -> Any:
+    """The size of the projection stands in the outer configuration only, as in older files."""
+    return T.CLIPConfig(vision_config=VIT, text_config=TEXT, projection_dim=12)
+
+
+@pytest.mark.parametrize("make", [lambda: T.CLIPModel(clip_config()), lambda: T.CLIPModel(other_clip_config()),
+                                  lambda: T.SiglipModel(siglip_config())])
 def test_of_a_model_of_images_and_texts_the_image_side_is_loaded(make: Callable, tmp_path: Path,
                                                                  capfd: pytest.CaptureFixture) -> None:
     full = shaken(make())

@@ -192,6 +192,10 @@ def _note(module: nn.Module, heads: list[str]) -> str:
         return "the logits are the mean of two heads (class and distillation token); the embedding is the class token's"
     if heads and module.config.model_type.startswith("dinov2"):
         return "the embedding is what the head reads: the class token, then the mean of the patch tokens"
+    if module.config.model_type == "swin":
+        config = module.config
+        side = config.window_size * pair(config.patch_size)[0] << (len(config.depths) - 1)
+        return f"a side below {side} pixels can shrink the windows of the module for good (transformers does that)"
     return ""
 
 
