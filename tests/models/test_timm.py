@@ -207,6 +207,14 @@ def test_swin_maps_are_what_timm_says() -> None:
         torch.testing.assert_close(mine, theirs)
 
 
+def test_a_classifier_that_pools_itself() -> None:
+    """What enters its linear layer is the embedding, not the map that enters its pooling."""
+    model = make("sequencer2d_s", {"layers": (1, 1, 1, 1), "embed_dims": (8, 12, 12, 12), "hidden_sizes": (4, 6, 6, 6),
+                                   **FIVE})
+    x = image(224, 224, batch=1)
+    check_run(model, x, *plain(model.module, x))
+
+
 def test_where_channels_and_cells_are_as_many_the_model_tells() -> None:
     """A 24×24 grid of 24 channels looks the same in both layouts."""
     model = make("swin_tiny_patch4_window7_224", {**SWIN, "img_size": 96, "embed_dim": 24})

@@ -91,8 +91,7 @@ class _Trace:
 def _trace(module: nn.Module, listed: dict[str, dict]) -> _Trace:
     """Run a blank image and look."""
     parts, first = dict(module.named_modules()), next(module.parameters())
-    channels = next((m.in_channels for m in parts.values() if isinstance(m, nn.Conv2d)), 3)
-    x = torch.zeros(1, channels, *input_size(module), device=first.device, dtype=first.dtype)
+    x = torch.zeros(1, getattr(module, "in_chans", 3), *input_size(module), device=first.device, dtype=first.dtype)
     candidates = [name for name in listed if f"{name}.norm1" in parts and f"{name}.attn" in parts]
     try:
         try:
@@ -173,6 +172,7 @@ def _head(module: nn.Module, kind: str, trace: _Trace) -> tuple[str | None, bool
     found = module.get_classifier()
     two = isinstance(found, tuple)
     found = found[0] if two else found
+    found = found.fc if hasattr(found, "global_pool") and hasattr(found, "fc") else found  # a head that pools first
     name = next((n for n, part in module.named_modules() if part is found), None)
     if not module.num_classes or isinstance(found, nn.Identity):
         return None, False
