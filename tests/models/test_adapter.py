@@ -76,7 +76,7 @@ def test_layers_by_name_number_module_and_default():
                        (Layer("stagee2", "nchw"), "'stage2'")]:
         with pytest.raises(UnknownNameError, match=near):
             model.layer(spec)
-    with pytest.raises(UnknownNameError, match="did you mean .nhwc."):
+    with pytest.raises(UnknownNameError, match="did you mean 'nhwc'"):
         Layer("stage1", "hwc")
 
 
