@@ -15,7 +15,7 @@ from adapter_checks import check_all, check_attention, image, left_alone, shaken
 from PIL import Image
 from torch import Tensor, nn
 
-from seewhy.errors import LayoutError, WeightsError
+from seewhy.errors import LayoutError, ModelError, WeightsError
 from seewhy.models import hf
 from seewhy.models.adapter import VisionModel
 from seewhy.registry import Need
@@ -184,7 +184,6 @@ def _head_input(eager: nn.Module, model: VisionModel, x: Tensor) -> Tensor | Non
 def test_windowed_attention_is_not_offered() -> None:
     structure = made(OTHERS["swin"]).structure
     assert not structure.blocks
-    assert "below 32 pixels" in structure.note
 
 
 def test_full_clip_is_explained_by_its_image_side() -> None:
@@ -245,6 +244,22 @@ def test_an_odd_size_is_padded_by_swin() -> None:
     model = made(OTHERS["swin"])
     maps = model.activations(image(70, 90), model.structure.stages)
     assert [m.shape[-2:] for m in maps.values()] == [(18, 23), (9, 12)]
+
+
+def test_a_small_image_does_not_shrink_the_windows_of_swin_for_good() -> None:
+    model = made(OTHERS["swin"])
+    x = image(64, 64)
+    before = model.checked_output(x)
+    with pytest.raises((ModelError, RuntimeError)):
+        model.checked_output(x[:, :, :12, :12])
+    torch.testing.assert_close(model.checked_output(x).logits, before.logits)
+
+
+def test_the_last_patch_tokens_of_a_dinov2_classifier_still_count() -> None:
+    model = made(TRANSFORMERS["dinov2_classifier"])
+    assert model.cam_layer(model.structure.blocks[-1].name).name == model.structure.blocks[-1].name
+    with pytest.raises(LayoutError, match="after the last attention"):
+        made(TRANSFORMERS["dinov2"]).cam_layer(model.structure.blocks[-1].name.removeprefix("dinov2."))
 
 
 # ── from disk ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -98,7 +98,9 @@ def structure(module: nn.Module) -> Structure:
     if kind == "conv":
         return _conv(path, trunk, common)
     common["call"] = _call(module, trunk)
-    return _swin(path, trunk, common) if kind == "swin" else _vit(path, trunk, common, _averages(module, heads))
+    if kind == "swin":
+        return _swin(path, trunk, common)
+    return _vit(path, trunk, common, _averages(module, heads), _reads_both(module, heads))
 
 
 def heads_of(module: nn.Module) -> list[str]:
@@ -130,7 +132,7 @@ def _swin(path: str, trunk: nn.Module, common: dict[str, Any]) -> Structure:
     return Structure(stages=stages, cam_layer=stages[-1], read=_read, **common)
 
 
-def _vit(path: str, trunk: nn.Module, common: dict[str, Any], averages: bool) -> Structure:
+def _vit(path: str, trunk: nn.Module, common: dict[str, Any], averages: bool, reads_both: bool) -> Structure:
     blocks = tuple(_blocks(path, trunk))
     if not blocks:
         raise LayoutError(f"{type(trunk).__name__} has no list of blocks; use seewhy.wrap(module, ...) with layers")
@@ -143,6 +145,7 @@ def _vit(path: str, trunk: nn.Module, common: dict[str, Any], averages: bool) ->
         blocks=blocks,
         prefix_tokens=first + has("distillation_token") + registers,
         class_token=first and not averages,
+        reads_patches=reads_both,
         patch_size=pair(trunk.config.patch_size),
         pads=False,
         read=partial(_read, class_token=first),
@@ -187,15 +190,16 @@ def _averages(module: nn.Module, heads: list[str]) -> bool:
     return bool(heads) and module.config.model_type in ("clip", "siglip")
 
 
+def _reads_both(module: nn.Module, heads: list[str]) -> bool:
+    """Whether the head reads the class token and the mean of the patch tokens."""
+    return bool(heads) and module.config.model_type.startswith("dinov2")
+
+
 def _note(module: nn.Module, heads: list[str]) -> str:
     if len(heads) > 1:
         return "the logits are the mean of two heads (class and distillation token); the embedding is the class token's"
-    if heads and module.config.model_type.startswith("dinov2"):
+    if _reads_both(module, heads):
         return "the embedding is what the head reads: the class token, then the mean of the patch tokens"
-    if module.config.model_type == "swin":
-        config = module.config
-        side = config.window_size * pair(config.patch_size)[0] << (len(config.depths) - 1)
-        return f"a side below {side} pixels can shrink the windows of the module for good (transformers does that)"
     return ""
 
 

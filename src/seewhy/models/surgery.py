@@ -20,26 +20,32 @@ class Stop(Exception):  # noqa: N818 (not an error: the forward is done)
     """Raised by a hook to end a forward that has served its purpose; never seen by users."""
 
 
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
-    """Run `module` in eval mode and put back modes, buffers and the global random state afterwards.
+    """Run `module` in eval mode and put back modes, buffers, plain attributes and the global random state afterwards.
+
+    Plain attributes (numbers, words, flags) because a forward may write them too: the Swin of transformers shrinks
+    its own window for a small image, for good.
 
     Buffers are copied (batch-norm statistics: small beside one feature map) because a forward may write to them.
     Parameters are never written and `.grad` never filled: gradients come from `torch.autograd.grad`.
     """
-    modes = [(m, m.training) for m in module.modules()]
-    tables = [(m, dict(m._buffers), set(m._non_persistent_buffers_set)) for m, _ in modes]
+    plain = [(m, {k: v for k, v in vars(m).items() if type(v) in _PLAIN}) for m in module.modules()]
+    tables = [(m, dict(m._buffers), set(m._non_persistent_buffers_set)) for m, _ in plain]
     buffers = [(b, b.clone()) for _, table, _ in tables for b in table.values()
                if b is not None and not b.is_inference() and 0 not in b.stride()]
     cuda = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=sorted(cuda)):
-            for m, _ in modes:
+            for m, _ in plain:
                 m.training = False
             yield
     finally:
-        for m, training in modes:
-            m.training = training
+        for m, values in plain:
+            vars(m).update(values)
         for m, table, hidden in tables:
             m._buffers.clear()
             m._buffers.update(table)
