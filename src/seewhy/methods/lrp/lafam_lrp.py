@@ -1,0 +1,64 @@
+"""LaFAM-LRP: what the embedding is made of, pixel by pixel and without a label."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seewhy.methods.base import option
+from seewhy.methods.lrp.layer_rules import COMPOSITES
+from seewhy.methods.lrp.lrp import COMPOSITE, LayerwiseRelevance
+from seewhy.methods.lrp.propagation import pixel_relevance
+from seewhy.models.adapter import read_tensor
+from seewhy.models.surgery import Stop
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="lafam_lrp",
+    title="LaFAM-LRP",
+    summary="Which pixels the embedding is made of, whatever the class.",
+    needs={Need.EMBEDDING, Need.GRADIENTS},
+    signed=True,
+    class_specific=False,
+    citation="Karjauv & Albayrak, LaFAM with LRP, seed 000",
+    cost=lambda self: Cost(1, int(not self._stops), int(not self._stops), 1),
+)
+class LaFAMLRP(LayerwiseRelevance):
+    """LRP that starts at the embedding e with R = e, so that Σ R = Σ e up to biases; rules as in `LRP`.
+
+    The forward of a classifier ends before its head, which takes no part. The seed does not name its rules; ours
+    are those of ε-γ-z^B. With `epsilon_plus_flat` and an embedding after a ReLU nothing in the map is negative.
+    """
+
+    composite: str = option("epsilon_gamma_box", COMPOSITE, choices=tuple(COMPOSITES))
+    epsilon: float = option(1e-6, "added to denominators, with their sign", at_least=0)
+    gamma: float = option(0.25, "how much more positive weights count in the γ rule", at_least=0)
+
+    @property
+    def _stops(self) -> bool:
+        """Whether the embedding is what comes to the head, and not something made of the result."""
+        return self.model.structure.head is not None and self.model.structure.read is read_tensor
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        found = pixel_relevance(x, self.rules(), self._embedding, lambda embedding: [(embedding, embedding.detach())])
+        return found.float().sum(1)
+
+    def _embedding(self, pixels: Tensor) -> Float[Tensor, "batch dim"]:
+        if not self._stops:
+            return self.model.run(pixels).require(Need.EMBEDDING)
+        found: list[Tensor] = []
+
+        def stop(_: nn.Module, args: tuple) -> None:
+            found.append(args[0].flatten(1))
+            raise Stop
+
+        handle = self.model.submodule(self.model.structure.head).register_forward_pre_hook(stop)
+        try:
+            self.model.run(pixels)
+        except Stop:
+            pass
+        finally:
+            handle.remove()
+        return found[0]

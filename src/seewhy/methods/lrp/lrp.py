@@ -1,0 +1,77 @@
+"""LRP: the score shared out among the pixels, layer after layer."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.errors import require
+from seewhy.methods.base import Method, option
+from seewhy.methods.lrp.layer_rules import COMPOSITES, LayerRules, input_bounds, lrp_unmet
+from seewhy.methods.lrp.propagation import Starts, pixel_relevance, slopes
+from seewhy.models.adapter import VisionModel
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Output, Target
+
+COMPOSITE = "rules by layer (first-convolutions-linear), or one rule for all layers"
+
+
+class LayerwiseRelevance(Method):
+    """What LRP methods for convolutional networks share: their rules."""
+
+    @classmethod
+    def unmet(cls, model: VisionModel) -> str:
+        return super().unmet(model) or lrp_unmet(model)
+
+    def prepare(self) -> None:
+        require("zennit.rules", "lrp")
+
+    @cached_property
+    def _box(self) -> tuple[Tensor, Tensor]:
+        return input_bounds(self.model)
+
+    def rules(self) -> LayerRules:
+        """Fresh rules for one forward."""
+        return LayerRules(self.composite, lambda: self._box, self.epsilon, self.gamma)
+
+
+@method(
+    name="lrp",
+    title="LRP",
+    summary="The score shared out among the pixels layer after layer: for it (positive) or against it (negative).",
+    needs={Need.GRADIENTS},
+    signed=True,
+    class_specific=True,
+    citation="Bach et al., On Pixel-Wise Explanations … by Layer-Wise Relevance Propagation (2015); "
+             "Montavon et al., Layer-Wise Relevance Propagation: An Overview (2019), section 10.2",
+    cost=lambda self: Cost(1, 1, 1, 1),
+)
+class LRP(LayerwiseRelevance):
+    """R_i = Σ_j ρ(x_i, w_ij) / Σ_i' ρ(x_i', w_i'j) · R_j from layer to layer; the map is Σ_channels R at the pixels.
+
+    ρ is the rule (zennit's): ε: x w, with ε in the denominator; γ: x (w + γ w⁺); z⁺ = α1β0: (x w)⁺; α2β1: twice the
+    positive minus once the negative shares; flat: 1; z^B (`box`): x w − low w⁺ − high w⁻, low and high being black
+    and white after the model's preprocessing. Biases stand in the denominators, so they keep a share; without them
+    Σ R is the score (up to ε). A composite gives one rule to the first layer, one to convolutions, one to linear
+    layers. A batch norm is merged into the layer before it. A residual sum and an average share out in proportion.
+    Every activation passes relevance on as it is; the rules were made for ReLU, and with SiLU or GELU, whose
+    output can be negative, they still conserve but are less well founded. Gates (squeeze and excitation) take
+    nothing. The relevance at the output o is o ⊙ ∂score/∂o: a class starts with its logit, the sum of an embedding
+    with the embedding.
+
+    Raises:
+        MissingExtraError: zennit is not installed.
+        ModelError: the model computes something that no rule fits (a softmax inside, a matrix product).
+    """
+
+    composite: str = option("epsilon_plus_flat", COMPOSITE, choices=tuple(COMPOSITES))
+    epsilon: float = option(1e-6, "added to denominators, with their sign", at_least=0)
+    gamma: float = option(0.25, "how much more positive weights count in the γ rule", at_least=0)
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        def start(output: Output) -> Starts:
+            return [(value, value.detach() * slope) for value, slope in slopes(output, target)]
+
+        return pixel_relevance(x, self.rules(), self.model.run, start).float().sum(1)
