@@ -7,7 +7,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import Method, activation_and_gradient, option
+from seewhy.methods.base import Method, option
+from seewhy.methods.cam.layers import on_grids
 from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
@@ -35,9 +36,13 @@ class GradCAM(Method):
     def prepare(self) -> None:
         self.at = self.model.cam_layer(self.layer)
 
+    @staticmethod
+    def combine(
+        activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
+    ) -> Float[Tensor, "batch rows cols"]:
+        """The signed map from a layer's activations and gradients."""
+        return (gradients.mean((2, 3), keepdim=True) * activations).sum(1)
+
     def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        raw = activation_and_gradient(self.model, x, self.at, target)
-        activations, gradients = (self.model.to_grid(t.float(), self.at, x.shape[-2:]) for t in raw)
-        weights = gradients.mean((2, 3), keepdim=True)
-        maps = (weights * activations).sum(1)
+        maps = self.combine(*on_grids(self.model, x, [self.at], target)[0])
         return maps.relu() if self.relu else maps

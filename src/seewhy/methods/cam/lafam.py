@@ -7,7 +7,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from seewhy.errors import OptionError
 from seewhy.methods.base import Method, option
+from seewhy.methods.cam.layers import at_least_float, unit_range
 from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
@@ -26,15 +28,29 @@ class LaFAM(Method):
     """M = (1/C) Σ_c A_c, the channel mean of a layer's output A, (B, C, rows, cols).
 
     No weights, no ReLU: on the last stage of a ResNet, which ends in a ReLU, the map is not negative by itself.
-    One truncated forward; nothing above the layer runs. The paper goes on with min-max and nearest upsampling:
-    `Explanation.normalized` and `.resized("nearest")`. On a ViT: the mean over the channels of the patch tokens
-    after the last block (the paper leaves ViTs open).
+    One truncated forward; nothing above the layer runs. By default the map is raw. The paper goes on with min-max to
+    [0, 1], an optional threshold (`threshold`, which implies the min-max) and nearest upsampling
+    (`Explanation.resized(mode="nearest")`).
+
+    The paper leaves ViTs open. Here A are the patch tokens after the last block; their channel mean may be negative,
+    and its sign means nothing, so `reduce="norm"` has the length of each token, √Σ_c A_c². The third of the family,
+    what the class token attends to, is the method `attention_map`.
     """
 
     layer: Any = option(None, "layer by dotted name, module or stage number; default: the last stage")
+    reduce: str = option("mean", "over the channels: their mean (the paper), or their Euclidean norm",
+                         choices=("mean", "norm"))
+    threshold: float | None = option(None, "after min-max, values below it become 0; between 0 and 1", at_least=0)
 
     def prepare(self) -> None:
         self.at = self.model.layer(self.layer)
+        if self.threshold is not None and not self.threshold <= 1:
+            raise OptionError(f"threshold={self.threshold!r} is above 1, the largest value after min-max; use 0 to 1")
 
     def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        return self.model.activations(x, [self.at])[self.at.name].mean(1)
+        features = at_least_float(self.model.activations(x, [self.at])[self.at.name])
+        maps = features.mean(1) if self.reduce == "mean" else features.norm(dim=1)
+        if self.threshold is None:
+            return maps
+        maps = unit_range(maps)
+        return maps * (maps >= self.threshold)

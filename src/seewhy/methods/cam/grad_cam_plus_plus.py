@@ -1,0 +1,53 @@
+"""Grad-CAM++: as Grad-CAM, but positions that raise the score are weighted one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.base import Method, option
+from seewhy.methods.cam.layers import on_grids
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="grad_cam_plus_plus",
+    title="Grad-CAM++",
+    summary="Where the channels lie that raise the score somewhere, also when the object appears several times.",
+    needs={Need.FEATURES, Need.GRADIENTS},
+    signed=False,
+    class_specific=True,
+    citation="Chattopadhay et al., Grad-CAM++ (WACV 2018), eq. 5, 7, 10 and 19",
+    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+)
+class GradCAMPlusPlus(Method):
+    """M = ReLU(Σ_c w_c A_c), w_c = Σ_ij α_cij ReLU(g_cij), α_cij = g² / (2 g² + S_c g³), g = ∂f/∂A, S_c = Σ_ij A_cij.
+
+    Eq. 19 is for the score exp(f), whose second and third derivatives are exp(f) g² and exp(f) g³ in a network of
+    ReLUs; the common factor exp(f) scales the map only and is left out. Where g ≠ 0, α = 1 / (2 + S_c g) exactly;
+    where g ≤ 0 it has no effect. So nothing is divided by a small number and no ε is needed: with 1e-6 (the grad-cam
+    package) or 1e-8 (torchcam) added to the denominator, weights fade where g² is as small, which gradients at a deep
+    layer often are. The paper's A is not negative; for layers where Σ A < 0 (tokens, or before a ReLU) S_c is 0,
+    because α would grow without bound as S_c g nears −2. Maps on the layer's grid.
+    """
+
+    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
+
+    def prepare(self) -> None:
+        self.at = self.model.cam_layer(self.layer)
+
+    @staticmethod
+    def combine(
+        activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
+    ) -> Float[Tensor, "batch rows cols"]:
+        """The map from a layer's activations and gradients."""
+        total = activations.sum((2, 3), keepdim=True).clamp(min=0)
+        rising = gradients.relu()
+        weights = (rising / (2 + total * rising)).sum((2, 3), keepdim=True)
+        return (weights * activations).sum(1).relu()
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        return self.combine(*on_grids(self.model, x, [self.at], target)[0])

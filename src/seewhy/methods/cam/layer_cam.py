@@ -1,0 +1,46 @@
+"""Layer-CAM: each position weighted by its own gradient, so that shallow layers give fine maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.base import Method, option
+from seewhy.methods.cam.layers import on_grids
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="layer_cam",
+    title="Layer-CAM",
+    summary="Which positions of a layer raise the score by what they hold, each with its own weight.",
+    needs={Need.FEATURES, Need.GRADIENTS},
+    signed=False,
+    class_specific=True,
+    citation="Jiang et al., LayerCAM (IEEE TIP 2021), eq. 5-7",
+    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+)
+class LayerCAM(Method):
+    """M_ij = ReLU(Σ_c ReLU(∂f/∂A_cij) A_cij), on the layer's grid.
+
+    The paper fuses shallow layers after tanh(2 M / max M); that is display, and `refine_cam` is the method here that
+    joins layers.
+    """
+
+    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
+
+    def prepare(self) -> None:
+        self.at = self.model.cam_layer(self.layer)
+
+    @staticmethod
+    def combine(
+        activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
+    ) -> Float[Tensor, "batch rows cols"]:
+        """The map from a layer's activations and gradients."""
+        return (gradients.relu() * activations).sum(1).relu()
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        return self.combine(*on_grids(self.model, x, [self.at], target)[0])

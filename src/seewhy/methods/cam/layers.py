@@ -1,0 +1,85 @@
+"""What the CAM methods share: activations and gradients on the grid, of one layer or of several in one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seewhy.errors import LayoutError, ModelError
+from seewhy.explanation import CONSTANT_SPREAD
+from seewhy.models.adapter import Layer, VisionModel
+from seewhy.models.surgery import first_tensor, hooked, with_first_tensor
+from seewhy.targets import Target
+
+Pair = tuple[Float[Tensor, "batch channels rows cols"], Float[Tensor, "batch channels rows cols"]]
+
+
+def on_grids(model: VisionModel, x: Tensor, layers: Sequence[Layer], target: Target) -> list[Pair]:
+    """(A, ∂f/∂A) of each layer on its grid, at least float32, from one forward and one backward.
+
+    Below the layer that runs first nothing is differentiated.
+
+    Raises:
+        LayoutError: a layer does not run, or runs twice. ModelError: the score does not depend on a layer.
+    """
+    modules = {layer.name: model.submodule(layer.name) for layer in layers}
+    with _cut_and_collected(modules) as found:
+        score = target.score(model.run(x))
+    values = [found[layer.name] for layer in layers]
+    gradients: Sequence[Tensor | None] = [None]
+    if score.requires_grad:
+        gradients = torch.autograd.grad(score, values, torch.ones_like(score), allow_unused=True)
+    if any(g is None for g in gradients):
+        raise ModelError("the score has no gradient: the target is constant, a layer does not lead to it, or the "
+                         "model's forward switches gradients off; use another target or layer, or lafam")
+
+    def on_grid(value: Tensor, layer: Layer) -> Tensor:
+        return model.to_grid(at_least_float(value.detach()), layer, x.shape[-2:])
+
+    return [(on_grid(v, layer), on_grid(g, layer)) for v, g, layer in zip(values, gradients, layers, strict=True)]
+
+
+@contextmanager
+def _cut_and_collected(modules: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Like `surgery.cut` at whichever module runs first; the outputs of all are collected, inside the graph."""
+    found: dict[str, Tensor] = {}
+
+    def hook_for(name: str) -> Any:
+        def hook(_: nn.Module, __: tuple, output: Any) -> Any:
+            if name in found:
+                raise LayoutError(f"layer {name!r} runs more than once in a forward; choose one that runs once")
+            value = first_tensor(output)
+            if not found:
+                torch.set_grad_enabled(True)
+                value = value.detach().clone().requires_grad_()
+            found[name] = value
+            # the forward goes on with a copy: an in-place operation must not change what was collected
+            return with_first_tensor(output, value.clone())
+
+        return hook
+
+    with torch.no_grad(), ExitStack() as stack:
+        for name, module in modules.items():
+            stack.enter_context(hooked(module, hook_for(name)))
+        yield found
+    missing = sorted(set(modules) - set(found))
+    if missing:
+        raise LayoutError(f"layer {missing[0]!r} did not run in this forward; choose another layer")
+
+
+def at_least_float(value: Tensor) -> Tensor:
+    """float32, or float64 where it is."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def unit_range(maps: Float[Tensor, "*maps rows cols"]) -> Float[Tensor, "*maps rows cols"]:
+    """Each map to [0, 1] by its own minimum and maximum; a map with one value everywhere becomes zero, never NaN."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    spread = high - low
+    flat = spread <= CONSTANT_SPREAD * torch.maximum(low.abs(), high.abs())
+    return torch.where(flat, 0, (maps - low) / torch.where(flat, 1, spread))

@@ -1,0 +1,79 @@
+"""RefineCAM: what the CAMs of several layers agree on, at the resolution of the finest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.errors import LayoutError, OptionError
+from seewhy.methods.base import Method, option
+from seewhy.methods.cam.grad_cam import GradCAM
+from seewhy.methods.cam.grad_cam_plus_plus import GradCAMPlusPlus
+from seewhy.methods.cam.layer_cam import LayerCAM
+from seewhy.methods.cam.layers import on_grids, unit_range
+from seewhy.models.adapter import Layer, VisionModel
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+CAMS = {cls.card.name: cls for cls in (GradCAMPlusPlus, GradCAM, LayerCAM)}
+
+
+@method(
+    name="refine_cam",
+    title="RefineCAM",
+    summary="Where the CAMs of all layers agree: the place from the deep ones, the outline from the shallow ones.",
+    needs={Need.FEATURES, Need.GRADIENTS},
+    signed=False,
+    class_specific=True,
+    citation="Domeniconi et al., How to Evaluate and Refine your CAM (2026)",
+    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+)
+class RefineCAM(Method):
+    """M = s(Π_l up(s(M_l))), M_l the CAM of layer l, s min-max to [0, 1], up bilinear to the finest grid.
+
+    The product goes from coarse to fine. A layer that says nothing (its map is the same everywhere: no position
+    raises the score) makes the product zero, and a map of zeros is reported as constant. One forward, and one
+    backward down to the shallowest layer, whatever the number of layers. On a ViT all layers have one grid and the
+    product refines nothing but agreement: name a few `layers`.
+    """
+
+    layers: Any = option(None, "layers by dotted name, module or stage number; default: every stage")
+    cam: str = option("grad_cam_plus_plus", "the CAM of each layer", choices=tuple(CAMS))
+
+    def prepare(self) -> None:
+        self._layers = _layers(self.model, self.layers)
+        self.at = self._layers[0]
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        pairs = on_grids(self.model, x, self._layers, target)
+        cams = [unit_range(CAMS[self.cam].combine(*pair).relu()) for pair in pairs]
+        finest = [max(side) for side in zip(*(cam.shape[-2:] for cam in cams), strict=True)]
+        refined = torch.ones_like(cams[-1][:, :1, :1])
+        for cam in reversed(cams):
+            refined = refined * F.interpolate(cam[:, None], finest, mode="bilinear", align_corners=False)[:, 0]
+        return unit_range(refined)
+
+
+def _layers(model: VisionModel, specs: Any) -> list[Layer]:
+    """The layers from shallow to deep, each one once."""
+    if specs is None:
+        found = [s for s in model.structure.stages if _leads_to_the_score(model, s)] + [model.cam_layer()]
+    elif isinstance(specs, Sequence) and not isinstance(specs, str) and specs:
+        found = [model.cam_layer(spec) for spec in specs]
+    else:
+        raise OptionError(f"layers={specs!r} is no list of layers; give at least one, as layers=['a', 'b']")
+    order = [name for name, _ in model.module.named_modules()]
+    return sorted({layer.name: layer for layer in found}.values(), key=lambda layer: order.index(layer.name))
+
+
+def _leads_to_the_score(model: VisionModel, layer: Layer) -> bool:
+    try:
+        model.cam_layer(layer)
+    except LayoutError:
+        return False
+    return True

@@ -1,0 +1,99 @@
+"""Score-CAM: a layer's channels, weighted by the score of the image seen through each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, option, tiled
+from seewhy.methods.cam.layers import at_least_float, unit_range
+from seewhy.models.adapter import VisionModel
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="score_cam",
+    title="Score-CAM",
+    summary="Where the channels lie that keep the score high when only what they show is left of the image.",
+    needs={Need.FEATURES},
+    signed=False,
+    class_specific=True,
+    citation="Wang et al., Score-CAM (CVPR-W 2020), eq. 2-4 and algorithm 1",
+    cost=lambda self: Cost(below=self.passes + 1, above=self.passes),
+)
+class ScoreCAM(Method):
+    """M = ReLU(Σ_c w_c A_c), w = softmax over channels of f(x ∘ H_c), H_c = s(up(A_c)).
+
+    up is bilinear to the input's size, s min-max to [0, 1] after it. No gradients: one forward for each channel and
+    one, truncated, for the channels themselves. x is normalised, so what H_c hides gets the mean colour. The paper's
+    weight is f(x ∘ H_c) − f(baseline) before the softmax; the softmax takes the same number off again, so the
+    baseline is not run. f is the target's logit. A channel that is the same everywhere hides all of the image
+    (H_c = 0): its score, that of an empty image, takes part in the softmax.
+
+    `top_k` is the declared selection of channels: those whose activation varies most over the positions of the image
+    (standard deviation; ties by index). The softmax is then over these only. Maps on the layer's grid.
+    """
+
+    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
+    top_k: int | None = option(None, "only the channels that vary most over the image; default: all", at_least=1)
+    batch_size: int = option(16, BATCH_SIZE, at_least=1)
+
+    def prepare(self) -> None:
+        self.at = self.model.cam_layer(self.layer)
+        self._width = channels_at(self.model, self.at.name)
+
+    @property
+    def passes(self) -> int:
+        """Forwards of the whole model: the number of channels that are looked through."""
+        return self._width if self.top_k is None else min(self.top_k, self._width)
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        features = at_least_float(self.model.activations(x, [self.at])[self.at.name])
+        self._width = features.shape[1]
+        features = self._selected(features)
+        batch, n = features.shape[:2]
+        scores = []
+        for start, stop in chunks(n, batch, self.batch_size):
+            masks = F.interpolate(features[:, start:stop], x.shape[-2:], mode="bilinear", align_corners=False)
+            masks = unit_range(masks).transpose(0, 1)[:, :, None]
+            seen = (x * masks.to(x.dtype)).flatten(0, 1)
+            score = target_score(self.model, seen, tiled(target, batch, stop - start))
+            scores.append(score.unflatten(0, (-1, batch)))
+        weights = torch.cat(scores).T.softmax(1)
+        return (weights[:, :, None, None] * features).sum(1).relu()
+
+    def _selected(self, features: Tensor) -> Tensor:
+        if self.top_k is None or self.top_k >= features.shape[1]:
+            return features
+        order = features.flatten(2).std(2).sort(dim=1, descending=True, stable=True).indices[:, : self.top_k]
+        return features.gather(1, order[:, :, None, None].expand(-1, -1, *features.shape[2:]))
+
+
+def target_score(model: VisionModel, x: Tensor, target: Target) -> Float[Tensor, "batch"]:
+    """The target's score, at least float32."""
+    return at_least_float(target.score(model.run(x)))
+
+
+def channels_at(model: VisionModel, name: str) -> int:
+    """The number of channels at a layer, read off the last module up to its end that has a width; 1 if none has."""
+    layer, before = model.submodule(name), []
+    for module in model.module.modules():
+        if module is layer:
+            before += list(layer.modules())
+            break
+        before.append(module)
+    widths = (w for module in reversed(before) if (w := _width_of(module)))
+    return next(widths, 1)
+
+
+def _width_of(module: nn.Module) -> int:
+    for attribute in ("out_channels", "num_features", "num_channels", "out_features"):
+        if isinstance(width := getattr(module, attribute, None), int):
+            return width
+    shape = getattr(module, "normalized_shape", None)
+    return shape[-1] if shape else 0
