@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,25 @@ def test_a_resumed_run_ends_in_the_same_bits(name: str, changes: dict, precision
     ends = [torch.load(tmp_path / run / "checkpoint.pt", weights_only=True)["optimizer"] for run in ("whole", "broken")]
     for i, state in ends[0]["state"].items():
         assert _same(state, ends[1]["state"][i])
+
+
+@pytest.mark.slow
+def test_a_team_of_two_takes_the_steps_of_one(tmp_path: Path, pool_dir: Path) -> None:
+    """Equal halves of a batch: the mean of their gradients is the batch's, up to rounding."""
+    code = ("import sys; from seewhy.training.scenes import train\n"
+            "train('scenes_vit', sys.argv[1], teacher=None, augment=False, images=12, batch=4, steps=5, "
+            "warmup=2, quiet=True, precision='fp32', threads=1, pool_dir=sys.argv[2], "
+            "options={'dim': 16, 'depth': 2, 'num_heads': 2})")
+    (tmp_path / "run.py").write_text(code)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    ends = []
+    for size in ("1", "2"):
+        out = tmp_path / size
+        subprocess.run([*start, size, tmp_path / "run.py", out, pool_dir], check=True, capture_output=True)
+        ends.append(torch.load(out / "checkpoint.pt", weights_only=True))
+    assert ends[1]["processes"] == 2
+    for key, value in ends[0]["student"].items():
+        torch.testing.assert_close(ends[1]["student"][key], value, rtol=1e-3, atol=1e-4)
 
 
 def test_training_learns_and_writes_half_precision(tmp_path: Path, pool_dir: Path) -> None:

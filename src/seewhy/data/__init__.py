@@ -1,0 +1,5 @@
+"""Data sets."""
+
+from .scenes import Scene, Scenes
+
+__all__ = ["Scene", "Scenes"]

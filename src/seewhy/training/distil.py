@@ -71,8 +71,8 @@ class Student(Plain):
             spread.lerp_(lesson.std((0, 1)).clamp_min(1e-2), 0.02)
         return F.mse_loss(self.guesses[stage](patches).float(), lesson / spread)
 
-    def _lessons(self, x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n w"]]:
-        """The teacher's stages on the student's grid; a finer map's neighbours become channels."""
+    def _lessons(self, x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n _"]]:
+        """The teacher's stages on the student's grid; where a map is finer, its neighbours become channels."""
         teacher, side = self.teacher, self.model.patch_embed.grid_size[0]
         x = teacher.layer1(teacher.relu(teacher.bn1(teacher.conv1(x))))
         lessons = []

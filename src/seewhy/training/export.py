@@ -56,7 +56,8 @@ def ship(name: str, run: str | Path, weights: str | Path, n: int = 1000, note: s
     info = {"name": name, "architecture": recipe.architecture, "options": recipe.options, "classes": list(CLASSES),
             "mean": MEAN, "std": STD, "parameters": sum(p.numel() for p in model.parameters()),
             "recipe": dataclasses.asdict(recipe), "changes": _changes(name, recipe),
-            "minutes": round(state["seconds"] / 60, 1), "machine": state["machine"], "torch": torch.__version__, "note": note,
+            "minutes": round(state["seconds"] / 60, 1), "machine": state["machine"],
+            "processes": state["processes"], "torch": torch.__version__, "note": note,
             "scenes": n, "figures": {split: {k: round(v, 4) for k, v in evaluate(model, split, n).items()}
                                      for split in _ASKED[recipe.split]}}
     (folder / f"{name}.json").write_text(json.dumps(info, indent=1) + "\n")
@@ -64,11 +65,10 @@ def ship(name: str, run: str | Path, weights: str | Path, n: int = 1000, note: s
     return info
 
 
-def machine(device: torch.device, precision: str, processes: int = 1) -> str:
+def machine(device: torch.device, precision: str, processes: int) -> str:
     """Where a run took place, in words."""
-    cpu = f"{processes} process(es) of {torch.get_num_threads()} CPU thread(s)"
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    return f"{where} ({platform.machine()}), {precision}"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return f"{processes} × {where} ({platform.machine()}), {precision}"
 
 
 def _changes(name: str, recipe: Recipe) -> dict[str, Any]:
@@ -95,6 +95,7 @@ scratch on scenes that seewhy draws itself; no photo and no outside weights went
 Input: (B, 3, 96, 96), bytes / 255, minus 0.5, over 0.25. Output: one logit per class, independent (sigmoid).
 `seewhy.models.scenes.load(NAME)` gives the model and its NAME.json; `seewhy.data.Scenes(SPLIT, seed=0)` the test
 splits, which share no seed with training.
+
 """.splitlines()
 
 _LIMITS = """
@@ -132,11 +133,13 @@ def _training(models: list[dict[str, Any]]) -> list[str]:
     rows = []
     for m in models:
         changes = "".join(f" --set {k}={v}" for k, v in m["changes"].items())
-        command = f"`seewhy train scenes --model {m['name']} --out runs/{m['name']}{changes}`"
+        team = f"torchrun --no-python --nproc-per-node {m['processes']} " if m["processes"] > 1 else ""
+        command = f"`{team}seewhy train scenes --model {m['name']} --out runs/{m['name']}{changes}`"
         r = m["recipe"]
         rows.append([m["name"], f"{r['steps']} × {r['batch']}", r["teacher"] or "labels only", r["start"] or "scratch",
                      m["minutes"], m["machine"], command])
     return ["## Training", "", "Data seed 0, weights seed 0. `minutes` is the wall time of the steps, on a machine "
-            "shared with other work; drawing the training set (about 4 ms per picture and process) comes on top.", "",
+            "shared with other work; drawing the training set (about 4 ms per picture and process) comes "
+            "on top.", "",
             *_table(["model", "steps × batch", "teacher", "start", "minutes", "machine", "command"], rows),
             *(f"- {m['name']}: {m['note']}" for m in models if m["note"])]

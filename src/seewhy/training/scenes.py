@@ -171,6 +171,7 @@ class Run:
 
         state = {"recipe": json.dumps(dataclasses.asdict(self.recipe)), "step": self.step, "seconds": self.seconds,
                  "machine": machine(self.device, str(self.dtype).removeprefix("torch."), self.team.size),
+                 "processes": self.team.size,
                  "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
         part = self.folder / "checkpoint.part"
         torch.save(state, part)

@@ -1,7 +1,8 @@
 """Several processes that train one model: each takes its share of a batch, then all average what they found.
 
-`torchrun --nproc-per-node 2 -m seewhy train …` starts such a team; alone, every call here does nothing. On a busy CPU
-two processes of one thread are far faster than one process of two, whose threads wait for each other at every layer.
+`torchrun --no-python --nproc-per-node 2 seewhy train …` starts such a team; alone, every call here does nothing. On a
+busy CPU two processes of one thread are several times faster than one process of two, whose threads wait for each
+other at every layer.
 """
 
 from __future__ import annotations
