@@ -15,7 +15,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from seewhy.errors import ImageError, LayoutError, ModelError, NonFiniteError, RequirementError, UnknownNameError
+from seewhy.errors import (
+    ImageError,
+    LayoutError,
+    ModelError,
+    NonFiniteError,
+    RequirementError,
+    SeewhyError,
+    UnknownNameError,
+)
 from seewhy.images import ImageLike, load_image, load_images
 from seewhy.models.attention import reading_attention
 from seewhy.models.surgery import Tail, collecting, cut, hooked, untouched
@@ -303,10 +311,29 @@ class VisionModel:
             raise LayoutError(f"the logits have shape {tuple(output.logits.shape)}, not (batch, classes); give read=")
         return output
 
+    @contextmanager
+    def fitting(self, x: Tensor) -> Iterator[None]:
+        """In the block, an error of the module about a batch of another size than it was made for says so.
+
+        Raises:
+            ModelError: the module cannot take this size.
+        """
+        try:
+            yield
+        except (SeewhyError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:
+            size = getattr(self.preprocess, "size", None)
+            if size is None or tuple(x.shape[-2:]) == tuple(size):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"{self.name} fails on an input of {x.shape[-2]}×{x.shape[-1]} ({reason}); "
+                             f"feed {size[0]}×{size[1]}: model.prepare(images)") from error
+
     def activations(self, x: Tensor, layers: Sequence[Layer]) -> dict[str, Float[Tensor, "batch channels rows cols"]]:
         """The maps of several layers by name, from one forward that stops at the last of them; no gradients."""
         modules = {layer.name: self.submodule(layer.name) for layer in layers}
-        with torch.no_grad(), collecting(modules) as found:
+        with self.fitting(x), torch.no_grad(), untouched(self.module), collecting(modules) as found:
             self.module(x, **self.structure.call)
         return {layer.name: self.to_grid(found[layer.name], layer, x.shape[-2:]) for layer in layers}
 
@@ -314,7 +341,7 @@ class VisionModel:
         """The outputs of transformer blocks (all of them, or those numbered), prefix tokens included."""
         names = self._blocks(blocks)
         modules = {str(i): self.submodule(b.name) for i, b in names.items()}
-        with torch.no_grad(), collecting(modules) as found:
+        with self.fitting(x), torch.no_grad(), untouched(self.module), collecting(modules) as found:
             self.module(x, **self.structure.call)
         return {i: found[str(i)] for i in names}
 
@@ -386,7 +413,7 @@ class VisionModel:
     @torch.no_grad()
     def checked_output(self, x: Float[Tensor, "batch channels height width"]) -> Output:
         """The output for a preprocessed batch, or `NonFiniteError`."""
-        with untouched(self.module):
+        with self.fitting(x), untouched(self.module):
             output = self.run(x)
         for value in (output.logits, output.embedding):
             if value is not None and not torch.isfinite(value).all():
