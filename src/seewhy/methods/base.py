@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -86,15 +86,19 @@ class Method:
         Raises:
             TargetError: no such target. NonFiniteError: the model or the map gives NaN or infinity.
         """
+        return self.run(x, target, self.maps)
+
+    def run(self, x: Tensor, target: TargetLike, compute: Callable[[Tensor, Target], Tensor]) -> Float[Tensor, "batch ..."]:
+        """What a call does around `maps`, around `compute`: for methods that have more than a map to give."""
         _check_batch(x, self.model)
         goal = self._goal(target, len(x))
-        with torch.inference_mode(False), torch.no_grad(), untouched(self.model.module):
+        with self.model.fitting(x), torch.inference_mode(False), torch.no_grad(), untouched(self.model.module):
             x = x.detach().clone() if x.is_inference() or x.requires_grad else x
             x = x.to(self.model.dtype)
             if goal.depends_on_output and self.cost.above > 1:
                 goal = goal.fixed(self.model.run(x))
             watched = _Watched(goal, [])
-            maps = self.maps(x, watched).float()
+            maps = compute(x, watched).float()
         _check_finite(maps, watched, self.model.name)
         return maps
 
