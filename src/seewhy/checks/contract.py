@@ -32,7 +32,7 @@ class ContractError(AssertionError):
         self.check, self.subject = check, subject
 
 
-class Broken(AssertionError):
+class Broken(AssertionError):  # noqa: N818 (the error that comes out is ContractError)
     """Raised inside a check; leaves it as a `ContractError`."""
 
 

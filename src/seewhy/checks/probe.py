@@ -74,7 +74,8 @@ class Probe:
         """Targets that cannot be, in words and as objects."""
         repeated = self.target.at([0] * len(self.x) + [0])
         if isinstance(self.target, Similarity):
-            yield "a vector of the wrong length", replace(self.target, vector=torch.ones(self.target.vector.shape[-1] + 1))
+            longer = torch.ones(self.target.vector.shape[-1] + 1)
+            yield "a vector of the wrong length", replace(self.target, vector=longer)
         if isinstance(self.target, ClassTarget):
             yield "a class out of range", ClassTarget((self.output().require(Need.LOGITS).shape[1],))
         if isinstance(self.target, (Similarity, ClassTarget)):

@@ -15,8 +15,8 @@ from seewhy.checks.watch import Passes, clone
 from seewhy.errors import OptionError, RequirementError
 from seewhy.methods.base import Method
 from seewhy.models.adapter import VisionModel
-from seewhy.registry import NEED_TEXT, Cost, Need, options_of
 from seewhy.models.surgery import untouched
+from seewhy.registry import NEED_TEXT, Cost, Need, options_of
 
 
 @method_check
@@ -74,7 +74,8 @@ def _sides(order: list[str], layer: str | None, cost: Cost) -> tuple[list[str], 
     if layer is not None:
         at = order.index(layer) + 1
         return order[:at], order[at:]
-    return (order, order) if cost.below == cost.above else (order[:1], order[-1:])
+    alike = (cost.below, cost.backward_below) == (cost.above, cost.backward_above)
+    return (order, order) if alike else (order[:1], order[-1:])
 
 
 def _compare(passes: Passes, plain: dict[str, int], names: list[str], side: str, forward: int, backward: int) -> None:
@@ -129,7 +130,7 @@ def _complaints(cls: type[Method], method: Method) -> Iterator[str]:
         if not getattr(card, field).strip():
             yield f"the card has no {field}"
     summary = card.summary
-    if not summary[:1].isupper() and not summary[:1].isdigit() or not summary.endswith(".") or ". " in summary:
+    if (not summary[:1].isupper() and not summary[:1].isdigit()) or not summary.endswith(".") or ". " in summary:
         yield "the summary is not one sentence that begins with a capital and ends with a full stop"
     if not isinstance(cost, Cost) or min(cost.below, cost.above, cost.backward_above, cost.backward_below) < 0:
         yield "the cost is not a Cost with counts"

@@ -45,11 +45,6 @@ def _same(before: Any, after: Any) -> bool:
     return isinstance(before, (bool, int, float, str, bytes, set, frozenset, _Bits)) and before == after
 
 
-def _held(value: Any) -> Any:
-    """The value, or a copy of the container: its content may change in place."""
-    return copy.copy(value) if isinstance(value, (dict, list, set)) else value
-
-
 def tensor_state(tensor: Tensor, name: str) -> State:
     """Everything about a tensor that a method could change by mistake."""
     grad = tensor.grad if tensor.is_leaf else None
@@ -64,8 +59,12 @@ def model_state(module: nn.Module) -> State:
     state: State = {}
     for name, m in module.named_modules():
         for key, value in vars(m).items():
+            if isinstance(value, (dict, list, set)):
+                value = value.copy()  # it may change in place
+                if not value:
+                    continue  # most are empty; what comes in is seen as new
             if key != _HARMLESS:
-                state[f"{key.strip('_')} of {name or 'the model'}"] = _held(value)
+                state[f"{key.strip('_')} of {name or 'the model'}"] = value
     for name, p in module.named_parameters():
         state |= tensor_state(p, f"parameter {name}")
     for name, b in module.named_buffers():
@@ -78,9 +77,10 @@ def process_state(module: nn.Module) -> State:
 
     Not Python's own `random`: run-time type checkers draw from it at every call.
     """
+    _, keys, *position = np.random.get_state()
     random_states = {
         "torch's random state": _Bits(torch.get_rng_state()),
-        "numpy's random state": [part.tobytes() if hasattr(part, "tobytes") else part for part in np.random.get_state()],
+        "numpy's random state": [keys.tobytes(), *position],
         **{f"the random state of cuda:{i}": _Bits(s) for i, s in enumerate(_cuda_states())},
     }
     kernels = torch.backends.cuda
@@ -136,9 +136,9 @@ def clone(model: VisionModel) -> VisionModel:
 def lived_in(model: VisionModel) -> VisionModel:
     """A copy as users have them: mixed modes, part frozen, gradients filled, own hooks, an own `forward`."""
     model = clone(model)
-    modules = [m for m in model.module.modules()]
+    modules = list(model.module.modules())
     for i, m in enumerate(modules):
-        m.training = i % 2 == 0
+        m.training = i % 3 != 1
     for i, p in enumerate(model.module.parameters()):
         p.requires_grad_(i % 3 != 1)
         p.grad = torch.ones_like(p) if i % 2 else None
