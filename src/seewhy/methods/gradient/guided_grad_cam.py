@@ -1,0 +1,62 @@
+"""Guided Grad-CAM: guided backprop's fine structures, where Grad-CAM sees the class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.base import gradient, option
+from seewhy.methods.cam.grad_cam import GradCAM
+from seewhy.methods.cam.layers import at_least_float
+from seewhy.methods.gradient.relu_rules import ReLUMethod, ReLURule
+from seewhy.models.surgery import first_tensor, hooked, with_first_tensor
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="guided_grad_cam",
+    title="Guided Grad-CAM",
+    summary="Fine structures that push the score up, in the places that Grad-CAM finds for the class.",
+    needs={Need.FEATURES, Need.GRADIENTS},
+    signed=False,
+    class_specific=True,
+    citation="Selvaraju et al., Grad-CAM (ICCV 2017), section 3.2",
+    cost=lambda self: Cost(below=1, above=1, backward_above=2, backward_below=1),
+)
+class GuidedGradCAM(ReLUMethod):
+    """M = max over channels of |R| · up(ReLU(Σ_c w_c A_c)): guided backprop times Grad-CAM, upsampled bilinearly.
+
+    One forward serves both: the plain gradient goes back to the layer, then the guided one to the pixels. Captum
+    gives the channels one by one, with their sign, and by default upsamples to the nearest cell. At the pixels.
+    """
+
+    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
+
+    rule = "guided"
+
+    def prepare(self) -> None:
+        self._layer = self.model.cam_layer(self.layer)
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        kept: list[Tensor] = []
+
+        def keep(_: Any, __: tuple, output: Any) -> Any:
+            kept.append(first_tensor(output))
+            return with_first_tensor(output, kept[-1].clone())  # an in-place ReLU must not change what was kept
+
+        layer = self.model.submodule(self._layer.name)
+        with torch.enable_grad(), ReLURule("gradient") as mode, hooked(layer, keep):
+            x = x.detach().requires_grad_()
+            score = target.score(self.model.run(x))
+        self.ensure_seen(mode)
+        (plain,) = torch.autograd.grad(score, kept, torch.ones_like(score), retain_graph=True)
+        mode.rule = self.rule
+        guided = gradient(score, x).abs().amax(1)
+        pair = (self.model.to_grid(at_least_float(t.detach()), self._layer, x.shape[-2:]) for t in (kept[0], plain))
+        cam = GradCAM.combine(*pair).relu()[:, None]
+        return guided * F.interpolate(cam, x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
