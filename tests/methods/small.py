@@ -8,7 +8,7 @@ from toys import toy_cnn, toy_vit
 from seewhy.registry import METHODS, options_of
 from seewhy.targets import Similarity
 
-FEW = {"n_steps": 3, "n_samples": 3, "batch_size": 4}
+FEW = {"n_steps": 3, "n_samples": 3, "n_masks": 3, "batch_size": 4}
 
 
 def target_for(cls):

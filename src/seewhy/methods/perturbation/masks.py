@@ -1,0 +1,117 @@
+"""Random masks: small grids of zeros and ones, enlarged to the image.
+
+Mask k depends on the seed, k and the image's size only: not on the batch, on how many masks are made at a time, or on
+the device (the grids are drawn on the CPU; only they travel). Every image of a batch is seen through the same masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from seewhy.errors import OptionError
+from seewhy.methods.base import chunks, seeded
+
+Grids = Float[Tensor, "masks cells cells"]
+Masks = Float[Tensor, "masks rows cols"]
+Size = tuple[int, int]
+
+RELAX_PAD = 3
+"""Pixels that a "relax" mask can be shifted by, in each direction."""
+
+
+def rise(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
+    """Petsiuk et al., section 3.2: s × s, bilinear to (s + 1) cells, cut out at a random offset within a cell."""
+    cells = grids.shape[-1]
+    cell = _cell(size, cells)
+    large = F.interpolate(grids[:, None], [(cells + 1) * side for side in cell], mode="bilinear", align_corners=False)
+    return _cut(large, offsets, size)
+
+
+def relax(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
+    """The authors' code: bilinear to the image's size, 3 pixels of reflection around it, cut out at a random offset."""
+    large = F.interpolate(grids[:, None], size, mode="bilinear", align_corners=False)
+    return _cut(F.pad(large, [RELAX_PAD] * 4, mode="reflect"), offsets, size)
+
+
+def nearest(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
+    """Hard cells that stay where they are (the variant of LaFAM's experiments); the offsets do nothing."""
+    return F.interpolate(grids[:, None], size, mode="nearest-exact")[:, 0]
+
+
+KINDS: dict[str, Callable[[Grids, Int[Tensor, "masks 2"], Size], Masks]] = {
+    "rise": rise, "relax": relax, "nearest": nearest,
+}
+
+
+class RandomMasks:
+    """The masks of one run, handed out in pieces of any length.
+
+    Args:
+        kind: a name in `KINDS`.
+        size: the image's (rows, cols).
+        cells: cells along each side of the grid.
+        p: the chance that a cell is seen.
+        like: the masks have its device and are at least float32.
+
+    Raises:
+        OptionError: an image too small for the reflection of "relax" masks.
+    """
+
+    def __init__(self, kind: str, size: Size, *, cells: int, p: float, seed: int, like: Tensor) -> None:
+        if kind == "relax" and min(size) <= RELAX_PAD:
+            raise OptionError(f"relax masks need an image larger than {RELAX_PAD} pixels, not {size[0]}×{size[1]}; "
+                              "use masks='nearest'")
+        self._enlarge, self._size, self._cells, self._p = KINDS[kind], size, cells, p
+        self._offsets = {"rise": _cell(size, cells), "relax": (2 * RELAX_PAD + 1,) * 2}.get(kind, (1, 1))
+        self._generator = seeded(seed, torch.device("cpu"))
+        self._device, self._dtype = like.device, at_least_float(like[:0]).dtype
+
+    def next(self, n: int) -> Masks:
+        """The next `n` masks, in [0, 1]; 1 is seen."""
+        draws = [self._draw() for _ in range(n)]
+        grids = torch.stack([grid for grid, _ in draws]).to(self._device, self._dtype, non_blocking=True)
+        return self._enlarge(grids, torch.tensor([offset for _, offset in draws]), self._size)
+
+    def pieces(self, n: int, batch: int, batch_size: int) -> Iterator[Masks]:
+        """`n` masks in pieces that make passes of about `batch_size` images of a batch."""
+        for start, stop in chunks(n, batch, batch_size):
+            yield self.next(stop - start)
+
+    def _draw(self) -> tuple[Tensor, list[int]]:
+        """One mask's grid and offset: always the same number of draws, one mask after the other."""
+        grid = torch.rand(self._cells, self._cells, generator=self._generator) < self._p
+        return grid, [int(torch.randint(n, (), generator=self._generator)) for n in self._offsets]
+
+
+def _cell(size: Size, cells: int) -> Size:
+    """Pixels of a cell, rounded up so that the cells cover the image."""
+    return -(-size[0] // cells), -(-size[1] // cells)
+
+
+def _cut(large: Float[Tensor, "masks 1 height width"], offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
+    places = zip(large[:, 0], offsets.tolist(), strict=True)
+    return torch.stack([m[top : top + size[0], left : left + size[1]] for m, (top, left) in places])
+
+
+def seen(x: Float[Tensor, "batch channels height width"], masks: Float[Tensor, "masks height width"]) -> Tensor:
+    """x ⊙ M for every mask, (masks·batch, channels, height, width): whole batches one after the other.
+
+    x is normalised, so what a mask hides gets the mean colour of the training data.
+    """
+    return (x * masks[:, None, None].to(x.dtype)).flatten(0, 1)
+
+
+def check_chance(p: float) -> None:
+    """Raise `OptionError` for a share of seen cells that cannot work."""
+    if not 0 < p <= 1:
+        raise OptionError(f"p={p!r} is not a chance above 0; use 0.5, or another up to 1")
+
+
+def at_least_float(values: Tensor) -> Tensor:
+    """float32, or float64 if it was: sums over masks and differences of scores are not taken in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

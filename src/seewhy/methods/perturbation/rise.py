@@ -1,0 +1,88 @@
+"""RISE: the average of random masks, weighted by how well the model does when it sees through them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.base import BATCH_SIZE, Method, option, tiled
+from seewhy.methods.perturbation.masks import RandomMasks, at_least_float, check_chance, seen
+from seewhy.models.adapter import VisionModel
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import ClassTarget, Output, PerImage, Rank, Target, TargetLike
+
+
+@method(
+    name="rise",
+    title="RISE",
+    summary="How well the model does, on average, when a pixel is among those that it sees.",
+    needs=set(),
+    signed=False,
+    class_specific=True,
+    stochastic=True,
+    citation="Petsiuk et al., RISE (BMVC 2018), sections 3.1 and 3.2",
+    cost=lambda self: Cost(self.n_masks, self.n_masks),
+)
+class RISE(Method):
+    """M_ij = 1 / (N · p) Σ_k f(x ⊙ M_k) M_k,ij.
+
+    f is the probability of a class, as in the paper, or its logit; targets that are no class (a concept, a regression
+    output, your function) give their own score. With scores below zero only the differences within a map mean
+    something. Sums are streamed: memory grows with the image and `batch_size`, not with the number of masks.
+    """
+
+    n_masks: int = option(4000, "number of random masks, each a forward pass", at_least=1)
+    cells: int = option(7, "cells along each side of a mask's grid", at_least=1)
+    p: float = option(0.5, "the chance that a cell is seen")
+    score: str = option("probability", "what a class is worth", choices=("probability", "logit"))
+    seed: int = option(0, "seed of the masks")
+    batch_size: int = option(32, BATCH_SIZE, at_least=1)
+
+    def prepare(self) -> None:
+        check_chance(self.p)
+
+    def _goal(self, target: TargetLike, batch: int) -> Target:
+        goal = super()._goal(target, batch)
+        return as_probability(goal, self.model) if self.score == "probability" else goal
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        batch, size = len(x), x.shape[-2:]
+        masks = RandomMasks("rise", size, cells=self.cells, p=self.p, seed=self.seed, like=x)
+        total = at_least_float(x.new_zeros(batch, *size))
+        for some in masks.pieces(self.n_masks, batch, self.batch_size):
+            scores = tiled(target, batch, len(some)).score(self.model.run(seen(x, some)))
+            for mask, score in zip(some, at_least_float(scores).unflatten(0, (-1, batch)), strict=True):
+                total += mask * score[:, None, None]
+        return total / (self.n_masks * self.p)
+
+
+@dataclass(frozen=True)
+class Probability(Target):
+    """The probability of a class instead of its logit."""
+
+    of: Target
+    model: VisionModel
+    kind = "class"
+
+    def score(self, output: Output) -> Float[Tensor, "batch"]:
+        return self.of.score(Output(logits=self.model.probabilities(at_least_float(output.require(Need.LOGITS)))))
+
+    def at(self, rows: list[int]) -> Target:
+        return Probability(self.of.at(rows), self.model)
+
+    def fixed(self, output: Output) -> Target:
+        return Probability(self.of.fixed(output), self.model)
+
+    @property
+    def depends_on_output(self) -> bool:
+        return self.of.depends_on_output
+
+
+def as_probability(target: Target, model: VisionModel) -> Target:
+    """The target with each class in it scored by its probability; other kinds as they are."""
+    if isinstance(target, PerImage):
+        return PerImage(tuple(as_probability(t, model) for t in target.targets))
+    is_class = isinstance(target, Rank) or (isinstance(target, ClassTarget) and target.kind == "class")
+    return Probability(target, model) if is_class else target
