@@ -1,0 +1,49 @@
+"""RELAX: how like itself the embedding stays when a pixel is seen, and how sure that is; no label needed."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.base import option
+from seewhy.methods.perturbation.similarity import SimilarityUnderMasks
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="relax",
+    title="RELAX",
+    summary="How like that of the whole image the embedding is, on average, when a pixel is among those seen.",
+    needs={Need.EMBEDDING},
+    signed=False,
+    class_specific=False,
+    stochastic=True,
+    citation="Wickstrøm et al., RELAX (IJCV 2023); seed 000",
+    cost=lambda self: Cost(self.n_masks + 1, self.n_masks + 1),
+)
+class RELAX(SimilarityUnderMasks):
+    """R_ij = Σ_k M_k,ij s_k / Σ_k M_k,ij,  U_ij = Σ_k M_k,ij (s_k − R_ij)² / Σ_k M_k,ij,  s_k = cos(h(x), h(x ⊙ M_k)).
+
+    h is the embedding. Both come out of the same forwards (`both`), streamed: memory grows with the image and
+    `batch_size`, not with the number of masks. The published package (relax-xai) does not divide U by Σ_k M_k, so its
+    uncertainty grows with the number of masks, and most where masks happen to show more.
+
+    A pixel that no mask shows gets the plain mean and variance of all s_k: nothing is known of it.
+    """
+
+    show: str = option("importance", "which of the two maps", choices=("importance", "uncertainty"))
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        return self.moments(x)[:, 0 if self.show == "importance" else 1]
+
+    def both(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> tuple[Float[Tensor, "batch rows cols"], Float[Tensor, "batch rows cols"]]:
+        """Importance and uncertainty of a preprocessed batch from one pass; as for a call, whatever `show` says.
+
+        Raises:
+            ModelError: not such a batch. NonFiniteError: the model gives NaN or infinity.
+        """
+        importance, uncertainty = self.run(x, None, lambda x, _: self.moments(x)).unbind(1)
+        return importance, uncertainty

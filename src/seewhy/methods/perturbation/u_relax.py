@@ -1,0 +1,40 @@
+"""U-RELAX: the importance of RELAX where it is sure."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.perturbation.similarity import SimilarityUnderMasks
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+TIE = 1e-4
+"""Relative difference of two uncertainties that float32 does not tell apart."""
+
+
+@method(
+    name="u_relax",
+    title="U-RELAX",
+    summary="The importance of RELAX in the half of the image where it is surest, nothing elsewhere.",
+    needs={Need.EMBEDDING},
+    signed=False,
+    class_specific=False,
+    stochastic=True,
+    citation="Wickstrøm et al., RELAX (IJCV 2023)",
+    cost=lambda self: Cost(self.n_masks + 1, self.n_masks + 1),
+)
+class URELAX(SimilarityUnderMasks):
+    """M_ij = R_ij where U_ij ≤ median(U), else 0, with R and U of `RELAX` from the same pass.
+
+    The median is over the pixels of each image, the lower of the two middle ones. What is as unsure as the median up
+    to rounding (`TIE`) is kept: hard cells, and few masks, make many pixels equally unsure. Autocast is switched off:
+    which half is surer is decided by less than what bfloat16 rounds off.
+    """
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        with torch.autocast(x.device.type, enabled=False):
+            importance, uncertainty = self.moments(x).unbind(1)
+        middle = uncertainty.flatten(1).median(1).values[:, None, None]
+        return torch.where(uncertainty > middle * (1 + TIE), 0, importance)  # NaN stays NaN
