@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import ToyCNN, batch, toy_cnn, toy_vit
 from torch import nn
+from toys import ToyCNN, batch, toy_cnn, toy_vit
 
 from seewhy.errors import ModelError, OptionError, RequirementError
 from seewhy.methods import LRP, LaFAMLRP
@@ -111,7 +111,7 @@ def literal_lrp(net, x, R, composite, low, high):
     h2 = (h1 + branch).clamp(min=0).view(grid)
     pooled = h2.mean((1, 2))
     if len(R) == 3:
-        R = literal(last, pooled, net.head.weight.T, torch.zeros(3).double() if net.head.bias is None else net.head.bias, R)
+        R = literal(last, pooled, net.head.weight.T, net.head.bias, R)
     cells = h2[0].numel()
     R = torch.stack([h2[c] / cells / (pooled[c] + sign(pooled[c]) * EPSILON) * R[c] for c in range(4)]).flatten()
     total = h1 + branch

@@ -33,8 +33,8 @@ _SUMS = ("add", "radd", "iadd", "sub", "isub", "rsub", "mean", "sum", "avg_pool1
 _PRODUCTS = ("mul", "rmul", "imul", "div", "truediv", "idiv", "itruediv")
 _PASS = (*ACTIVATIONS, "sigmoid", "tanh", "hardsigmoid", "neg", "layer_norm", "group_norm", "instance_norm", "rms_norm",
          "local_response_norm")
-_REFUSED = ("softmax", "scaled_dot_product_attention", "multi_head_attention_forward", "matmul", "bmm", "baddbmm", "einsum",
-            "conv_transpose2d", "normalize", "pow", "exp", "rdiv", "rtruediv")
+_REFUSED = ("softmax", "scaled_dot_product_attention", "multi_head_attention_forward", "matmul", "bmm", "baddbmm",
+            "einsum", "conv_transpose2d", "normalize", "pow", "exp", "rdiv", "rtruediv")
 
 
 class LayerRules(Rules):
@@ -160,7 +160,8 @@ class _Layer(nn.Module):
                              "use input_x_gradient")
         scale = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
         shifted = (-mean if self.bias is None else self.bias - mean) * scale
-        self._set(self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1)), shifted if bias is None else shifted + bias)
+        weights = self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1))
+        self._set(weights, shifted if bias is None else shifted + bias)
         self.merged = True
 
 

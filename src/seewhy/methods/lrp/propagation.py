@@ -21,8 +21,8 @@ from seewhy.targets import Output, Target
 
 Rule = Callable[..., Any]
 
-ACTIVATIONS = ("relu", "relu6", "hardtanh", "clamp", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish",
-               "hardswish", "softplus", "softsign")
+ACTIVATIONS = ("relu", "relu6", "hardtanh", "clamp", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu",
+               "mish", "hardswish", "softplus", "softsign")
 """Functions of one number that pass relevance on as it is."""
 
 

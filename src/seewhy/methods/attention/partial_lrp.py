@@ -1,0 +1,44 @@
+"""Partial LRP: how much each patch matters to the last attention's heads."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.attention.matrices import AttentionGradients
+from seewhy.methods.base import option
+from seewhy.methods.lrp.token_rules import LINEAR_RULES, TokenRules
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="partial_lrp",
+    title="Partial LRP",
+    summary="How relevant the last block's attention to each patch is for the class.",
+    needs={Need.ATTENTION, Need.CLASS_TOKEN, Need.LAST_BLOCK, Need.GRADIENTS},
+    signed=False,
+    class_specific=True,
+    citation="Voita et al., Analyzing Multi-Head Self-Attention (ACL 2019), section 4; as a map: Chefer et al., "
+             "Transformer Interpretability Beyond Attention Visualization (CVPR 2021)",
+    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+)
+class PartialLRP(AttentionGradients):
+    """M = mean_heads max(0, R_A)[CLS, patches], R_A the LRP relevance of the last block's softmaxed attention matrix.
+
+    Relevance starts with 1 in total at the output and ends there: nothing below has gradients. Rules as in
+    `TransformerAttribution`.
+    """
+
+    rule: str = option("zplus", "the LRP rule of linear layers", choices=LINEAR_RULES)
+    epsilon: float = option(1e-6, "added to denominators, with their sign", at_least=0)
+
+    @property
+    def first_block(self) -> int:
+        return -1
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        with torch.autocast(x.device.type, enabled=False):
+            (relevance,) = self.relevance(self.attend(x, target, TokenRules(self.rule, self.epsilon)))
+        return self.model.patches(relevance.clamp(min=0).mean(1)[:, 0], x.shape[-2:])

@@ -1,0 +1,44 @@
+"""Relevance propagation: attention weighted by its gradient, followed through all blocks."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.attention.matrices import AttentionGradients
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="relevance_propagation",
+    title="Relevance propagation",
+    summary="Where attention that speaks for the class leads when it is followed through all blocks.",
+    needs={Need.ATTENTION, Need.CLASS_TOKEN, Need.GRADIENTS},
+    signed=False,
+    class_specific=True,
+    citation="Chefer et al., Generic Attention-Model Explainability (ICCV 2021), eq. 5-6; RP in seed 002",
+    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+)
+class RelevancePropagation(AttentionGradients):
+    """R ← R + Ā R for each block in order, R = I at first, Ā = mean_heads max(0, ∇A ⊙ A); the map is R[CLS, patches].
+
+    ∇A = ∂f/∂A, A the softmaxed matrix. Nothing is normalised. One forward and one backward down to the attention of
+    the first block; both keep all matrices, blocks · heads · N² numbers for each image, besides the activations.
+    """
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        attended = self.attend(x, target)
+        grads = attended.arrived()
+        return self.model.patches(followed([m.detach().float() * g.float() for m, g in zip(
+            attended.matrices, grads, strict=True)]), x.shape[-2:])
+
+
+def followed(weighted: list[Float[Tensor, "batch heads tokens tokens"]]) -> Float[Tensor, "batch tokens"]:
+    """The class token's row of Π (I + mean_heads max(0, ·)), later blocks in front."""
+    row = torch.zeros_like(weighted[0][:, 0, 0])
+    row[:, 0] = 1
+    for matrix in reversed(weighted):  # row times matrix, from the last block to the first: no N × N product
+        row = row + (row[:, None] @ matrix.clamp(min=0).mean(1))[:, 0]
+    return row

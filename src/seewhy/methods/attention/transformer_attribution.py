@@ -1,0 +1,49 @@
+"""Transformer attribution: the relevance of attention matrices, weighted by their gradients, through all blocks."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.methods.attention.matrices import AttentionGradients
+from seewhy.methods.attention.relevance_propagation import followed
+from seewhy.methods.base import option
+from seewhy.methods.lrp.token_rules import LINEAR_RULES, TokenRules
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import Target
+
+
+@method(
+    name="transformer_attribution",
+    title="Transformer attribution",
+    summary="Where attention that is relevant and speaks for the class leads when it is followed through the blocks.",
+    needs={Need.ATTENTION, Need.CLASS_TOKEN, Need.GRADIENTS},
+    signed=False,
+    class_specific=True,
+    citation="Chefer et al., Transformer Interpretability Beyond Attention Visualization (CVPR 2021), eq. 13-14",
+    cost=lambda self: Cost(below=1, above=1, backward_above=2),
+)
+class TransformerAttribution(AttentionGradients):
+    """C[CLS, patches] of C = Π (I + Ā_b), Ā_b = mean_heads max(0, ∇A_b ⊙ R_b), later blocks in front, not normalised.
+
+    ∇A is the true gradient of the score, R the LRP relevance of the softmaxed matrix, which starts with 1 in total
+    at the output. Linear layers follow z⁺ (α = 1, β = 0) as in the paper, or ε; products, softmax, norms and
+    activations follow AttnLRP, not the paper's code: its softmax, which passes relevance on whole, and its rescaling
+    after each product and sum are left out, so numbers differ from it. One forward and two backwards.
+    """
+
+    start_layer: int = option(0, "the first block that counts (1 in the published runs)", at_least=0)
+    rule: str = option("zplus", "the LRP rule of linear layers", choices=LINEAR_RULES)
+    epsilon: float = option(1e-6, "added to denominators, with their sign", at_least=0)
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        rules = TokenRules(self.rule, self.epsilon)
+        with torch.autocast(x.device.type, enabled=False):
+            attended = self.attend(x, target, rules)
+            rules.plain = True
+            grads = attended.arrived(again=True)
+            rules.plain = False
+            relevance = self.relevance(attended)
+        weighted = [g.float() * r for g, r in zip(grads, relevance, strict=True)]
+        return self.model.patches(followed(weighted), x.shape[-2:])

@@ -1,0 +1,132 @@
+"""AttnLRP's propositions on the toy ViT, relevance itself and every division written out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import literal
+import torch
+from torch import Tensor
+
+
+def stab(z: Tensor, eps: float) -> Tensor:
+    return torch.where(z < 0, z - eps, z + eps)
+
+
+def linear(layer, x: Tensor, R: Tensor, rule: str, eps: float) -> Tensor:
+    share = x[..., None, :] * layer.weight  # (…, out, in)
+    bias = layer.bias
+    if rule == "zplus":
+        share, bias = share.clamp(min=0), bias.clamp(min=0)
+    return (share * (R / stab(share.sum(-1) + bias, eps))[..., None]).sum(-2)
+
+
+def layer_norm(layer, x: Tensor, R: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    normal = centred / (centred.square().mean(-1, keepdim=True) + layer.eps).sqrt()
+    scaled = normal * layer.weight
+    R = scaled / (scaled + layer.bias) * R  # affine: ε rule; then the division by σ: identity
+    share = x[..., None, :] * (torch.eye(x.shape[-1]).to(x) - 1 / x.shape[-1])  # centring: (…, out, in)
+    return (share * (R / centred)[..., None]).sum(-2)
+
+
+def total(a: Tensor, b: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
+    return a / (a + b) * R, b / (a + b) * R
+
+
+@dataclass
+class Found:
+    """Relevance of the tokens before the first block, of each matrix, and what each softmax loses."""
+
+    pixels: Tensor
+    tokens: Tensor
+    matrices: list[Tensor] = field(default_factory=list)
+    lost: Tensor | float = 0.0
+
+
+def attention(layer, x: Tensor, R: Tensor, rule: str, eps: float, found: Found) -> Tensor:
+    dim, heads = x.shape[-1], layer.num_heads
+    width = dim // heads
+    qkv = literal.linear(layer.qkv, x)
+    mixed, (_, matrices) = [], literal.attention(layer, x)
+    parts = [[qkv[..., p * dim + h * width : p * dim + (h + 1) * width] for p in range(3)] for h in range(heads)]
+    mixed = torch.cat([torch.einsum("bij,bjk->bik", matrices[:, h], parts[h][2]) for h in range(heads)], -1)
+    R = linear(layer.proj, mixed, R, rule, eps)
+    down, of_matrix = torch.zeros_like(qkv), []
+    for h, (q, k, v) in enumerate(parts):
+        A, here = matrices[:, h], slice(h * width, (h + 1) * width)
+        each = torch.einsum("bij,bjk->bijk", A, v) * (R[..., here] / mixed[..., here])[:, :, None] / 2
+        of_matrix.append(each.sum(-1))
+        scores = torch.einsum("bid,bjd->bij", q, k) / math.sqrt(width)
+        R_scores = scores * (each.sum(-1) - A * each.sum((-1, -2))[..., None])
+        found.lost = found.lost + (each.sum((1, 2, 3)) - R_scores.sum((1, 2)))
+        product = torch.einsum("bid,bjd->bijd", q, k) / math.sqrt(width)
+        pair = product * (R_scores / scores)[..., None] / 2
+        for part, value in enumerate((pair.sum(2), pair.sum(1), each.sum(1))):
+            down[..., part * dim + here.start : part * dim + here.stop] = value
+    found.matrices.insert(0, torch.stack(of_matrix, 1))
+    return linear(layer.qkv, x, down, rule, eps)
+
+
+def relevance(vit, x: Tensor, classes: list[int], start: str, rule: str = "epsilon", eps: float = 1e-6) -> Found:
+    """Relevance that starts with the logit (`start="logit"`) or with 1."""
+    found, states = Found(x, x), [literal.embed(vit, x)]
+    for block in vit.blocks:
+        T = literal.layer_norm(block.norm1, states[-1])
+        states.append(literal.after_norm1(block, states[-1], T))
+    normed = literal.layer_norm(vit.norm, states[-1])
+    logits = literal.linear(vit.head, normed[:, 0])
+    R = torch.zeros_like(logits)
+    for image, c in enumerate(classes):
+        R[image, c] = logits[image, c] if start == "logit" else 1
+    at_norm = torch.zeros_like(normed)
+    at_norm[:, 0] = linear(vit.head, normed[:, 0], R, rule, eps)
+    R = layer_norm(vit.norm, states[-1], at_norm)
+    for block, before in zip(reversed(vit.blocks), reversed(states[:-1]), strict=True):
+        T = literal.layer_norm(block.norm1, before)
+        middle = before + literal.attention(block.attn, T)[0]
+        U = literal.layer_norm(block.norm2, middle)
+        hidden = literal.linear(block.mlp[0], U)
+        active = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+        along, R = total(middle, literal.linear(block.mlp[2], active), R)
+        R = linear(block.mlp[0], U, linear(block.mlp[2], active, R, rule, eps), rule, eps)  # GELU: identity
+        along, R = total(before, middle - before, along + layer_norm(block.norm2, middle, R))
+        R = along + layer_norm(block.norm1, before, attention(block.attn, T, R, rule, eps, found))
+    found.tokens = R
+    found.pixels = to_pixels(vit, x, R, rule, eps)
+    return found
+
+
+def to_pixels(vit, x: Tensor, R: Tensor, rule: str, eps: float) -> Tensor:
+    size = vit.patch_embed.kernel_size[0]
+    plain = literal.embed(vit, x) - vit.pos_embed
+    R = plain / (plain + vit.pos_embed) * R
+    out, cols = torch.zeros_like(x), x.shape[3] // size
+    flat = torch.nn.Linear(1, 1)
+    flat.weight, flat.bias = torch.nn.Parameter(vit.patch_embed.weight.flatten(1)), vit.patch_embed.bias
+    for i in range(R.shape[1] - vit.prefix):
+        r, c = divmod(i, cols)
+        here = (slice(None), slice(None), slice(r * size, (r + 1) * size), slice(c * size, (c + 1) * size))
+        out[here] = linear(flat, x[here].flatten(1), R[:, vit.prefix + i], rule, eps).view(x[here].shape)
+    return out.detach()
+
+
+def true_gradients(vit, x: Tensor, classes: list[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """The matrices, and ∂ logit / ∂ matrix: by nudges that are added to each matrix."""
+    tokens, matrices, nudges = literal.embed(vit, x), [], []
+    for block in vit.blocks:
+        T = literal.layer_norm(block.norm1, tokens)
+        A, layer = literal.attention(block.attn, T)[1].detach(), block.attn
+        nudge = torch.zeros_like(A).requires_grad_()
+        plain, width = literal.attention(layer, T), T.shape[-1] // layer.num_heads
+        v = literal.linear(layer.qkv, T)[..., 2 * T.shape[-1] :]
+        extra = torch.cat([nudge[:, h] @ v[..., h * width : (h + 1) * width] for h in range(layer.num_heads)], -1)
+        middle = tokens + plain[0] + extra @ layer.proj.weight.T
+        hidden = literal.linear(block.mlp[0], literal.layer_norm(block.norm2, middle))
+        tokens = middle + literal.linear(block.mlp[2], hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))))
+        matrices.append(A)
+        nudges.append(nudge)
+    logits = literal.logits(vit, tokens)
+    score = sum(logits[i, c] for i, c in enumerate(classes))
+    return matrices, list(torch.autograd.grad(score, nudges))

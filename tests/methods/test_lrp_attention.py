@@ -1,0 +1,236 @@
+"""AttnLRP and the methods made of attention gradients, against every equation written out on the toy ViT."""
+
+from __future__ import annotations
+
+import copy
+
+import literal
+import literal_lrp
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from toys import batch, toy_cnn, toy_vit
+
+from seewhy.errors import OptionError, RequirementError
+from seewhy.methods import AttnLRP, PartialLRP, RelevancePropagation, TransformerAttribution
+from seewhy.methods.lrp.token_rules import TokenRules
+from seewhy.targets import ClassTarget
+
+VITS = {"class token": {}, "registers": {"prefix": 5, "depth": 2}, "four heads": {"heads": 4, "depth": 2}}
+CLASSES = [3, 1]
+
+
+@pytest.fixture(params=VITS.values(), ids=VITS.keys())
+def model(request):
+    return lively(toy_vit(**request.param))
+
+
+def lively(model):
+    """Norms and biases that do something, double precision, no gradients of parameters."""
+    for m in model.module.modules():
+        if isinstance(m, nn.LayerNorm):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, 0, 0.2)
+    model.module.double().requires_grad_(False)
+    return model
+
+
+@pytest.fixture
+def x():
+    return batch().double()
+
+
+def grid(model, rows):
+    return literal.on_grid(rows, model.module.prefix, 4, 6)
+
+
+# ── AttnLRP ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_attn_lrp_is_the_propositions_step_by_step(model, x, agree):
+    want = literal_lrp.relevance(model.module, x, CLASSES, "logit").pixels.sum(1)
+    agree("AttnLRP", "literal propositions", AttnLRP(model)(x, CLASSES), want, 1e-5)
+
+
+def test_a_large_epsilon_absorbs(model, x, agree):
+    want = literal_lrp.relevance(model.module, x, CLASSES, "logit", eps=0.1).pixels.sum(1)
+    agree("AttnLRP, ε = 0.1", "literal propositions", AttnLRP(model, epsilon=0.1)(x, CLASSES), want, 1e-5)
+
+
+def without_biases(model):
+    for m in model.module.modules():
+        if getattr(m, "bias", None) is not None:
+            nn.init.zeros_(m.bias)
+    nn.init.zeros_(model.module.pos_embed)
+    return model
+
+
+def test_pixels_and_what_is_lost_on_the_way_sum_to_the_score(model, x, agree):
+    """Without biases only the class token and the softmax keep something."""
+    without_biases(model)
+    found = literal_lrp.relevance(model.module, x, CLASSES, "logit", eps=1e-12)
+    kept = found.tokens[:, : model.module.prefix].sum((1, 2)) + found.lost
+    total = AttnLRP(model, epsilon=0.0)(x, CLASSES).double().sum((1, 2)) + kept
+    score = model.module(x)[[0, 1], CLASSES]
+    agree("AttnLRP: Σ pixels + prefix tokens + softmax", "the score, no biases", total, score, 1e-5)
+
+
+def test_without_attention_of_the_image_all_that_is_lost_is_lost_in_the_matrices(model, x, agree):
+    """q = k = 0: each matrix gets half of what its product got, and its softmax passes nothing on."""
+    without_biases(model)
+    nn.init.zeros_(model.module.tokens)
+    for block in model.module.blocks:
+        block.attn.qkv.weight[:32] = 0
+    method = TransformerAttribution(model, rule="epsilon", epsilon=0.0)
+    attended = method.attend(x, ClassTarget(tuple(CLASSES)), TokenRules(epsilon=0.0))
+    score = model.module(x)[[0, 1], CLASSES]
+    in_matrices = sum(r.double().sum((1, 2, 3)) for r in method.relevance(attended)) * score
+    total = AttnLRP(model, epsilon=0.0)(x, CLASSES).double().sum((1, 2)) + in_matrices
+    agree("AttnLRP: Σ pixels + matrices", "the score, no biases", total, score, 1e-5)
+
+
+class Unfused(nn.Module):
+    """The toy's attention as older models write it: matrix and softmax in plain code."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        q, k, v = self.inner.split(x)
+        attn = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
+        return self.inner.proj((attn @ v).transpose(1, 2).flatten(2))
+
+
+class Torch(nn.Module):
+    """The toy's attention as `nn.MultiheadAttention`."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.mha = nn.MultiheadAttention(inner.proj.in_features, inner.num_heads, batch_first=True).double()
+        self.mha.load_state_dict({"in_proj_weight": inner.qkv.weight, "in_proj_bias": inner.qkv.bias,
+                                  "out_proj.weight": inner.proj.weight, "out_proj.bias": inner.proj.bias})
+
+    def forward(self, x):
+        return self.mha(x, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("kind", [Unfused, Torch])
+@pytest.mark.parametrize("cls", [AttnLRP, RelevancePropagation, TransformerAttribution, PartialLRP])
+def test_however_attention_is_written(cls, kind, x, agree):
+    fused = lively(toy_vit())
+    other = copy.deepcopy(fused)
+    for block in other.module.blocks:
+        block.attn = kind(block.attn)
+    agree(cls.card.title, f"attention as {kind.__name__}", cls(other)(x, CLASSES), cls(fused)(x, CLASSES), 1e-5)
+
+
+# ── single rules ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def down(f, x, plain=False):
+    """(f(x), what comes down to x from R = f(x), that is G = 1)."""
+    rules = TokenRules(epsilon=0.0)
+    leaf = x.clone().requires_grad_()
+    with rules:
+        y = f(leaf.clone())
+    rules.plain = plain
+    return y.detach(), torch.autograd.grad(y, leaf, torch.ones_like(y))[0]
+
+
+SMOOTH = {
+    "gelu": F.gelu, "silu": F.silu, "quick gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu by tanh": lambda x: 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.04 * torch.pow(x, 3)))),
+    "in place": lambda x: F.silu(x, inplace=True),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_activations_pass_relevance_on_however_they_are_written(name, agree):
+    x = torch.randn(50, dtype=torch.float64)
+    y, slope = down(SMOOTH[name], x)
+    agree(f"identity rule, {name}", "R_x = R_f", x * slope, y)
+    assert down(F.gelu, torch.zeros(3))[1].abs().max() == 0
+
+
+def test_root_mean_square_norms_conserve_and_so_do_products(agree):
+    x, w = torch.randn(4, 8, dtype=torch.float64), torch.rand(8, dtype=torch.float64)
+    for f in (lambda x: F.rms_norm(x, (8,), w), lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True)),
+              lambda x: x[:2] * x[2:].exp(), lambda x: (x[:, :4] @ x[:, 4:].T), lambda x: x * nn.Parameter(w)):
+        y, slope = down(f, x)
+        shares = (x * slope)[:2] if y.shape == (2, 8) else x * slope
+        agree("Σ R of norms, gates and products", "Σ R above", shares.sum(),
+              y.sum() / 2 if y.shape == (2, 8) else y.sum())
+
+
+def test_fused_attention_outside_of_blocks(agree):
+    x = torch.randn(1, 2, 5, 4, dtype=torch.float64)
+    f = lambda x: F.scaled_dot_product_attention(x[..., :2], x[..., :2], x[..., 2:])  # noqa: E731
+    g = lambda x: (x[..., :2] @ x[..., :2].mT * 2**-0.5).softmax(-1) @ x[..., 2:]  # noqa: E731
+    agree("rules of fused attention", "of its steps", down(f, x)[1], down(g, x)[1])
+
+
+def test_while_plain_the_backward_is_the_true_gradient(model, x, agree):
+    rules = TokenRules("zplus")
+    attended = TransformerAttribution(model).attend(x, ClassTarget(tuple(CLASSES)), rules)
+    rules.plain = True
+    _, want = literal_lrp.true_gradients(model.module, x, CLASSES)
+    for got, grad in zip(attended.arrived(), want, strict=True):
+        agree("∇A beside the rules", "literal gradient", got, grad)
+
+
+# ── the three maps ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def product(weighted, start=0):
+    """Class token's row of the product of I + mean_heads max(0, ·), image by image."""
+    rows = []
+    for image in range(2):
+        R = torch.eye(weighted[0].shape[-1], dtype=torch.float64)
+        for matrices in weighted[start:]:
+            mixed = sum(m.clamp(min=0) for m in matrices[image]) / len(matrices[image])
+            R = R + mixed @ R
+        rows.append(R[0])
+    return torch.stack(rows)
+
+
+def test_relevance_propagation_is_its_recursion(model, x, agree):
+    matrices, grads = literal_lrp.true_gradients(model.module, x, CLASSES)
+    want = grid(model, product([a * g for a, g in zip(matrices, grads, strict=True)]))
+    agree("Relevance propagation", "literal R ← R + Ā R", RelevancePropagation(model)(x, CLASSES), want)
+
+
+@pytest.mark.parametrize("rule", ["zplus", "epsilon"])
+@pytest.mark.parametrize("start_layer", [0, 1])
+def test_transformer_attribution_is_its_product(model, x, rule, start_layer, agree):
+    grads = literal_lrp.true_gradients(model.module, x, CLASSES)[1]
+    relevance = literal_lrp.relevance(model.module, x, CLASSES, "one", rule).matrices
+    want = grid(model, product([g * r for g, r in zip(grads, relevance, strict=True)], start_layer))
+    got = TransformerAttribution(model, start_layer=start_layer, rule=rule)(x, CLASSES)
+    agree(f"Transformer attribution, {rule}", "literal Π (I + Ā)", got, want, 1e-5)
+
+
+@pytest.mark.parametrize("rule", ["zplus", "epsilon"])
+def test_partial_lrp_is_the_last_matrix_relevance(model, x, rule, agree):
+    last = literal_lrp.relevance(model.module, x, CLASSES, "one", rule).matrices[-1]
+    want = grid(model, last.clamp(min=0).mean(1)[:, 0])
+    agree(f"Partial LRP, {rule}", "literal rules", PartialLRP(model, rule=rule)(x, CLASSES), want, 1e-5)
+
+
+def test_a_score_of_zero_is_a_map_of_zeros(x):
+    model = toy_vit()
+    nn.init.zeros_(model.module.head.weight)
+    nn.init.zeros_(model.module.head.bias)
+    for cls in (AttnLRP, RelevancePropagation, TransformerAttribution, PartialLRP):
+        assert cls(model)(batch(), 1).abs().max() == 0
+
+
+def test_wrong_options_and_models():
+    with pytest.raises(OptionError, match="start_layer=3 leaves no block"):
+        TransformerAttribution(toy_vit(), start_layer=3)
+    for cls in (AttnLRP, RelevancePropagation, TransformerAttribution, PartialLRP):
+        with pytest.raises(RequirementError, match="attention"):
+            cls(toy_cnn())
+    with pytest.raises(RequirementError, match="class token"):
+        RelevancePropagation(toy_vit(prefix=0, pool="mean"))
