@@ -77,6 +77,8 @@ def expect(kind: type[Exception] | tuple[type[Exception], ...], what: str) -> It
         yield
     except kinds:
         return
+    except Broken:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise Broken(f"{what} raises {type(error).__name__} ({reason}) instead of {words}") from error

@@ -27,7 +27,7 @@ def needs_checked_first(probe: Probe) -> None:
         passes = Passes(model)
         with expect(RequirementError, f"a model without {need}"):
             try:
-                probe.cls(model=model)(probe.x, probe.target)
+                probe.cls(model=model)
             except RequirementError as error:
                 ensure(NEED_TEXT[need] in str(error), f"the error does not say that {NEED_TEXT[need]} is missing")
                 raise

@@ -92,9 +92,12 @@ def input_untouched(probe: Probe) -> None:
 @method_check
 def training_mode_ignored(probe: Probe) -> None:
     """A model in training mode (dropout, batch statistics) is explained as in eval mode."""
-    model = clone(probe.model)
-    model.module.train()
-    ensure_same(probe.maps(), probe.maps(model=model), "a model in training mode gets another map")
+    maps = []
+    for training in (False, True):
+        model = clone(probe.model)
+        model.module.train(training)
+        maps.append(probe.maps(model=model))
+    ensure_same(*maps, "a model in training mode gets another map")
 
 
 @method_check

@@ -1,0 +1,270 @@
+"""For each check of adapters, bad adapters that it must catch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import toys
+from torch import Tensor, nn
+
+from seewhy.checks import MODEL_CHECKS, ContractError, check_model
+from seewhy.models.adapter import Layer, VisionModel
+
+CHECKS = dict(MODEL_CHECKS)
+CASES: list[tuple[str, Callable[[], VisionModel], str]] = []
+
+
+def sabotages(check: str, says: str) -> Callable[[Callable], Callable]:
+    """A maker of a model that `check` must find out, with a message that has the words `says`."""
+
+    def enter(make: Callable[[], VisionModel]) -> Callable[[], VisionModel]:
+        CASES.append((check, make, says))
+        return make
+
+    return enter
+
+
+def told(model: VisionModel, **wrong: Any) -> VisionModel:
+    """The model with a structure that is wrong in some place."""
+    model.structure = replace(model.structure, **wrong)
+    return model
+
+
+def behaving(model: VisionModel, **methods: Callable) -> VisionModel:
+    """The model with methods of its own."""
+    model.__class__ = type("Bad", (VisionModel,), methods)
+    return model
+
+
+# ── what it says ──────────────────────────────────────────────────────────────────────────────────────────────────────
+@sabotages("offers_are_true", "a run gives logits, but it does not offer them")
+def hides_its_logits():
+    return told(toys.toy_cnn(), has_logits=False)
+
+
+@sabotages("offers_are_true", "says 7 classes and gives 5")
+def miscounts_its_classes():
+    return told(toys.toy_cnn(), classes=7)
+
+
+@sabotages("offers_are_true", "4 class names for 5 logits")
+def has_too_few_names():
+    model = toys.toy_cnn()
+    model.class_names = model.class_names[:4]
+    return model
+
+
+@sabotages("offers_are_true", "prefix_tokens of 1 or more")
+def has_a_class_token_nowhere():
+    return told(toys.toy_vit(prefix=0, pool="mean"), class_token=True)
+
+
+@sabotages("offers_are_true", "no gradient with respect to the input")
+def detaches():
+    def run(self, x):
+        with torch.no_grad():
+            return VisionModel.run(self, x)
+
+    return behaving(toys.toy_cnn(), run=run)
+
+
+@sabotages("same_answer_as_the_module", "logits of the adapter and of the plain module differ")
+def warms_its_logits():
+    def run(self, x):
+        output = VisionModel.run(self, x)
+        return replace(output, logits=output.logits / 1.0001)
+
+    return behaving(toys.toy_cnn(), run=run)
+
+
+@sabotages("embedding_leads_to_logits", "it is not the head")
+def takes_a_norm_for_the_head():
+    return told(toys.toy_vit(), head="norm")
+
+
+@sabotages("embedding_leads_to_logits", "different images have the same embedding")
+def always_embeds_the_same():
+    def run(self, x):
+        output = VisionModel.run(self, x)
+        return replace(output, embedding=output.embedding[:1].expand_as(output.embedding))
+
+    return behaving(toys.toy_cnn(), run=run)
+
+
+# ── grids and tokens ──────────────────────────────────────────────────────────────────────────────────────────────────
+@sabotages("stages_lie_on_grids", "wrong axes")
+def takes_channels_for_columns():
+    return told(toys.toy_cnn(), stages=(Layer("stage1", "nhwc"),))
+
+
+@sabotages("stages_lie_on_grids", "has a grid of")
+def lists_its_stages_backwards():
+    model = toys.toy_cnn()
+    return told(model, stages=model.structure.stages[::-1])
+
+
+@sabotages("tokens_are_prefix_and_grid", r"\(3, 29, 16\); expected 1 \+ 4×6 tokens")
+def forgets_its_registers():
+    return told(toys.toy_vit(prefix=5), prefix_tokens=1)
+
+
+class ColumnByColumn(toys.ToyViT):
+    """Its tokens run down the columns of the image."""
+
+    def embed(self, x: Tensor) -> Tensor:
+        patches = self.patch_embed(x).mT.flatten(2).transpose(1, 2)
+        return torch.cat([self.tokens.expand(len(x), -1, -1), patches], 1) + self.pos_embed
+
+
+class RegistersLast(toys.ToyViT):
+    """A class token first, and registers after the patches."""
+
+    def embed(self, x: Tensor) -> Tensor:
+        tokens = super().embed(x)
+        return torch.cat([tokens[:, :1], tokens[:, self.prefix :], tokens[:, 1 : self.prefix]], 1)
+
+
+@sabotages("cells_lie_where_the_pixels_are", "top right of the image shows most in row")
+def counts_down_the_columns():
+    model = toys.toy_vit()
+    model.module.__class__ = ColumnByColumn
+    return model
+
+
+@sabotages("cells_lie_where_the_pixels_are", "the image shows most in row")
+def has_its_registers_elsewhere():
+    model = toys.toy_vit(prefix=5)
+    model.module.__class__ = RegistersLast
+    return model
+
+
+@sabotages("cells_lie_where_the_pixels_are", "the image shows most in row")
+def has_patches_of_another_shape():
+    return told(toys.toy_vit(), patch_size=(4, 16))
+
+
+@sabotages("layers_have_names", "an unknown layer raises no UnknownNameError")
+def guesses_layers():
+    def layer(self, spec=None, **kwargs):
+        return VisionModel.layer(self, None if spec == "no_such_layer" else spec, **kwargs)
+
+    return behaving(toys.toy_cnn(), layer=layer)
+
+
+# ── opening it up ─────────────────────────────────────────────────────────────────────────────────────────────────────
+@sabotages("attention_is_a_distribution", "no distribution")
+def hands_out_logits_of_attention():
+    def attention(self, receive, x, **kwargs):
+        return VisionModel.attention(self, lambda block, matrix: receive(block, 2 * matrix), x, **kwargs)
+
+    return behaving(toys.toy_vit(), attention=attention)
+
+
+@sabotages("attention_is_a_distribution", "one row differs")
+def hands_out_the_last_row():
+    def attention(self, receive, x, rows=slice(None), **kwargs):
+        return VisionModel.attention(self, receive, x, rows=slice(-1, None) if rows.stop else rows, **kwargs)
+
+    return behaving(toys.toy_vit(), attention=attention)
+
+
+@sabotages("tail_continues_the_model", "the answer differs")
+def goes_on_with_another_image():
+    def tail(self, x, layer):
+        return VisionModel.tail(self, x.flip(0), layer)
+
+    return behaving(toys.toy_cnn(), tail=tail)
+
+
+@sabotages("cam_layer_is_reached", "24 of 24 cells")
+def explains_tokens_that_nobody_reads():
+    return told(toys.toy_vit(), cam_layer=Layer("blocks.2", "tokens"), class_token=False)
+
+
+@sabotages("cam_layer_is_reached", "LayoutError")
+def explains_behind_the_last_attention():
+    return told(toys.toy_vit(), cam_layer=Layer("blocks.2", "tokens"))
+
+
+class NormalisesOverTheBatch(toys.ToyCNN):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(0))
+
+
+@sabotages("batch_is_singles", "the answer differs")
+def looks_at_its_neighbours():
+    model = toys.toy_cnn()
+    model.module.__class__ = NormalisesOverTheBatch
+    return model
+
+
+class OneGrid(toys.ToyCNN):
+    """Squeezes every image to one size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.adaptive_avg_pool2d(x, (32, 48)))
+
+
+@sabotages("other_sizes_work_or_say_so", "an image twice as wide takes stage1 from 16×24 to")
+def squeezes_every_image():
+    model = toys.toy_cnn()
+    model.module.__class__ = OneGrid
+    return model
+
+
+@sabotages("other_sizes_work_or_say_so", "RuntimeError")
+def breaks_on_another_size():
+    def checked_output(self, x):
+        return self.run(x)
+
+    return behaving(toys.toy_vit(), checked_output=checked_output)
+
+
+@sabotages("model_left_alone", "after output, training of")
+def leaves_eval_mode():
+    def output(self, images):
+        self.module.eval()
+        return VisionModel.output(self, images)
+
+    return behaving(toys.toy_cnn(), output=output)
+
+
+@sabotages("model_left_alone", "after activations of a wrong input, forward_hooks")
+def cleans_up_on_success_only():
+    def activations(self, x, layers):
+        handle = self.module.register_forward_hook(lambda *_: None)
+        found = VisionModel.activations(self, x, layers)
+        handle.remove()
+        return found
+
+    return behaving(toys.toy_cnn(), activations=activations)
+
+
+@sabotages("model_left_alone", "after activations, the values of buffer")
+def reads_in_training_mode():
+    def activations(self, x, layers):
+        self.module(x)
+        return VisionModel.activations(self, x, layers)
+
+    return behaving(toys.toy_cnn(), activations=activations)
+
+
+@pytest.mark.parametrize(("check", "make", "says"), CASES, ids=[f"{c}-{m.__name__}" for c, m, _ in CASES])
+def test_saboteur_is_caught(check, make, says):
+    with pytest.raises(ContractError, match=says) as caught:
+        CHECKS[check](make(), toys.batch(3))
+    assert caught.value.check == check
+    assert "\n" not in str(caught.value)
+
+
+def test_every_check_has_a_saboteur():
+    assert {check for check, _, _ in CASES} == set(CHECKS)
+
+
+def test_check_model_tells_what_did_not_apply():
+    assert set(check_model(toys.toy_cnn())) == {"tokens_are_prefix_and_grid", "attention_is_a_distribution"}
+    assert check_model(toys.toy_vit(prefix=5)) == {}

@@ -1,0 +1,446 @@
+"""For each check of methods, bad methods that it must catch; and a good one that passes them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import toys
+from torch import Tensor
+
+from seewhy.checks import METHOD_CHECKS, ContractError, check_method
+from seewhy.errors import TargetError
+from seewhy.methods import METHODS
+from seewhy.methods.base import Method, gradient, input_gradient, option, seeded
+from seewhy.models.surgery import collecting, hooked
+from seewhy.registry import Cost, Need, method
+from seewhy.targets import ClassTarget, Target, as_target
+
+CHECKS = dict(METHOD_CHECKS)
+CARD = {"title": "Saboteur", "summary": "What each pixel adds to the score.", "needs": {Need.GRADIENTS}, "signed": True,
+        "class_specific": True, "citation": "none", "cost": lambda self: Cost(1, 1, 1, 1)}
+CASES: list[tuple[str, type[Method], str]] = []
+
+
+def sabotages(check: str, says: str, **card: Any) -> Callable[[type], type]:
+    """A method that is in no registry, and that `check` must find out with a message that has the words `says`."""
+
+    def enter(cls: type) -> type:
+        cls.__doc__ = cls.__doc__ or "Bad."
+        made = method(register=False, **{**CARD, "name": cls.__name__.lower(), **card})(cls)
+        CASES.append((check, made, says))
+        return made
+
+    return enter
+
+
+@method(register=False, **CARD, name="honest")
+class Honest(Method):
+    """M_ij = Σ_c x_cij ∂f/∂x_cij."""
+
+    def maps(self, x: Tensor, target: Target) -> Tensor:
+        return (x * input_gradient(self.model, x, target)).sum(1)
+
+
+class Unguarded(Honest):
+    """Without what the base class does around `maps`."""
+
+    def __call__(self, x, target=None):
+        x = x.detach().requires_grad_()
+        score = as_target(target).score(self.model.run(x))
+        return (x * torch.autograd.grad(score.sum(), x)[0]).sum(1).detach()
+
+
+# ── the maps ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+@sabotages("grid_and_dtype", r"the grid is \(48, 32\), not \(32, 48\)")
+class SwapsRowsAndCols(Honest):
+    def maps(self, x, target):
+        return super().maps(x, target).mT
+
+
+@sabotages("grid_and_dtype", "float64")
+class ReturnsDouble(Honest):
+    def __call__(self, x, target=None):
+        return super().__call__(x, target).double()
+
+
+@sabotages("batch_equals_singles", "one by one")
+class NormalisesOverTheBatch(Honest):
+    def maps(self, x, target):
+        maps = super().maps(x, target)
+        return maps / maps.abs().max()
+
+
+@sabotages("batch_equals_singles", "in another order")
+class KnowsItsPlace(Honest):
+    def maps(self, x, target):
+        moved = len(x) == 3 and target._target.index == (1, 2, 0)
+        return super().maps(x, target) * (2 if moved else 1)
+
+
+@sabotages("targets_by_image", "its own target")
+class UsesTheFirstTarget(Honest):
+    def maps(self, x, target):
+        return super().maps(x, target.at([0] * len(x)))
+
+
+@sabotages("default_target_is_the_answer", "the model's answer")
+class DefaultsToClassZero(Honest):
+    def _goal(self, target, batch):
+        return super()._goal(0 if target is None else target, batch)
+
+
+@sabotages("target_matters", "another target gives the same map")
+class IgnoresTheTarget(Honest):
+    def maps(self, x, target):
+        return super().maps(x, ClassTarget((0,)))
+
+
+@sabotages("target_matters", "another target gives another map", class_specific=False)
+class SecretlyClassSpecific(Honest):
+    def _goal(self, target, batch):
+        return as_target(target)
+
+
+@sabotages("sign_as_declared", "unsigned, but", signed=False)
+class SecretlySigned(Honest):
+    pass
+
+
+@sabotages("sign_as_declared", "signed, but")
+class SecretlyUnsigned(Honest):
+    def maps(self, x, target):
+        return super().maps(x, target).abs()
+
+
+@sabotages("flat_image", "NonFiniteError")
+class DividesByTheRange(Honest):
+    def maps(self, x, target):
+        return super().maps(x, target) / (x.amax((1, 2, 3)) - x.amin((1, 2, 3)))[:, None, None]
+
+
+@sabotages("weights_matter", "does not depend on the model")
+class DetectsEdges(Honest):
+    def maps(self, x, target):
+        target.score(self.model.run(x))
+        return x.diff(dim=-1, append=x[..., -1:]).sum(1)
+
+
+@sabotages("nan_weights_raise", "no NonFiniteError", class_specific=False, needs={Need.FEATURES})
+class HidesNaN(Method):
+    def maps(self, x, target):
+        return self.model.activations(x, [self.model.layer()])[self.model.layer().name].mean(1).nan_to_num()
+
+
+@sabotages("seeded_runs_repeat", "global random state")
+class DrawsFromTheGlobalState(Honest):
+    def maps(self, x, target):
+        return super().maps(x + 0.1 * torch.randn_like(x), target)
+
+
+@sabotages("seeded_runs_repeat", "not stochastic, but the method has an option")
+class DeclaresNoNoise(Honest):
+    seed: int = option(0, "seed of the noise")
+
+
+@sabotages("seeded_runs_repeat", "another seed gives the same map", stochastic=True)
+class IgnoresTheSeed(Honest):
+    seed: int = option(0, "seed of the noise")
+
+    def maps(self, x, target):
+        return super().maps(x + 0.1 * torch.randn(x.shape, generator=seeded(0, x.device)), target)
+
+
+@sabotages("chunks_do_not_matter", "batch_size changes the map")
+class AveragesChunks(Honest):
+    batch_size: int = option(16, "images per pass", at_least=1)
+
+    def maps(self, x, target):
+        return super().maps(x, target) / -(-25 // self.batch_size)
+
+
+@sabotages("any_grad_mode", "RuntimeError")
+class TrustsTheGradMode(Unguarded):
+    pass
+
+
+@sabotages("any_grad_mode", "drags a graph")
+class KeepsTheGraph(Honest):
+    def __call__(self, x, target=None):
+        return super().__call__(x, target) * next(self.model.module.parameters()).sum()
+
+
+@sabotages("autocast_agrees", "not torch.float32")
+class GivesHalf(Honest):
+    def __call__(self, x, target=None):
+        maps = super().__call__(x, target)
+        return maps.bfloat16() if torch.is_autocast_enabled("cpu") else maps
+
+
+@sabotages("autocast_agrees", "correlates")
+class LosesPrecision(Honest):
+    def maps(self, x, target):
+        maps = super().maps(x, target)
+        return (maps + 1e4).to(torch.get_autocast_dtype("cpu")) - 1e4 if torch.is_autocast_enabled("cpu") else maps
+
+
+@sabotages("any_input_form", "channels-last")
+class ReadsRawMemory(Honest):
+    def maps(self, x, target):
+        return super().maps(x.as_strided(x.shape, torch.empty(x.shape).stride()), target)
+
+
+@sabotages("any_input_form", "float64 model gives a torch.float64 map")
+class KeepsTheModelsType(Honest):
+    def __call__(self, x, target=None):
+        return super().__call__(x, target).to(self.model.dtype)
+
+
+# ── leaving things as they came ───────────────────────────────────────────────────────────────────────────────────────
+def first(module):
+    return next(module.parameters())
+
+
+LITTER: dict[str, Callable[[Any], Any]] = {
+    "forward_hooks of the model": lambda m: m.register_forward_hook(lambda *_: None),
+    "forward_pre_hooks of stage1": lambda m: m.stage1.register_forward_pre_hook(lambda *_: None),
+    "backward_hooks of stage2": lambda m: m.stage2.register_full_backward_hook(lambda *_: None),
+    "the hooks of parameter stage1.0.weight": lambda m: first(m).register_hook(lambda g: g),
+    "training of": lambda m: m.eval(),
+    "requires_grad of parameter": lambda m: m.requires_grad_(False),
+    "the gradient of parameter": lambda m: setattr(first(m), "grad", torch.zeros_like(first(m))),
+    "the values of parameter": lambda m: first(m).data.mul_(1.0001),
+    "parameters of stage1.0": lambda m: setattr(m.stage1[0], "weight", torch.nn.Parameter(first(m).detach().clone())),
+    "the values of buffer": lambda m: m.stage1[1].running_mean.add_(1),
+    "forward of stage2": lambda m: setattr(m.stage2, "forward", m.stage2.forward),
+    "cache of head": lambda m: setattr(m.head, "cache", None),
+    "inplace of stage1.2": lambda m: setattr(m.stage1[2], "inplace", False),
+    "torch's random state": lambda m: torch.rand(1),
+    "grad mode": lambda m: torch.set_grad_enabled(False),
+    "a function of torch.nn.functional": lambda m: setattr(F, "gelu", lambda x: x),
+    "a function of ReLU": lambda m: setattr(torch.nn.ReLU, "forward", lambda self, x: x),
+}
+
+for _words, _throw in LITTER.items():
+
+    @sabotages("model_untouched", _words)
+    class Litters(Honest):
+        throw = staticmethod(_throw)
+
+        def __call__(self, x, target=None):
+            maps = super().__call__(x, target)
+            self.throw(self.model.module)
+            return maps
+
+
+@sabotages("untouched_after_bad_target", "after a class out of range, forward_hooks")
+class CleansUpOnSuccessOnly(Honest):
+    def __call__(self, x, target=None):
+        handle = self.model.module.register_forward_hook(lambda *_: None)
+        maps = super().__call__(x, target)
+        handle.remove()
+        return maps
+
+
+@sabotages("untouched_after_bad_target", "raises no TargetError")
+class MakesDo(Honest):
+    def _goal(self, target, batch):
+        try:
+            return super()._goal(target, batch)
+        except TargetError:
+            return ClassTarget((0,))
+
+
+@sabotages("untouched_after_exception", "after an exception in stage1.0, forward_pre_hooks")
+class CleansUpLast(Honest):
+    def maps(self, x, target):
+        handle = self.model.module.head.register_forward_pre_hook(lambda *_: None)
+        maps = super().maps(x, target)
+        handle.remove()
+        return maps
+
+
+@sabotages("untouched_after_exception", "is swallowed")
+class SwallowsErrors(Honest):
+    def maps(self, x, target):
+        try:
+            return super().maps(x, target)
+        except Exception:
+            return torch.zeros(len(x), *x.shape[-2:])
+
+
+@sabotages("input_untouched", "requires_grad of the batch")
+class LeavesTheInputWantingGradients(Honest):
+    def maps(self, x, target):
+        with torch.enable_grad():
+            score = target.score(self.model.run(x.requires_grad_()))
+        return (x.detach() * gradient(score, x)).sum(1)
+
+
+@sabotages("input_untouched", "the batch is not")
+class WritesToTheInput(Honest):
+    def maps(self, x, target):
+        return super().maps(x.mul_(1), target)
+
+
+@sabotages("training_mode_ignored", "training mode")
+class RunsInTrainingMode(Unguarded):
+    pass
+
+
+@sabotages("frozen_model_works", "RuntimeError")
+class NeedsTrainableWeights(Honest):
+    def maps(self, x, target):
+        with torch.enable_grad():
+            score = target.score(self.model.run(x)).sum()
+        torch.autograd.grad(score, first(self.model.module))
+        return super().maps(x, target)
+
+
+# ── the card ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+@sabotages("needs_checked_first", "before gradients is found missing")
+class RunsBeforeItChecks(Honest):
+    def __post_init__(self):
+        self.model.run(torch.zeros(1, 3, 32, 48))
+        super().__post_init__()
+
+
+@sabotages("needs_checked_first", "runs the model already")
+class RunsWhenMade(Honest):
+    def prepare(self):
+        self.model.run(torch.zeros(1, 3, 32, 48))
+
+
+@sabotages("needs_checked_first", "raises no RequirementError")
+class ChecksNothing(Honest):
+    @classmethod
+    def unmet(cls, model):
+        return ""
+
+
+@sabotages("cost_as_declared", "2 forwards through stage1.0")
+class RunsTwice(Honest):
+    def maps(self, x, target):
+        self.model.run(x)
+        return super().maps(x, target)
+
+
+@sabotages("cost_as_declared", "1 backwards .* the card says 0", cost=lambda self: Cost(1, 1))
+class DeclaresNoBackward(Honest):
+    pass
+
+
+@sabotages("cost_as_declared", "4 forwards .* the card says 3", cost=lambda self: Cost(*[self.n_samples] * 4))
+class RunsOnceMore(Honest):
+    n_samples: int = option(25, "passes", at_least=1)
+
+    def maps(self, x, target):
+        return sum(super(RunsOnceMore, self).maps(x, target) for _ in range(self.n_samples + 1))
+
+
+@sabotages("cost_as_declared", "gradients of parameters")
+class DifferentiatesTheWeights(Honest):
+    def maps(self, x, target):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            score = target.score(self.model.run(x)).sum()
+        return (x * torch.autograd.grad(score, [x, first(self.model.module)])[0]).sum(1).detach()
+
+
+@sabotages("cost_as_declared", "below the layer, runs with gradients", cost=lambda self: Cost(1, 1, 1, 0))
+class BuildsTheWholeGraph(Method):
+    def prepare(self):
+        self.at = self.model.cam_layer()
+
+    def maps(self, x, target):
+        leaf = []
+
+        def cut(_, __, output):
+            leaf.append(output.detach().clone().requires_grad_())
+            return leaf[0].clone()
+
+        with torch.enable_grad(), hooked(self.model.submodule(self.at.name), cut):
+            score = target.score(self.model.run(x))
+        return (leaf[0].detach() * gradient(score, leaf[0])).sum(1)
+
+
+@sabotages("cost_as_declared", "1 backwards below the layer; the card says 0", cost=lambda self: Cost(1, 1, 1, 0))
+class GoesBackBelow(Honest):
+    def prepare(self):
+        self.at = self.model.cam_layer()
+
+
+@sabotages("cost_as_declared", "1 forwards through head, above the layer; the card says 0",
+           cost=lambda self: Cost(1, 0), needs={Need.FEATURES}, class_specific=False, signed=False)
+class DoesNotStop(Method):
+    def prepare(self):
+        self.at = self.model.layer()
+
+    def maps(self, x, target):
+        with collecting({"at": self.model.submodule(self.at.name)}, stop=False) as found:
+            self.model.run(x)
+        return found["at"].mean(1)
+
+
+@sabotages("options_checked", "no OptionError")
+class TakesAnything(Honest):
+    n_steps: int = option(5, "steps", at_least=1)
+
+    def __post_init__(self):
+        self.prepare()
+
+
+@sabotages("options_declared", "steps is no option")
+class HasABareField(Honest):
+    steps: int = 3
+
+
+@sabotages("options_declared", "TypeError")
+class CannotBeWrittenDown(Honest):
+    @property
+    def options(self):
+        return {"step": torch.ones(1)}
+
+
+@sabotages("card_complete", "full stop", summary="What each pixel adds")
+class SaysHalfASentence(Honest):
+    pass
+
+
+@sabotages("card_complete", "no citation", citation=" ")
+class CitesNobody(Honest):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _put_back(monkeypatch):
+    """What the worst of them do to the whole process."""
+    monkeypatch.setattr(F, "gelu", F.gelu)
+    monkeypatch.setattr(torch.nn.ReLU, "forward", torch.nn.ReLU.forward)
+    with torch.enable_grad():
+        yield
+
+
+@pytest.mark.parametrize(("check", "cls", "says"), CASES, ids=[f"{c}-{k.__name__}" for c, k, _ in CASES])
+def test_saboteur_is_caught(check, cls, says):
+    with pytest.raises(ContractError, match=says) as caught:
+        CHECKS[check](cls, toys.toy_cnn(), toys.batch(3))
+    assert caught.value.check == check
+    assert caught.value.subject == cls.card.name
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", [toys.toy_cnn(), toys.toy_vit()], ids=["cnn", "vit"])
+def test_an_honest_method_passes(model):
+    assert check_method(Honest, model) == {}
+
+
+def test_every_check_has_a_saboteur():
+    assert {check for check, _, _ in CASES} == set(CHECKS)
+
+
+def test_no_saboteur_is_registered():
+    assert not [cls for cls in METHODS if cls.__module__ == __name__]
