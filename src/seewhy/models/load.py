@@ -45,6 +45,7 @@ class Source:
 
 SOURCES = (
     Source("efficientnet_lite", "", "efficientnet_lite_pytorch"),
+    Source("scenes_source", "", "seewhy"),
     Source("timm", "timm/", "timm"),
     Source("torchvision", "torchvision/", "torchvision"),
     Source("hf", "hf/", "transformers"),
@@ -57,7 +58,7 @@ def load_model(name: Name, *, architecture: str | None = None, device: torch.dev
     """A model by name or from disk, in eval mode.
 
     Args:
-        name: `efficientnet_lite0`, `timm/NAME`, `torchvision/NAME`, `hf/REPO`, `open_clip/MODEL:PRETRAINED`
+        name: `efficientnet_lite0`, `scenes_vit`, `scenes_cnn`, `timm/NAME`, `torchvision/NAME`, `hf/REPO`, `open_clip/MODEL:PRETRAINED`
             (`list_models` lists them), a folder in the Hugging Face format, or a checkpoint file.
         architecture: for a checkpoint file, the name of the model that it fits; None: recognised where the names
             and shapes of the weights tell (ViT in DINO's names, ResNet).
