@@ -164,8 +164,8 @@ def test_blur_is_a_gaussian():
 
 def test_options_that_cannot_work(x):
     model = toy_cnn()
-    with pytest.raises(OptionError, match="black, zero, mean, blur"):
-        IntegratedGradients(model, baseline="white")
+    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, nor a colour"):
+        IntegratedGradients(model, baseline="nothing")
     with pytest.raises(OptionError, match="midpoint, gauss_legendre"):
         IntegratedGradients(model, rule="trapezoid")
     with pytest.raises(OptionError, match="broadcasts to the batch"):

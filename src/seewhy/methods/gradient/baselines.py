@@ -1,37 +1,129 @@
-"""What "nothing to see" looks like: the named baselines of path methods."""
+"""What "nothing to see" looks like: the named baselines of path methods.
+
+A baseline is one function from (model, batch) to a batch. The decorator `@baseline` enters it under its name, and
+every path method then takes that name; colours ("white", "#7f7f7f") and tensors need no entry.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor
 
+from seewhy.errors import OptionError
+from seewhy.methods.base import seeded
 from seewhy.models.adapter import VisionModel
 
+Baseline = Callable[[VisionModel, Tensor], Tensor]
 
+BASELINES: dict[str, Baseline] = {}
+"""Every named baseline; the first line of its docstring says what it is."""
+
+
+def baseline(function: Baseline) -> Baseline:
+    """Enter a baseline under its function's name.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if function.__name__ in BASELINES:
+        raise ValueError(f"baseline {function.__name__!r} is registered twice; choose another name")
+    BASELINES[function.__name__] = function
+    return function
+
+
+@baseline
 def black(model: VisionModel, x: Tensor) -> Tensor:
     """A black photo, sent through the model's own preprocessing."""
-    picture = model.preprocess(Image.new("RGB", (x.shape[-1], x.shape[-2])))
-    return picture[:, :1, :1].to(x).expand_as(x)
+    return colour("black")(model, x)
 
 
+@baseline
 def zero(model: VisionModel, x: Tensor) -> Tensor:
     """Zero after normalisation: the mean colour of the training data."""
     return torch.zeros_like(x)
 
 
+@baseline
 def mean(model: VisionModel, x: Tensor) -> Tensor:
     """Each image's own mean colour."""
     return x.mean((2, 3), keepdim=True).expand_as(x)
 
 
+@baseline
 def blur(model: VisionModel, x: Tensor) -> Tensor:
     """Each image blurred by a Gaussian with σ = 1/16 of its shorter side (14 px at 224, as in seed 002)."""
     return gaussian_blur(x, min(x.shape[-2:]) / 16)
+
+
+@baseline
+def noise(model: VisionModel, x: Tensor) -> Tensor:
+    """A photo of uniform noise, the same for every image and in every run (`uniform_noise(seed)` for another)."""
+    return uniform_noise(0)(model, x)
+
+
+def uniform_noise(seed: int) -> Baseline:
+    """A photo whose pixels are uniform between black and white in each channel, made from `seed`."""
+
+    def function(model: VisionModel, x: Tensor) -> Tensor:
+        dark, light = colour("black")(model, x), colour("white")(model, x)
+        share = torch.rand(x.shape[1:], generator=seeded(seed, x.device), device=x.device, dtype=torch.float32)
+        return dark + share.to(x) * (light - dark)
+
+    return function
+
+
+def colour(name: str) -> Baseline:
+    """A photo of one colour ("white", "#7f7f7f", "rgb(10,20,30)"), sent through the model's own preprocessing.
+
+    Raises:
+        ValueError: no such colour.
+    """
+    pixel = ImageColor.getrgb(name)[:3]
+
+    def function(model: VisionModel, x: Tensor) -> Tensor:
+        picture = model.preprocess(Image.new("RGB", (x.shape[-1], x.shape[-2]), pixel))
+        return picture[:, :1, :1].to(x).expand_as(x)
+
+    return function
+
+
+BASELINE = f"where the path starts: {', '.join(BASELINES)}, a colour (white, #7f7f7f), a tensor or a function"
+
+
+def check_baseline(given: Any) -> None:
+    """Raise `OptionError` for a word that is neither a baseline nor a colour."""
+    if isinstance(given, str):
+        _named(given)
+
+
+def starting_images(model: VisionModel, x: Tensor, given: Any) -> Tensor:
+    """The baseline of each image of the batch, of the batch's shape.
+
+    Raises:
+        OptionError: no such baseline, or a tensor of another shape.
+    """
+    made = _named(given) if isinstance(given, str) else given
+    start = torch.as_tensor(made(model, x) if callable(made) else made).to(x)
+    try:
+        return start.expand_as(x)
+    except RuntimeError:
+        raise OptionError(f"the baseline has shape {tuple(start.shape)}, the batch {tuple(x.shape)}; "
+                          "give a tensor that broadcasts to the batch") from None
+
+
+def _named(name: str) -> Baseline:
+    if name in BASELINES:
+        return BASELINES[name]
+    try:
+        return colour(name)
+    except ValueError:
+        raise OptionError(f"baseline={name!r} is not one of {', '.join(BASELINES)}, nor a colour") from None
 
 
 def gaussian_blur(x: Float[Tensor, "batch channels height width"], sigma: float) -> Tensor:
@@ -42,8 +134,3 @@ def gaussian_blur(x: Float[Tensor, "batch channels height width"], sigma: float)
     kernel = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(x.shape[1], 1, 1, -1)
     x = F.conv2d(F.pad(x, (radius, radius, 0, 0), mode="replicate"), kernel, groups=x.shape[1])
     return F.conv2d(F.pad(x, (0, 0, radius, radius), mode="replicate"), kernel.mT, groups=x.shape[1])
-
-
-BASELINES: dict[str, Callable[[VisionModel, Tensor], Tensor]] = {
-    "black": black, "zero": zero, "mean": mean, "blur": blur,
-}

@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.errors import OptionError
 from seewhy.methods.base import BATCH_SIZE, Method, chunks, input_gradient, option, tiled
-from seewhy.methods.gradient.baselines import BASELINES
+from seewhy.methods.gradient.baselines import BASELINE, check_baseline, starting_images
 from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
@@ -34,16 +33,15 @@ class IntegratedGradients(Method):
     """
 
     n_steps: int = option(50, "points on the path", at_least=1)
-    baseline: Any = option("black", f"where the path starts: {', '.join(BASELINES)}, or a tensor like the batch")
+    baseline: Any = option("black", BASELINE)
     rule: str = option("midpoint", "quadrature", choices=("midpoint", "gauss_legendre"))
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
     def prepare(self) -> None:
-        if isinstance(self.baseline, str) and self.baseline not in BASELINES:
-            raise OptionError(f"baseline={self.baseline!r} is not one of {', '.join(BASELINES)}")
+        check_baseline(self.baseline)
 
     def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        batch, start_image = len(x), self._start(x)
+        batch, start_image = len(x), starting_images(self.model, x, self.baseline)
         path = x - start_image
         alphas, weights = (t.to(x) for t in quadrature(self.n_steps, self.rule))
         total = torch.zeros_like(x, dtype=torch.float32)
@@ -52,16 +50,6 @@ class IntegratedGradients(Method):
             grad = input_gradient(self.model, points.flatten(0, 1), tiled(target, batch, stop - start))
             total += (grad.unflatten(0, (-1, batch)) * weights[start:stop].view(-1, 1, 1, 1, 1)).float().sum(0)
         return (path * total).float().sum(1)
-
-    def _start(self, x: Tensor) -> Tensor:
-        if isinstance(self.baseline, str):
-            return BASELINES[self.baseline](self.model, x)
-        start = torch.as_tensor(self.baseline).to(x)
-        try:
-            return start.expand_as(x)
-        except RuntimeError:
-            raise OptionError(f"the baseline has shape {tuple(start.shape)}, the batch {tuple(x.shape)}; "
-                              "give a tensor that broadcasts to the batch") from None
 
 
 def quadrature(n: int, rule: str) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
