@@ -157,7 +157,7 @@ def test_collecting_copies_before_an_in_place_relu_overwrites():
     module, x = ToyCNN().eval(), batch()
     with torch.no_grad():
         want = module.stage1[1](module.stage1[0](x))
-        with collecting({"bn": module.stage1[1]}) as found:
+        with collecting({"bn": module.stage1[1], "later": module.stage2[0]}) as found:  # the ReLU between them runs
             module(x)
     assert torch.equal(found["bn"], want)
     assert found["bn"].min() < 0
@@ -225,6 +225,19 @@ def test_cut_leaves_grad_mode_as_it_was(outside):
     assert not module.stage2._forward_hooks
 
 
+def test_cut_goes_no_deeper_where_the_model_itself_asks_for_gradients():
+    class Eager(ToyCNN):
+        def forward(self, x):
+            with torch.enable_grad():
+                return super().forward(x)
+
+    module = Eager().eval()
+    with cut(module.stage2) as leaf:
+        module(batch())
+    assert leaf[0].is_leaf
+    assert leaf[0].requires_grad
+
+
 def test_cut_says_when_the_layer_does_not_run_once():
     module = ToyCNN().eval()
     with pytest.raises(LayoutError, match="did not run"), cut(nn.Linear(1, 1)):
@@ -254,7 +267,7 @@ class Odd(nn.Module):
         low = self.inner["low"](second)
         low["out"][0].mul_(2)
         hidden = self.inner["deep"][0](low["out"][0] + low["extra"] + first)
-        hidden = hidden.relu_()
+        hidden.mul_(3)  # in place on a recorded output that goes on beside the layer
         value, side = self.inner["deep"][1](hidden)
         value.mul_(1.5)  # in place on the layer's own output
         value = self.inner["deep"][2](value) + hidden + side
