@@ -22,6 +22,7 @@ _WHERE = {
     "load_model": "seewhy.models.load",
     "list_models": "seewhy.models.load",
     "wrap": "seewhy.models.generic",
+    "wrap_function": "seewhy.models.black_box",
     "concept": "seewhy.targets",
     "reference": "seewhy.targets",
     "SeewhyError": "seewhy.errors",

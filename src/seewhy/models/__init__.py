@@ -7,7 +7,7 @@ from typing import Any
 
 _HOMES = {
     "Block": "adapter", "Layer": "adapter", "Structure": "adapter", "VisionModel": "adapter",
-    "list_models": "load", "load_model": "load", "wrap": "generic",
+    "list_models": "load", "load_model": "load", "wrap": "generic", "wrap_function": "black_box",
 }
 __all__ = sorted(_HOMES)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -93,6 +94,7 @@ class Structure:
         call: further keywords of each call (`{"interpolate_pos_encoding": True}`).
         has_logits: whether the result holds class scores; None: if there is a head.
         has_embedding: whether there is an embedding; False for class scores that do not come out of a head.
+        has_gradients: whether autograd sees through it; False for a function that only answers.
         classes: the number of logits, where the head does not tell.
         multi_label: whether each logit stands for itself (sigmoid), not against the others (softmax).
         note: what a person should know (`seewhy info` prints it).
@@ -111,6 +113,7 @@ class Structure:
     call: dict[str, Any] = field(default_factory=dict)
     has_logits: bool | None = None
     has_embedding: bool = True
+    has_gradients: bool = True
     classes: int | None = None
     multi_label: bool = False
     note: str = ""
@@ -120,9 +123,9 @@ class Structure:
         """What the model offers to methods."""
         logits = self.head is not None if self.has_logits is None else self.has_logits
         offered = {
-            Need.LOGITS: logits, Need.EMBEDDING: self.has_embedding, Need.GRADIENTS: True, Need.FEATURES: bool(self.stages),
-            Need.TOKENS: bool(self.blocks), Need.ATTENTION: bool(self.blocks), Need.LAST_BLOCK: bool(self.blocks),
-            Need.CLASS_TOKEN: self.class_token,
+            Need.LOGITS: logits, Need.EMBEDDING: self.has_embedding, Need.GRADIENTS: self.has_gradients,
+            Need.FEATURES: bool(self.stages), Need.TOKENS: bool(self.blocks), Need.ATTENTION: bool(self.blocks),
+            Need.LAST_BLOCK: bool(self.blocks), Need.CLASS_TOKEN: self.class_token,
         }
         return frozenset(need for need, yes in offered.items() if yes)
 
@@ -149,8 +152,8 @@ class VisionModel:
     # ── what it is ────────────────────────────────────────────────────────────────────────────────────────────────
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+        """Where the parameters are, or the buffers of a model without."""
+        return next((t.device for t in chain(self.module.parameters(), self.module.buffers())), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,0 +1,123 @@
+"""A plain function from images to scores as a model: an ONNX Runtime session, a server, anything that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from seewhy.errors import LayoutError, ModelError, OptionError, UnknownNameError
+from seewhy.models.adapter import Structure, VisionModel
+from seewhy.models.generic import ClassNames, read_class_names
+from seewhy.targets import Output
+
+TINY = 1e-30
+"""Instead of a probability of 0, whose logarithm is not finite."""
+
+
+def wrap_function(
+    fn: Callable[[Any], Any],
+    *,
+    classes: int | None = None,
+    class_names: ClassNames | None = None,
+    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    output: str = "logits",
+    takes: str = "tensor",
+    batch_size: int | None = None,
+    multi_label: bool = False,
+    device: torch.device | str = "cpu",
+    name: str = "",
+) -> VisionModel:
+    """Make a function that only answers explainable: methods that need no look inside work (RISE, occlusion, RELAX).
+
+        session = onnxruntime.InferenceSession("model.onnx")
+        model = wrap_function(lambda images: session.run(None, {"input": images})[0], takes="numpy")
+
+    Args:
+        fn: from a batch (B, channels, rows, cols), float32, to (B, classes) scores or (B, dim) embeddings, as a tensor
+            or anything that numpy understands. It gets a copy, which it may change.
+        classes: how many scores there are, so that a class out of range is found before any pass.
+        class_names: a list, a dict from index to name, or a text file with a name on each line.
+        preprocess: from a PIL image to (channels, rows, cols); default: ImageNet's (see `seewhy.preprocess`).
+        output: what `fn` returns: "logits", "probabilities" (they become logits by the logarithm), or "embedding".
+        takes: what `fn` is called with, a "tensor" on `device` or a "numpy" array.
+        batch_size: the most images that `fn` takes at a time; None: any number.
+        multi_label: whether each score stands for itself (sigmoid).
+        device: where batches are made and tensors handed over.
+        name: for messages and manifests; default: the function's.
+
+    Raises:
+        ModelError: not a function. OptionError: class names that do not fit, or a batch size below one.
+        UnknownNameError: no such `output` or `takes`.
+    """
+    if not callable(fn):
+        raise ModelError(f"wrap_function takes a function, not {type(fn).__name__}; for names and files use load_model")
+    for what, value, known in (("output", output, tuple(READ)), ("form of images", takes, ("tensor", "numpy"))):
+        if value not in known:
+            raise UnknownNameError(what, value, known)
+    if batch_size is not None and batch_size < 1:
+        raise OptionError(f"batch_size={batch_size} is too small; use 1 or more")
+    names = read_class_names(class_names)
+    if names and classes not in (None, len(names)):
+        raise OptionError(f"{len(names)} class names for {classes} classes; give one for each")
+    scored = output != "embedding"
+    structure = Structure(
+        source="function", read=_log_odds if multi_label and output == "probabilities" else READ[output],
+        has_logits=scored, has_embedding=not scored, has_gradients=False, classes=classes, multi_label=multi_label)
+    module = _Function(fn, takes, batch_size, device)
+    return VisionModel(module, structure, name=name or getattr(fn, "__name__", type(fn).__name__),
+                       preprocess=preprocess, class_names=names)
+
+
+class _Function(nn.Module):
+    """The function as a module: it hands over copies and takes anything that is a matrix of numbers."""
+
+    def __init__(self, fn: Callable[[Any], Any], takes: str, most: int | None, device: torch.device | str) -> None:
+        super().__init__()
+        self.function, self._takes, self._most = fn, takes, most
+        self.register_buffer("place", torch.empty(0, device=device), persistent=False)
+
+    def forward(self, x: Float[Tensor, "batch channels rows cols"]) -> Float[Tensor, "batch numbers"]:
+        return torch.cat([self._answer(part) for part in x.split(self._most or len(x))])
+
+    def _answer(self, x: Tensor) -> Tensor:
+        images = x.detach().clone()
+        raw = self.function(images.cpu().numpy() if self._takes == "numpy" else images)
+        found = raw.detach() if isinstance(raw, Tensor) else _as_tensor(raw)
+        if found.ndim < 2 or len(found) != len(x):
+            raise LayoutError(f"the function returns shape {tuple(found.shape)} for {len(x)} images; "
+                              f"make it return ({len(x)}, numbers)")
+        found = found.flatten(1).to(x.device)
+        return found if found.is_floating_point() else found.float()
+
+
+def _as_tensor(raw: Any) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(raw))
+    except (TypeError, ValueError):
+        raise LayoutError(f"the function returns {type(raw).__name__}, which is no array of numbers; "
+                          "make it return (images, numbers)") from None
+
+
+def _logits(raw: Tensor, _: Tensor | None) -> Output:
+    return Output(logits=raw)
+
+
+def _log(raw: Tensor, _: Tensor | None) -> Output:
+    return Output(logits=raw.clamp(min=TINY).log())
+
+
+def _log_odds(raw: Tensor, _: Tensor | None) -> Output:
+    return Output(logits=raw.clamp(min=TINY).log() - (1 - raw).clamp(min=TINY).log())
+
+
+def _embedding(raw: Tensor, _: Tensor | None) -> Output:
+    return Output(embedding=raw)
+
+
+READ = {"logits": _logits, "probabilities": _log, "embedding": _embedding}
