@@ -56,9 +56,9 @@ class Cost:
 
     def __str__(self) -> str:
         forward = f"{self.below} forward" if self.below == self.above else f"{self.below}+{self.above} forward"
-        if not self.backward_above:
+        backward = max(self.backward_above, self.backward_below)
+        if not backward:
             return forward
-        backward = self.backward_above
         return f"{forward}, {backward} backward" + ("" if self.backward_below else " above the layer")
 
 

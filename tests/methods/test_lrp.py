@@ -357,3 +357,10 @@ def test_wrong_options_and_models():
         LRP(toy_cnn(), composite="magic")
     with pytest.raises(RequirementError, match="attn_lrp"):
         LRP(toy_vit())
+    for pool in (WindowAttention(4, 4), nn.MultiheadAttention(4, 2)):
+        with pytest.raises(RequirementError, match=f"has {type(pool).__name__} inside.*these can: .*input_x_gradient"):
+            LaFAMLRP(wrap(Inside(pool)))
+
+
+class WindowAttention(nn.Linear):
+    """What Swin calls its attention."""

@@ -177,4 +177,11 @@ def lrp_unmet(model: VisionModel) -> str:
     """Why these rules cannot serve the model."""
     if model.structure.blocks:
         return "it has attention, for which convolutional LRP has no rule (attn_lrp has)"
-    return ""
+    inside = sorted({type(m).__name__ for m in model.module.modules() if _attends(m)})
+    return f"it has {inside[0]} inside, for which LRP has no rule" if inside else ""
+
+
+def _attends(module: nn.Module) -> bool:
+    """Attention by its name and its projections; what hides better is refused in the forward."""
+    named = "Attention" in type(module).__name__
+    return named and any(isinstance(m, (nn.Linear, nn.MultiheadAttention)) for m in module.modules())

@@ -61,6 +61,8 @@ class LRP(LayerwiseRelevance):
     nothing. The relevance at the output o is o ⊙ ∂score/∂o: a class starts with its logit, the sum of an embedding
     with the embedding.
 
+    ε is absolute: a network whose activations are not far above it keeps relevance for itself.
+
     Raises:
         MissingExtraError: zennit is not installed.
         ModelError: the model computes something that no rule fits (a softmax inside, a matrix product).
