@@ -18,7 +18,7 @@ def shaken(module: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(7)
     for name, p in module.named_parameters():
         noise = torch.randn(p.shape, generator=generator)
-        fan_in = p[0].numel() if p.ndim > 1 else 1
+        fan_in = max(1, p[0].numel()) if p.ndim > 1 else 1
         is_norm_weight = p.ndim == 1 and name.endswith("weight")
         p.data = 1 + 0.2 * noise if is_norm_weight else noise * (0.3 if p.ndim < 2 else 1.2 * fan_in**-0.5)
     for name, b in module.named_buffers():
