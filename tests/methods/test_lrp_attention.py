@@ -234,3 +234,42 @@ def test_wrong_options_and_models():
             cls(toy_cnn())
     with pytest.raises(RequirementError, match="class token"):
         RelevancePropagation(toy_vit(prefix=0, pool="mean"))
+
+
+# ── against the authors' package ─────────────────────────────────────────────────────────────────────────────────
+
+
+def relevance_by_ours(f, *inputs):
+    """What each input gets from R = f ⊙ 1, 2, 3 …: value times what comes down."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    with TokenRules(epsilon=1e-9):
+        y = f(*(leaf.clone() for leaf in leaves))
+    return [x * g for x, g in zip(inputs, torch.autograd.grad(y, leaves, counting(y)), strict=True)]
+
+
+def counting(y):
+    return torch.arange(1.0, y.numel() + 1, dtype=y.dtype).view_as(y)
+
+
+def relevance_by_lxt(f, *inputs):
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    y = f(*leaves)
+    return torch.autograd.grad(y, leaves, y.detach() * counting(y))
+
+
+def test_single_rules_are_those_of_lxt(agree):
+    """Not among the test requirements: it would bring accelerate and bitsandbytes. `pip install --no-deps lxt` does."""
+    lxt = pytest.importorskip("lxt.explicit.functional")
+    x, y = (torch.randn(2, 6, 8, dtype=torch.float64) for _ in range(2))
+    w, W, b = (torch.randn(*shape, dtype=torch.float64) for shape in ((8,), (5, 8), (5,)))
+    pairs = {
+        "softmax": (lambda x: x.softmax(-1), lambda x: lxt.softmax(x, -1), (x,)),
+        "linear ε": (lambda x: F.linear(x, W, b), lambda x: lxt.linear_epsilon(x, W, b, 1e-9), (x,)),
+        "matmul": (lambda a, b: a @ b.mT, lambda a, b: lxt.matmul(a, b.mT, False, 1e-9), (x, y)),
+        "layer norm": (lambda x: F.layer_norm(x, (8,), w, w, 1e-5), lambda x: lxt.layer_norm(x, w, w, 1e-5), (x,)),
+        "sum": (lambda a, b: a + b, lambda a, b: lxt.add2(a, b, False, 1e-9), (x, y)),
+        "product": (lambda a, b: a * b, lambda a, b: lxt.mul2(a, b), (x, y)),
+    }
+    for name, (ours, theirs, inputs) in pairs.items():
+        for got, want in zip(relevance_by_ours(ours, *inputs), relevance_by_lxt(theirs, *inputs), strict=True):
+            agree(f"rule of {name}", "lxt", got, want, 1e-4)  # lxt's ε in layer norms is 1e-6
