@@ -12,6 +12,7 @@ from toys import batch, toy_cnn, toy_vit
 
 from seewhy.methods import (
     CDAM,
+    NAVE,
     AttentionMap,
     ConceptCDAM,
     GradCAM,
@@ -121,7 +122,7 @@ def test_cost_is_what_is_counted(cls, make):
     method = build(cls, make())
     found = passes(method, target_for(cls))
     first = "stage1.0" if make is toy_cnn else "patch_embed"
-    above = "blocks.2.mlp" if make is toy_vit and cls is not LaFAM else "head"  # a concept needs no head
+    above = "blocks.2.mlp" if make is toy_vit and cls not in (LaFAM, NAVE) else "head"  # a concept needs no head
     cost = method.cost
     assert found.of(first) == (2 * cost.below, 2 * cost.backward_below)
     assert found.of(above) == (2 * cost.above, 2 * cost.backward_above)

@@ -1,0 +1,207 @@
+"""NAVE: which parts of a picture the model's layers hold to be alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from seewhy.errors import OptionError, require
+from seewhy.methods.base import Method, _check_batch, option
+from seewhy.methods.clustering.clusters import ALGORITHMS, Clusters, Components, Settings, check_count, cluster
+from seewhy.methods.clustering.features import energy, kept_layers, positions
+from seewhy.models.adapter import VisionModel
+from seewhy.registry import Cost, Need, method
+from seewhy.segmentation import foreground_cluster
+from seewhy.targets import Target
+
+Found = tuple[Int64[Tensor, "rows cols"], Float[Tensor, "rows cols k"]]
+
+
+@method(
+    name="nave",
+    title="NAVE",
+    summary="The parts that the layers hold to be alike: likeness of every position to the cluster in front.",
+    needs={Need.FEATURES},
+    signed=False,
+    class_specific=False,
+    citation="Boubekki, Fadel & Mair, Activation Clustering (2024), arXiv:2411.19700, seed 001",
+    cost=lambda self: Cost(below=1, above=0),
+    autocast="a position is in one cluster or in another: the rounding of half precision moves some",
+)
+class NAVE(Method):
+    """k-means over the positions of a grid, each described by several layers at once.
+
+    For each kept layer l of C_l channels: features to unit L2 norm per position, times (1 + C_0)/(1 + C_l) with C_0
+    the first kept layer's, bicubic to one grid; all layers concatenated; k-means++ with K = 3 … 10. Prefix tokens are
+    dropped. One forward, truncated after the deepest kept layer, whatever the number of layers.
+
+    `segments` has the label map, `cluster_maps` the similarity of every position to each centroid. The map of the
+    method (what `explain` draws) is the similarity to one cluster, chosen for each image without ground truth: the
+    one with the largest compact part away from the picture's edge (`seewhy.segmentation.choose_box`), or `cluster=i`.
+    Clusters are numbered by size, 0 is the largest.
+
+    By default each image is clustered alone. `joint=True` clusters all images of a batch together: the same number
+    then means the same in each of them (and an image's map depends on its batch). `fit` and `assign` carry the
+    clusters of some images over to others.
+
+    Memory: positions × Σ C_l × 4 bytes beside the layers' own outputs, 11 MB for a ResNet-50 at 224 pixels
+    (784 × 3584); once for one image at a time, and with `joint` or `fit` for all images of the batch together.
+    K-means adds no copy of it on the CPU (on a GPU there is one on the CPU). Agglomerative clustering adds
+    a number for each pair of positions.
+
+    Seeded: the same `random_state` gives the same clusters.
+    """
+
+    layers: Any = option(None, "layers by dotted name, module or stage number; default: every block of a transformer, "
+                               "the last three stages of other models")
+    k: int | None = option(5, "number of clusters; None: the one of 3 to 10 with the best silhouette", at_least=2)
+    cluster: int | None = option(None, "whose similarity is the map; default: the cluster in front", at_least=0)
+    joint: bool = option(False, "cluster all images of a batch together")
+    algorithm: str = option("kmeans", "what makes the clusters; pca: K principal components instead",
+                            choices=ALGORITHMS)
+    size: Any = option(None, "(rows, cols) of the grid; default: the first kept layer's")
+    n_init: int = option(10, "starts of k-means; the best is kept", at_least=1)
+    random_state: int = option(0, "seed of k-means", at_least=0)
+
+    @classmethod
+    def unmet(cls, model: VisionModel) -> str:
+        """Also models with one layer on a grid: there is nothing to put together."""
+        missing = super().unmet(model)
+        if missing or len(model.structure.stages) > 1:
+            return missing
+        return "it needs feature maps of several layers, and this model has one"
+
+    def prepare(self) -> None:
+        require("sklearn", "cluster")
+        self._kept = kept_layers(self.model, self.layers)
+        self._settings = Settings(self.k, self.algorithm, self.n_init, self.random_state)
+        if self.cluster is not None and self.cluster >= (self.k or 10):
+            raise OptionError(f"cluster={self.cluster} of {self.k or 10}; they are numbered from 0, use 0 to "
+                              f"{(self.k or 10) - 1}")
+        if self.size is not None:
+            rows, cols = _grid_size(self.size)
+            check_count(self.k, rows * cols, f"size={self.size}")
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        found = []
+        for labels, similar in self._clustered(x):
+            chosen = foreground_cluster(labels) if self.cluster is None else self.cluster
+            # a cluster that this image does not have resembles nothing
+            found.append(similar[..., chosen] if chosen < similar.shape[-1] else torch.zeros_like(similar[..., 0]))
+        return torch.stack(found)
+
+    def segments(self, x: Float[Tensor, "batch channels height width"]) -> Int64[Tensor, "batch rows cols"]:
+        """The cluster of every position. An image may have fewer clusters than K (one, if all its features are equal).
+
+        Raises:
+            ModelError: not a batch for this model. NonFiniteError: the features hold NaN or infinity.
+            OptionError: more clusters than positions.
+        """
+        return self.explore(x)[0]
+
+    def cluster_maps(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch k rows cols"]:
+        """The similarity of every position to every centroid, in [0, 1]; 0 for clusters that an image does not have.
+
+        The largest is that of the position's own segment (but agglomerative clusters do not end half-way between
+        centroids).
+
+        Raises:
+            As `segments`.
+        """
+        return self.explore(x)[1]
+
+    def explore(self, x: Float[Tensor, "batch channels height width"]
+                ) -> tuple[Int64[Tensor, "batch rows cols"], Float[Tensor, "batch k rows cols"]]:
+        """`segments` and `cluster_maps` from one forward and one clustering."""
+        with torch.inference_mode(False), torch.no_grad():
+            return _padded(list(self._clustered(self._ready(x))))
+
+    def fit(self, x: Float[Tensor, "batch channels height width"]) -> Clusters | Components:
+        """The clusters of all images of a batch together, for `assign`; the method itself stays as it is."""
+        with torch.inference_mode(False), torch.no_grad():
+            features, _ = self._all_features(self._ready(x))
+            return self._cluster(features.flatten(0, 1))[1]
+
+    def assign(self, x: Float[Tensor, "batch channels height width"], clusters: Clusters | Components
+               ) -> tuple[Int64[Tensor, "batch rows cols"], Float[Tensor, "batch k rows cols"]]:
+        """Segments and similarities of other images, by the clusters of `fit`: the same number means the same.
+
+        Raises:
+            OptionError: the clusters are of other layers.
+        """
+        if clusters.layers != tuple(layer.name for layer in self._kept):
+            raise OptionError(f"the clusters are of the layers {', '.join(clusters.layers)}, this NAVE looks at "
+                              f"{', '.join(layer.name for layer in self._kept)}; fit and assign with the same layers")
+        with torch.inference_mode(False), torch.no_grad():
+            found = []
+            for features, grid in self._each_image(self._ready(x)):
+                similar = clusters.similarity(features)
+                found.append((similar.argmax(1).unflatten(0, grid), similar.unflatten(0, grid)))
+            return _padded(found)
+
+    # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _ready(self, x: Tensor) -> Tensor:
+        """The batch checked and safe, as `__call__` does it."""
+        _check_batch(x, self.model)
+        return (x.clone() if x.is_inference() else x.detach()).to(self.model.dtype)
+
+    def _each_image(self, x: Tensor) -> Iterator[tuple[Float[Tensor, "n channels"], tuple[int, int]]]:
+        """(features, grid) of one image after the other, so that one feature matrix exists at a time."""
+        found = list(self._activations(x).values())
+        grid = self._grid(found[0])
+        for i in range(len(x)):
+            yield positions([m[i : i + 1] for m in found], grid)[0], grid
+
+    def _all_features(self, x: Tensor) -> tuple[Float[Tensor, "batch n channels"], tuple[int, int]]:
+        found = list(self._activations(x).values())
+        grid = self._grid(found[0])
+        return positions(found, grid), grid
+
+    def _activations(self, x: Tensor) -> dict[str, Tensor]:
+        found = self.model.activations(x, self._kept)
+        self._energy = energy([m.shape[1] for m in found.values()])
+        return found
+
+    def _grid(self, first: Float[Tensor, "batch channels rows cols"]) -> tuple[int, int]:
+        if self.size is not None:
+            return _grid_size(self.size)
+        rows, cols = first.shape[-2:]
+        check_count(self.k, rows * cols, f"the {rows}×{cols} grid of {self._kept[0].name}")
+        return rows, cols
+
+    def _cluster(self, features: Float[Tensor, "n channels"]) -> tuple[Int64[Tensor, " n"], Clusters | Components]:
+        return cluster(features, self._settings, self._energy, tuple(layer.name for layer in self._kept))
+
+    def _clustered(self, x: Tensor) -> Iterator[Found]:
+        """(labels, similarities) for each image."""
+        if not self.joint:
+            for features, grid in self._each_image(x):
+                labels, found = self._cluster(features)
+                yield labels.unflatten(0, grid), found.similarity(features).unflatten(0, grid)
+            return
+        features, grid = self._all_features(x)
+        labels, found = self._cluster(features.flatten(0, 1))
+        for own, of in zip(features, labels.unflatten(0, features.shape[:2]), strict=True):
+            yield of.unflatten(0, grid), found.similarity(own).unflatten(0, grid)
+
+
+def _grid_size(size: Any) -> tuple[int, int]:
+    try:
+        rows, cols = (int(n) for n in size)
+    except (TypeError, ValueError):
+        raise OptionError(f"size={size!r} is not (rows, cols); give two numbers") from None
+    if min(rows, cols) < 1:
+        raise OptionError(f"size={size!r} has no cells; give (rows, cols) of at least 1")
+    return rows, cols
+
+
+def _padded(found: list[Found]) -> tuple[Int64[Tensor, "batch rows cols"], Float[Tensor, "batch k rows cols"]]:
+    """Stacked; images with fewer clusters get maps of zeros for the rest."""
+    most = max(similar.shape[-1] for _, similar in found)
+    padded = [torch.nn.functional.pad(similar, (0, most - similar.shape[-1])) for _, similar in found]
+    return torch.stack([labels for labels, _ in found]), torch.stack(padded).permute(0, 3, 1, 2)
