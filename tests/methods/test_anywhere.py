@@ -87,7 +87,9 @@ def test_under_bfloat16_autocast(cls, make):
         maps = build(cls, model)(batch(), target_for(cls))
     assert maps.dtype == torch.float32
     both = torch.stack([maps.flatten(), want.flatten()])
-    assert cls.card.autocast or torch.corrcoef(both)[0, 1] > 0.98
+    # maps that hardly vary (RELAX on the toys: 1e-5 around 1) cannot correlate, but agree to a bfloat16 step
+    within_a_step = (maps - want).abs().max() <= 2**-8 * want.abs().max()
+    assert cls.card.autocast or within_a_step or torch.corrcoef(both)[0, 1] > 0.98
     with torch.autocast("cpu", torch.bfloat16):
         model.module(batch()).float().sum().backward()
     assert all(p.grad is not None for p in model.module.parameters()), "autocast's cache was left without a graph"
