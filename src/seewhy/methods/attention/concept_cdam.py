@@ -5,7 +5,7 @@ from __future__ import annotations
 from seewhy.errors import TargetError
 from seewhy.methods.attention.cdam import CDAM
 from seewhy.registry import Cost, Need, method
-from seewhy.targets import Target
+from seewhy.targets import PerImage, Target
 
 
 @method(
@@ -26,6 +26,6 @@ class ConceptCDAM(CDAM):
     """
 
     def check_target(self, target: Target) -> None:
-        if target.kind != "concept":
+        if {t.kind for t in (target.targets if isinstance(target, PerImage) else [target])} != {"concept"}:
             raise TargetError("Concept CDAM explains a concept; give target=seewhy.targets.concept(model, folder), "
                               "or --concept FOLDER")

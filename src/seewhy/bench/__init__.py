@@ -1,0 +1,1 @@
+"""Measuring how far maps can be trusted."""

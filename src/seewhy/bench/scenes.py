@@ -1,0 +1,170 @@
+"""Does a map move from object to object? Every method on scenes with two or three objects of different classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from seewhy.data.scenes import Scenes
+from seewhy.errors import SeewhyError
+from seewhy.explanation import interpolate
+from seewhy.methods import METHODS, Method
+from seewhy.models.adapter import VisionModel
+from seewhy.registry import options_of
+from seewhy.targets import concept
+
+FEWER = {"n_samples": 10, "n_steps": 10, "n_masks": 200}
+"""Repetitions for this table; each method's default is larger."""
+EXPENSIVE = 30  # forward passes per map; methods above this see a fifth of the scenes
+Progress = Callable[[Iterable, int, str], Iterator]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one model.
+
+    Attributes:
+        right, wrong: share of maps whose maximum lies in the object of the target's class, or in another object.
+        mass_right, mass_wrong: mean share of the positive values that lies there.
+        margin: half the width of the 95 % interval of `right`.
+        error: why there is no result.
+    """
+
+    model: str
+    method: str
+    title: str
+    class_specific: bool
+    maps: int
+    right: float
+    wrong: float
+    mass_right: float
+    mass_wrong: float
+    margin: float
+    passes: int
+    error: str = ""
+
+
+def table(model: VisionModel, n: int = 300, methods: Sequence[str] | None = None, *, seed: int = 0,
+          progress: Progress = lambda items, *_: iter(items)) -> list[Row]:
+    """Score every method that can serve the model on the first `n` scenes of `multi`, best first, and a random map.
+
+    One map for each object present, for that object's class; bilinear to the image's size. A concept method gets the
+    concept "like these 20 pictures of the class" instead of the class.
+    """
+    scenes = Scenes("multi", seed=seed)
+    names = methods or [m.card.name for m in METHODS if not m.unmet(model)]
+    rows = [_random_row(model, scenes, n)]
+    for name in progress(names, len(names), f"{model.name} on {n} scenes"):
+        rows.append(_row(model, METHODS.get(name), scenes, n))
+    return sorted(rows, key=lambda row: (bool(row.error), -row.right))
+
+
+def _row(model: VisionModel, cls: type[Method], scenes: Scenes, n: int) -> Row:
+    about = {"model": model.name, "method": cls.card.name, "title": cls.card.title,
+             "class_specific": cls.card.class_specific}
+    try:
+        method = cls(model, **{k: v for k, v in FEWER.items() if k in options_of(cls)})
+        passes = max(method.cost.below, method.cost.above)
+        count = n if passes <= EXPENSIVE else max(1, n // 5)
+        targets = _concepts(model) if cls.card.target_kind == "concept" else None
+        scores = [s for i in range(0, count, 8) for s in _scores(method, scenes, range(i, min(i + 8, count)), targets)]
+    except SeewhyError as error:
+        return Row(**about, maps=0, right=0, wrong=0, mass_right=0, mass_wrong=0, margin=0, passes=0, error=str(error))
+    return _mean(about, scores, passes)
+
+
+def _mean(about: dict, scores: list[tuple[float, float, float, float]], passes: int) -> Row:
+    right, wrong, mass_right, mass_wrong = np.mean(scores, axis=0).tolist()
+    margin = 1.96 * (right * (1 - right) / len(scores)) ** 0.5
+    return Row(**about, maps=len(scores), right=right, wrong=wrong, mass_right=mass_right, mass_wrong=mass_wrong,
+               margin=margin, passes=passes)
+
+
+def _scores(method: Method, scenes: Scenes, indices: Iterable[int],
+            concepts: list | None) -> Iterator[tuple[float, float, float, float]]:
+    items = [scenes[i] for i in indices]
+    pairs = [(i, k) for i, item in enumerate(items) for k in range(len(item.labels))]
+    x = method.model.stack([item.image for item in items])
+    if not method.card.class_specific:
+        maps = method(x)[[i for i, _ in pairs]]
+    else:
+        labels = [int(items[i].labels[k]) for i, k in pairs]
+        goal = labels if concepts is None else [concepts[label] for label in labels]
+        maps = method(x[[i for i, _ in pairs]], goal)
+    for map, (i, k) in zip(maps.cpu(), pairs, strict=True):
+        yield score(map, torch.from_numpy(items[i].masks), k)
+
+
+def score(map: Float[Tensor, "r c"], masks: Bool[Tensor, "objects rows cols"],
+          k: int) -> tuple[float, float, float, float]:
+    """Maximum in the right object, in a wrong one; share of the positive values in the right, in the wrong ones.
+
+    A constant map scores nothing. Ties go to the first pixel, row by row.
+    """
+    full = interpolate(map, tuple(masks.shape[1:]))
+    right, wrong = masks[k], masks[[j for j in range(len(masks)) if j != k]].any(0)
+    if full.max() == full.min():
+        return 0.0, 0.0, 0.0, 0.0
+    top = full.flatten().argmax()
+    positive = full.clamp(min=0)
+    total = positive.sum().clamp(min=1e-30)
+    return (float(right.flatten()[top]), float(wrong.flatten()[top]),
+            float(positive[right].sum() / total), float(positive[wrong].sum() / total))
+
+
+def _random_row(model: VisionModel, scenes: Scenes, n: int) -> Row:
+    draws = np.random.default_rng(0)
+    scores = []
+    for i in range(n):
+        masks = torch.from_numpy(scenes[i].masks)
+        scores += [score(torch.from_numpy(draws.normal(size=(12, 12))).float(), masks, k) for k in range(len(masks))]
+    about = {"model": model.name, "method": "random", "title": "random map", "class_specific": False}
+    return _mean(about, scores, 0)
+
+
+def _concepts(model: VisionModel, each: int = 20) -> list:
+    """For each class, likeness to the mean embedding of its first pictures among the single scenes."""
+    single = Scenes("single", seed=0)
+    found: dict[int, list] = {c: [] for c in range(len(model.class_names or ()))}
+    for i in range(len(single)):
+        label = int(single[i].labels[0])
+        if len(found[label]) < each:
+            found[label].append(single[i].image)
+        if all(len(images) == each for images in found.values()):
+            break
+    return [concept(model, images, name=f"like {len(images)} examples") for images in found.values()]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table for the documentation. A method whose maximum does not prefer the right object is told so."""
+    lines = ["| method | max in right object | max in wrong object | positive mass right | … wrong | maps | passes | "
+             "tells classes apart |", "|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        if row.error:
+            lines.append(f"| {row.title} | {row.error} | | | | | | |")
+            continue
+        verdict = "yes" if row.right - row.margin > row.wrong + row.margin else "no"
+        promise = " (label-free)" if not row.class_specific else ""
+        lines.append(f"| {row.title} | {row.right:.1%} ± {row.margin:.1%} | {row.wrong:.1%} | {row.mass_right:.1%} | "
+                     f"{row.mass_wrong:.1%} | {row.maps} | {row.passes} | {verdict}{promise} |")
+    return "\n".join(lines)
+
+
+def write(tables: dict[str, list[Row]], n: int, path: Path) -> Path:
+    """The documentation page with a table for each model."""
+    parts = ["# Which methods tell objects apart?", "", f"Made by `seewhy bench scenes --n {n} -o {path}`. "
+             f"The first {n} scenes of the split `multi` (two or three objects of different classes); one map for each "
+             "object, for its own class, bilinear to the image. Methods of more than "
+             f"{EXPENSIVE} forward passes see a fifth of the scenes. Repetitions here: "
+             + ", ".join(f"{k}={v}" for k, v in FEWER.items()) + "."]
+    for name, rows in tables.items():
+        parts += ["", f"## {name}", "", markdown(rows)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(parts) + "\n", "utf-8")
+    return path
