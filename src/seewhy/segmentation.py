@@ -229,7 +229,8 @@ class Segmentation:
 
 
 def segment_object(image: ImageLike, map: Explanation | Float[Tensor, "r c"], foreground: float = 0.95,
-                   background: float = 0.30, components: int = 5, iterations: int = 5) -> Segmentation:
+                   background: float = 0.30, components: int = 5, iterations: int = 5,
+                   max_side: int = 640) -> Segmentation:
     """The object that a saliency map points at, outlined by colour: weakly supervised segmentation.
 
     The colours of the pixels above the 95 % quantile of the map make the foreground model, those below the 30 %
@@ -243,13 +244,14 @@ def segment_object(image: ImageLike, map: Explanation | Float[Tensor, "r c"], fo
     Nothing is random: the mixtures start from a seeded k-means of ours, not from OpenCV's process-wide generator.
 
     Args:
-        image: the picture that the map covers as a whole (for an explanation: `explanation.image`). Time grows
-            with its pixels, about 1 s for 0.5 million.
+        image: the picture that the map covers as a whole (for an explanation: `explanation.image`).
         map: grows to the picture by bilinear interpolation. Of a signed map the magnitude would be wrong: large is
             foreground.
         foreground, background: quantiles.
         components: Gaussians in each mixture; OpenCV's format has five at most.
         iterations: of k-means, when the mixtures are made.
+        max_side: a larger picture is cut at this size, in pixels of its longer side, and the mask grows back: the time
+            grows with the pixels, and the map is much coarser anyway.
 
     Raises:
         ConstantMapError: the map has one value everywhere.
@@ -263,7 +265,10 @@ def segment_object(image: ImageLike, map: Explanation | Float[Tensor, "r c"], fo
     if not 1 <= components <= 5:
         raise OptionError(f"components={components} is not in 1 … 5, what OpenCV's graph cut takes; use 5")
     cv2 = require("cv2", "segmentation")
-    pixels = np.ascontiguousarray(np.asarray(load_image(image).convert("RGB")))
+    picture = load_image(image).convert("RGB")
+    size = picture.height, picture.width
+    picture.thumbnail((max_side, max_side))
+    pixels = np.array(picture)
     inside, outside = _seeds(map, pixels.shape[:2], foreground, background)
     models = [_mixture(pixels[seeds].astype(np.float64), components, iterations) for seeds in (outside, inside)]
     mask = np.full(inside.shape, cv2.GC_PR_BGD, dtype=np.uint8)  # nothing is settled: the models decide
@@ -272,7 +277,7 @@ def segment_object(image: ImageLike, map: Explanation | Float[Tensor, "r c"], fo
     if not found.any() or found.all():
         raise SeewhyError("the graph cut finds no outline: under the map's peak are the same colours as elsewhere; "
                           "try another method, layer or target")
-    return _largest(found)
+    return _largest(_grown(found, size))
 
 
 def _seeds(map: Explanation | Tensor, size: tuple[int, int], foreground: float,

@@ -14,7 +14,7 @@ from toys import batch, toy_cnn, toy_vit
 from seewhy.errors import ModelError, NonFiniteError, OptionError, RequirementError, UnknownNameError
 from seewhy.methods import NAVE
 from seewhy.methods.clustering.clusters import by_size
-from seewhy.methods.clustering.features import positions
+from seewhy.methods.clustering.features import layer_weights, positions
 from seewhy.models.adapter import Layer, Structure, VisionModel
 from seewhy.segmentation import foreground_cluster
 
@@ -98,8 +98,12 @@ def test_features_against_loops(agree):
     maps[1] = torch.cat([maps[1], maps[1].flip(1)], 1)  # 16 channels beside 8: weights differ
     for grid in ((16, 24), (5, 7)):
         want = torch.stack([literal_features([m[i] for m in maps], grid) for i in range(2)])
-        agree("nave", f"loops, features on {grid}", positions(maps, grid), want, 2e-6)
-        assert positions(maps, grid).dtype == torch.float32
+        found = positions(maps, grid, layer_weights([8, 16], "channels"))
+        agree("nave", f"loops, features on {grid}", found, want, 2e-6)
+        assert found.dtype == torch.float32
+        want[..., 8:] *= 17 / 9
+        equal = positions(maps, grid, layer_weights([8, 16], "equal"))
+        agree("nave", f"loops, equal weights, on {grid}", equal, want, 2e-6)
 
 
 @pytest.mark.parametrize("make", [toy_cnn, lambda: toy_vit(prefix=5)], ids=["cnn", "vit"])
@@ -155,6 +159,21 @@ def test_layers_come_from_shallow_to_deep_whatever_the_order_asked():
     assert mixed.segments(x).shape == (2, 4, 6)
 
 
+def test_balance_is_what_weighs_the_layers():
+    model, x = toy_cnn(), patterns()
+    with torch.no_grad():  # both stages have 8 channels: a third with more, so that the weights differ
+        model.module.stage2.append(torch.nn.Conv2d(8, 32, 1))
+        model.module.head = torch.nn.Linear(32, 5)
+    by_channels, equal = (NAVE(model, k=3, balance=b).cluster_maps(x) for b in ("channels", "equal"))
+    maps = layer_maps(model, x, ["stage1", "stage2"])
+    for similar, weights in ((by_channels, [1, 9 / 33]), (equal, [1, 1])):
+        rows = positions(maps, (16, 24), weights)[0]
+        labels = similar[0].argmax(0).flatten()
+        center = rows[labels == 0].mean(0)
+        want = 1 - (rows - center).square().sum(1) / (4 * sum(w**2 for w in weights))
+        torch.testing.assert_close(similar[0, 0].flatten(), want, rtol=0, atol=1e-5)
+
+
 def test_one_forward_that_stops_at_the_deepest_kept_layer():
     model, ran = toy_vit(), []
     for name, module in model.module.named_modules():
@@ -193,7 +212,7 @@ def test_k_by_silhouette(monkeypatch):
 def test_against_scikit_learn_on_the_same_features(algorithm):
     model, x = toy_cnn(), patterns(1)
     maps = layer_maps(model, x, ["stage1", "stage2"])
-    rows = positions(maps, (16, 24))[0].numpy()
+    rows = positions(maps, (16, 24), [1, 1])[0].numpy()
     engine = AgglomerativeClustering(4) if algorithm == "agglomerative" else KMeans(4, n_init=10, random_state=0, tol=0)
     found = NAVE(model, k=4, algorithm=algorithm).segments(x)[0]
     assert same_partition(found, engine.fit(rows.copy()).labels_)
@@ -202,7 +221,7 @@ def test_against_scikit_learn_on_the_same_features(algorithm):
 def test_pca_against_an_exact_decomposition(agree):
     model, x = toy_vit(), patterns(1)
     maps = layer_maps(model, x, [stage.name for stage in model.structure.stages])
-    rows = positions(maps, (4, 6))[0].double()
+    rows = positions(maps, (4, 6), [1, 1, 1])[0].double()
     centred = rows - rows.mean(0)
     axes = torch.linalg.svd(centred, full_matrices=False)[2][:3]
     scores = centred @ axes.T

@@ -34,13 +34,13 @@ def kept_layers(model: VisionModel, specs: Any) -> list[Layer]:
     return sorted(found.values(), key=lambda layer: order.index(layer.name))
 
 
-def weight(first: int, channels: int) -> float:
-    """(1 + C_0) / (1 + C_l): a layer with more channels than the first kept one counts less."""
-    return (1 + first) / (1 + channels)
+def layer_weights(channels: Sequence[int], balance: str) -> list[float]:
+    """(1 + C_0) / (1 + C_l): layers with more channels than the first kept one count less. Or 1 for all (`equal`)."""
+    return [1.0 if balance == "equal" else (1 + channels[0]) / (1 + c) for c in channels]
 
 
-def positions(maps: Sequence[Float[Tensor, "batch _ _ _"]],
-              size: tuple[int, int]) -> Float[Tensor, "batch positions channels"]:
+def positions(maps: Sequence[Float[Tensor, "batch _ _ _"]], size: tuple[int, int],
+              weights: Sequence[float]) -> Float[Tensor, "batch positions channels"]:
     """All layers' channels at every position of one grid.
 
     Each position of each layer gets unit L2 norm, then the layer's weight, then bicubic interpolation to `size`.
@@ -49,14 +49,9 @@ def positions(maps: Sequence[Float[Tensor, "batch _ _ _"]],
     rows, cols = size
     widths = [m.shape[1] for m in maps]
     found = torch.empty(len(maps[0]), rows * cols, sum(widths), device=maps[0].device, dtype=torch.float32)
-    for m, part in zip(maps, found.split(widths, dim=2), strict=True):
+    for m, weight, part in zip(maps, weights, found.split(widths, dim=2), strict=True):
         unit = F.normalize(m.float(), dim=1)
         if unit.shape[-2:] != (rows, cols):
             unit = F.interpolate(unit, (rows, cols), mode="bicubic", align_corners=False)
-        part.copy_(unit.flatten(2).transpose(1, 2)).mul_(weight(widths[0], m.shape[1]))
+        part.copy_(unit.flatten(2).transpose(1, 2)).mul_(weight)
     return found
-
-
-def energy(widths: Sequence[int]) -> float:
-    """Σ_l w_l²: the squared norm of a position's vector before interpolation (bicubic changes it a little)."""
-    return sum(weight(widths[0], c) ** 2 for c in widths)

