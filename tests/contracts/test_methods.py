@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import toys
 
-from seewhy.checks import METHOD_CHECKS
+from seewhy.checks import check_method
 from seewhy.methods import METHODS
 
 TOYS = {
@@ -17,10 +17,9 @@ TOYS = {
 SERVED = [(cls, toy) for cls in METHODS for toy, model in TOYS.items() if not cls.unmet(model)]
 
 
-@pytest.mark.parametrize(("name", "check"), METHOD_CHECKS, ids=[name for name, _ in METHOD_CHECKS])
 @pytest.mark.parametrize(("cls", "toy"), SERVED, ids=[f"{cls.card.name}-{toy}" for cls, toy in SERVED])
-def test_method(cls, toy, name, check):
-    check(cls, TOYS[toy], toys.batch(3))
+def test_method(cls, toy):
+    check_method(cls, TOYS[toy], toys.batch(3))
 
 
 def test_every_method_is_served_by_a_toy():

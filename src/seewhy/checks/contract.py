@@ -92,18 +92,30 @@ def entered(checks: list[tuple[str, Check]], fn: Callable[..., None], check: Che
     """Give the public `check` the name and words of `fn`, and put it on the list."""
     check.__name__ = check.__qualname__ = fn.__name__
     check.__doc__, check.__module__ = fn.__doc__, fn.__module__
+    check.__dict__["inner"] = fn
     checks.append((fn.__name__, check))
     return check
 
 
-def run_all(checks: list[tuple[str, Check]], *args: Any) -> dict[str, str]:
-    """Run the checks; the first failure is raised. Returns what did not apply, and why."""
-    skipped = {}
+def run_all(checks: list[tuple[str, Check]], subject: str, *args: Any) -> dict[str, str]:
+    """Run what is inside the checks, on things made once. Returns what did not apply, and why.
+
+    Raises:
+        ContractError: the first failure, with the others as its notes.
+    """
+    skipped, failed = {}, []
     for name, check in checks:
         try:
-            check(*args)
+            with named(subject, name):
+                check.inner(*args)
         except SkipTest as reason:
             skipped[name] = str(reason)
+        except ContractError as error:
+            failed.append(error)
+    for other in failed[1:]:
+        failed[0].add_note(str(other))
+    if failed:
+        raise failed[0]
     return skipped
 
 

@@ -31,7 +31,7 @@ def _grid(method: Method, x: Tensor) -> tuple[int, int] | None:
 @method_check
 def grid_and_dtype(probe: Probe) -> None:
     """(B, rows, cols) on the grid of the layer, the patches or the pixels; finite float32 on the input's device."""
-    maps, grid = probe.maps(), _grid(probe.method(), probe.x)
+    maps, grid = probe.plain, _grid(probe.method(), probe.x)
     ensure(maps.ndim == 3 and len(maps) == len(probe.x), f"shape {tuple(maps.shape)} is not (batch, rows, cols)")
     ensure(grid is None or tuple(maps.shape[1:]) == grid, f"the grid is {tuple(maps.shape[1:])}, not {grid}")
     fits = all(m <= s for m, s in zip(maps.shape[1:], probe.x.shape[-2:], strict=True))
@@ -44,7 +44,7 @@ def grid_and_dtype(probe: Probe) -> None:
 @method_check
 def batch_equals_singles(probe: Probe) -> None:
     """An image's map does not depend on the batch that it is in, nor on its place in it."""
-    maps, n = probe.maps(), len(probe.x)
+    maps, n = probe.plain, len(probe.x)
     singles = torch.cat([probe.maps(probe.x[i : i + 1], probe.target.at([i])) for i in range(n)])
     ensure_same(maps, singles, "a batch differs from its images one by one")
     order = [*range(1, n), 0]
@@ -66,14 +66,14 @@ def default_target_is_the_answer(probe: Probe) -> None:
         with expect(TargetError, "no target"):
             probe.method()(probe.x)
     elif probe.card.class_specific and Need.LOGITS in probe.model.offers:
-        answer = ClassTarget(tuple(probe.output().require(Need.LOGITS).argmax(1).tolist()))
+        answer = ClassTarget(tuple(probe.output.require(Need.LOGITS).argmax(1).tolist()))
         ensure_same(probe.method()(probe.x), probe.maps(target=answer), "the default is not the model's answer")
 
 
 @method_check
 def target_matters(probe: Probe) -> None:
     """Another target gives another map if, and only if, the card says class-specific."""
-    other = gap(probe.maps(), probe.maps(target=probe.other_target()))
+    other = gap(probe.plain, probe.maps(target=probe.other_target()))
     if probe.card.class_specific:
         ensure(other > TOLERANCE, "the card says class-specific, but another target gives the same map")
     else:
@@ -88,10 +88,10 @@ def sign_as_declared(probe: Probe) -> None:
     activations (LaFAM before a ReLU, or on tokens) may go as low as these do, because nothing is for or against.
     In the same way a label-free method has its negative values from the embedding; of one without, nothing is asked.
     """
-    maps = torch.stack([probe.maps(), probe.maps(target=probe.other_target())])
+    maps = torch.stack([probe.plain, probe.maps(target=probe.other_target())])
     low, high = float(maps.min()), float(maps.max())
     if probe.card.signed:
-        if low >= 0 and not probe.card.class_specific and probe.output().require(Need.EMBEDDING).min() >= 0:
+        if low >= 0 and not probe.card.class_specific and probe.output.require(Need.EMBEDDING).min() >= 0:
             raise SkipTest("this embedding has no negative numbers that a label-free map could show")
         ensure(low < 0 < high, f"the card says signed, but all values lie in {low:.3g} … {high:.3g}")
         return
@@ -120,7 +120,7 @@ def weights_matter(probe: Probe) -> None:
             width = max(0.1, float(p.float().std())) if p.numel() > 1 else 0.1
             p.copy_(torch.randn(p.shape, generator=generator) * width)
     # around their means: an average of similarities is near one whatever the weights
-    change = gap(*(m - m.mean((1, 2), keepdim=True) for m in (probe.maps(), probe.maps(model=other))))
+    change = gap(*(m - m.mean((1, 2), keepdim=True) for m in (probe.plain, probe.maps(model=other))))
     if probe.method().cost.below:
         ensure(change > 0.1, "random weights leave the map as it was: it does not depend on the model")
 
@@ -163,13 +163,13 @@ def seeded_runs_repeat(probe: Probe) -> None:
 def chunks_do_not_matter(probe: Probe) -> None:
     """`batch_size` trades memory for speed; the map is the same."""
     if "batch_size" in options_of(probe.cls):
-        ensure_same(probe.maps(), probe.maps(batch_size=1), "batch_size changes the map")
+        ensure_same(probe.plain, probe.maps(batch_size=1), "batch_size changes the map")
 
 
 @method_check
 def any_grad_mode(probe: Probe) -> None:
     """Inside `torch.no_grad()` and `torch.inference_mode()`, also on a batch made there, the map is the same."""
-    maps = probe.maps()
+    maps = probe.plain
     ensure(not maps.requires_grad, "the map drags a graph behind it")
     modes: dict[str, AbstractContextManager] = {"no_grad": torch.no_grad(), "inference_mode": torch.inference_mode()}
     for name, mode in modes.items():
@@ -183,7 +183,7 @@ def autocast_agrees(probe: Probe) -> None:
     """Under bf16 autocast the map is float32 and close to the full one, unless the card says why not."""
     if probe.card.autocast:
         return
-    maps = probe.maps()
+    maps = probe.plain
     with torch.autocast(probe.x.device.type, torch.bfloat16):
         half = probe.maps()
     ensure(half.dtype == torch.float32, f"under autocast the map is {half.dtype}, not torch.float32")
@@ -196,7 +196,7 @@ def autocast_agrees(probe: Probe) -> None:
 @method_check
 def any_input_form(probe: Probe) -> None:
     """A float64 batch, a channels-last batch and a float64 model give the same float32 map."""
-    maps = probe.maps()
+    maps = probe.plain
     forms = {"a float64 batch": probe.x.double(),
              "a channels-last batch": probe.x.to(memory_format=torch.channels_last)}
     for name, x in forms.items():

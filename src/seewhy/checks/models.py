@@ -51,9 +51,10 @@ def check_model(model: VisionModel, x: Tensor | None = None) -> dict[str, str]:
         The checks that did not apply, with the reason.
 
     Raises:
-        ContractError: the first check that fails.
+        ContractError: the first check that fails, with the others as its notes.
     """
-    return run_all(MODEL_CHECKS, model, x)
+    with torch.no_grad(), untouched(model.module):
+        return run_all(MODEL_CHECKS, model.name, model, default_batch(model) if x is None else x)
 
 
 def _answer(output: Output) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 from unittest import SkipTest
 
@@ -57,6 +58,12 @@ class Probe:
         x, target = self.x if x is None else x, self.target if target is None else target
         return self.method(model, **options)(x, target)
 
+    @cached_property
+    def plain(self) -> Tensor:
+        """The maps of the batch and target, computed once."""
+        return self.maps()
+
+    @cached_property
     def output(self) -> Output:
         """What the model says of the batch."""
         return output_of(self.model, self.x)
@@ -66,7 +73,7 @@ class Probe:
         if isinstance(self.target, Similarity):
             return replace(self.target, vector=self.target.vector.flip(-1))
         if isinstance(self.target, ClassTarget) and len(self.target.index) == len(self.x):
-            width = self.output().require(Need.LOGITS).shape[1]
+            width = self.output.require(Need.LOGITS).shape[1]
             return ClassTarget(tuple((i + 1) % width for i in self.target.index))
         return default_target(self.cls, self.model, self.x)
 
@@ -77,7 +84,7 @@ class Probe:
             longer = torch.ones(self.target.vector.shape[-1] + 1)
             yield "a vector of the wrong length", replace(self.target, vector=longer)
         if isinstance(self.target, ClassTarget):
-            yield "a class out of range", ClassTarget((self.output().require(Need.LOGITS).shape[1],))
+            yield "a class out of range", ClassTarget((self.output.require(Need.LOGITS).shape[1],))
         if isinstance(self.target, (Similarity, ClassTarget)):
             yield "one target too many", repeated
 
@@ -90,10 +97,11 @@ def output_of(model: VisionModel, x: Tensor) -> Output:
 
 def default_target(cls: type[Method], model: VisionModel, x: Tensor) -> Target:
     """A class for each image, 0, 1, 2 …; a random vector for each where classes make no sense."""
-    output, kind = output_of(model, x), cls.card.target_kind
-    if kind is None and output.logits is not None:
-        return ClassTarget(tuple(i % output.logits.shape[1] for i in range(len(x))))
-    shape = output.require(Need.EMBEDDING).shape
+    kind = cls.card.target_kind
+    if kind is None and Need.LOGITS in model.offers:
+        width = model.classes or output_of(model, x).require(Need.LOGITS).shape[1]
+        return ClassTarget(tuple(i % width for i in range(len(x))))
+    shape = output_of(model, x).require(Need.EMBEDDING).shape
     vectors = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(x)
     return Similarity(vectors, kind=kind or "concept")
 

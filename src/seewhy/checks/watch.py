@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -159,7 +161,7 @@ class Fuse:
     def __init__(self, modules: dict[str, nn.Module]) -> None:
         self.place, self.at_call, self.calls = "", 0, 0
         for name, m in modules.items():
-            self._wire(name, m)
+            m.forward = partial(self._run, name, m.forward)
 
     def arm(self, place: str, at_call: int) -> None:
         """The next run shall fail in `place`, at its `at_call`-th call."""
@@ -170,16 +172,11 @@ class Fuse:
         """Whether it came to that."""
         return self.calls >= self.at_call
 
-    def _wire(self, name: str, module: nn.Module) -> None:
-        forward = module.forward
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            self.calls += name == self.place
-            if name == self.place and self.calls == self.at_call:
-                raise Boom("an exception inside forward")
-            return forward(*args, **kwargs)
-
-        module.forward = run
+    def _run(self, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.calls += name == self.place
+        if name == self.place and self.calls == self.at_call:
+            raise Boom("an exception inside forward")
+        return forward(*args, **kwargs)
 
 
 def leaves(module: nn.Module) -> dict[str, nn.Module]:
@@ -205,7 +202,7 @@ class Passes:
         if layer is not None:
             watched[layer] = model.submodule(layer)
         for name, m in watched.items():
-            self._watch(name, m)
+            m.forward = partial(self._run, name, m.forward)
         for p in model.module.parameters():
             if p.requires_grad:
                 p.register_hook(self._note_parameter)
@@ -220,18 +217,13 @@ class Passes:
     def _note_parameter(self, _: Tensor) -> None:
         self.parameter_gradients += 1
 
-    def _watch(self, name: str, module: nn.Module) -> None:
-        forward = module.forward
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            result = forward(*args, **kwargs)
-            head = result[0] if isinstance(result, (tuple, list)) and result else result
-            self.order.append(name)
-            if isinstance(head, Tensor) and head.ndim:
-                self._note(name, head)
-            return result
-
-        module.forward = run
+    def _run(self, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = forward(*args, **kwargs)
+        head = result[0] if isinstance(result, (tuple, list)) and result else result
+        self.order.append(name)
+        if isinstance(head, Tensor) and head.ndim:
+            self._note(name, head)
+        return result
 
     def _note(self, name: str, output: Tensor) -> None:
         self.forward[name] += len(output)
