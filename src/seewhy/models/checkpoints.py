@@ -119,20 +119,22 @@ RESNETS = {((2, 2, 2, 2), 2): "resnet18", ((3, 4, 6, 3), 2): "resnet34", ((3, 4,
            ((3, 4, 23, 3), 3): "resnet101", ((3, 8, 36, 3), 3): "resnet152"}
 
 
-def recognised(state: State) -> str | None:
-    """The architecture that names and shapes tell: a ViT in DINO's (and timm's) names, or a ResNet.
+def recognised(state: State) -> tuple[str, dict[str, str]] | None:
+    """The architecture that names and shapes tell, with options: a ViT in DINO's (and timm's) names, or a ResNet.
 
-    DINO's ViTs and their preprocessing are those of `vit_…_patch….dino` in timm, key by key.
+    DINO's ViTs and their preprocessing are those of `vit_…_patch….dino` in timm, key by key; self-supervised ResNets
+    take pictures as torchvision's first ImageNet weights do.
     """
     patch = state.get("patch_embed.proj.weight")
     if patch is not None and "blocks.0.attn.qkv.weight" in state:
         size = VITS.get(len(patch))
-        return f"timm/vit_{size}_patch{patch.shape[-1]}_224{_dino_tag(patch)}" if size else None
+        return (f"timm/vit_{size}_patch{patch.shape[-1]}_224{_dino_tag(patch)}", {}) if size else None
     if "layer4.0.conv2.weight" not in state:
         return None
     depths = tuple(sum(f"layer{i}.{j}.conv1.weight" in state for j in range(64)) for i in range(1, 5))
     name = RESNETS.get((depths, 3 if "layer1.0.conv3.weight" in state else 2))
-    return f"torchvision/{name}" if name and state["layer1.0.conv2.weight"].shape[0] == 64 else None
+    known = name and state["layer1.0.conv2.weight"].shape[0] == 64
+    return (f"torchvision/{name}", {"weights": "IMAGENET1K_V1"}) if known else None
 
 
 def _dino_tag(patch: Tensor) -> str:

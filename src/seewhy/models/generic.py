@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ def wrap(
     Args:
         module: an `nn.Module` that takes (B, channels, rows, cols). Wrappers of `torch.compile` and data parallelism
             are taken off.
-        preprocess: from a PIL image to (channels, rows, cols); default: ImageNet's (see `seewhy.preprocess`).
+        preprocess: from a PIL image to (channels, rows, cols); default: what the library tells of its module, else
+            ImageNet's (see `seewhy.preprocess`).
         class_names: a list, a dict from index to name, or a text file with a name on each line.
         name: for messages and manifests.
         layers: the feature layers from shallow to deep, by dotted name, instead of those found.
@@ -68,11 +70,13 @@ def wrap(
         ModelError: not a module that can be opened up, or it does not run on such images.
     """
     module = unwrapped(module)
-    recipe = preprocess or Preprocess()
+    source = source_of(module)
+    module = source.tower(module) if hasattr(source, "tower") else module
+    recipe = preprocess or (source.preprocess(module) if hasattr(source, "preprocess") else Preprocess())
     if structure is None:
         hints, said = Hints(layout, _pair(patch_size), prefix_tokens), Said(head, output, read, class_names is not None)
         asked = layers is not None or hints != Hints() or said != Said(named=said.named)
-        structure = None if asked else _known(module)
+        structure = None if asked or source is None else _known(source, module)
         structure = structure or _found(module, _size(input_size, recipe), layers, hints, said)
         structure = replace(structure, multi_label=multi_label or structure.multi_label)
     names = read_class_names(class_names)
@@ -147,11 +151,10 @@ def _size(given: int | tuple[int, ...] | None, preprocess: Any) -> tuple[int, in
 
 
 # ── looking inside ────────────────────────────────────────────────────────────────────────────────────────────────────
-def _known(module: nn.Module) -> Structure | None:
-    """What the module's own library knows; None for others, and for variants that it does not know its way in."""
-    source = source_of(module)
+def _known(source: ModuleType, module: nn.Module) -> Structure | None:
+    """What is known of the library's modules; None for variants that nothing is known of."""
     try:
-        return source.structure(module) if source else None
+        return source.structure(module)
     except LayoutError:
         return None
 

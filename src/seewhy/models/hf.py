@@ -22,7 +22,7 @@ from seewhy.models.adapter import VisionModel
 from seewhy.models.hf_structure import TYPES, heads_of, pair, recognises, structure, tower
 from seewhy.preprocess import Preprocess
 
-__all__ = ["EXTRA", "load", "names", "recognises", "structure", "tower"]
+__all__ = ["EXTRA", "load", "names", "preprocess", "recognises", "structure", "tower"]
 
 EXTRA = "hf"
 _HUB = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
@@ -55,9 +55,9 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
             module = _pretrained(factory, place, config=config, **hub, **options)
         else:
             module = getattr(factory, "from_config", factory)(config, **options)
-        preprocess = _preprocess(place, config, hub)
+        recipe = _preprocess(place, config, hub)
     module = module.to(dtype).eval()
-    return VisionModel(module, structure(module), name=name, class_names=_class_names(module), preprocess=preprocess)
+    return VisionModel(module, structure(module), name=name, class_names=_class_names(module), preprocess=recipe)
 
 
 @contextmanager
@@ -146,6 +146,15 @@ def _preprocess(place: str, config: Any, hub: Mapping[str, Any]) -> Preprocess:
     try:
         recipe, _ = ImageProcessingMixin.get_image_processor_dict(place, **hub)
     except OSError:
-        size = pair(getattr(config, "image_size", None) or 224)
-        return TYPES[config.model_type].preprocess.with_size(*size)
+        return _usual(config)
     return Preprocess.from_hf(recipe)
+
+
+def preprocess(module: nn.Module) -> Preprocess:
+    """What is usual for models of this kind; the checkpoint's own may differ (`preprocessor_config.json`)."""
+    return _usual(module.config)
+
+
+def _usual(config: Any) -> Preprocess:
+    size = pair(getattr(config, "image_size", None) or 224)
+    return TYPES[config.model_type].preprocess.with_size(*size)

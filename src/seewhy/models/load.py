@@ -28,7 +28,8 @@ class Source:
     """Where models come from.
 
     Attributes:
-        home: the file in `seewhy.models` with `load`, `names`, `recognises` and `structure`.
+        home: the file in `seewhy.models` with `load`, `names`, `recognises` and `structure`; some have `preprocess`
+            (what a module of theirs takes) and `tower` (the image side of a model of images and texts).
         prefix: how its models' names start; empty: it brings a few names of its own.
         package: the library whose modules it recognises.
     """
@@ -58,8 +59,9 @@ def load_model(name: Name, *, architecture: str | None = None, device: torch.dev
     """A model by name or from disk, in eval mode.
 
     Args:
-        name: `efficientnet_lite0`, `scenes_vit`, `scenes_cnn`, `timm/NAME`, `torchvision/NAME`, `hf/REPO`, `open_clip/MODEL:PRETRAINED`
-            (`list_models` lists them), a folder in the Hugging Face format, or a checkpoint file.
+        name: `efficientnet_lite0`, `scenes_vit`, `scenes_cnn`, `timm/NAME`, `torchvision/NAME`, `hf/REPO`,
+            `open_clip/MODEL:PRETRAINED` (`list_models` lists them), a folder in the Hugging Face format, or a
+            checkpoint file.
         architecture: for a checkpoint file, the name of the model that it fits; None: recognised where the names
             and shapes of the weights tell (ViT in DINO's names, ResNet).
         device: None: a CUDA device where there is one, else the CPU.
@@ -122,7 +124,9 @@ def _from_folder(path: Path, pretrained: bool, options: dict[str, Any]) -> Visio
 
 def _from_checkpoint(path: Path, architecture: str | None, options: dict[str, Any]) -> VisionModel:
     state, layout = checkpoints.strip_layout(checkpoints.read_state(path))
-    architecture = architecture or checkpoints.recognised(state)
+    if architecture is None:
+        architecture, usual = checkpoints.recognised(state) or (None, {})
+        options = {**usual, **options}
     if architecture is None:
         raise WeightsError(f"{path} ({layout} layout) does not tell its architecture; "
                            "say architecture='timm/…' or 'torchvision/…'")
@@ -156,7 +160,8 @@ def _nearest(name: str, n: int = 4) -> list[str]:
     for known in _all_names():
         tails.setdefault(known.split("/")[-1].split(".")[0].lower(), []).append(known)
     wanted = name.split("/")[-1].lower()
-    near = difflib.get_close_matches(wanted.split(".")[0], tails, n=n, cutoff=0.7)
+    tail = wanted.split(".")[0]
+    near = [tail] if tail in tails else difflib.get_close_matches(tail, tails, n=n, cutoff=0.7)
     # the first of each source: a name like resnet50 has a dozen sets of weights in timm
     firsts = [known for tail in near for known in {k.split("/")[0]: k for k in reversed(tails[tail])}.values()]
     return firsts[:n] or [known for known in _all_names() if wanted in known.lower()][:n]

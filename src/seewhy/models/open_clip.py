@@ -57,7 +57,7 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
         raise WeightsError(f"cannot load {name!r} ({reason}); check the network, or give MODEL:FILE with a checkpoint "
                            "that fits (HF_HOME says where downloads are kept)") from error
     module = tower(whole).eval()
-    return VisionModel(module, structure(module), name=name, preprocess=_preprocess(module))
+    return VisionModel(module, structure(module), name=name, preprocess=preprocess(module))
 
 
 def _parts(open_clip: Any, name: str, pretrained: bool) -> tuple[str, str | None]:
@@ -76,7 +76,7 @@ def _parts(open_clip: Any, name: str, pretrained: bool) -> tuple[str, str | None
     return model, weights
 
 
-def _preprocess(module: nn.Module) -> Preprocess:
+def preprocess(module: nn.Module) -> Preprocess:
     """From what open_clip keeps with the tower (the weights' own recipe), else CLIP's at the tower's size."""
     recipe = getattr(module, "preprocess_cfg", None) or {}
     size = recipe.get("size") or getattr(module, "image_size", 224)

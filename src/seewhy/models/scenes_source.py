@@ -31,8 +31,12 @@ def load(name: str, *, pretrained: bool = True) -> VisionModel:
     if not pretrained:
         raise OptionError("an untrained reference model: seewhy.wrap(seewhy.models.scenes.build('SceneViT'))")
     module, info = scenes.load(name)
-    recipe = Preprocess(size=(SIZE, SIZE), resize=SIZE, mean=tuple(info["mean"]), std=tuple(info["std"]))
-    return VisionModel(module, structure(module), name=name, preprocess=recipe, class_names=info["classes"])
+    return VisionModel(module, structure(module), name=name, preprocess=preprocess(module), class_names=info["classes"])
+
+
+def preprocess(module: nn.Module) -> Preprocess:
+    """As all models of the made world are trained."""
+    return Preprocess(size=(SIZE, SIZE), resize=SIZE, mean=scenes.MEAN, std=scenes.STD)
 
 
 def recognises(module: nn.Module) -> bool:

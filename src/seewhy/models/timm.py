@@ -39,7 +39,7 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
     if not name.startswith(HUB):
         _check_name(timm, name)
     module = _create(timm, name, pretrained, options).eval()
-    return VisionModel(module, structure(module), name=f"timm/{name}", preprocess=_preprocess(timm, module),
+    return VisionModel(module, structure(module), name=f"timm/{name}", preprocess=preprocess(module),
                        class_names=_class_names(module))
 
 
@@ -77,7 +77,9 @@ def _create(timm: Any, name: str, pretrained: bool, options: dict[str, Any]) -> 
     return module
 
 
-def _preprocess(timm: Any, module: nn.Module) -> Preprocess:
+def preprocess(module: nn.Module) -> Preprocess:
+    """The preprocessing of the weights that the module's configuration names."""
+    timm = require("timm", EXTRA)
     config = timm.data.resolve_data_config({}, model=module)
     return Preprocess.from_timm({**config, "input_size": (config["input_size"][0], *input_size(module))})
 
