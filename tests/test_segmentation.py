@@ -155,6 +155,17 @@ def test_graph_cut_outlines_the_object_not_the_map(blob):
     assert found.box.iou(tight_box(disc)) > 0.95
 
 
+def test_a_large_picture_is_cut_small_and_its_mask_has_the_pictures_size(blob):
+    picture, disc, coarse = blob
+    large = picture.resize((480, 360), Image.Resampling.NEAREST)
+    found = segment_object(large, coarse, max_side=120)
+    assert large.size == (480, 360)
+    assert found.mask.shape == (360, 480)
+    assert (found.mask == segment_object(picture, coarse).mask.repeat(4, 0).repeat(4, 1)).mean() > 0.99
+    grown = disc.repeat(4, 0).repeat(4, 1)
+    assert (found.mask & grown).sum() / (found.mask | grown).sum() > 0.95
+
+
 def test_graph_cut_is_repeatable_and_leaves_opencvs_generator_alone(blob):
     picture, _, coarse = blob
 
