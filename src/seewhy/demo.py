@@ -20,7 +20,7 @@ MODEL = "efficientnet_lite0"
 # fewer samples than the defaults: the pictures look the same, and the demo stays under a minute on two cores
 METHODS = {"lafam": {}, "grad_cam": {}, "saliency": {}, "smooth_grad": {"n_samples": 10},
            "integrated_gradients": {"n_steps": 20}}
-SCENES_MODEL, SCENE = "scenes_vit", 7  # a scene with three objects, all of which the model names
+SCENES_MODEL, SCENE = "scenes_vit", 4  # a scene whose objects the model names with near certainty
 INTRO = (
     "A network trained on ImageNet (EfficientNet-Lite0) looks at photos that come with scikit-image. For each: what "
     "it answers, and where it finds its reasons, for its first answer and for its second. LaFAM needs no class: it "
@@ -85,14 +85,16 @@ def _scene_section(out: Path) -> Section:
     maps.append(explain(model, scene.image, "concept_cdam", likeness))
     titles = ["scene", "attention map", *(f"CDAM: {name}" for name in present), f"CDAM: {absent} (absent)",
               f"Concept CDAM: {likeness.name}"]
-    picture = grid([[look.image.resize((384, 384), Image.Resampling.NEAREST), look, *maps]], col_titles=titles)
+    captions = ["", "", *(f"strongest for: {explanation.map.max():.2g}" for explanation in maps)]
+    picture = grid([[look.image.resize((384, 384), Image.Resampling.NEAREST), look, *maps]], col_titles=titles,
+                   captions=[captions])
     picture.save(out / "the_scene.png")
     names = ", ".join(present[:-1]) + f" and {present[-1]}"
     return Section(
         heading="A made scene, where the answer is known",
         intro=f"A small ViT that comes with seewhy looks at a {names}. Attention shows where it looks, whatever the "
-        "question. CDAM is asked for one class after the other, and its orange moves from object to object; asked for "
-        "a class that is not there, it finds little. Last, a concept given by example pictures only.",
+        "question. CDAM is asked for one class after the other, and its orange moves from object to object. Each map has "
+        "its own scale: the number beneath tells that a class which is not there finds less. Last, a concept given by example pictures only.",
         bars=[Bar(name, chance) for name, chance in _chances(model, scene.image, (*present, absent))],
         bars_title="How sure the ViT is of each",
         figures=[Figure(picture, "Orange speaks for the class, blue against it.",

@@ -25,6 +25,13 @@ MethodLike = Any
 """A method's name, a method class, or a configured method."""
 
 
+DEFAULTS = ("cdam", "grad_cam", "occlusion", "relax")
+"""What explains a model when nothing is asked for: the first of these that can serve it."""
+
+QUICK = {"n_samples": 10, "n_steps": 10, "n_masks": 200, "top_k": 64}
+"""Repetitions for an overview of many methods; each method's default is larger."""
+
+
 class ConstantMapWarning(UserWarning):
     """A map has one value everywhere: it says nothing about where."""
 
@@ -61,8 +68,8 @@ def explain(
     Args:
         model: from `seewhy.load_model` or `seewhy.wrap`.
         image: a path, PIL image, array or tensor (a picture, not a preprocessed batch); a list, a batch or a folder.
-        method: a name from `seewhy.list_methods()`, a method class or a configured method; by default CDAM for
-            models with a last transformer block, Grad-CAM for others.
+        method: a name from `seewhy.list_methods()`, a method class or a configured method; by default the
+            first of `DEFAULTS` that can serve the model.
         target: see `seewhy.targets.as_target`; a list has one target for each image.
         batch_size: images per forward pass.
         max_pixels: the largest image that is decoded.
@@ -144,13 +151,18 @@ def as_method(model: VisionModel, method: MethodLike = None, **options: Any) -> 
             raise OptionError("the method is configured already; give the options where you made it")
         return method
     if method is None:
-        method = "cdam" if Need.LAST_BLOCK in model.offers else "grad_cam"
+        method = next((name for name in DEFAULTS if not METHODS.get(name).unmet(model)), DEFAULTS[0])
     cls = METHODS.get(method) if isinstance(method, str) else method
     unknown = sorted(set(options) - set(options_of(cls)))
     if unknown:
         known = ", ".join(options_of(cls)) or "none"
         raise OptionError(f"{cls.card.title} has no option {unknown[0]!r}; its options: {known}")
     return cls(model, **options)
+
+
+def quick_options(method: type[Method]) -> dict[str, int]:
+    """The options of `QUICK` that a method has."""
+    return {name: value for name, value in QUICK.items() if name in options_of(method)}
 
 
 def spread_top(target: TargetLike) -> list[TargetLike]:

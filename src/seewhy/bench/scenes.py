@@ -13,14 +13,12 @@ from torch import Tensor
 
 from seewhy.data.scenes import Scenes
 from seewhy.errors import SeewhyError
+from seewhy.explainer import QUICK, quick_options
 from seewhy.explanation import interpolate
 from seewhy.methods import METHODS, Method
 from seewhy.models.adapter import VisionModel
-from seewhy.registry import options_of
 from seewhy.targets import concept
 
-FEWER = {"n_samples": 10, "n_steps": 10, "n_masks": 200}
-"""Repetitions for this table; each method's default is larger."""
 EXPENSIVE = 30  # forward passes per map; methods above this see a fifth of the scenes
 Progress = Callable[[Iterable, int, str], Iterator]
 
@@ -69,7 +67,7 @@ def _row(model: VisionModel, cls: type[Method], scenes: Scenes, n: int) -> Row:
     about = {"model": model.name, "method": cls.card.name, "title": cls.card.title,
              "class_specific": cls.card.class_specific}
     try:
-        method = cls(model, **{k: v for k, v in FEWER.items() if k in options_of(cls)})
+        method = cls(model, **quick_options(cls))
         passes = max(method.cost.below, method.cost.above)
         count = n if passes <= EXPENSIVE else max(1, n // 5)
         targets = _concepts(model) if cls.card.target_kind == "concept" else None
@@ -162,7 +160,7 @@ def write(tables: dict[str, list[Row]], n: int, path: Path) -> Path:
              f"The first {n} scenes of the split `multi` (two or three objects of different classes); one map for each "
              "object, for its own class, bilinear to the image. Methods of more than "
              f"{EXPENSIVE} forward passes see a fifth of the scenes. Repetitions here: "
-             + ", ".join(f"{k}={v}" for k, v in FEWER.items()) + "."]
+             + ", ".join(f"{k}={v}" for k, v in QUICK.items()) + "."]
     for name, rows in tables.items():
         parts += ["", f"## {name}", "", markdown(rows)]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,9 +51,10 @@ def all_images(given: Sequence[Path]) -> list[Path]:
 
 
 def configured(
-    model: VisionModel, names: Sequence[str] | None, layer: str | None, options: Sequence[str] | None
+    model: VisionModel, names: Sequence[str] | None, layer: str | None, options: Sequence[str] | None,
+    presets: dict[str, dict[str, Any]] | None = None,
 ) -> list:
-    """The methods asked for, each with those of the options that it has."""
+    """The methods asked for, each with those of the options that it has, over its presets."""
     from seewhy.explainer import as_method
     from seewhy.methods import METHODS
     from seewhy.registry import options_of
@@ -64,7 +65,7 @@ def configured(
         cls = METHODS.get(name)
         own = {key: value for key, value in given.items() if key in options_of(cls)}
         used |= set(own)
-        tools.append(as_method(model, cls, **own))
+        tools.append(as_method(model, cls, **{**(presets or {}).get(name, {}), **own}))
     unused = sorted(set(given) - used)
     if unused:
         known = sorted({o for tool in tools for o in options_of(type(tool))})

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seewhy.cli import common
+from seewhy.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from seewhy.models.adapter import VisionModel
 
 
 def compare(
@@ -20,29 +24,52 @@ def compare(
     measure: common.Measure = "dot",
     layer: common.LayerName = None,
     option: common.Options = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The figure.")] = Path("out/compare.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The figure: a PNG, or an HTML page with what each method "
+                                      "shows, its cost and its citation.")] = Path("out/compare.png"),
+    full: Annotated[bool, typer.Option(help="Each method's own number of repetitions, not a quick look.")] = False,
     device: common.Device = None,
     architecture: common.Architecture = None,
     max_pixels: common.MaxPixels = 100_000_000,
     as_json: common.AsJson = False,
 ) -> None:
-    """Lay methods (columns) and targets (rows) side by side; by default every method that can serve the model."""
-    from seewhy.explainer import explain_each
+    """Lay methods (columns) and targets (rows) side by side; by default every method that can serve the model.
+
+    The whole catalogue is shown with few repetitions (noise samples, steps, masks) unless --full is given.
+    """
+    from seewhy.explainer import explain_each, quick_options
     from seewhy.methods import METHODS
-    from seewhy.viz.grid import explanation_grid
+    from seewhy.viz.catalogue import save_comparison
 
     loaded = common.load(model, architecture, device)
-    names = method or [m.card.name for m in METHODS if not m.unmet(loaded) and not m.card.target_kind]
-    tools = common.configured(loaded, names, layer, option)
     targets = common.all_targets(loaded, target, concept, reference, measure)
-    (outcome,) = explain_each(loaded, [image], tools, targets, max_pixels=max_pixels)
+    every = [] if method else _catalogue(loaded, with_concepts=concept is not None)
+    quick = {} if full or method else {m: quick_options(METHODS.get(m)) for m in every}
+    tools = common.configured(loaded, method or every, layer, option, quick)
+    (outcome,) = common.progress(explain_each(loaded, [image], tools, targets, max_pixels=max_pixels), 1, "comparing")
     if outcome.error:
         raise outcome.error
-    out.parent.mkdir(parents=True, exist_ok=True)
-    explanation_grid(outcome.maps, title=f"{image.name} · {loaded.name}").save(out)
+    save_comparison(outcome.maps, tools, out, f"{image.name} · {loaded.name}")
     if not as_json:
         typer.echo(str(out))
         return
+    costs = {tool.card.name: str(tool.cost) for tool in tools}
     common.print_json({"image": str(image), "model": loaded.name, "figure": str(out), "maps": [
         {"method": e.method, "target": e.target, "layer": e.layer, "grid": list(e.map.shape), "seconds": e.seconds,
-         "constant": e.is_constant} for row in outcome.maps for e in row]})
+         "cost": costs[e.method], "constant": e.is_constant} for row in outcome.maps for e in row]})
+
+
+def _catalogue(model: VisionModel, with_concepts: bool) -> list[str]:
+    """Every method that can serve the model here; those whose library is missing are named on standard error."""
+    from seewhy.methods import METHODS
+
+    names = []
+    for cls in METHODS:
+        if cls.unmet(model) or (cls.card.target_kind and not with_concepts):
+            continue
+        try:
+            cls(model)
+        except MissingExtraError as error:
+            typer.echo(f"left out: {cls.card.name}: {error}", err=True)
+        else:
+            names.append(cls.card.name)
+    return names

@@ -1,0 +1,50 @@
+"""Many methods for one photo: a figure, or a page that says what each shows, what it cost and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from seewhy.explanation import Explanation
+from seewhy.methods.base import Method
+from seewhy.viz.grid import explanation_grid, grid
+from seewhy.viz.html import Figure, Section, page
+
+COLUMNS = 6
+
+
+def save_comparison(maps: Sequence[Sequence[Explanation]], tools: Sequence[Method], path: Path, title: str) -> Path:
+    """Write rows of targets × columns of methods as a PNG, or (suffix `.html`) as a page with a section per family.
+
+    Raises:
+        SeewhyError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() in (".html", ".htm"):
+        return page(title, _sections(maps, tools), path, "Each map on its own scale. A pass is one run of the model "
+                    "on one image.")
+    picture = explanation_grid(maps, title) if len(tools) <= COLUMNS else montage(maps, title)
+    picture.save(path)
+    return path
+
+
+def montage(maps: Sequence[Sequence[Explanation]], title: str, columns: int = COLUMNS):
+    """All maps of the catalogue in rows of `columns`, titled one by one; the photo first."""
+    drawn = [(maps[0][0].image, "photo")]
+    for i, row in enumerate(maps):
+        drawn += [(e, e.title) for e in row if i == 0 or e.target_title]
+    lines = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
+    return grid([[cell for cell, _ in line] for line in lines], title=title,
+                captions=[[caption for _, caption in line] for line in lines])
+
+
+def _sections(maps: Sequence[Sequence[Explanation]], tools: Sequence[Method]) -> list[Section]:
+    families: dict[str, list[Figure]] = {}
+    for j, tool in enumerate(tools):
+        card = tool.card
+        about = f"{card.summary} Cost: {tool.cost}. {card.citation}."
+        for i, row in enumerate(maps):
+            if i == 0 or row[j].target_title:
+                figure = Figure.of(row[j], f"{row[j].title}. {about if i == 0 else ''}".strip())
+                families.setdefault(card.family, []).append(figure)
+    return [Section(heading=family, figures=figures) for family, figures in sorted(families.items())]
