@@ -505,6 +505,7 @@ def test_a_trunk_without_gradients_has_features_but_no_layer_to_differentiate() 
 
     model = wrap(Probe(), input_size=SIZE)
     assert model.structure.cam_layer is None
+    assert Need.GRADIENTS not in model.offers
     assert (model.structure.head, model.classes) == ("head", 5)
 
 
@@ -520,3 +521,44 @@ def test_class_target_needs_class_scores(cat) -> None:
     trunk = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(TargetError, match="no logits"):
         wrap(trunk, preprocess=Preprocess(size=(32, 32))).predict(cat)
+
+
+# ── against what the libraries' own adapters know ─────────────────────────────────────────────────────────────────────
+def library_vit(name: str, **options) -> nn.Module:
+    return pytest.importorskip("timm").create_model(name, **options)
+
+
+def torchvision_vit() -> nn.Module:
+    vit = pytest.importorskip("torchvision").models.VisionTransformer
+    return vit(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
+
+
+@pytest.mark.parametrize(("make", "size"), [
+    (lambda: library_vit("test_vit"), 160), (lambda: library_vit("test_vit2"), 160),
+    (lambda: library_vit("test_vit", img_size=(96, 64), reg_tokens=4, global_pool="avg"), (96, 64)),
+    (torchvision_vit, 32),
+])
+def test_transformers_of_libraries_are_found_as_their_adapters_know_them(make, size, monkeypatch) -> None:
+    module = shaken(make())
+    known = wrap(module).structure
+    assert known.source != "module"
+    monkeypatch.setattr("seewhy.models.generic.source_of", lambda module: None)
+    found = wrap(module, input_size=size).structure
+    for part in ("blocks", "prefix_tokens", "class_token", "patch_size", "head", "cam_layer"):
+        assert getattr(found, part) == getattr(known, part), part
+    assert [s.name for s in found.stages] == [s.name for s in known.stages]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet"])
+def test_cnns_of_libraries_are_found_as_their_adapters_know_them(name: str, monkeypatch) -> None:
+    module = shaken(library_vit(name))
+    known = wrap(module)
+    monkeypatch.setattr("seewhy.models.generic.source_of", lambda module: None)
+    found = wrap(module, input_size=160)
+    assert (found.structure.head, found.structure.source) == (known.structure.head, "module")
+    x = image(96, 96)
+    ours = list(found.activations(x, found.structure.stages).values())
+    theirs = list(known.activations(x, known.structure.stages).values())
+    same = [any(a.shape == b.shape and torch.equal(a, b) for a in ours) for b in theirs]
+    assert same[-1] or torch.equal(ours[-1], known.activations(x, [known.structure.cam_layer]).popitem()[1])
+    assert sum(same) >= len(theirs) - 1, same

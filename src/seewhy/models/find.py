@@ -210,9 +210,9 @@ class Finder:
                        and sides(c.value, spot.layer.layout) == after and is_step(spot.call, c) for c in ways)
 
         def is_step(call: Call, of: Call) -> bool:
-            """A single operation of the module or its beginning: not one block after others."""
+            """One layer of the module (at most one convolution) or its beginning: not one block after others."""
             first = not any(of.start < spot.call.start and spot.call.end < call.start for spot in run)
-            return first or not any(True for _ in call.module.children())
+            return first or sum(p.ndim > 1 for p in call.module.parameters()) < 2
 
         return next((spot for spot in reversed(run) if not leads_on(spot)), run[-1])
 

@@ -184,5 +184,5 @@ def _structure(seen: Trace, end: Outcome, layers: Sequence[str | Layer] | None, 
         class_token=reads_first and (grid.prefix == 1 or not reads_patches), reads_patches=reads_patches,
         patch_size=found.stride((grid.rows, grid.cols)) if grid else None, pads=False,
         head=end.head, read=end.read, has_logits=end.has_logits, classes=end.classes,
-        has_embedding=end.has_embedding, note=end.note,
+        has_embedding=end.has_embedding, has_gradients=bool(found.bottlenecks), note=end.note,
     )
