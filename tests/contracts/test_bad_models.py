@@ -86,6 +86,26 @@ def takes_a_norm_for_the_head():
     return told(toys.toy_vit(), head="norm")
 
 
+class TwoHeads(toys.ToyCNN):
+    """The second head runs, and nothing comes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.stage2(self.stage1(x)).mean((2, 3))
+        self.other(features)
+        return self.head(features)
+
+
+@sabotages("embedding_leads_to_logits", "the logits do not depend on 'other'")
+def takes_the_unused_head():
+    model = toys.toy_cnn()
+    model.module = TwoHeads()
+    return told(model, head="other")
+
+
 @sabotages("embedding_leads_to_logits", "different images have the same embedding")
 def always_embeds_the_same():
     def run(self, x):
@@ -224,13 +244,13 @@ def breaks_on_another_size():
     return behaving(toys.toy_vit(), checked_output=checked_output)
 
 
-@sabotages("model_left_alone", "after output, training of")
+@sabotages("model_left_alone", "after checked_output, training of")
 def leaves_eval_mode():
-    def output(self, images):
+    def checked_output(self, x):
         self.module.eval()
-        return VisionModel.output(self, images)
+        return VisionModel.checked_output(self, x)
 
-    return behaving(toys.toy_cnn(), output=output)
+    return behaving(toys.toy_cnn(), checked_output=checked_output)
 
 
 @sabotages("model_left_alone", "after activations of a wrong input, forward_hooks")

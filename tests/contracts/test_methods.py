@@ -7,6 +7,7 @@ import toys
 
 from seewhy.checks import check_method
 from seewhy.methods import METHODS
+from seewhy.registry import Need
 
 TOYS = {
     "cnn": toys.toy_cnn(),
@@ -15,9 +16,16 @@ TOYS = {
     "patch_mean": toys.toy_vit(prefix=0, pool="mean"),
 }
 SERVED = [(cls, toy) for cls in METHODS for toy, model in TOYS.items() if not cls.unmet(model)]
+ABOUT_TOKENS = {Need.TOKENS, Need.ATTENTION, Need.LAST_BLOCK, Need.CLASS_TOKEN}
 
 
-@pytest.mark.parametrize(("cls", "toy"), SERVED, ids=[f"{cls.card.name}-{toy}" for cls, toy in SERVED])
+def case(cls, toy):
+    """Slow if another toy shows almost the same: registers come with a class token, pooling is for token methods."""
+    twice = toy == "class_token" or (toy == "patch_mean" and not cls.card.needs & ABOUT_TOKENS)
+    return pytest.param(cls, toy, id=f"{cls.card.name}-{toy}", marks=pytest.mark.slow if twice else ())
+
+
+@pytest.mark.parametrize(("cls", "toy"), [case(*pair) for pair in SERVED])
 def test_method(cls, toy):
     check_method(cls, TOYS[toy], toys.batch(3))
 

@@ -141,6 +141,8 @@ def pictures(n: int, seed: int = 0) -> list[Image.Image]:
     return [Image.fromarray(b.repeat(8, 0).repeat(8, 1)) for b in blocks]
 
 
-def default_batch(model: VisionModel) -> Tensor:
-    """Three made photos as the model takes them."""
-    return model.prepare(pictures(3))
+def batch_for(model: VisionModel, x: Tensor | None) -> Tensor:
+    """The caller's batch, or three made photos as the model takes them."""
+    x = model.prepare(pictures(3)) if x is None else x
+    ensure(len(x) > 1, "the checks need a batch of at least two images")
+    return x

@@ -8,20 +8,10 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from seewhy.checks.contract import (
-    Check,
-    default_batch,
-    ensure,
-    ensure_same,
-    entered,
-    expect,
-    named,
-    pictures,
-    run_all,
-)
+from seewhy.checks.contract import Check, batch_for, ensure, ensure_same, entered, expect, named, run_all
 from seewhy.checks.watch import Witness, lived_in
 from seewhy.errors import SeewhyError, UnknownNameError
-from seewhy.models.adapter import Layer, VisionModel, read_tensor
+from seewhy.models.adapter import Layer, VisionModel
 from seewhy.models.surgery import hooked, untouched
 from seewhy.registry import Need
 from seewhy.targets import Output
@@ -35,7 +25,7 @@ def model_check(fn: Callable[[VisionModel, Tensor], None]) -> Check:
 
     def check(model: VisionModel, x: Tensor | None = None) -> None:
         with named(model.name, fn.__name__), torch.no_grad(), untouched(model.module):
-            fn(model, default_batch(model) if x is None else x)
+            fn(model, batch_for(model, x))
 
     return entered(MODEL_CHECKS, fn, check)
 
@@ -54,7 +44,7 @@ def check_model(model: VisionModel, x: Tensor | None = None) -> dict[str, str]:
         ContractError: the first check that fails, with the others as its notes.
     """
     with torch.no_grad(), untouched(model.module):
-        return run_all(MODEL_CHECKS, model.name, model, default_batch(model) if x is None else x)
+        return run_all(MODEL_CHECKS, model.name, model, batch_for(model, x))
 
 
 def _answer(output: Output) -> Tensor:
@@ -96,7 +86,7 @@ def same_answer_as_the_module(model: VisionModel, x: Tensor) -> None:
     """Logits and embedding are exactly those of the plain module, call after call."""
     output = model.run(x)
     plain = model.module(x, **model.structure.call)
-    expected = model.structure.read(plain, output.embedding)
+    expected = model.structure.read(plain, output.embedding if model.structure.head is not None else None)
     for name in ("logits", "embedding"):
         a, b = getattr(output, name), getattr(expected, name)
         same = a is b if a is None or b is None else torch.equal(a, b)
@@ -105,22 +95,21 @@ def same_answer_as_the_module(model: VisionModel, x: Tensor) -> None:
 
 @model_check
 def embedding_leads_to_logits(model: VisionModel, x: Tensor) -> None:
-    """One vector per image, different for different images; the head makes the logits of it and nothing comes after."""
-    heads: list[Tensor] = []
-    structure = model.structure
-    if structure.head is None:
-        output = model.run(x)
-    else:
-        with hooked(model.submodule(structure.head), lambda _, __, out: heads.append(out.flatten(1))):
-            output = model.run(x)
-        ensure(len(heads) == 1, f"the head {structure.head!r} runs {len(heads)} times in a forward, not once")
+    """One vector per image, different for different images; what the head makes of it are, or go into, the logits."""
+    output, head = model.run(x), model.structure.head
     embedding = output.require(Need.EMBEDDING)
     shape = tuple(embedding.shape)
     ensure(len(shape) == 2 and shape[0] == len(x), f"the embedding is {shape}, not (batch, dim)")
     ensure(bool((embedding[0] != embedding[1]).any()), "different images have the same embedding")
-    if heads and structure.read is read_tensor:
-        ensure(heads[0].shape == output.logits.shape and torch.equal(heads[0], output.logits),
-               f"what {structure.head!r} gives are not the logits: it is not the head")
+    if head is None or output.logits is None:
+        return
+    made: list[Tensor] = []
+    with hooked(model.submodule(head), lambda _, __, out: made.append(out) or 2 * out):
+        doubled = model.run(x).logits
+    ensure(len(made) == 1, f"the head {head!r} runs {len(made)} times in a forward, not once")
+    shape = tuple(made[0].flatten(1).shape)
+    ensure(shape == tuple(output.logits.shape), f"{head!r} gives {shape}: it is not the head")
+    ensure(not torch.equal(doubled, output.logits), f"the logits do not depend on {head!r}: it is not the head")
 
 
 @model_check
@@ -248,11 +237,16 @@ def cells_lie_where_the_pixels_are(model: VisionModel, x: Tensor) -> None:
     height, width = x.shape[-2:]
     rows, cols = before.shape[-2:]
     size = max(1, rows // 4), max(1, cols // 4)
-    pixels = round(size[0] * height / rows), round(size[1] * width / cols)
+    # the last patch may lie partly outside of the image
+    cell = first.stride or model.structure.patch_size or (height / rows, width / cols)
+    near = [round(n * c) for n, c in zip(size, cell, strict=True)]
+    far = [length - round((g - n) * c)
+           for length, g, n, c in zip((height, width), (rows, cols), size, cell, strict=True)]
     for place in ("top left", "top right", "bottom left", "bottom right"):
         down, right = "bottom" in place, "right" in place
         changed = x.clone()
-        changed[..., _end(pixels[0], height, down), _end(pixels[1], width, right)] *= -2
+        extent = (far if down else near)[0], (far if right else near)[1]
+        changed[..., _end(extent[0], height, down), _end(extent[1], width, right)] *= -2
         difference = (model.activations(changed, [first])[first.name] - before).abs().sum((0, 1))
         row, col = divmod(int(difference.argmax()), cols)
         inside = row in range(rows)[_end(size[0], rows, down)] and col in range(cols)[_end(size[1], cols, right)]
@@ -277,9 +271,8 @@ def layers_have_names(model: VisionModel, x: Tensor) -> None:
 def model_left_alone(model: VisionModel, x: Tensor) -> None:
     """Whatever is asked of it, also when that fails half-way, the module is afterwards as it was."""
     model = lived_in(model)
-    photos = pictures(2)
     calls: dict[str, Callable[[], object]] = {
-        "output": lambda: model.output(photos), "embed": lambda: model.embed(photos),
+        "checked_output": lambda: model.checked_output(x),
         "activations": lambda: model.activations(x, model.structure.stages),
         "activations of a wrong input": lambda: model.activations(x[:, :1], model.structure.stages),
     }

@@ -12,7 +12,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from seewhy.checks.contract import Check, default_batch, entered, named
+from seewhy.checks.contract import Check, batch_for, entered, named
 from seewhy.methods.base import Method
 from seewhy.models.adapter import VisionModel
 from seewhy.models.surgery import untouched
@@ -124,7 +124,7 @@ def probe_of(cls: type[Method], model: VisionModel, x: Tensor | None, target: Ta
     why = cls.unmet(model)
     if why:
         raise SkipTest(f"{cls.card.title} cannot serve {model.name}: {why}")
-    x = default_batch(model) if x is None else x
+    x = batch_for(model, x)
     goal = default_target(cls, model, x) if target is None else as_target(target, model.class_names)
     return Probe(cls, model, x, goal, few_passes(cls, model))
 
