@@ -89,12 +89,13 @@ def _scene_section(out: Path) -> Section:
     picture = grid([[look.image.resize((384, 384), Image.Resampling.NEAREST), look, *maps]], col_titles=titles,
                    captions=[captions])
     picture.save(out / "the_scene.png")
-    names = ", ".join(present[:-1]) + f" and {present[-1]}"
+    names = ", a ".join(present[:-1]) + f" and a {present[-1]}"
     return Section(
         heading="A made scene, where the answer is known",
         intro=f"A small ViT that comes with seewhy looks at a {names}. Attention shows where it looks, whatever the "
-        "question. CDAM is asked for one class after the other, and its orange moves from object to object. Each map has "
-        "its own scale: the number beneath tells that a class which is not there finds less. Last, a concept given by example pictures only.",
+        "question. CDAM is asked for one class after the other, and its orange moves from object to object. Each map "
+        "has its own scale: the number beneath tells that a class which is not there finds less. Last, a concept given "
+        "by example pictures only.",
         bars=[Bar(name, chance) for name, chance in _chances(model, scene.image, (*present, absent))],
         bars_title="How sure the ViT is of each",
         figures=[Figure(picture, "Orange speaks for the class, blue against it.",
