@@ -87,6 +87,7 @@ class Structure:
         blocks: transformer blocks with global attention, in order.
         prefix_tokens: class, register and distillation tokens before the patch tokens.
         class_token: whether the first token is a class token that pools the image.
+        reads_patches: whether the head reads the final patch tokens beside the class token.
         patch_size: pixels per patch (rows, cols).
         pads: whether an image that is no multiple of the patch is padded to one; else its last pixels are dropped.
         head: the module from embedding to logits, if there is one: its input is the embedding.
@@ -106,6 +107,7 @@ class Structure:
     blocks: tuple[Block, ...] = ()
     prefix_tokens: int = 0
     class_token: bool = False
+    reads_patches: bool = False
     patch_size: tuple[int, int] | None = None
     pads: bool = True
     head: str | None = None
@@ -224,7 +226,8 @@ class VisionModel:
                 of a model that reads its class token only), so that every map would be zero.
         """
         layer = self.layer(spec) if spec is not None else self.structure.cam_layer or self._stage(-1)
-        if self.structure.class_token and self.structure.blocks and self._after_last_attention(layer.name):
+        alone = self.structure.class_token and not self.structure.reads_patches
+        if alone and self.structure.blocks and self._after_last_attention(layer.name):
             raise LayoutError(f"the score does not depend on the patch tokens of {layer.name!r}, after the last "
                               f"attention; use layer={self.structure.blocks[-1].norm1!r}")
         return layer
