@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -17,7 +17,7 @@ from seewhy.viz.text import font, wrap
 
 Cell = Explanation | Image.Image | None
 
-PAPER, INK, QUIET = "#ffffff", "#1a1a1a", "#555555"
+PAPER, INK, QUIET, ALARM = "#ffffff", "#1a1a1a", "#555555", "#c00000"
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def grid(
     title: str | None = None,
     captions: Sequence[Sequence[str]] | None = None,
     cell: int = 240,
+    alarm: Collection[int] = (),
 ) -> Image.Image:
     """One picture of all cells.
 
@@ -57,6 +58,7 @@ def grid(
         title: above all.
         captions: under each cell, shaped as `rows`.
         cell: longest side of a cell in pixels.
+        alarm: numbers of the rows whose titles and captions are red.
 
     Raises:
         OptionError: no cells, or titles and captions that do not fit the rows.
@@ -71,7 +73,8 @@ def grid(
     total = left + columns * (width + sizes.gap) + sizes.gap
     bands = [_heading(title, total, sizes), _column_titles(col_titles, left, width, total, sizes)]
     for i, row in enumerate(pictures):
-        bands.append(_row(row, notes[i], row_titles[i] if row_titles else "", left, width, total, sizes))
+        inks = (ALARM, ALARM) if i in alarm else (INK, QUIET)
+        bands.append(_row(row, notes[i], row_titles[i] if row_titles else "", left, width, total, sizes, inks))
     bands.append(_legend(rows, total, sizes))
     return _stack([band for band in bands if band], total, sizes.gap)
 
@@ -149,17 +152,18 @@ def _column_titles(
     return strip
 
 
-def _row(row, notes: Sequence[str], title: str, left: int, width: int, total: int, sizes: _Sizes) -> Image.Image:
+def _row(row, notes: Sequence[str], title: str, left: int, width: int, total: int, sizes: _Sizes,
+         inks: tuple[str, str] = (INK, QUIET)) -> Image.Image:
     height = max((p.height for p in row if p), default=sizes.cell // 4)
     wrapped = [wrap(note, width, sizes.small, max_lines=4) for note in notes]
     strip, draw = _strip(total, height + round(max(map(len, wrapped), default=0) * sizes.small * 1.3 + sizes.gap / 2))
     lines = wrap(title, left - 2 * sizes.gap, sizes.points, bold=True, max_lines=6)
-    _lines(draw, lines, sizes.gap, (height - len(lines) * sizes.points * 1.3) / 2, sizes.points, INK, bold=True)
+    _lines(draw, lines, sizes.gap, (height - len(lines) * sizes.points * 1.3) / 2, sizes.points, inks[0], bold=True)
     for j, (picture, note) in enumerate(zip_longest(row, wrapped, fillvalue=())):
         x = left + j * (width + sizes.gap)
         if picture:
             strip.paste(picture, (x + (width - picture.width) // 2, (height - picture.height) // 2))
-        _lines(draw, note, x + width / 2, height + sizes.gap / 2, sizes.small, QUIET, anchor="ma")
+        _lines(draw, note, x + width / 2, height + sizes.gap / 2, sizes.small, inks[1], anchor="ma")
     return strip
 
 
