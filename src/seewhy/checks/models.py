@@ -71,9 +71,8 @@ def offers_are_true(model: VisionModel, x: Tensor) -> None:
         ensure(need not in offers or value is not None, f"it offers {need}, but a run gives none")
         ensure(need in offers or value is None, f"a run gives {need}, but it does not offer them")
     if output.logits is not None:
-        width = output.logits.shape[1]
+        width, names = output.logits.shape[1], model.class_names
         ensure(model.classes in (None, width), f"it says {model.classes} classes and gives {width} logits")
-        names = model.class_names
         ensure(names is None or len(names) == width, f"it has {len(names or ())} class names for {width} logits")
     ensure(not structure.class_token or structure.prefix_tokens, "a class token needs prefix_tokens of 1 or more")
     with torch.enable_grad():
@@ -155,17 +154,18 @@ def attention_is_a_distribution(model: VisionModel, x: Tensor) -> None:
     with model.attention(found.__setitem__, x):
         ensure(torch.equal(_answer(model.run(x)), plain), "the answer changes while attention is read")
     ensure(sorted(found) == list(range(depth)), f"attention comes from blocks {sorted(found)}, not from all {depth}")
-    tokens = model.structure.prefix_tokens + model.grid(*x.shape[-2:])[0] * model.grid(*x.shape[-2:])[1]
+    rows, cols = model.grid(*x.shape[-2:])
+    tokens = model.structure.prefix_tokens + rows * cols
     for block, matrix in found.items():
         ensure(matrix.ndim == 4 and tuple(matrix.shape[-2:]) == (tokens, tokens) and len(matrix) == len(x),
                f"block {block} attends {tuple(matrix.shape)}, not (B, heads, {tokens}, {tokens})")
         sums = matrix.float().sum(-1)
         ensure(matrix.min() >= 0 and (sums - 1).abs().max() < 1e-2, f"rows of block {block} are no distribution")
-    rows: dict[int, Tensor] = {}
-    with model.attention(rows.__setitem__, x, blocks=[-1], rows=slice(0, 1)):
+    some: dict[int, Tensor] = {}
+    with model.attention(some.__setitem__, x, blocks=[-1], rows=slice(0, 1)):
         model.run(x)
-    ensure_same(rows[depth - 1], found[depth - 1][..., :1, :], "one row differs from that row of the whole matrix")
-    with model.attention(rows.__setitem__, x, blocks=[-1], differentiable=True):
+    ensure_same(some[depth - 1], found[depth - 1][..., :1, :], "one row differs from that row of the whole matrix")
+    with model.attention(some.__setitem__, x, blocks=[-1], differentiable=True):
         ensure_same(_answer(model.run(x)), plain, "the answer changes when attention is differentiable")
 
 
