@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -160,3 +162,27 @@ def test_the_made_worlds_cnn_knows_shapes_and_has_forgotten_textures():
     assert shape.accuracy > 0.85
     assert shape.scores == [1] * 4
     assert cav(model, some("textures", stripes, True, n=24), some("textures", stripes, False, n=24)).accuracy < 0.8
+
+
+def test_the_command_prints_the_score_and_what_it_is_worth(monkeypatch, tmp_path, capsys):
+    from seewhy.cli import main
+
+    for name, some in (("red", reddish(4)), ("any", pictures(10)), ("cats", pictures(2, 3))):
+        (tmp_path / name).mkdir()
+        for i, picture in enumerate(some):
+            picture.save(tmp_path / name / f"{i}.png")
+    monkeypatch.setattr("seewhy.cli.common.load", lambda *_: toy_cnn())
+    words = ["tcav", "cats", "--class", "cat", "--concept", "red", "--random", "any", "--layer", "stage1",
+             "--runs", "3"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["seewhy", *words, "--alpha", "2", "--json"])
+    with pytest.raises(SystemExit):
+        main()
+    about = json.loads(capsys.readouterr().out)
+    direct = tcav(toy_cnn(), "cats", "cat", "red", "any", layer="stage1", runs=3)
+    assert (about["score"], about["p"], about["smooth"]) == pytest.approx(
+        (direct.score, direct.p_value, direct.smooth(2)))
+    monkeypatch.setattr(sys, "argv", ["seewhy", *words])
+    with pytest.raises(SystemExit):
+        main()
+    assert "cat towards red at stage1: TCAV" in capsys.readouterr().out
