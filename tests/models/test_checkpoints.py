@@ -86,6 +86,16 @@ def test_self_supervised_resnet_is_its_trunk(layout: Callable, name: str, resnet
     assert torch.equal(model.run(x).embedding, resnet_trunk(x))
 
 
+def test_resnet50_of_self_supervision_takes_pictures_as_it_was_trained(tmp_path: Path) -> None:
+    """torchvision's newest weights for this architecture take them larger."""
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in torchvision.models.resnet50().state_dict().items() if not k.startswith("fc.")}
+    small_on_disk = {k: torch.zeros(()).expand(shape) for k, shape in shapes.items()}
+    torch.save(under("module.", {**small_on_disk, **heads("prototypes.weight")}), tmp_path / "swav.pth.tar")
+    assert load_model(tmp_path / "swav.pth.tar", device="cpu").preprocess == Preprocess()
+    assert load_model("torchvision/resnet50", pretrained=False, device="cpu").preprocess != Preprocess()
+
+
 def dino(state: State) -> dict:
     return state
 
@@ -197,7 +207,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, resnet) -> None:
              "empty.safetensors": b"", "text.safetensors": b"<html>404</html>" * 9}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(WeightsError, match=f"{name} is damaged or no checkpoint .*download it again") as caught:
+        with pytest.raises(WeightsError, match=rf"{name} is damaged or no checkpoint .*download it again") as caught:
             load_model(tmp_path / name, architecture="torchvision/resnet18")
         assert "\n" not in str(caught.value)
     for content, message in [(torch.ones(3), "holds Tensor"), ({}, "holds dict"),
@@ -213,7 +223,7 @@ def test_architecture_must_be_known_or_said(tmp_path: Path) -> None:
     torch.save({"some.weight": torch.ones(2, 2)}, tmp_path / "mine.pth")
     with pytest.raises(WeightsError, match="does not tell its architecture; say architecture="):
         load_model(tmp_path / "mine.pth")
-    with pytest.raises(UnknownNameError, match="unknown architecture 'resnet18'.*'torchvision/resnet18'"):
+    with pytest.raises(UnknownNameError, match=r"unknown architecture 'resnet18'.*'torchvision/resnet18'"):
         load_model(tmp_path / "mine.pth", architecture="resnet18")
 
 

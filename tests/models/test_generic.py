@@ -53,6 +53,16 @@ def test_plain_cnn_has_the_map_after_the_activation_and_before_the_pooling() -> 
     check(model, [(16, 24), (8, 12)])
 
 
+def test_modules_that_change_their_input_in_place() -> None:
+    class Normalised(ToyCNN):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.sub_(0.5).div_(0.25))
+
+    model = wrap(shaken(Normalised()), input_size=SIZE)
+    assert names(model) == ["stage1", "stage2"]
+    assert model.structure.cam_layer == Layer("stage2", "nchw")
+
+
 class Residual(nn.Module):
     """A residual block with a functional ReLU after the sum."""
 
@@ -313,6 +323,34 @@ def test_blocks_are_known_by_what_they_compute(make, norm: str, attention: str) 
     assert {k: tuple(v.shape) for k, v in found.items()} == dict.fromkeys((0, 1), (2, 2, 25, 25))
     torch.testing.assert_close(found[1].sum(-1), torch.ones(2, 2, 25))
     check(model, [(4, 6)] * 2)
+
+
+class NormOfSomethingElse(ByHand):
+    """What is normed is not what the block takes, so a gradient at the norm is none at the block's tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.core(self.pre(self.mix(x)))
+
+
+def test_a_block_norms_what_it_takes() -> None:
+    module = ToyViT(SIZE, depth=2)
+    module.blocks = nn.Sequential(NormOfSomethingElse(), NormOfSomethingElse())
+    assert wrap(shaken(module), input_size=SIZE).structure.blocks == ()
+
+
+def test_registers_in_a_mean_over_all_tokens_are_no_class_token() -> None:
+    class MeanOfAll(ToyViT):
+        def pooled(self, tokens: Tensor) -> Tensor:
+            return self.norm(tokens).mean(1)
+
+    structure = wrap(shaken(MeanOfAll(SIZE, prefix=3)), input_size=SIZE).structure
+    assert (structure.prefix_tokens, structure.class_token, structure.reads_patches) == (3, False, True)
+    structure = wrap(shaken(MeanOfAll(SIZE, prefix=1)), input_size=SIZE).structure
+    assert (structure.class_token, structure.reads_patches) == (True, True)
 
 
 def test_norm_behind_the_sum_is_no_block() -> None:
