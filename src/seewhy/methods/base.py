@@ -88,7 +88,8 @@ class Method:
         """
         return self.run(x, target, self.maps)
 
-    def run(self, x: Tensor, target: TargetLike, compute: Callable[[Tensor, Target], Tensor]) -> Float[Tensor, "batch ..."]:
+    def run(self, x: Tensor, target: TargetLike,
+            compute: Callable[[Tensor, Target], Tensor]) -> Float[Tensor, "batch ..."]:
         """What a call does around `maps`, around `compute`: for methods that have more than a map to give."""
         _check_batch(x, self.model)
         goal = self._goal(target, len(x))

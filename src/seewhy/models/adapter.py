@@ -293,7 +293,8 @@ class VisionModel:
         prefix = self.structure.prefix_tokens if layer.prefix is None else layer.prefix
         if value.ndim != 3 or value.shape[1] != prefix + rows * cols:
             raise LayoutError(f"layer {layer.name!r} gives shape {tuple(value.shape)}, not "
-                              f"(batch, {prefix} + {rows}×{cols}, channels); wrap(module, patch_size=…, prefix_tokens=…) tells how they lie")
+                              f"(batch, {prefix} + {rows}×{cols}, channels); "
+                              "wrap(module, patch_size=…, prefix_tokens=…) tells how they lie")
         return value[:, prefix:].transpose(1, 2).unflatten(2, (rows, cols))
 
     def patches(self, values: Float[Tensor, "batch tokens"], size: Sequence[int]) -> Float[Tensor, "batch rows cols"]:

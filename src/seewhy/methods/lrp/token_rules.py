@@ -101,11 +101,9 @@ class TokenRules(Rules):
         return self._ruled(compute, rule, args[0])
 
     def gate(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
-        """A factor in (0, 1), or the reciprocal of a norm: it takes no relevance, so x σ(x) passes it on as it is."""
-        def compute(x: Tensor) -> Tensor:
-            return func(x, *args[1:], **kwargs)
-
-        return _marked(self._ruled(compute, lambda x, upper: (torch.zeros_like(x),), args[0]))
+        """Something that may be a factor (then it takes no relevance: see `product`) or a result of its own (a pooler's
+        tanh: then it passes on what it gets, as every activation does)."""
+        return _marked(self.activation(func, args, kwargs))
 
     def shifted(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
         """A sum keeps its gradient; a gate plus a constant is a gate (1 + tanh)."""
@@ -113,15 +111,21 @@ class TokenRules(Rules):
         return _marked(result) if all(_is_gate(a) for a in args[:2] if depends(a)) else result
 
     def product(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
-        """A product of two things that both depend on the image: half the relevance to each (proposition 3.3)."""
+        """A product of two things that both depend on the image: half the relevance to each (proposition 3.3).
+
+        A gate takes none, so x σ(x) passes its relevance on as it is.
+        """
         factors = [a for a in args[:2] if depends(a)]
-        if len(factors) < 2 or any(map(_is_gate, factors)):
-            return _marked(func(*args, **kwargs)) if all(map(_is_gate, factors)) else func(*args, **kwargs)
+        gates = [_is_gate(a) for a in factors]
+        if len(factors) < 2 or all(gates):
+            return _marked(func(*args, **kwargs)) if all(gates) else func(*args, **kwargs)
+        shares = [0.0 if gate else 1.0 for gate in gates] if any(gates) else [0.5, 0.5]
 
         def rule(a: Tensor, b: Tensor, upper: Tensor) -> tuple[Tensor, ...]:
             with torch.enable_grad():
                 leaves = [t.detach().requires_grad_() for t in (a, b)]
-                return torch.autograd.grad(func(*leaves, **kwargs), leaves, upper / 2)
+                gradients = torch.autograd.grad(func(*leaves, **kwargs), leaves, upper)
+            return tuple(share * gradient for share, gradient in zip(shares, gradients, strict=True))
 
         return self._ruled(lambda a, b: func(a, b, **kwargs), rule, *args[:2])
 
