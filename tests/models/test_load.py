@@ -89,7 +89,7 @@ def test_near_misses_are_suggested(wrong: str, suggested: list[str]) -> None:
 
 
 def test_a_name_like_no_other_leads_to_the_list() -> None:
-    with pytest.raises(UnknownNameError, match="unknown model 'qqqq'.*seewhy models"):
+    with pytest.raises(UnknownNameError, match=r"unknown model 'qqqq'.*seewhy models"):
         load_model("qqqq")
 
 
