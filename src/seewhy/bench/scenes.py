@@ -48,28 +48,29 @@ class Row:
     error: str = ""
 
 
-def table(model: VisionModel, n: int = 300, methods: Sequence[str] | None = None, *, seed: int = 0,
+def table(model: VisionModel, n: int = 300, methods: Sequence[str] | None = None, *, seed: int = 0, thin: bool = True,
           progress: Progress = lambda items, *_: iter(items)) -> list[Row]:
     """Score every method that can serve the model on the first `n` scenes of `multi`, best first, and a random map.
 
     One map for each object present, for that object's class; bilinear to the image's size. A concept method gets the
-    concept "like these 20 pictures of the class" instead of the class.
+    concept "like these 20 pictures of the class" instead of the class. With `thin`, methods of `EXPENSIVE` or more
+    passes see a fifth of the scenes.
     """
     scenes = Scenes("multi", seed=seed)
     names = methods or [m.card.name for m in METHODS if not m.unmet(model)]
     rows = [_random_row(model, scenes, n)]
     for name in progress(names, len(names), f"{model.name} on {n} scenes"):
-        rows.append(_row(model, METHODS.get(name), scenes, n))
+        rows.append(_row(model, METHODS.get(name), scenes, n, thin))
     return sorted(rows, key=lambda row: (bool(row.error), -row.right))
 
 
-def _row(model: VisionModel, cls: type[Method], scenes: Scenes, n: int) -> Row:
+def _row(model: VisionModel, cls: type[Method], scenes: Scenes, n: int, thin: bool) -> Row:
     about = {"model": model.name, "method": cls.card.name, "title": cls.card.title,
              "class_specific": cls.card.class_specific}
     try:
         method = cls(model, **quick_options(cls))
         passes = max(method.cost.below, method.cost.above)
-        count = n if method.cost.below < EXPENSIVE else max(1, n // 5)
+        count = max(1, n // 5) if thin and method.cost.below >= EXPENSIVE else n
         targets = _concepts(model) if cls.card.target_kind == "concept" else None
         scores = [s for i in range(0, count, 8) for s in _scores(method, scenes, range(i, min(i + 8, count)), targets)]
     except SeewhyError as error:

@@ -23,6 +23,7 @@ def scenes(
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Reference models; may repeat.")] = None,
     method: common.Methods = None,
     n: Annotated[int, typer.Option(help="How many scenes.")] = 300,
+    thin: Annotated[bool, typer.Option(help="Show expensive methods a fifth of the scenes only.")] = True,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a Markdown page.")] = None,
     as_json: common.AsJson = False,
 ) -> None:
@@ -30,7 +31,7 @@ def scenes(
     from seewhy.bench import scenes as board
     from seewhy.models.load import load_model
 
-    tables = {name: board.table(load_model(name), n, method, progress=common.progress)
+    tables = {name: board.table(load_model(name), n, method, thin=thin, progress=common.progress)
               for name in model or ["scenes_vit", "scenes_cnn"]}
     if out:
         board.write(tables, n, out)
