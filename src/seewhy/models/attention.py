@@ -162,4 +162,4 @@ def reading_attention(
         yield
     if set(modules) - seen:
         raise LayoutError(f"the attention of block {min(set(modules) - seen)} did not run; "
-                          "say where it is: wrap(module, blocks=…)")
+                          "say where it is: wrap(module, structure=Structure(…))")
