@@ -50,6 +50,7 @@ def ship(name: str, run: str | Path, weights: str | Path, n: int = 1000, note: s
     model = build(recipe.architecture, **recipe.options)
     model.load_state_dict({k.removeprefix("model."): v for k, v in state["student"].items() if k.startswith("model.")})
     folder = Path(weights)
+    folder.mkdir(parents=True, exist_ok=True)
     save_half(model, folder / f"{name}.safetensors")
     model.load_state_dict({k: v.float() if v.is_floating_point() else v
                            for k, v in load_file(folder / f"{name}.safetensors").items()})
