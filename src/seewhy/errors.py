@@ -2,6 +2,7 @@
 
     SeewhyError
     ├── ImageError              the picture cannot be read or is not one
+    ├── DataError               a data set is not laid out as it should be
     ├── TargetError             what should be explained does not exist
     ├── ModelError              the model cannot be loaded or opened up
     │   ├── WeightsError        the weights do not fit, or cannot be read safely
@@ -34,6 +35,12 @@ class ImageError(SeewhyError):
     """A picture is missing, truncated, too large, or not a picture."""
 
     exit_code = 3
+
+
+class DataError(SeewhyError):
+    """A data set's folder or annotation is not what it should be."""
+
+    exit_code = 9
 
 
 class TargetError(SeewhyError):

@@ -95,6 +95,90 @@ class MethodCard:
     autocast: str = ""
 
 
+class Ask(StrEnum):
+    """What a metric needs to know beside the map."""
+
+    MASK = "mask"
+    OBJECTS = "objects"
+    BOXES = "boxes"
+    MODEL = "model"
+    LABEL = "label"
+    RIVAL = "rival"
+    METHOD = "method"
+
+
+ASK_TEXT = {
+    Ask.MASK: "the mask of the object",
+    Ask.OBJECTS: "a mask for each object of the image",
+    Ask.BOXES: "the boxes of the objects",
+    Ask.MODEL: "the model, its input and the target",
+    Ask.LABEL: "the class that the image truly shows",
+    Ask.RIVAL: "a map for another class that is present in the image",
+    Ask.METHOD: "the method that made the map",
+}
+
+
+@dataclass(frozen=True)
+class MetricCard:
+    """What is known of a metric before it runs.
+
+    Attributes:
+        name: the name in plans and on the command line, `pointing_game`.
+        title: how people write it, `Pointing Game`.
+        property: the folder that it lives in: localisation, faithfulness, complexity …
+        summary: one sentence: what a good value means.
+        needs: what must be known beside the map.
+        bounds: the least and the greatest possible value; None where there is none.
+        higher_is_better: None where neither is better.
+        citation: paper and equation.
+        passes: forward passes of the model per map, as a function of the configured metric.
+        parts: names of further values that come with the main one, each with its direction
+            (`{"mif": False}`): a row `fidelity.mif` in results.
+        monotone_invariant: whether any increasing change of the map's values leaves the score as it is.
+        scale_invariant: whether multiplying the map by a positive number does.
+        stochastic: whether it draws random numbers (always from its own seed).
+    """
+
+    name: str
+    title: str
+    property: str
+    summary: str
+    needs: frozenset[Ask]
+    bounds: tuple[float | None, float | None]
+    higher_is_better: bool | None
+    citation: str
+    passes: Callable[[Any], int] = lambda metric: 0
+    parts: dict[str, bool | None] = dataclasses.field(default_factory=dict)
+    monotone_invariant: bool = False
+    scale_invariant: bool = True
+    stochastic: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What is known of a data set before it is read.
+
+    Attributes:
+        name: the name in plans, `voc`.
+        title: how people write it, `PASCAL VOC`.
+        summary: one sentence: what is in it.
+        splits: the splits that can be asked for.
+        layout: the files that the folder must hold, as relative patterns; empty where nothing is on disk.
+        has: which of masks (`Ask.OBJECTS`), boxes (`Ask.BOXES`) and classes (`Ask.LABEL`) the items bring.
+        source: where a person gets it, in words.
+        citation: the paper.
+    """
+
+    name: str
+    title: str
+    summary: str
+    splits: tuple[str, ...]
+    layout: tuple[str, ...]
+    has: frozenset[Ask]
+    source: str
+    citation: str
+
+
 T = TypeVar("T")
 
 
@@ -138,6 +222,8 @@ class Registry(Generic[T]):
 
 
 METHODS: Registry[type] = Registry("method", hint="`seewhy methods` lists them")
+METRICS: Registry[type] = Registry("metric", hint="`seewhy metrics` lists them")
+DATASETS: Registry[type] = Registry("data set", hint="`seewhy data list` lists them")
 
 
 def method(*, needs: set[Need], register: bool = True, **card: Any) -> Callable[[type], type]:
@@ -148,13 +234,43 @@ def method(*, needs: set[Need], register: bool = True, **card: Any) -> Callable[
 
     def enter(cls: type) -> type:
         cls = dataclass(kw_only=True, eq=False)(cls)
-        folders = cls.__module__.split(".")[:-1]  # none in a notebook or a script
-        cls.card = MethodCard(**{"family": folders[-1] if folders else "custom", "needs": frozenset(needs), **card})
+        cls.card = MethodCard(**{"family": _folder(cls), "needs": frozenset(needs), **card})
         if register:
             METHODS.add(cls.card.name, cls)
         return cls
 
     return enter
+
+
+def metric(*, needs: set[Ask], register: bool = True, **card: Any) -> Callable[[type], type]:
+    """Class decorator: make the class a dataclass of its options and enter it among the metrics."""
+
+    def enter(cls: type) -> type:
+        cls = dataclass(kw_only=True, eq=False)(cls)
+        cls.card = MetricCard(**{"property": _folder(cls), "needs": frozenset(needs), **card})
+        if register:
+            METRICS.add(cls.card.name, cls)
+        return cls
+
+    return enter
+
+
+def dataset(*, has: set[Ask], register: bool = True, **card: Any) -> Callable[[type], type]:
+    """Class decorator: enter a data set."""
+
+    def enter(cls: type) -> type:
+        cls.card = DatasetCard(**{"has": frozenset(has), **card})
+        if register:
+            DATASETS.add(cls.card.name, cls)
+        return cls
+
+    return enter
+
+
+def _folder(cls: type) -> str:
+    """The folder that a class is written in; none in a notebook or a script."""
+    folders = cls.__module__.split(".")[:-1]
+    return folders[-1] if folders else "custom"
 
 
 def option(default: Any, help: str, *, at_least: float | None = None, choices: tuple | None = None) -> Any:

@@ -1,0 +1,248 @@
+"""What every metric shares: one value per map, never a guess where there is none.
+
+A map that cannot be scored (an empty mask, NaN, no second class) gets NaN and a reason; its neighbours in the batch are
+scored as if it were not there. Nothing is normalised over the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from seewhy.errors import OptionError
+from seewhy.models.adapter import VisionModel
+from seewhy.registry import ASK_TEXT, Ask, MetricCard, Need, check_options, option, options_of
+from seewhy.targets import Target, TargetLike, as_target
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Given:
+    """What is known of a batch of maps beside the maps; one object for all maps (of any method) of the same images.
+
+    Attributes:
+        masks: the object that each map should show, at the maps' size.
+        objects: for each image, one mask for each of its objects.
+        valid: pixels that count; elsewhere (a border that nobody labelled) neither map nor mask is looked at.
+        boxes: for each image, the boxes of the objects that the map should show: left, top, right, bottom in pixels
+            of the map, right and bottom not included.
+        model, x, target: the model, its preprocessed input and what was explained.
+        labels: the true class of each image (the class of the object in `masks`), as the model counts; -1: unknown.
+        rivals: for each map the same method's map for another class that the image shows; NaN where there is none.
+        method: the method that made the maps, configured.
+        memo: results that several metrics or several maps of the same images share (`once`).
+    """
+
+    masks: Bool[Tensor, "batch rows cols"] | None = None
+    objects: Sequence[Bool[Tensor, "objects rows cols"]] | None = None
+    valid: Bool[Tensor, "batch rows cols"] | None = None
+    boxes: Sequence[Float[Tensor, "boxes 4"]] | None = None
+    model: VisionModel | None = None
+    x: Float[Tensor, "batch channels height width"] | None = None
+    target: TargetLike = None
+    labels: Int[Tensor, "batch"] | None = None
+    rivals: Float[Tensor, "batch rows cols"] | None = None
+    method: Any = None
+    memo: dict[Hashable, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.x is not None:
+            self.target = as_target(self.target, self.model.class_names, Need.LOGITS in self.model.offers)
+            if self.target.depends_on_output:
+                self.target = self.target.fixed(self.model.checked_output(self.x))
+
+    @property
+    def known(self) -> frozenset[Ask]:
+        """What a metric can ask for."""
+        here = {Ask.MASK: self.masks, Ask.OBJECTS: self.objects, Ask.BOXES: self.boxes, Ask.LABEL: self.labels,
+                Ask.MODEL: None if self.x is None else self.model, Ask.RIVAL: self.rivals, Ask.METHOD: self.method}
+        return frozenset(ask for ask, value in here.items() if value is not None)
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """`compute()`, or what it gave the first time for this key."""
+        if key not in self.memo:
+            self.memo[key] = compute()
+        return self.memo[key]
+
+
+@dataclass(eq=False)
+class Measurement:
+    """What a metric finds for a batch of maps.
+
+    Attributes:
+        value: one number per map, float64 on the maps' device; NaN where there is none.
+        parts: further numbers, by the names of `card.parts`.
+        curves: for the main value ("") or a part, the curve that the number is the area of; abscissa in `Metric.axis`.
+        reasons: for each row without a value, why.
+    """
+
+    value: Float[Tensor, "batch"]
+    parts: dict[str, Float[Tensor, "batch"]] = field(default_factory=dict)
+    curves: dict[str, Float[Tensor, "batch points"]] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Metric:
+    """One number per map. Subclasses are dataclasses of their options and implement `score`.
+
+    Raises:
+        OptionError: an option cannot have this value.
+    """
+
+    card: ClassVar[MetricCard]
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
+        """The numbers. Every map is finite, and every row has what the card asks for (see `bad_rows`)."""
+        raise NotImplementedError
+
+    @property
+    def axis(self) -> list[float] | None:
+        """The abscissa of the curves, if the metric draws any."""
+        return None
+
+    @property
+    def axis_title(self) -> str:
+        """What the abscissa counts."""
+        return ""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options, JSON-able, for manifests."""
+        return {name: getattr(self, name) for name in options_of(type(self))}
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of the model per map with these options."""
+        return self.card.passes(self)
+
+    def bad_rows(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[int, str]:
+        """Rows that cannot be scored, and why: a map with NaN, an empty mask, no objects, no other class."""
+        return _bad_rows(maps, given, self.card.needs)
+
+    def __call__(self, maps: Float[Tensor, "batch rows cols"], given: Given | None = None,
+                 **known: Any) -> Float[Tensor, "batch"]:
+        """One number per map; NaN where there is none (`measure` says why).
+
+        Args:
+            maps: un-normalised, at the size of the masks (and of the model's input, where the model is asked).
+            given: what is known beside the maps, or its fields as keywords (`masks=…`, `model=…, x=…, target=…`).
+
+        Raises:
+            OptionError: something that the metric needs was not given, or has another size or batch.
+        """
+        return self.measure(maps, given, **known).value
+
+    def measure(self, maps: Float[Tensor, "batch rows cols"], given: Given | None = None, **known: Any) -> Measurement:
+        """Values, parts and curves; arguments as for a call."""
+        given = given or Given(**known)
+        _check(self.card, maps, given)
+        reasons = self.bad_rows(maps, given)
+        if len(reasons) == len(maps):
+            return self._nothing(len(maps), maps.device, reasons)
+        safe = maps.detach()
+        if reasons:  # a bad row must not disturb its neighbours: it is scored as the first good one, then struck out
+            good = next(i for i in range(len(maps)) if i not in reasons)
+            rows = [good if i in reasons else i for i in range(len(maps))]
+            safe, given = safe[rows], _rows(given, rows)
+        with torch.no_grad():
+            found = self.score(safe, given)
+        return _struck(found, {**found.reasons, **reasons})
+
+    def _nothing(self, batch: int, device: torch.device, reasons: dict[int, str]) -> Measurement:
+        empty = torch.full((batch,), torch.nan, dtype=torch.float64, device=device)
+        return Measurement(empty, {name: empty.clone() for name in self.card.parts}, {}, reasons)
+
+
+def _check(card: MetricCard, maps: Any, given: Given) -> None:
+    if not isinstance(maps, Tensor) or maps.ndim != 3 or not len(maps) or not maps.is_floating_point():
+        got = f"{maps.dtype} {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
+        raise OptionError(f"a metric takes float maps (B, rows, cols), not {got}")
+    missing = [ASK_TEXT[ask] for ask in sorted(card.needs - given.known)]
+    if missing:
+        raise OptionError(f"{card.title} needs {' and '.join(missing)}; pass it to the call")
+    for name in ("masks", "valid", "rivals"):
+        value = getattr(given, name)
+        if value is not None and value.shape != maps.shape:
+            raise OptionError(f"{name} have the shape {tuple(value.shape)}, the maps {tuple(maps.shape)}; "
+                              "resize the maps first (seewhy.metrics.fit)")
+    for name in ("objects", "boxes", "labels"):
+        value = getattr(given, name)
+        if value is not None and len(value) != len(maps):
+            raise OptionError(f"{name} are for {len(value)} images, the maps for {len(maps)}; give one for each map")
+    if Ask.MODEL in card.needs and (len(given.x) != len(maps) or given.x.shape[-2:] != maps.shape[-2:]):
+        raise OptionError(f"the input has the shape {tuple(given.x.shape)}, the maps {tuple(maps.shape)}; "
+                          "bring the maps to the input's size first (seewhy.metrics.fit)")
+
+
+def _bad_rows(maps: Tensor, given: Given, needs: frozenset[Ask]) -> dict[int, str]:
+    """One synchronisation for all checks."""
+    flags = {"the map holds NaN or infinity": ~torch.isfinite(maps).flatten(1).all(1)}
+    if Ask.MASK in needs:
+        masks = given.masks if given.valid is None else given.masks & given.valid
+        flags["the mask is empty"] = ~masks.flatten(1).any(1)
+    if Ask.RIVAL in needs:
+        flags["the image shows no second class"] = ~torch.isfinite(given.rivals).flatten(1).all(1)
+    if Ask.LABEL in needs:
+        flags["the true class is not known"] = given.labels < 0
+    table = torch.stack([flag.to(maps.device) for flag in flags.values()]).tolist()
+    reasons = {}
+    for why, row in zip(flags, table, strict=True):
+        for i, bad in enumerate(row):
+            if bad:
+                reasons.setdefault(i, why)
+    if Ask.OBJECTS in needs:
+        reasons.update({i: "the image has no objects" for i, o in enumerate(given.objects) if not len(o)})
+    if Ask.BOXES in needs:
+        reasons.update({i: "the image has no boxes" for i, o in enumerate(given.boxes) if not len(o)})
+    return reasons
+
+
+def _rows(given: Given, rows: list[int]) -> Given:
+    """The same knowledge of other rows; nothing is shared with the whole batch's memo."""
+    def pick(value: Any) -> Any:
+        return value if value is None else value[rows] if isinstance(value, Tensor) else [value[i] for i in rows]
+
+    target = given.target.at(rows) if isinstance(given.target, Target) else given.target
+    return Given(pick(given.masks), pick(given.objects), pick(given.valid), pick(given.boxes), given.model,
+                 pick(given.x), target, pick(given.labels), pick(given.rivals), given.method)
+
+
+def _struck(found: Measurement, reasons: dict[int, str]) -> Measurement:
+    """The rows with a reason set to NaN."""
+    if not reasons:
+        return found
+    rows = sorted(reasons)
+
+    def strike(values: Tensor) -> Tensor:
+        values = values.clone()
+        values[rows] = torch.nan
+        return values
+
+    return Measurement(strike(found.value), {k: strike(v) for k, v in found.parts.items()},
+                       {k: strike(v) for k, v in found.curves.items()}, reasons)
+
+
+def fit(maps: Float[Tensor, "batch r c"], size: tuple[int, int],
+        mode: str = "bilinear") -> Float[Tensor, "batch rows cols"]:
+    """Maps at another size, as `Explanation.resized` does it: part of the protocol, so it is never done silently."""
+    from seewhy.explanation import interpolate
+
+    return torch.stack([interpolate(m, size, mode) for m in maps])
+
+
+def ranks(values: Float[Tensor, "batch n"]) -> Int[Tensor, "batch n"]:
+    """Positions from most to least important; ties keep the order of the pixels, row by row."""
+    return values.argsort(dim=1, descending=True, stable=True)
+
+
+__all__ = ["Given", "Measurement", "Metric", "fit", "option", "ranks"]

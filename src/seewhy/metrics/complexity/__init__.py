@@ -1,0 +1,1 @@
+"""How simple is the map?"""

@@ -1,0 +1,1 @@
+"""Several properties in one number."""

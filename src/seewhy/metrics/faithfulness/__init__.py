@@ -1,0 +1,1 @@
+"""Does the model use what the map points at?"""
