@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import Method, option
-from seewhy.methods.cam.layers import on_grids
+from seewhy.methods.base import option
+from seewhy.methods.cam.layers import OneLayer
 from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
@@ -23,18 +21,14 @@ from seewhy.targets import Target
     citation="Selvaraju et al., Grad-CAM (ICCV 2017), eq. 1-2",
     cost=lambda self: Cost(below=1, above=1, backward_above=1),
 )
-class GradCAM(Method):
+class GradCAM(OneLayer):
     """w_c = mean over positions of ∂f/∂A_c; M = ReLU(Σ_c w_c A_c).
 
     On a ViT, A is the output of the norm before the last attention, on the patch grid; the mean is over patch
     tokens only (prefix tokens have no position). One forward; gradients exist from the layer up only.
     """
 
-    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
     relu: bool = option(True, "clip negative values, as in the paper")
-
-    def prepare(self) -> None:
-        self.at = self.model.cam_layer(self.layer)
 
     @staticmethod
     def combine(
@@ -44,5 +38,5 @@ class GradCAM(Method):
         return (gradients.mean((2, 3), keepdim=True) * activations).sum(1)
 
     def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        maps = self.combine(*on_grids(self.model, x, [self.at], target)[0])
+        maps = super().maps(x, target)
         return maps.relu() if self.relu else maps

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import Method, option
-from seewhy.methods.cam.layers import on_grids
+from seewhy.methods.cam.layers import OneLayer
 from seewhy.registry import Cost, Need, method
-from seewhy.targets import Target
 
 
 @method(
@@ -23,7 +19,7 @@ from seewhy.targets import Target
     citation="Chattopadhay et al., Grad-CAM++ (WACV 2018), eq. 5, 7, 10 and 19",
     cost=lambda self: Cost(below=1, above=1, backward_above=1),
 )
-class GradCAMPlusPlus(Method):
+class GradCAMPlusPlus(OneLayer):
     """M = ReLU(Σ_c w_c A_c), w_c = Σ_ij α_cij ReLU(g_cij), α_cij = g² / (2 g² + S_c g³), g = ∂f/∂A, S_c = Σ_ij A_cij.
 
     Eq. 19 is for the score exp(f), whose second and third derivatives are exp(f) g² and exp(f) g³ in a network of
@@ -34,11 +30,6 @@ class GradCAMPlusPlus(Method):
     because α would grow without bound as S_c g nears −2. Maps on the layer's grid.
     """
 
-    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
-
-    def prepare(self) -> None:
-        self.at = self.model.cam_layer(self.layer)
-
     @staticmethod
     def combine(
         activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
@@ -48,6 +39,3 @@ class GradCAMPlusPlus(Method):
         rising = gradients.relu()
         weights = (rising / (2 + total * rising)).sum((2, 3), keepdim=True)
         return (weights * activations).sum(1).relu()
-
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        return self.combine(*on_grids(self.model, x, [self.at], target)[0])

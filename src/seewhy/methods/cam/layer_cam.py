@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import Method, option
-from seewhy.methods.cam.layers import on_grids
+from seewhy.methods.cam.layers import OneLayer
 from seewhy.registry import Cost, Need, method
-from seewhy.targets import Target
 
 
 @method(
@@ -23,17 +19,12 @@ from seewhy.targets import Target
     citation="Jiang et al., LayerCAM (IEEE TIP 2021), eq. 5-7",
     cost=lambda self: Cost(below=1, above=1, backward_above=1),
 )
-class LayerCAM(Method):
+class LayerCAM(OneLayer):
     """M_ij = ReLU(Σ_c ReLU(∂f/∂A_cij) A_cij), on the layer's grid.
 
     The paper fuses shallow layers after tanh(2 M / max M); that is display, and `refine_cam` is the method here that
     joins layers.
     """
-
-    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
-
-    def prepare(self) -> None:
-        self.at = self.model.cam_layer(self.layer)
 
     @staticmethod
     def combine(
@@ -41,6 +32,3 @@ class LayerCAM(Method):
     ) -> Float[Tensor, "batch rows cols"]:
         """The map from a layer's activations and gradients."""
         return (gradients.relu() * activations).sum(1).relu()
-
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        return self.combine(*on_grids(self.model, x, [self.at], target)[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,11 +13,32 @@ from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, ModelError
 from seewhy.explanation import CONSTANT_SPREAD
+from seewhy.methods.base import Method, option
 from seewhy.models.adapter import Layer, VisionModel
 from seewhy.models.surgery import first_tensor, hooked, with_first_tensor
 from seewhy.targets import Target
 
 Pair = tuple[Float[Tensor, "batch channels rows cols"], Float[Tensor, "batch channels rows cols"]]
+
+
+@dataclass(kw_only=True, eq=False)
+class OneLayer(Method):
+    """A method whose map is some combination of one layer's activations and gradients, on the layer's grid."""
+
+    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
+
+    def prepare(self) -> None:
+        self.at = self.model.cam_layer(self.layer)
+
+    @staticmethod
+    def combine(
+        activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
+    ) -> Float[Tensor, "batch rows cols"]:
+        """The map from the activations and gradients."""
+        raise NotImplementedError
+
+    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        return self.combine(*on_grids(self.model, x, [self.at], target)[0])
 
 
 def on_grids(model: VisionModel, x: Tensor, layers: Sequence[Layer], target: Target) -> list[Pair]:
