@@ -8,15 +8,19 @@ and on whichever machine: an item is a function of (seed, split, index, size) al
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
-from PIL import Image
 
 from ...errors import OptionError, UnknownNameError
+from ...registry import Ask, dataset
+from ..base import Dataset, Item
+from ..masks import boxes_around
 from .compose import LARGEST, SMALLEST, Plan, compose
 from .shapes import CLASSES
 from .textures import TEXTURES
@@ -26,14 +30,10 @@ __all__ = ["ABSENT", "CLASSES", "LARGEST", "SMALLEST", "SPLITS", "TEXTURES", "Sc
 ABSENT = CLASSES.index("fish")  # the class that `train_absent` never shows
 
 
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """One picture and everything that is true of it. Masks hold what is visible: no two of them overlap."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scene(Item):
+    """An item of the made world. Masks hold what is visible: no two of them overlap."""
 
-    id: str
-    image: Image.Image
-    masks: Bool[ndarray, "k h w"]
-    labels: tuple[int, ...]
     textures: tuple[int, ...]
     mark: Bool[ndarray, "h w"]
     mark_class: int | None = None
@@ -58,6 +58,16 @@ class Scene:
     @property
     def texture_names(self) -> tuple[str, ...]:
         return tuple(TEXTURES[i] for i in self.textures)
+
+
+def _about(plan: Plan) -> dict[str, Any]:
+    """The same by names: the textures, and what a mark or a concept stands for where there is one."""
+    about: dict[str, Any] = {"textures": [TEXTURES[t] for t in plan.textures]}
+    if plan.mark_class is not None:
+        about["mark_class"] = CLASSES[plan.mark_class]
+    if plan.concept is not None:
+        about["concept"] = TEXTURES[plan.concept]
+    return about
 
 
 def _draw(rng: np.random.Generator, k: int, without: tuple[int, ...] = ()) -> Plan:
@@ -138,7 +148,17 @@ SPLITS: dict[str, Split] = {
 }
 
 
-class Scenes(Sequence[Scene]):
+@dataset(
+    name="scenes",
+    title="Scenes",
+    summary="made pictures of 12 shape classes in 5 textures with exact masks, one question for each split",
+    splits=tuple(SPLITS),
+    layout=(),
+    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    source="made by seewhy, bit for bit the same everywhere",
+    citation="seewhy",
+)
+class Scenes(Dataset):
     """A split of the made world.
 
     Args:
@@ -152,10 +172,10 @@ class Scenes(Sequence[Scene]):
         OptionError: impossible seed, n or size.
     """
 
-    classes = CLASSES
+    class_names = classes = CLASSES
     texture_names = TEXTURES
 
-    def __init__(self, split: str, seed: int = 0, n: int | None = None, size: int = 96) -> None:
+    def __init__(self, split: str = "single", seed: int = 0, n: int | None = None, size: int = 96) -> None:
         if split not in SPLITS:
             raise UnknownNameError("split", split, SPLITS)
         if seed < 0 or (n is not None and n < 0):
@@ -168,11 +188,18 @@ class Scenes(Sequence[Scene]):
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index: int) -> Scene:  # type: ignore[override]
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(map(self._id, range(self.n)))
+
+    def _id(self, index: int) -> str:
+        return f"{self.split}-{self.seed}-{index}-{self.size}"
+
+    def read(self, index: int) -> Scene:
         rng, plan, i = self._begin(index)
         image, masks, mark = compose(rng, plan, self.size)
-        return Scene(f"{self.split}-{self.seed}-{i}-{self.size}", image, masks, plan.classes, plan.textures, mark,
-                     plan.mark_class, plan.concept)
+        return Scene(self._id(i), image, plan.classes, masks, boxes_around(masks), about=_about(plan),
+                     textures=plan.textures, mark=mark, mark_class=plan.mark_class, concept=plan.concept)
 
     def plan(self, index: int) -> Plan:
         """What item `index` holds, without drawing it."""
@@ -186,6 +213,3 @@ class Scenes(Sequence[Scene]):
         split = SPLITS[self.split]
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, split.number, i])))
         return rng, split.plan(rng, i), i
-
-    def __iter__(self) -> Iterator[Scene]:
-        return (self[i] for i in range(self.n))
