@@ -91,11 +91,11 @@ def _scores(method: Method, scenes: Scenes, indices: Iterable[int],
     pairs = [(i, k) for i, item in enumerate(items) for k in range(len(item.labels))]
     x = method.model.stack([item.image for item in items])
     if not method.card.class_specific:
-        maps = method(x)[[i for i, _ in pairs]]
+        maps = method(x, of=[i for i, _ in pairs])
     else:
         labels = [int(items[i].labels[k]) for i, k in pairs]
         goal = labels if concepts is None else [concepts[label] for label in labels]
-        maps = method(x[[i for i, _ in pairs]], goal)
+        maps = method(x, goal, of=[i for i, _ in pairs])
     for map, (i, k) in zip(maps.cpu(), pairs, strict=True):
         yield score(map, torch.from_numpy(items[i].masks), k)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -70,14 +71,16 @@ class Method:
         values = {name: getattr(self, name) for name in options_of(type(self))}
         return {k: v if isinstance(v, (int, float, str, bool, type(None))) else str(v) for k, v in values.items()}
 
-    def __call__(self, x: Float[Tensor, "batch channels height width"],
-                 target: TargetLike = None) -> Float[Tensor, "batch rows cols"]:
+    def __call__(self, x: Float[Tensor, "batch channels height width"], target: TargetLike = None,
+                 of: Sequence[int] | None = None) -> Float[Tensor, "maps rows cols"]:
         """Explain a preprocessed batch.
 
         Args:
             x: the batch as the model takes it; another floating-point type is converted, as `model.prepare` does.
             target: one for all images or one for each (see `seewhy.targets.as_target`); by default the class
                 that the model answers. Label-free methods ignore it.
+            of: for several targets of one image: the image that each map is of, a row of `x`; the targets are then
+                one for each map. Methods that only run the model forward run each image once for all its targets.
 
         Returns:
             float32 maps on the method's own grid, signed where the card says so, not normalised.
@@ -86,7 +89,13 @@ class Method:
         Raises:
             TargetError: no such target. NonFiniteError: the model or the map gives NaN or infinity.
         """
-        return self.run(x, target, self.maps)
+        if of is None or not len(x):
+            return self.run(x, target, self.maps)
+        if not self.card.class_specific:
+            return self.run(x, target, self.maps)[list(of)]
+        sharing = Need.GRADIENTS not in self.card.needs
+        with self.model.repeats(of) if sharing else nullcontext():
+            return self.run(x[list(of)], target, self.maps)
 
     def run(self, x: Tensor, target: TargetLike,
             compute: Callable[[Tensor, Target], Tensor]) -> Float[Tensor, "batch ..."]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -304,6 +305,25 @@ class VisionModel:
     # ── running it ────────────────────────────────────────────────────────────────────────────────────────────────
     def run(self, x: Float[Tensor, "batch channels height width"]) -> Output:
         """One forward in the caller's grad mode. Methods call this inside `untouched(model.module)`."""
+        repeats = _REPEATS.get()
+        if repeats is not None and repeats.model is self and not torch.is_grad_enabled():
+            return repeats.spread(self._forward(repeats.once(x)))
+        return self._forward(x)
+
+    @contextmanager
+    def repeats(self, of: Sequence[int]) -> Iterator[None]:
+        """In the block, batches are known to repeat pictures, and without gradients each is run once.
+
+        Row i of every batch (or of each of several whole batches, one after the other) shows picture `of[i]`: what
+        several targets of one picture ask of the model is asked once.
+        """
+        token = _REPEATS.set(_Repeats(self, of))
+        try:
+            yield
+        finally:
+            _REPEATS.reset(token)
+
+    def _forward(self, x: Tensor) -> Output:
         box: list[Tensor] = []
 
         def keep(_: nn.Module, args: tuple, __: Any) -> None:
@@ -446,6 +466,33 @@ class VisionModel:
             raise ModelError("this model has its own preprocess function; make one for the other size and wrap again")
         return VisionModel(self.module, self.structure, name=self.name, class_names=self.class_names,
                            preprocess=self.preprocess.with_size(rows, cols))
+
+
+class _Repeats:
+    """Which rows of a batch show the same picture."""
+
+    def __init__(self, model: VisionModel, of: Sequence[int]) -> None:
+        pictures = list(dict.fromkeys(of))
+        self.model, self._batch = model, len(of)
+        self._first = [list(of).index(picture) for picture in pictures]
+        self._place = torch.tensor([pictures.index(picture) for picture in of])
+
+    def once(self, x: Tensor) -> Tensor:
+        """Of each whole batch, the first row of each picture."""
+        return x.unflatten(0, (-1, self._batch))[:, self._first].flatten(0, 1)
+
+    def spread(self, output: Output) -> Output:
+        """The answers at every row again."""
+        def rows(values: Tensor | None) -> Tensor | None:
+            if values is None:
+                return None
+            place = self._place.to(values.device, non_blocking=True)
+            return values.unflatten(0, (-1, len(self._first)))[:, place].flatten(0, 1)
+
+        return Output(rows(output.logits), rows(output.embedding))
+
+
+_REPEATS: ContextVar[_Repeats | None] = ContextVar("repeats", default=None)
 
 
 class ModelTail:

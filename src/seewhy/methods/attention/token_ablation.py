@@ -42,7 +42,7 @@ class TokenAblation(Method):
         whole = target.score(self.model.run(x)).float()
         scores = []
         for start, stop in chunks(rows * cols, batch, self.batch_size):
-            removed = torch.arange(start, stop, device=x.device).repeat_interleave(batch) + prefix
+            removed = torch.arange(start, stop, device=x.device) + prefix
             score = self._score_without(x.repeat(stop - start, 1, 1, 1), removed, tiled(target, batch, stop - start))
             scores.append(score.float().unflatten(0, (-1, batch)))
         return (whole - torch.cat(scores)).T.unflatten(1, (rows, cols))
@@ -51,7 +51,7 @@ class TokenAblation(Method):
         def drop(_: nn.Module, args: tuple) -> tuple:
             tokens = args[0]
             kept = torch.arange(tokens.shape[1] - 1, device=x.device).expand(len(tokens), -1)
-            kept = kept + (kept >= removed[:, None])
+            kept = kept + (kept >= removed.repeat_interleave(len(tokens) // len(removed))[:, None])
             return (tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2])), *args[1:])
 
         first = self.model.submodule(self.model.structure.blocks[0].name)
