@@ -1,0 +1,71 @@
+"""What the readers of official layouts share: pictures as stored, numbers in PNGs, lists, JSON, options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from seewhy.errors import DataError, OptionError
+from seewhy.images import load_image
+
+
+def photo(path: Path) -> Image.Image:
+    """The picture, RGB, as stored: annotations are about stored pixels, so an EXIF orientation is not applied.
+
+    Raises:
+        ImageError: it is missing or broken.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            stored = image.copy()
+    except Exception:  # decoders raise anything on broken bytes
+        return load_image(path)  # says what is wrong
+    # an orientation may also lie in XMP; of the metadata only transparency changes what is seen
+    stored.info = {key: value for key, value in stored.info.items() if key == "transparency"}
+    return load_image(stored)
+
+
+def numbers(path: Path, modes: tuple[str, ...], hint: str) -> np.ndarray:
+    """The stored numbers of an annotation PNG; a palette picture gives its indices.
+
+    Raises:
+        DataError: it is missing, broken or of another mode.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in modes:
+                raise DataError(f"{path} has mode {image.mode}, not {' or '.join(modes)}; {hint}")
+            return np.array(image)
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise anything on broken bytes
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"is broken ({error})"
+        raise DataError(f"{path} {reason}; get the file again") from error
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a list that are not empty."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); check the file") from error
+
+
+def read_json(path: Path, **options: Any) -> Any:
+    """A JSON file."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return json.load(file, **options)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no readable JSON ({error}); get the file again") from error
+
+
+def one_of(name: str, value: Any, choices: tuple) -> None:
+    """Raise `OptionError` unless the value is one of the choices."""
+    if value not in choices:
+        raise OptionError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}; choose one of them")
