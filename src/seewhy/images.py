@@ -30,25 +30,26 @@ FLOAT_SLACK = 1e-4
 PREPROCESSED = "looks like an already preprocessed tensor; call the method directly: seewhy.methods.X(model)(batch)"
 
 
-def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> Image.Image:
     """One picture as 8-bit RGB, upright.
 
-    EXIF orientation is applied. Transparency is composited on white, as browsers show it. 16-bit grey is scaled by
-    1/257, never clipped. Pillow's 32-bit float mode counts as [0, 1] when no value is above 1, as [0, 255] otherwise.
-    Of animations and multi-page files the first frame is taken. Colour profiles are not applied.
+    EXIF orientation is applied unless `upright` is False. Transparency is composited on white, as browsers show it.
+    16-bit grey is scaled by 1/257, never clipped. Pillow's 32-bit float mode counts as [0, 1] when no value is above 1,
+    as [0, 255] otherwise. Of animations and multi-page files the first frame is taken. Colour profiles are not applied.
 
     Args:
         image: a file, a Pillow image, an array (rows, cols) or (rows, cols, 1|3|4), or a tensor (1|3|4, rows, cols)
             or (rows, cols). Values are uint8, uint16, bool, other integers in [0, 255], or floats in [0, 1].
         max_pixels: larger files are refused before they are decoded (rows x cols).
+        upright: turn the picture as its EXIF orientation says; annotations of data sets count the pixels as stored.
 
     Raises:
         ImageError: it is missing, broken, too large, or not a picture.
     """
     if isinstance(image, str | Path):
-        return _read(image, max_pixels)
+        return _read(image, max_pixels, upright)
     if isinstance(image, Image.Image):
-        return _finish(image, _name(image), max_pixels)
+        return _finish(image, _name(image), max_pixels, upright)
     if isinstance(image, Tensor):
         return _from_array(_channels_last(image), max_pixels)
     if isinstance(image, np.ndarray):
@@ -105,7 +106,7 @@ def _spread(images) -> list:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _read(path: str | Path, max_pixels: int) -> Image.Image:
+def _read(path: str | Path, max_pixels: int, upright: bool) -> Image.Image:
     if str(path).startswith(("http://", "https://")):
         raise ImageError(f"{path} is an address, not a file; download it first and pass the file")
     path = Path(path).expanduser()
@@ -114,7 +115,7 @@ def _read(path: str | Path, max_pixels: int) -> Image.Image:
     if not path.exists():
         raise ImageError(f"{path} does not exist; check the path")
     with _bomb_guard(path.name), _open(path) as image:
-        return _finish(image, path.name, max_pixels)
+        return _finish(image, path.name, max_pixels, upright)
 
 
 @contextmanager
@@ -167,19 +168,19 @@ def _check_size(cols: int, rows: int, name: str, max_pixels: int) -> None:
 # --- modes -----------------------------------------------------------------------------------------------------------
 
 
-def _finish(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _finish(image: Image.Image, name: str, max_pixels: int, upright: bool) -> Image.Image:
     """Size check on the header, then decoding, orientation and colours."""
     _check_size(*image.size, name, max_pixels)
     try:
         image.load()
-        return _upright(image, _rgb(image))
+        return _upright(image, _rgb(image), upright)
     except ImageError:
         raise
     except Exception as error:  # decoders raise anything on broken bytes: OSError, SyntaxError, zlib.error …
         raise ImageError(f"{name} is truncated or broken ({_reason(error)}); get the file again") from error
 
 
-def _upright(source: Image.Image, rgb: Image.Image) -> Image.Image:
+def _upright(source: Image.Image, rgb: Image.Image, turn: bool) -> Image.Image:
     """Apply the EXIF orientation of `source` to `rgb`, whose metadata are dropped so that it is never applied twice."""
     try:
         orientation = source.getexif().get(ORIENTATION_TAG, 1)
@@ -187,6 +188,8 @@ def _upright(source: Image.Image, rgb: Image.Image) -> Image.Image:
         orientation = 1
     rgb = rgb.copy() if rgb is source else rgb
     rgb.info = {}
+    if not turn:
+        return rgb
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = orientation if orientation in range(1, 9) else 1
     rgb.info["exif"] = exif.tobytes()

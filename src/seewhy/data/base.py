@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
 
-from seewhy.errors import DataError
+from seewhy.errors import DataError, OptionError
 from seewhy.registry import DatasetCard
 
 
@@ -62,7 +62,7 @@ class Item:
         return np.any(rows, axis=0) if rows else np.zeros((self.image.height, self.image.width), dtype=bool)
 
 
-class Dataset(Sequence[Item]):
+class Dataset(Sequence):  # not Sequence[Item]: beartype would read a random item to check the type
     """Items by number; subclasses register with `@dataset(...)` and implement `ids` and `read`.
 
     Building one reads lists and annotations only; a picture is read when its item is asked for, so that a corrupt file
@@ -115,6 +115,17 @@ def expect(root: str | Path, *files: str, card: DatasetCard) -> Path:
         raise DataError(f"{folder} is not laid out as {card.title}: no {', '.join(missing)}; "
                         f"expected {', '.join(card.layout)} ({card.source})")
     return folder
+
+
+def one_split(split: str, card: DatasetCard) -> str:
+    """The split, if the data set has it.
+
+    Raises:
+        OptionError: it has not.
+    """
+    if split not in card.splits:
+        raise OptionError(f"{card.title} has no split {split!r}; choose from {', '.join(card.splits)}")
+    return split
 
 
 def spread(wanted: int | None, length: int, seed: int = 0) -> list[int]:
