@@ -155,13 +155,14 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(tables: dict[str, list[Row]], n: int, path: Path) -> Path:
+def write(tables: dict[str, list[Row]], n: int, path: Path, thin: bool = True) -> Path:
     """The documentation page with a table for each model."""
-    parts = ["# Which methods tell objects apart?", "", f"Made by `seewhy bench scenes --n {n} -o {path}`. "
+    parts = ["# Which methods tell objects apart?", "",
+             f"Made by `seewhy bench scenes --n {n}{'' if thin else ' --no-thin'} -o {path}`. "
              f"The first {n} scenes of the split `multi` (two or three objects of different classes); one map for each "
-             "object, for its own class, bilinear to the image. Methods of "
-             f"{EXPENSIVE} or more forward passes see a fifth of the scenes. Repetitions here: "
-             + ", ".join(f"{k}={v}" for k, v in QUICK.items()) + "."]
+             "object, for its own class, bilinear to the image. "
+             + (f"Methods of {EXPENSIVE} or more forward passes see a fifth of the scenes. " if thin else "")
+             + "Repetitions here: " + ", ".join(f"{k}={v}" for k, v in QUICK.items()) + "."]
     for name, rows in tables.items():
         parts += ["", f"## {name}", "", markdown(rows)]
     path.parent.mkdir(parents=True, exist_ok=True)

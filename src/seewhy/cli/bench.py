@@ -34,7 +34,7 @@ def scenes(
     tables = {name: board.table(load_model(name), n, method, thin=thin, progress=common.progress)
               for name in model or ["scenes_vit", "scenes_cnn"]}
     if out:
-        board.write(tables, n, out)
+        board.write(tables, n, out, thin)
     if as_json:
         common.print_json({name: [asdict(row) for row in rows] for name, rows in tables.items()})
         return
