@@ -1,0 +1,131 @@
+"""Intervals, ranks and verdicts from the scores of single maps.
+
+Maps of one image are not independent (two targets of one photo share its difficulty), so images are resampled, each
+with all its maps: the cluster bootstrap (Field and Welsh 2007, "Bootstrapping clustered data"). One set of resamples
+serves all methods and metrics, so that differences between methods are paired. Everything is a ratio of sums over
+images, Σ sums / Σ counts, which makes a resample one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+DRAWS = 2000
+LEVEL = 0.95
+ALPHA = 0.05
+FEWEST = 10  # images; below, a resampled difference takes too few values for a verdict
+MOST_DRAWS = 20_000
+BLOCK = 4_000_000  # numbers drawn at a time
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """For each column the mean over all maps, a 95 % percentile interval, and the two-sided p of "the mean is 0".
+
+    NaN where a column has no value; interval and p also where it has values in one image only, and p where it has
+    them in fewer than `FEWEST`.
+    """
+
+    mean: Float[ndarray, "columns"]
+    low: Float[ndarray, "columns"]
+    high: Float[ndarray, "columns"]
+    p: Float[ndarray, "columns"]
+
+
+def draws_for(tests: int, draws: int = DRAWS) -> int:
+    """Resamples that let the smallest possible p, 2 / (draws + 1), survive Holm's correction for so many tests."""
+    return min(max(draws, 80 * tests), max(draws, MOST_DRAWS))
+
+
+def intervals(sums: Float[ndarray, "images columns"], counts: Int[ndarray, "images columns"], draws: int = DRAWS,
+              seed: int = 0) -> Intervals:
+    """The cluster bootstrap of Σ sums / Σ counts.
+
+    Args:
+        sums: the sum of the values of each image's maps; one column for each thing that is averaged.
+        counts: how many maps these are; 0 where the image has no value.
+        draws: resamples of as many images as there are, with replacement.
+        seed: of the resampling; the same images are drawn for every column.
+    """
+    total = counts.sum(0)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(total > 0, sums.sum(0) / total, np.nan)
+    centred = sums - counts * np.nan_to_num(mean)  # resampled deviations: nothing is lost to large means
+    deviations = _resampled(centred, counts.astype(np.float64), draws, seed)
+    images = (counts > 0).sum(0)
+    tail = (1 - LEVEL) / 2
+    low, high = (np.where(images > 1, mean + _quantile(deviations, q), np.nan) for q in (tail, 1 - tail))
+    return Intervals(mean, low, high, np.where(images >= FEWEST, _p(deviations, mean), np.nan))
+
+
+def _resampled(sums: ndarray, counts: ndarray, draws: int, seed: int) -> Float[ndarray, "draws columns"]:
+    """Means of resampled images; NaN where a resample holds no value."""
+    found = []
+    for weights in _weights(len(sums), draws, seed):
+        n = weights @ counts
+        with np.errstate(invalid="ignore"):
+            found.append(np.where(n > 0, weights @ sums / n, np.nan))
+    return np.concatenate(found) if found else np.full((draws, sums.shape[1]), np.nan)
+
+
+def _weights(images: int, draws: int, seed: int) -> Iterator[Float[ndarray, "some images"]]:
+    """How often each image is drawn, some resamples at a time."""
+    generator = np.random.default_rng(seed)
+    step = max(1, BLOCK // max(images, 1))
+    for start in range(0, draws if images else 0, step):
+        rows = min(step, draws - start)
+        drawn = generator.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
+
+
+def _quantile(values: Float[ndarray, "draws columns"], q: float) -> Float[ndarray, "columns"]:
+    if not np.isnan(values).any():
+        return np.quantile(values, q, axis=0)
+    some = ~np.isnan(values).all(0)
+    found = np.full(values.shape[1], np.nan)
+    found[some] = np.nanquantile(values[:, some], q, axis=0)
+    return found
+
+
+def _p(deviations: Float[ndarray, "draws columns"], mean: Float[ndarray, "columns"]) -> Float[ndarray, "columns"]:
+    """Twice the share of resampled means on the far side of 0: below 0.05 where the interval leaves 0 out."""
+    below = (deviations + mean <= 0).sum(0)
+    above = (deviations + mean >= 0).sum(0)
+    return np.minimum(1.0, 2 * (1 + np.minimum(below, above)) / (1 + len(deviations)))
+
+
+def holm(p: Float[ndarray, "tests"]) -> Float[ndarray, "tests"]:
+    """Holm's step-down adjustment (Holm 1979): all tests together err with probability ALPHA at most. NaN stays NaN."""
+    adjusted = np.full(len(p), np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * (len(order) - np.arange(len(order)))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps)) if len(order) else steps
+    return adjusted
+
+
+def ranks(means: Float[ndarray, "methods"], higher_is_better: bool | None) -> list[int | None]:
+    """1 for the best; equal means share a rank; None without a mean or without a better direction."""
+    if higher_is_better is None:
+        return [None] * len(means)
+    signed = means if higher_is_better else -means
+    return [None if np.isnan(own) else 1 + int((signed > own).sum()) for own in signed]
+
+
+def band(sums: Float[ndarray, "images points"], counts: Int[ndarray, "images points"]
+         ) -> tuple[Float[ndarray, "points"], Float[ndarray, "points"]]:
+    """Means and half-widths of pointwise 95 % bands, 1.96 standard errors of a ratio of sums over images.
+
+    For curves, where thousands of points would make the bootstrap dear: the closed form that the bootstrap tends to,
+    SE² = C/(C − 1) · Σ (sum − mean · count)² / (Σ counts)².
+    """
+    total, images = counts.sum(0), len(sums)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = sums.sum(0) / total
+        error = np.sqrt(images / (images - 1) * ((sums - mean * counts) ** 2).sum(0)) / total
+    return mean, 1.96 * error
