@@ -116,3 +116,10 @@ def test_real_photos_have_objects_inside_their_boxes(shared_data):
     assert [len(item.labels) for item in masks] == [3, 6, 3, 19]
     for with_masks, with_boxes in zip(list(masks)[:3], list(boxes)[:3], strict=True):
         assert sorted(with_masks.labels) == sorted(with_boxes.labels)
+
+
+def test_pictures_stay_as_stored_because_the_masks_do(kit):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(kit / "VOCdevkit/VOC2012/JPEGImages/2007_000001.jpg", exif=exif)
+    assert load_data("voc", kit)[0].image.size == (6, 4)

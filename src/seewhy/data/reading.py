@@ -19,15 +19,7 @@ def photo(path: Path) -> Image.Image:
     Raises:
         ImageError: it is missing or broken.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            stored = image.copy()
-    except Exception:  # decoders raise anything on broken bytes
-        return load_image(path)  # says what is wrong
-    # an orientation may also lie in XMP; of the metadata only transparency changes what is seen
-    stored.info = {key: value for key, value in stored.info.items() if key == "transparency"}
-    return load_image(stored)
+    return load_image(path, upright=False)
 
 
 def numbers(path: Path, modes: tuple[str, ...], hint: str) -> np.ndarray:
