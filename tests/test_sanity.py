@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
+from skimage.metrics import structural_similarity
 from torch import nn
 from toys import toy_cnn, toy_vit
 
@@ -20,7 +21,7 @@ from seewhy.explanation import Explanation
 from seewhy.methods import METHODS
 from seewhy.methods.base import Method
 from seewhy.registry import Cost, Need, method
-from seewhy.sanity import Cascade, Step, forget, learnt_modules, sanity, spearman
+from seewhy.sanity import Cascade, Step, displayed, forget, learnt_modules, sanity, spearman, ssim
 from seewhy.viz.sanity import sanity_figure
 
 CARD = {"summary": "Nothing.", "needs": {Need.EMBEDDING}, "signed": False, "class_specific": False, "citation": "none",
@@ -104,10 +105,22 @@ def test_the_same_seed_gives_the_same_cascade_and_the_class_stays(photo):
     assert not torch.equal(runs[0].steps[-1].explanation.map, runs[2].steps[-1].explanation.map)
 
 
-def test_spearman_equals_pearson_of_the_ranks_ties_included():
-    a, b = torch.randn(5, 6).round(), torch.randn(5, 6)
-    ranks = torch.stack([torch.from_numpy(rankdata(m.flatten().numpy())) for m in (a, b)])
-    assert spearman(a, b) == pytest.approx(torch.corrcoef(ranks)[0, 1].item())
+def test_spearman_is_that_of_scipy_for_each_map_ties_included():
+    a = torch.randn(3, 5, 6).round()
+    b = torch.randn(3, 5, 6) + a
+    assert len(a[0].unique()) < 8
+    theirs = [spearmanr(one.flatten(), two.flatten()).statistic for one, two in zip(a, b, strict=True)]
+    assert spearman(a, b).tolist() == pytest.approx(theirs, abs=1e-12)
+    assert spearman(torch.ones(1, 3, 3), a[:1, :3, :3]).isnan().all()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_ssim_is_that_of_scikit_image_on_the_displayed_maps(signed):
+    a = torch.randn(3, 15, 20)
+    b = torch.randn(3, 15, 20) + a
+    theirs = [structural_similarity(one.numpy(), two.numpy(), data_range=1.0 + signed)
+              for one, two in zip(displayed(a, signed), displayed(b, signed), strict=True)]
+    assert ssim(a, b, signed).tolist() == pytest.approx(theirs, abs=1e-12)
 
 
 def test_constant_and_broken_maps_have_no_correlation_but_words():

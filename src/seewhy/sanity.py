@@ -7,19 +7,21 @@ other, and compare each map with that of the trained model. A map that stays the
 from __future__ import annotations
 
 import copy
-import importlib.util
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from seewhy.errors import NonFiniteError, OptionError, RequirementError, require
+from seewhy.errors import NonFiniteError, OptionError, RequirementError
 from seewhy.explainer import ConstantMapWarning, as_method, explain
-from seewhy.explanation import Explanation
+from seewhy.explanation import CONSTANT_SPREAD, Explanation
 from seewhy.images import ImageLike, load_image
 from seewhy.methods import Method
 from seewhy.models.adapter import VisionModel
@@ -38,7 +40,7 @@ class Step:
         layer: the deepest layer, as one goes down from the head, that is random.
         explanation: the map; None where the random model gives NaN or infinity.
         spearman: rank correlation of its positions with the trained model's map; None where one of them is constant.
-        ssim: structural similarity of the two displayed maps at input size; None without scikit-image, or likewise.
+        ssim: structural similarity of the two displayed maps at input size; None likewise.
     """
 
     layer: str
@@ -88,8 +90,8 @@ def sanity(model: VisionModel, image: ImageLike, methods: Sequence[Any], target:
     goal = goal.fixed(model.output(picture)) if goal.depends_on_output else goal
     trained = [_explained(model, tool, picture, goal) for tool in tools]
     cascades = [Cascade(explanation, []) for explanation in trained]
-    groups = _groups(learnt_modules(model, model.prepare(picture)), steps)
-    for name, random in progress(_forgetting(model, groups, seed), len(groups), "randomising"):
+    groups = stages(learnt_modules(model, model.prepare(picture)), steps)
+    for name, random in progress(forgetting(model, groups, seed), len(groups), "randomising"):
         for tool, cascade in zip(tools, cascades, strict=True):
             cascade.steps.append(_step(random, tool, picture, goal, name, cascade.trained))
     return cascades
@@ -130,7 +132,7 @@ def forget(module: nn.Module, seed: int) -> None:
             p.normal_(0, float(p.float().std(unbiased=False)) or 1.0)
 
 
-def _groups(names: list[str], steps: int) -> list[list[str]]:
+def stages(names: list[str], steps: int) -> list[list[str]]:
     """The head alone, then the others in about equal parts."""
     if steps < 2:
         raise OptionError(f"steps={steps} is too small; use 2 or more")
@@ -139,7 +141,7 @@ def _groups(names: list[str], steps: int) -> list[list[str]]:
     return [names[:1], *(rest[a:b] for a, b in pairwise(edges))]
 
 
-def _forgetting(model: VisionModel, groups: list[list[str]], seed: int) -> Iterator[tuple[str, VisionModel]]:
+def forgetting(model: VisionModel, groups: list[list[str]], seed: int) -> Iterator[tuple[str, VisionModel]]:
     """(deepest random layer, model) for each group; one copy that forgets more and more."""
     random = copy.copy(model)
     random.module = copy.deepcopy(model.module)
@@ -153,12 +155,13 @@ def _forgetting(model: VisionModel, groups: list[list[str]], seed: int) -> Itera
 
 def _step(model: VisionModel, tool: Method, picture: Any, goal: Any, name: str, trained: Explanation) -> Step:
     try:
-        found = _explained(model, _moved(tool, model), picture, goal)
+        found = _explained(model, moved(tool, model), picture, goal)
     except NonFiniteError:
         return Step(name, None, None, None)
     if found.is_constant or trained.is_constant:
         return Step(name, found, None, None)
-    return Step(name, found, spearman(found.map, trained.map), ssim(found, trained))
+    alike = ssim(*(e.resized()[None] for e in (found, trained)), trained.signed)
+    return Step(name, found, float(spearman(found.map[None], trained.map[None])), float(alike))
 
 
 def _explained(model: VisionModel, tool: Method, picture: Any, goal: Any) -> Explanation:
@@ -167,8 +170,8 @@ def _explained(model: VisionModel, tool: Method, picture: Any, goal: Any) -> Exp
         return explain(model, picture, tool, goal)
 
 
-def _moved(tool: Method, model: VisionModel) -> Method:
-    """The same method for the copy; layers that were given as modules go by name."""
+def moved(tool: Method, model: VisionModel) -> Method:
+    """The same method for a copy of its model; layers that were given as modules go by name."""
     names = {m: name for name, m in tool.model.module.named_modules()}
 
     def named(value: Any) -> Any:
@@ -180,22 +183,52 @@ def _moved(tool: Method, model: VisionModel) -> Method:
                       model=model)
 
 
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation over all positions; ties get their mean rank."""
-    stats = require("scipy.stats", "cluster")
-    return float(stats.spearmanr(a.flatten().numpy(), b.flatten().numpy()).statistic)
+def spearman(a: Float[Tensor, "batch *positions"], b: Float[Tensor, "batch *positions"]) -> Float[Tensor, "batch"]:
+    """Rank correlation over all positions of each map, float64; ties get their mean rank; NaN for a constant map."""
+    one, two = (mean_ranks(m.flatten(1)) for m in (a, b))
+    one, two = (r - r.mean(1, keepdim=True) for r in (one, two))
+    return (one * two).sum(1) / (one.square().sum(1) * two.square().sum(1)).sqrt()
 
 
-def ssim(a: Explanation, b: Explanation) -> float | None:
-    """Structural similarity of the maps as displayed (each normalised, at input size); None without scikit-image."""
-    if importlib.util.find_spec("skimage") is None:
-        return None
-    from skimage.metrics import structural_similarity
+def mean_ranks(values: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+    """1 for the least, n for the greatest; equal values share the mean of their ranks; float64."""
+    ordered, order = values.sort(dim=1)
+    place = torch.arange(values.shape[1], device=values.device).expand_as(order)
+    new = torch.ones_like(order, dtype=torch.bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    last = torch.ones_like(new)
+    last[:, :-1] = new[:, 1:]
+    first_of = place.where(new, 0).cummax(1).values
+    last_of = place.where(last, values.shape[1]).flip(1).cummin(1).values.flip(1)
+    return torch.empty_like(values, dtype=torch.float64).scatter_(1, order, (first_of + last_of).double() / 2 + 1)
 
-    one, two = (e.resized().double() / e.map.abs().max() if e.signed else _unit(e) for e in (a, b))
-    return float(structural_similarity(one.numpy(), two.numpy(), data_range=2.0 if a.signed else 1.0))
+
+def ssim(a: Float[Tensor, "batch rows cols"], b: Float[Tensor, "batch rows cols"],
+         signed: bool = False) -> Float[Tensor, "batch"]:
+    """Structural similarity of the maps as displayed, each normalised by itself; 7×7 windows, as scikit-image."""
+    one, two = (displayed(m, signed)[:, None] for m in (a, b))
+    side = min(7, *a.shape[1:])
+    mean = partial(F.avg_pool2d, kernel_size=side, stride=1)
+    sample = side**2 / max(1, side**2 - 1)
+    m1, m2 = mean(one), mean(two)
+    spread = sample * (mean(one * one) - m1 * m1 + mean(two * two) - m2 * m2)
+    shared = sample * (mean(one * two) - m1 * m2)
+    c1, c2 = ((k * (2 if signed else 1)) ** 2 for k in (0.01, 0.03))  # (k · range of the values)²
+    alike = (2 * m1 * m2 + c1) * (2 * shared + c2) / ((m1 * m1 + m2 * m2 + c1) * (spread + c2))
+    return alike.mean((1, 2, 3))
 
 
-def _unit(explanation: Explanation) -> Tensor:
-    low, high = explanation.map.min(), explanation.map.max()
-    return (explanation.resized().double() - low) / (high - low)
+def constant(maps: Float[Tensor, "batch rows cols"]) -> Bool[Tensor, "batch"]:
+    """Which maps say nothing, as `Explanation.is_constant`."""
+    low, high = maps.aminmax(dim=-1)
+    low, high = low.amin(-1), high.amax(-1)
+    return high - low <= CONSTANT_SPREAD * torch.maximum(low.abs(), high.abs())
+
+
+def displayed(maps: Float[Tensor, "batch rows cols"], signed: bool) -> Float[Tensor, "batch rows cols"]:
+    """As `Explanation.normalized` does it, float64: to [-1, 1] by the largest magnitude, or to [0, 1] by the range."""
+    maps = maps.double()
+    if not signed:
+        maps = maps - maps.amin((1, 2), keepdim=True)
+    scale = maps.abs().amax((1, 2), keepdim=True)
+    return maps / scale.where(scale > 0, 1)

@@ -1,0 +1,94 @@
+"""Model randomisation: how much of a map is left when the model has forgotten what it learnt."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.errors import NonFiniteError
+from seewhy.methods.base import Method
+from seewhy.metrics.base import Given, Measurement, Metric, fit, option
+from seewhy.registry import Ask, metric
+from seewhy.sanity import constant, forgetting, learnt_modules, moved, spearman, ssim, stages
+from seewhy.targets import Target
+
+
+@metric(
+    name="randomisation",
+    title="Model randomisation",
+    summary="Low when the map changes as the model forgets, from the head down, what it has learnt.",
+    needs={Ask.MODEL, Ask.METHOD},
+    bounds=(-1.0, 1.0),
+    higher_is_better=False,
+    citation="Adebayo et al., Sanity Checks for Saliency Maps (2018), section 3.1",
+    passes=lambda self: self.steps + 1,
+    parts={"untrained": False, "ssim": False},
+    stochastic=True,
+)
+class Randomisation(Metric):
+    """S = (1/K) Σ_k ρ(M, M_k), ρ the rank correlation of the map M with the map M_k of the k-th random model.
+
+    The models are those of `seewhy.sanity`: of model 1 the head is random, of model K every weight. The target stays
+    what it was on the trained model. A map that hardly changes (S near 1) does not explain this model.
+
+    Parts: `untrained`, ρ with the model that has no trained weight left (the untrained model of NAVE, seed 001: what
+    does the map owe to training?); `ssim`, the mean structural similarity of the displayed maps (Adebayo's second
+    measure; 7×7 windows, each map normalised by itself). Curves: ρ ("") and SSIM ("ssim") by model. A model with fewer
+    layers than `steps` fills fewer points, the others are NaN, as is a model that gives NaN; means leave them out.
+
+    A random model's constant map (a CAM whose ReLU leaves nothing) shares nothing with the trained one: ρ = 0, where
+    Quantus has NaN. A constant trained map has no value. Otherwise ρ is that of Quantus' MPRT (layer order `top_down`)
+    with one step for each layer; its average also counts the trained model's own map, with 1, ours does not. Its eMPRT
+    compares complexities, not maps, and is something else.
+
+    Passes: `steps` + 1, each as many as the method itself needs for a map, and with its gradients.
+    """
+
+    steps: int = option(7, "random models: the first has a random head, the last random weights only", at_least=2)
+    seed: int = option(0, "of the random weights")
+    upsampling: str = option("bilinear", "how the maps came to the input's size; done to the random models' maps too",
+                             choices=("bilinear", "nearest", "bicubic"))
+
+    @property
+    def axis(self) -> list[float]:
+        return [float(k) for k in range(1, self.steps + 1)]
+
+    @property
+    def axis_title(self) -> str:
+        return f"random models, from a random head (1) to random weights only ({self.steps})"
+
+    def bad_rows(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[int, str]:
+        flat = {i: "the map is the same everywhere" for i, bad in enumerate(constant(maps).tolist()) if bad}
+        return flat | super().bad_rows(maps, given)
+
+    def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
+        names = learnt_modules(given.model, given.x[:1])
+        ranks = maps.new_full((len(maps), self.steps), torch.nan, dtype=torch.float64)
+        looks = ranks.clone()
+        for k, (_, random) in enumerate(forgetting(given.model, stages(names, self.steps), self.seed)):
+            found = fit(_maps(moved(given.method, random), given.x, given.target), maps.shape[1:], self.upsampling)
+            ranks[:, k], looks[:, k] = _rank_correlation(maps, found), ssim(maps, found, given.method.card.signed)
+        done = min(self.steps, len(names)) - 1
+        value = ranks.nanmean(1)
+        reasons = {i: "every random model gives NaN" for i, bad in enumerate(value.isnan().tolist()) if bad}
+        return Measurement(value, {"untrained": ranks[:, done], "ssim": looks.nanmean(1)}, {"": ranks, "ssim": looks},
+                           reasons)
+
+
+def _maps(method: Method, x: Tensor, target: Target) -> Tensor:
+    """The maps of a random model; NaN for an image where it gives NaN, whatever the others do."""
+    try:
+        return method(x, target)
+    except NonFiniteError:
+        if len(x) == 1:
+            return x.new_full((1, 1, 1), torch.nan)
+    rows = [_maps(method, x[i : i + 1], target.at([i])) for i in range(len(x))]
+    size = max(tuple(row.shape[1:]) for row in rows)
+    return torch.cat([row.expand(1, *size) for row in rows])
+
+
+def _rank_correlation(maps: Tensor, found: Tensor) -> Float[Tensor, "batch"]:
+    """ρ; 0 for a constant map, NaN for one with NaN."""
+    alike = spearman(maps, found).where(~constant(found), 0.0)
+    return alike.where(torch.isfinite(found).flatten(1).all(1), torch.nan)
