@@ -1,0 +1,179 @@
+"""A folder of one's own: pictures, and masks and labels where there are any."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+
+from seewhy.data.base import Dataset, Item, expect, one_split
+from seewhy.data.imagenet import imagenet_classes, imagenet_wnids
+from seewhy.data.masks import boxes_around, read_levels
+from seewhy.errors import DataError, ImageError, OptionError, suggestion
+from seewhy.images import image_paths, load_image
+from seewhy.registry import Ask, dataset
+
+LABEL = re.compile(r"(label|class)_?\d*(_?name)?", re.IGNORECASE)
+LOSSY = (".jpg", ".jpeg", ".webp")
+
+
+@dataset(
+    name="folder",
+    title="A folder of images",
+    summary="your own pictures; masks and classes where you have them",
+    splits=("all",),
+    layout=("images/ (or the pictures in the folder itself)", "masks/<same name>.png (optional)",
+            "labels.csv: file, label (optional; else images/<class>/*)"),
+    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    source="made by you",
+    citation="",
+)
+class Folder(Dataset):
+    """Pictures below `images/` (without it: below the folder itself), each with what is known of it.
+
+    Masks: `masks/` holds a file of the same path for each picture, of any suffix; a picture without one has none.
+    0 is background. A file with one other value (0 and 255), and every JPEG or WebP (where the value is ≥ 128),
+    holds one object; else each value is an object of its own, and value k has the k-th label.
+
+    Labels: `labels.csv` has a column `file` (from the folder or from `images/`), and `label`, or `label1`, `label2` …
+    (`class1_name` … too) for the object of each mask value; with one label all objects have it. Empty cells do not
+    count, and pictures without a row are left out. A column `mask` names the mask file where it is elsewhere. Without
+    `labels.csv` the sub-folders of `images/` are classes, and without those a masked object has the one class `object`.
+
+    Args:
+        root: the folder.
+        split: there is one, `all`.
+        classes: the class names in index order; `imagenet` for those of ImageNet-1k, where folders may be WordNet ids
+            and columns `class1_index` … are the indices; by default the names that occur, sorted.
+
+    Raises:
+        DataError: no pictures, or labels.csv names files or classes that do not exist. OptionError: no such split.
+    """
+
+    def __init__(self, root: str | Path, split: str = "all", *, classes: str | Sequence[str] | None = None) -> None:
+        self.root = expect(root, card=self.card)
+        self.split = one_split(split, self.card)
+        own = self.root / "images"
+        self._images = own if own.is_dir() else self.root
+        try:
+            paths = image_paths(self._images)
+        except ImageError:
+            raise DataError(f"no pictures below {self._images}; expected {', '.join(self.card.layout)}") from None
+        if self._images == self.root:
+            paths = [path for path in paths if path.relative_to(self.root).parts[0] != "masks"]
+        self._rows = self._table(classes == "imagenet")
+        self._files = {path.relative_to(self._images).as_posix(): path for path in paths}
+        if self._rows:
+            self._files = {name: path for name, path in self._files.items() if name in self._rows}
+        self._names = {name: self._labels_of(name) for name in self._files}
+        self.class_names, self._index = _classes(classes, self._names, any(self._masks))
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(self._files)
+
+    def read(self, index: int) -> Item:
+        name = self.ids[index]
+        image = load_image(self._files[name])
+        labels = tuple(self._index[label] for label in self._names[name])
+        path = self._mask_path(name)
+        if path is None:
+            return Item(name, image, tuple(dict.fromkeys(labels)))
+        values, masks = _objects(read_levels(path), path.suffix.lower() in LOSSY)
+        if not labels and self.class_names == ("object",):
+            labels = (0,)
+        labels = _per_object(labels, values, path)
+        return Item(name, image, labels, masks, boxes_around(masks))
+
+    def _table(self, by_index: bool) -> dict[str, dict[str, Any]]:
+        """The rows of labels.csv by the picture's path below `images/`: its labels and where its mask is."""
+        path = self.root / "labels.csv"
+        if not path.is_file():
+            return {}
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            keys = _label_columns(columns, by_index)
+            if "file" not in columns or not keys:
+                raise DataError(f"{path} has the columns {', '.join(columns)}; it needs file and label "
+                                "(or label1, label2 …)")
+            rows = {}
+            for row in reader:
+                name = (row["file"] or "").removeprefix("./")
+                inside = name if (self._images / name).is_file() else name.removeprefix("images/")
+                if not inside or not (self._images / inside).is_file():
+                    raise DataError(f"{path} line {reader.line_num}: there is no picture {name!r} in {self._images}; "
+                                    "correct the column file")
+                labels = [row[key].strip() for key in keys if row[key] and row[key].strip()]
+                rows[inside] = {"labels": labels, "mask": (row.get("mask") or "").strip()}
+        return rows
+
+    def _labels_of(self, name: str) -> list[str]:
+        if self._rows:
+            return self._rows[name]["labels"]
+        return name.split("/")[:1] if "/" in name else []
+
+    @cached_property
+    def _masks(self) -> dict[str, Path]:
+        """Mask files by their path below `masks/` without suffix."""
+        folder = self.root / "masks"
+        paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+        return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+    def _mask_path(self, name: str) -> Path | None:
+        told = self._rows[name]["mask"] if self._rows else ""
+        return self.root / told if told else self._masks.get(Path(name).with_suffix("").as_posix())
+
+
+def _label_columns(columns: Sequence[str], by_index: bool) -> list[str]:
+    """Those of the labels, in the order of their objects; those of the indices if wanted and there."""
+    indices = [c for c in columns if re.fullmatch(r"(label|class)\d*_index", c, re.IGNORECASE)]
+    found = indices if by_index and indices else [c for c in columns if LABEL.fullmatch(c)]
+    return sorted(found, key=lambda column: int("".join(filter(str.isdigit, column)) or 0))
+
+
+def _classes(wanted: str | Sequence[str] | None, names: dict[str, list[str]],
+             masked: bool) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The class names, and the index of whatever the labels call them."""
+    present = sorted({label for labels in names.values() for label in labels})
+    if wanted is None:
+        every = tuple(present) or (("object",) if masked else ())
+        return every, {name: i for i, name in enumerate(every)}
+    if wanted == "imagenet":
+        every = imagenet_classes()
+        index = {name: i for i, name in enumerate(every)}
+        index |= {wnid: i for i, wnid in enumerate(imagenet_wnids())} | {str(i): i for i in range(len(every))}
+    elif isinstance(wanted, str):
+        raise OptionError(f"classes={wanted!r} is no list of names; pass one, or classes='imagenet'")
+    else:
+        every = tuple(wanted)
+        index = {name: i for i, name in enumerate(every)}
+    if strange := next((name for name in present if name not in index), None):
+        raise DataError(f"the label {strange!r} is none of the {len(every)} classes{suggestion(strange, every)}"
+                        "; correct it, or leave classes out")
+    return every, index
+
+
+def _objects(levels: ndarray, lossy: bool) -> tuple[list[int], Bool[ndarray, "objects rows cols"]]:
+    """The values of the objects in a mask file, and their masks; the one value of a binary file counts as 1."""
+    values = [int(value) for value in np.unique(levels) if value]
+    if lossy or (len(values) == 1 and values[0] == 255):
+        return [1], (levels >= 128)[None]
+    return values, np.stack([levels == v for v in values]) if values else np.zeros((0, *levels.shape), dtype=bool)
+
+
+def _per_object(labels: tuple[int, ...], values: list[int], path: Path) -> tuple[int, ...]:
+    """The label of each mask value; one label is everyone's."""
+    if len(labels) == 1 or not values + list(labels):
+        return labels * len(values)
+    if values != list(range(1, len(labels) + 1)):
+        raise DataError(f"{path} holds the values {values or 'none'} for {len(labels)} labels; value k is the object "
+                        "of label k, so each needs its own")
+    return labels
