@@ -226,3 +226,28 @@ def test_a_fresh_run_does_not_depend_on_the_process(tmp_path: Path) -> None:
     first = Run(recipe, tmp_path, torch.device("cpu"), torch.float32).student.state_dict()
     torch.rand(3)
     assert _same(first, Run(recipe, tmp_path, torch.device("cpu"), torch.float32).student.state_dict())
+
+
+def test_what_ships_is_measured_on_the_half_precision_weights(tmp_path: Path, pool_dir: Path) -> None:
+    from seewhy.training.export import ship
+
+    train("scenes_cnn", tmp_path / "run", **TINY, **NARROW, pool_dir=pool_dir, quiet=True, threads=1)
+    info = ship("scenes_cnn", tmp_path / "run", tmp_path / "new" / "weights", n=6)
+    state = load_file(tmp_path / "new" / "weights" / "scenes_cnn.safetensors")
+    model = build("SceneCNN", **NARROW["options"])
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    again = figures.evaluate(model.eval(), "single", 6)
+    assert all(v.dtype == torch.float16 for v in state.values() if v.is_floating_point())
+    assert info["figures"]["single"] == {k: pytest.approx(v, abs=1e-4, nan_ok=True) for k, v in again.items()}
+    assert info["changes"]["steps"] == TINY["steps"]  # the card's command names what is not in the recipe
+    card = (tmp_path / "new" / "weights" / "MODEL_CARD.md").read_text()
+    assert "--set steps=5" in card
+    assert f"| scenes_cnn | {info['parameters']:,} | single | {info['figures']['single']['mAP']:.3f} |" in card
+
+
+def test_an_unfinished_run_does_not_ship(tmp_path: Path, pool_dir: Path) -> None:
+    from seewhy.training.export import ship
+
+    train("scenes_cnn", tmp_path, stop_at=2, **TINY, **NARROW, pool_dir=pool_dir, quiet=True, threads=1)
+    with pytest.raises(WeightsError, match="step 2 of 5; finish it with --resume"):
+        ship("scenes_cnn", tmp_path, tmp_path / "weights")

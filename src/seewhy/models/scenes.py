@@ -9,6 +9,7 @@ written in timm's names (`patch_embed`, `blocks[i].attn`, `norm`, `head`), the C
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -191,8 +192,8 @@ class BasicBlock(nn.Module):
 class SceneCNN(nn.Module):
     """A small residual network: a 12 × 12 last map for 96 px, global average pooling, one linear layer."""
 
-    def __init__(self, num_classes: int = 12, widths: tuple[int, int, int, int] = (32, 48, 96, 128),
-                 depths: tuple[int, int, int, int] = (1, 1, 2, 1)) -> None:
+    def __init__(self, num_classes: int = 12, widths: Sequence[int] = (32, 48, 96, 128),
+                 depths: Sequence[int] = (1, 1, 2, 1)) -> None:
         super().__init__()
         self.num_classes, self.num_features = num_classes, widths[-1]
         stem = 24
