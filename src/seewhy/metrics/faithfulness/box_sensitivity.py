@@ -1,0 +1,41 @@
+"""Box sensitivity: does the map foretell what the score loses when a random box is blurred?"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from seewhy.metrics.base import Given, Measurement
+from seewhy.metrics.faithfulness.asking import area
+from seewhy.metrics.faithfulness.boxes import BoxMetric
+from seewhy.registry import Ask, metric
+
+
+@metric(
+    name="box_sensitivity",
+    title="Box sensitivity",
+    summary="The more importance a box holds, the more the score loses when it is blurred.",
+    needs={Ask.MODEL},
+    bounds=(-27.0, 27.0),
+    higher_is_better=True,
+    citation="Brocki et al., Class-Discriminative Attention Maps, section 3.5, seed 002",
+    passes=lambda self: len(self.sizes) * self.draws + 1,
+    stochastic=True,
+)
+class BoxSensitivity(BoxMetric):
+    """A_box = ∫ r(s) ds, r(s) the Pearson correlation between Σ map in a box and f(x) − f(x with the box blurred).
+
+    Over `draws` random s × s boxes for each side s, counted in patches of 1/28 of the shorter side of the image, the
+    paper's 224 px in patches of 8; trapezoid over s, so the greatest possible value is the largest s minus the
+    smallest (26 with the default sizes; the paper's figure covers 1 … 28). Boxes lie inside the image, at any pixel.
+    The default takes every third size where the paper takes all: `sizes=range(1, 28)` costs 2701 passes. A box of 28
+    covers a square image, always at the same place: no correlation, 0.
+
+    The model is asked about boxes, not about maps: the passes are for an image and target, whatever the number of maps.
+    r is 0 for a size where the sums or the scores do not vary. Values change a little with `seed`.
+    """
+
+    least = 2
+
+    def compare(self, maps: Tensor, given: Given) -> Measurement:
+        curve = self.correlations(maps, given)
+        return Measurement(area(curve, self.axis), {}, {"": curve})

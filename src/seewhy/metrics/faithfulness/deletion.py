@@ -1,0 +1,46 @@
+"""Deletion: how soon the class is lost when the most important pixels vanish first."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from seewhy.metrics.base import Given, Measurement, option
+from seewhy.metrics.faithfulness.asking import BASELINE_HELP, ModelMetric, Path, area, curves, shares
+from seewhy.registry import Ask, metric
+
+
+@metric(
+    name="deletion",
+    title="Deletion",
+    summary="The class is lost as soon as the most important pixels vanish.",
+    needs={Ask.MODEL},
+    bounds=(0.0, 1.0),
+    higher_is_better=False,
+    citation="Petsiuk et al., RISE (BMVC 2018), section 4.2; seed 004",
+    passes=lambda self: self.steps + 1,
+    monotone_invariant=True,
+)
+class Deletion(ModelMetric):
+    """∫ p_c(d_n) dn / (H·W), d_n: the image without its n most important pixels; in [0, 1], low is good.
+
+    As `Insertion`, the other way round. Removed pixels are zero after normalisation, the mean colour of the training
+    data, as in RISE's code and seed 004's equation; `baseline="black"` is a black photo.
+    Quantus' `PixelFlipping` has the same curve without its first point for images of one channel; with more it flips
+    channel values, not pixels, so that one pass follows each third of a pixel.
+    """
+
+    steps: int = option(224, "steps from none to all of the pixels; a step is H·W / steps pixels", at_least=1)
+    baseline: str = option("zero", BASELINE_HELP)
+
+    @property
+    def axis(self) -> list[float]:
+        return shares(self.steps)
+
+    @property
+    def axis_title(self) -> str:
+        return "share of the pixels deleted"
+
+    def compare(self, maps: Tensor, given: Given) -> Measurement:
+        path = Path("most", self.baseline)
+        (curve,) = curves(maps, given, [path], steps=self.steps, goal="probability", batch_size=self.batch_size)
+        return Measurement(area(curve, self.axis), {}, {"": curve})

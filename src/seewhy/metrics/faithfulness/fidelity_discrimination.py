@@ -1,0 +1,37 @@
+"""Class discrimination by fidelity: does the map of another class do worse for this class's score?"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from seewhy.metrics.base import Given, Measurement
+from seewhy.metrics.faithfulness.asking import area
+from seewhy.metrics.faithfulness.fidelity import MIFLIF
+from seewhy.registry import Ask, metric
+
+
+@metric(
+    name="fidelity_discrimination",
+    title="Class discrimination by fidelity",
+    summary="Fidelity is lost when the map of another class present in the image is taken instead.",
+    needs={Ask.MODEL, Ask.RIVAL},
+    bounds=(None, None),
+    higher_is_better=True,
+    citation="Brocki et al., Class-Discriminative Attention Maps, eq. 7, seed 002",
+    passes=lambda self: 4 * self.steps - 2,
+    parts={"own": True, "rival": False},
+    monotone_invariant=True,
+)
+class FidelityDiscrimination(MIFLIF):
+    """ΔA_LIF−MIF = A_LIF−MIF − A_LIF′−MIF′: fidelity of the map minus that of the rival's map; in score · percent.
+
+    Both are measured on the score of the map's own class. 0 for a method that does not look at the class. Options and
+    curves as for `Fidelity`; after it, for the same maps and options, only the rival's curves are asked.
+    """
+
+    def compare(self, maps: Tensor, given: Given) -> Measurement:
+        own_mif, own_lif = self.mif_lif(maps, given)
+        rival_mif, rival_lif = self.mif_lif(given.rivals.nan_to_num(), given, keep=False)
+        own, rival = own_lif - own_mif, rival_lif - rival_mif
+        parts = {"own": area(own, self.axis), "rival": area(rival, self.axis)}
+        return Measurement(parts["own"] - parts["rival"], parts, {"": own - rival, "own": own, "rival": rival})

@@ -1,0 +1,53 @@
+"""ID score: insertion minus deletion, both from one run."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from seewhy.methods.gradient.baselines import check_baseline
+from seewhy.metrics.base import Given, Measurement, option
+from seewhy.metrics.faithfulness.asking import BASELINE_HELP, ModelMetric, Path, area, curves, shares
+from seewhy.registry import Ask, metric
+
+
+@metric(
+    name="id_score",
+    title="Insertion-deletion score",
+    summary="The class is recognised soon when the important pixels appear, and lost soon when they vanish.",
+    needs={Ask.MODEL},
+    bounds=(-1.0, 1.0),
+    higher_is_better=True,
+    citation="seed 004, section 4; Petsiuk et al., RISE (BMVC 2018), section 4.2",
+    passes=lambda self: 2 * self.steps + (self.baseline != self.start),
+    parts={"insertion": True, "deletion": False},
+    monotone_invariant=True,
+)
+class IDScore(ModelMetric):
+    """Insertion − deletion, in [−1, 1]; both as the metrics of those names, which cost nothing more after it.
+
+    Seed 004 inserts into and deletes to zero; RISE's insertion starts from a blurred image (`start="blur"`).
+    """
+
+    steps: int = option(224, "steps from none to all of the pixels; a step is H·W / steps pixels", at_least=1)
+    baseline: str = option("zero", f"for deletion, {BASELINE_HELP}")
+    start: str = option("zero", f"for insertion, {BASELINE_HELP}")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_baseline(self.start)
+
+    @property
+    def axis(self) -> list[float]:
+        return shares(self.steps)
+
+    @property
+    def axis_title(self) -> str:
+        return "share of the pixels inserted or deleted"
+
+    def compare(self, maps: Tensor, given: Given) -> Measurement:
+        paths = [Path("most", self.start, reveal=True), Path("most", self.baseline)]
+        insertion, deletion = curves(maps, given, paths, steps=self.steps, goal="probability",
+                                     batch_size=self.batch_size)
+        parts = {"insertion": area(insertion, self.axis), "deletion": area(deletion, self.axis)}
+        return Measurement(parts["insertion"] - parts["deletion"], parts,
+                           {"": insertion - deletion, "insertion": insertion, "deletion": deletion})

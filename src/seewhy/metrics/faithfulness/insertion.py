@@ -1,0 +1,46 @@
+"""Insertion: how soon the class is recognised when the most important pixels appear first."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from seewhy.metrics.base import Given, Measurement, option
+from seewhy.metrics.faithfulness.asking import BASELINE_HELP, ModelMetric, Path, area, curves, shares
+from seewhy.registry import Ask, metric
+
+
+@metric(
+    name="insertion",
+    title="Insertion",
+    summary="The class is recognised as soon as the most important pixels appear.",
+    needs={Ask.MODEL},
+    bounds=(0.0, 1.0),
+    higher_is_better=True,
+    citation="Petsiuk et al., RISE (BMVC 2018), section 4.2; seed 004",
+    passes=lambda self: self.steps + 1,
+    monotone_invariant=True,
+)
+class Insertion(ModelMetric):
+    """∫ p_c(i_n) dn / (H·W), i_n: the baseline with the n most important pixels of the image; in [0, 1].
+
+    p_c is the probability of the class; a target that is no class gives its own score, which may leave [0, 1]. The
+    baseline is zero after normalisation, the mean colour of the training data (seed 004's equation, on the model's
+    input); RISE starts from a blurred image: `baseline="blur"` (ours has σ = side/16, RISE's code 5 px).
+    A step is H·W / `steps` pixels: 224 of them at 224 × 224, as in RISE. Ties go row by row from the top.
+    """
+
+    steps: int = option(224, "steps from none to all of the pixels; a step is H·W / steps pixels", at_least=1)
+    baseline: str = option("zero", BASELINE_HELP)
+
+    @property
+    def axis(self) -> list[float]:
+        return shares(self.steps)
+
+    @property
+    def axis_title(self) -> str:
+        return "share of the pixels inserted"
+
+    def compare(self, maps: Tensor, given: Given) -> Measurement:
+        path = Path("most", self.baseline, reveal=True)
+        (curve,) = curves(maps, given, [path], steps=self.steps, goal="probability", batch_size=self.batch_size)
+        return Measurement(area(curve, self.axis), {}, {"": curve})
