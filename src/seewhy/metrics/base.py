@@ -105,6 +105,13 @@ class Metric:
         """The numbers. Every map is finite, and every row has what the card asks for (see `bad_rows`)."""
         raise NotImplementedError
 
+    def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
+        """Rows for which the formula has no value (0/0), by the reason; joins the checks in their one synchronisation.
+
+        The maps may still hold NaN here: such rows have their reason already.
+        """
+        return {}
+
     @property
     def axis(self) -> list[float] | None:
         """The abscissa of the curves, if the metric draws any."""
@@ -127,7 +134,7 @@ class Metric:
 
     def bad_rows(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[int, str]:
         """Rows that cannot be scored, and why: a map with NaN, an empty mask, no objects, no other class."""
-        return _bad_rows(maps, given, self.card.needs)
+        return _bad_rows(maps, given, self.card.needs, self.undefined(maps.detach(), given))
 
     def __call__(self, maps: Float[Tensor, "batch rows cols"], given: Given | None = None,
                  **known: Any) -> Float[Tensor, "batch"]:
@@ -184,7 +191,7 @@ def _check(card: MetricCard, maps: Any, given: Given) -> None:
                           "bring the maps to the input's size first (seewhy.metrics.fit)")
 
 
-def _bad_rows(maps: Tensor, given: Given, needs: frozenset[Ask]) -> dict[int, str]:
+def _bad_rows(maps: Tensor, given: Given, needs: frozenset[Ask], undefined: dict[str, Tensor]) -> dict[int, str]:
     """One synchronisation for all checks."""
     flags = {"the map holds NaN or infinity": ~torch.isfinite(maps).flatten(1).all(1)}
     if Ask.MASK in needs:
@@ -194,6 +201,7 @@ def _bad_rows(maps: Tensor, given: Given, needs: frozenset[Ask]) -> dict[int, st
         flags["the image shows no second class"] = ~torch.isfinite(given.rivals).flatten(1).all(1)
     if Ask.LABEL in needs:
         flags["the true class is not known"] = given.labels < 0
+    flags.update(undefined)
     table = torch.stack([flag.to(maps.device) for flag in flags.values()]).tolist()
     reasons = {}
     for why, row in zip(flags, table, strict=True):

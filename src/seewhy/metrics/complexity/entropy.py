@@ -1,0 +1,42 @@
+"""Entropy: over how many pixels is the map spread?"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from seewhy.metrics.base import Given, Measurement, Metric, option
+from seewhy.metrics.pixels import pixels
+from seewhy.registry import metric
+
+
+@metric(
+    name="entropy",
+    title="Entropy",
+    summary="A low value: the map is spread over few pixels.",
+    needs=set(),
+    bounds=(0.0, None),
+    higher_is_better=False,
+    citation="Bhatt et al., Evaluating and Aggregating Feature-based Model Explanations (2020): complexity",
+)
+class Entropy(Metric):
+    """H = −Σ p ln p with p = |a| / Σ |a|, in nats: Quantus' Complexity. ln n for a constant map, 0 for one pixel.
+
+    `normalised` divides by ln n, so that sizes compare: 0 … 1. The sign of a value does not matter. A map of zeros has
+    no score; nor has one pixel alone, normalised.
+    """
+
+    normalised: bool = option(False, "divide by the entropy of a constant map")
+
+    def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
+        found = pixels(maps, given)
+        flags = {"every pixel that counts is zero": ~found.values.any(1)}
+        if self.normalised:
+            flags["a map of one pixel can be spread in one way only"] = found.count < 2
+        return flags
+
+    def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
+        found = pixels(maps, given, absolute=True)
+        value = torch.special.entr(found.values / found.values.sum(1, keepdim=True)).sum(1)
+        return Measurement(value / found.count.double().log() if self.normalised else value)

@@ -1,0 +1,40 @@
+"""Sparseness: do few pixels hold most of the map?"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from seewhy.metrics.base import Given, Measurement, Metric
+from seewhy.metrics.pixels import pixels
+from seewhy.registry import metric
+
+
+@metric(
+    name="sparseness",
+    title="Sparseness",
+    summary="Few pixels hold most of the map.",
+    needs=set(),
+    bounds=(0.0, 1.0),
+    higher_is_better=True,
+    citation="Chalasani et al., Concise Explanations of Neural Networks (2020); Gini index: Hurley & Rickard, "
+             "Comparing Measures of Sparsity (2009)",
+)
+class Sparseness(Metric):
+    """Gini index of |a|: Σ (2i − n − 1) |a|_(i) / (n Σ |a|), values in ascending order, i = 1 … n.
+
+    0 for a constant map, (n − 1)/n for one pixel. The sign of a value does not matter. Quantus adds 1e-7 to every
+    value; a map of zeros therefore has 0 there and no score here.
+    """
+
+    def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
+        return {"every pixel that counts is zero": ~pixels(maps, given).values.any(1)}
+
+    def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
+        found = pixels(maps, given, absolute=True)
+        ordered, n = found.values.sort(1).values, found.count[:, None]
+        skipped = ordered.shape[1] - n  # zeros, so they come first and add nothing
+        i = torch.arange(1, ordered.shape[1] + 1, device=maps.device) - skipped
+        # rounding takes a constant map a hair below 0
+        return Measurement(((((2 * i - n - 1) * ordered).sum(1)) / (n[:, 0] * ordered.sum(1))).clamp(min=0))

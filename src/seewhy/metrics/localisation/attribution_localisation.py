@@ -1,0 +1,44 @@
+"""Attribution Localisation: how much of the relevance, of either sign, is on the object?"""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from seewhy.metrics.base import Given, Measurement, Metric, option
+from seewhy.metrics.pixels import Pixels, pixels
+from seewhy.registry import Ask, metric
+
+
+@metric(
+    name="attribution_localisation",
+    title="Attribution Localisation",
+    summary="All relevance, for and against, lies on the object.",
+    needs={Ask.MASK},
+    bounds=(0.0, 1.0),
+    higher_is_better=True,
+    citation="Kohlbrenner et al., Towards Best Practice in Explaining Neural Network Decisions with LRP (2020)",
+    parts={"weighted": True},
+)
+class AttributionLocalisation(Metric):
+    """μ = Σ |value| over the mask / Σ |value| over all pixels; `weighted` = μ · pixels / pixels of the mask.
+
+    1 in `weighted` is what a constant map gets. Quantus' `weighted` multiplies by the mask's share in place
+    of dividing by it, and takes that share of the whole batch from the third image on. `positive` drops negative
+    values; then μ is Relevance Mass Accuracy. A map of zeros has no score (0 in Quantus).
+    """
+
+    positive: bool = option(False, "look at positive values only")
+
+    def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
+        why = "no pixel that counts is positive" if self.positive else "every pixel that counts is zero"
+        return {why: ~(self._pixels(maps, given).values > 0).any(1)}
+
+    def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
+        found = self._pixels(maps, given)
+        mass, inside = found.positive, found.inside(given.masks)
+        value = (mass * inside).sum(1) / mass.sum(1)
+        return Measurement(value, {"weighted": value * found.count / inside.sum(1)})
+
+    def _pixels(self, maps: Tensor, given: Given) -> Pixels:
+        return pixels(maps, given, absolute=not self.positive)
