@@ -11,7 +11,7 @@ from seewhy.errors import SeewhyError
 
 EXIT_CODES = (
     "Exit codes: 0 all well, 1 something else of seewhy's, 2 a wrong option or name, 3 an image, 4 a target, "
-    "5 a model, 6 a method that cannot serve the model, 7 a missing extra, 8 a constant map."
+    "5 a model, 6 a method that cannot serve the model, 7 a missing extra, 8 a constant map, 9 a data set."
 )
 
 app = typer.Typer(

@@ -3,16 +3,96 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from seewhy.cli import common
+
+if TYPE_CHECKING:
+    from seewhy.data import Dataset
 
 app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `scenes` a sub-command while it is the only one."""
+Name = Annotated[str, typer.Argument(help="A name of `seewhy data list`.")]
+Root = Annotated[Path | None, typer.Option(help="The folder that holds the data set.")]
+Split = Annotated[str | None, typer.Option(help="Which split; default: the first.")]
+
+
+@app.command(name="list")
+def list_(as_json: common.AsJson = False) -> None:
+    """List the data sets: what they bring, where they come from, which files are expected."""
+    from seewhy.data import DATASETS
+
+    cards = [DATASETS.get(name).card for name in DATASETS.names()]
+    if as_json:
+        common.print_json([{**vars(card), "has": sorted(card.has)} for card in cards])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("data set", "what it is", "has", "splits", box=None, header_style="bold", pad_edge=False)
+    table.add_column("expected files", overflow="fold")
+    table.add_column("from", overflow="fold")
+    for card in cards:
+        table.add_row(card.name, card.summary, ", ".join(sorted(card.has)), ", ".join(card.splits),
+                      "\n".join(card.layout) or "none, it is made", card.source)
+    Console().print(table)
+
+
+@app.command()
+def show(
+    name: Name, root: Root = None, split: Split = None, options: common.Options = None,
+    n: Annotated[int, typer.Option(min=1, max=400, help="How many pictures.")] = 8,
+    side: Annotated[int, typer.Option(min=48, max=1024, help="Long side of a picture in pixels.")] = 224,
+    columns: Annotated[int, typer.Option(min=1, help="Pictures per row.")] = 4,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")] = Path("data.png"),
+) -> None:
+    """Write a contact sheet: masks or boxes outlined, classes named."""
+    from seewhy.data.base import spread
+    from seewhy.viz.contact import contact_sheet
+
+    data = _load(name, root, split, options)
+    items = [data[i] for i in spread(n, len(data))]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(items, columns, side=side, names=data.class_names).save(output, format="PNG")
+    typer.echo(f"{len(items)} of {len(data)} items in {output}")
+
+
+@app.command()
+def check(name: Name, root: Root = None, split: Split = None, options: common.Options = None,
+          as_json: common.AsJson = False) -> None:
+    """Read every item; list those whose picture or annotation is broken (exit code 9 if there are any)."""
+    from seewhy.errors import DataError, SeewhyError
+
+    data = _load(name, root, split, options)
+    broken, objects, masks, boxes = {}, 0, 0, 0
+    for i in common.progress(range(len(data)), len(data), f"reading {name}"):
+        try:
+            item = data[i]
+        except SeewhyError as error:
+            broken[data.ids[i]] = str(error)
+            continue
+        objects += len(item.labels)
+        masks += 0 if item.masks is None else len(item.masks)
+        boxes += 0 if item.boxes is None else len(item.boxes)
+    counts = {"items": len(data), "labels": objects, "masks": masks, "boxes": boxes, "classes": len(data.class_names)}
+    if as_json:
+        common.print_json({**counts, "broken": broken})
+    else:
+        typer.echo(", ".join(f"{n} {what}" for what, n in counts.items()))
+        for item_id, error in broken.items():
+            typer.echo(f"broken: {item_id}: {error}")
+    if broken:
+        raise typer.Exit(DataError.exit_code)
+
+
+def _load(name: str, root: Path | None, split: str | None, options: list[str] | None) -> Dataset:
+    from seewhy.data import load_data
+
+    given: dict[str, Any] = common.parse_options(options)
+    return load_data(name, root, split, **given)
 
 
 @app.command()
@@ -26,8 +106,8 @@ def scenes(
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")] = Path("scenes.png"),
 ) -> None:
     """Write a contact sheet of made scenes, masks outlined, classes and textures named."""
-    from ..data.scenes import Scenes
-    from ..viz.contact import contact_sheet
+    from seewhy.data.scenes import Scenes
+    from seewhy.viz.contact import contact_sheet
 
     output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(Scenes(split, seed, n, size), columns, scale).save(output, format="PNG")
