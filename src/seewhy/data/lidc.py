@@ -1,0 +1,147 @@
+"""LIDC-IDRI: nodules in CT of the lung, marked and rated by up to four radiologists."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Num, UInt8
+from numpy import ndarray
+from PIL import Image
+
+from seewhy.data.base import Dataset, Item, expect, one_split
+from seewhy.data.lidc_marks import BIOMARKERS
+from seewhy.data.lidc_scans import ScannedNodule, scanned
+from seewhy.data.masks import boxes_around, read_levels
+from seewhy.errors import DataError, OptionError
+from seewhy.images import load_image
+from seewhy.registry import Ask, dataset
+
+TABLE = "nodules.csv"
+UNSURE = 3.0
+
+
+@dataset(
+    name="lidc",
+    title="LIDC-IDRI",
+    summary="crops of lung CT, one nodule each, benign or malignant, with readers' consensus mask and 8 biomarkers",
+    splits=("decided", "all"),
+    layout=("LIDC-IDRI-*/<study>/<series>/*.dcm with an XML beside or in annotations=",
+            f"or prepared crops: {TABLE} (id, image, mask, malignancy, {', '.join(BIOMARKERS)})"),
+    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    source="https://www.cancerimagingarchive.net/collection/lidc-idri",
+    citation="Armato et al.: The Lung Image Database Consortium and Image Database Resource Initiative, Med. Phys. 38, "
+             "2011",
+)
+class LIDC(Dataset):
+    """One item for each nodule of 3 mm or more, on the axial slice where its consensus mask is largest.
+
+    The mask is where at least half of the readers who marked the nodule put it (`consensus`); which marks are of one
+    nodule, `lidc_marks.nodules` says. `about` has the means of the ratings: `malignancy`, the eight `biomarkers`,
+    `diameter_mm` (largest in-plane extent of an outline) and `readers`. A mean malignancy below 3 is benign, above 3
+    malignant, 3 indeterminate. pylidc is not needed (it does not run with numpy 2).
+
+    Two layouts. Scans as the archive gives them (needs pydicom): building reads every XML and one head per series,
+    an item its series' heads and one slice. Prepared crops: `nodules.csv` with one line for each crop and the columns
+    above (`diameter_mm`, `readers` and others may follow); images and masks by paths from the folder. A crop is a
+    picture, or a .npy of Hounsfield units (of grey levels if uint8); a mask a picture or .npy, not 0 in the nodule.
+
+    Args:
+        root: the folder.
+        split: `decided` leaves indeterminate nodules out.
+        readers: nodules that fewer readers marked are left out, where the number is known.
+        size: side of the crop in the scan's pixels; prepared crops stay as they are.
+        level, width: the window in Hounsfield units that becomes black to white; the usual one for lungs.
+        annotations: the folder with the XML files, where they do not lie below `root`.
+
+    Raises:
+        DataError: the folder is not laid out so. OptionError: no such split, or an impossible size or window.
+        MissingExtraError: scans without pydicom.
+    """
+
+    def __init__(self, root: str | Path, split: str = "decided", *, readers: int = 3, size: int = 64,
+                 level: float = -600.0, width: float = 1500.0, annotations: str | Path | None = None) -> None:
+        self.split = one_split(split, self.card)
+        if size < 1 or width <= 0:
+            raise OptionError(f"size={size} and width={width} must be above 0; try size=64, width=1500")
+        self.root, self.size, self.window = expect(root, card=self.card), size, (level, width)
+        if (self.root / TABLE).is_file():
+            every: Iterator[ScannedNodule | PreparedNodule] = _prepared(self.root)
+        else:
+            every = scanned(self.root, self.root if annotations is None else Path(annotations).expanduser())
+        self._nodules = [nodule for nodule in every if (nodule.readers is None or nodule.readers >= readers)
+                         and (split == "all" or nodule.malignancy != UNSURE)]
+        self.class_names = ("benign", "malignant", "indeterminate")[:2 if split == "decided" else 3]
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(nodule.id for nodule in self._nodules)
+
+    def read(self, index: int) -> Item:
+        nodule = self._nodules[index]
+        pixels, mask = nodule.crop(self.size)
+        image = pixels if isinstance(pixels, Image.Image) else load_image(grey(pixels, *self.window))
+        label = 2 if nodule.malignancy == UNSURE else int(nodule.malignancy > UNSURE)
+        return Item(nodule.id, image, (label,), mask[None], boxes_around(mask[None]), about=dict(nodule.about))
+
+
+def grey(values: Num[ndarray, "rows cols"], level: float, width: float) -> UInt8[ndarray, "rows cols"]:
+    """Hounsfield units from level − width/2 to level + width/2 as 0 to 255; uint8 stays."""
+    if values.dtype == np.uint8:
+        return values
+    return np.rint(255 * ((values - level) / width + 0.5).clip(0, 1)).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedNodule:
+    """A line of `nodules.csv`."""
+
+    id: str
+    image: Path
+    mask: Path
+    about: dict[str, Any]
+
+    @property
+    def readers(self) -> int | None:
+        return self.about.get("readers")
+
+    @property
+    def malignancy(self) -> float:
+        return self.about["malignancy"]
+
+    def crop(self, size: int) -> tuple[Any, Bool[ndarray, "rows cols"]]:
+        """The crop as it is stored: a picture or values, and its mask."""
+        image = _array(self.image) if self.image.suffix == ".npy" else load_image(self.image, upright=False)
+        return image, (_array(self.mask) if self.mask.suffix == ".npy" else read_levels(self.mask)) != 0
+
+
+def _array(path: Path) -> Num[ndarray, "rows cols"] | Bool[ndarray, "rows cols"]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no readable array ({error}); write it with numpy.save") from error
+    if array.ndim != 2:
+        raise DataError(f"{path} has the shape {array.shape}; a crop is (rows, cols)")
+    return array
+
+
+def _prepared(root: Path) -> Iterator[PreparedNodule]:
+    with (root / TABLE).open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = ("id", "image", "mask", "malignancy", *BIOMARKERS)
+        if missing := [column for column in columns if column not in (reader.fieldnames or [])]:
+            raise DataError(f"{root / TABLE} has no column {', '.join(missing)}; add it")
+        for row in reader:
+            try:
+                about = {"malignancy": float(row["malignancy"]), "biomarkers": {n: float(row[n]) for n in BIOMARKERS}}
+                about |= {n: kind(row[n]) for n, kind in (("diameter_mm", float), ("readers", int)) if row.get(n)}
+            except (ValueError, TypeError) as error:
+                raise DataError(f"{root / TABLE} line {reader.line_num}: {error}; ratings are numbers") from None
+            known = {"id", "image", "mask", *about, *BIOMARKERS}
+            about |= {name: value for name, value in row.items() if name and value and name not in known}
+            yield PreparedNodule(row["id"], root / row["image"], root / row["mask"], about)
