@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from seewhy.metrics.base import Given, Measurement, Metric
+from seewhy.metrics.base import Given, Measurement, Metric, fit
 from seewhy.registry import METRICS
 
 for _module in pkgutil.walk_packages(__path__, prefix=f"{__name__}."):
@@ -16,4 +16,4 @@ for _module in pkgutil.walk_packages(__path__, prefix=f"{__name__}."):
 
 globals().update({cls.__name__: cls for cls in METRICS})
 
-__all__ = ["METRICS", "Given", "Measurement", "Metric", *(cls.__name__ for cls in METRICS)]
+__all__ = ["METRICS", "Given", "Measurement", "Metric", "fit", *(cls.__name__ for cls in METRICS)]

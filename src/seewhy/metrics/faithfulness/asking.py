@@ -119,9 +119,12 @@ GOALS: dict[str, Callable[[Given], Target]] = {
 
 
 def baseline_images(given: Given, baseline: str) -> Float[Tensor, "batch channels height width"]:
-    """The images with everything removed; made once for all maps."""
-    return given.once(("baseline", baseline), lambda: starting_images(
-        given.model, at_least_float(given.x), baseline).to(given.x))
+    """The images with everything removed; made once for all maps, in float32 at least."""
+    def compute() -> Tensor:
+        with torch.autocast(given.x.device.type, enabled=False):
+            return starting_images(given.model, at_least_float(given.x), baseline).to(given.x)
+
+    return given.once(("baseline", baseline), compute)
 
 
 def image_scores(given: Given, goal: str, batch_size: int) -> Float[Tensor, "batch"]:

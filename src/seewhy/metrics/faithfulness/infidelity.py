@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -35,7 +37,7 @@ class Infidelity(BoxMetric):
     ones; ours are independent, as in the paper.
     """
 
-    sizes: tuple[float, ...] = option((3, 6, 9), f"sides of the boxes, in {GRID}ths of the image's shorter side")
+    sizes: Sequence[float] = option((3, 6, 9), f"sides of the boxes, in {GRID}ths of the image's shorter side")
     scale: str = option("best", "the factor of the map: that of least error, or none", choices=("best", "none"))
     times: str = option("change", "what a pixel's value is multiplied by: its change, or only itself",
                         choices=("change", "map"))

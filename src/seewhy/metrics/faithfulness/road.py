@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -38,7 +40,7 @@ class ROAD(ModelMetric):
     ranks channel values, and takes only images of one channel. The noise is one image from `seed`, the same everywhere.
     """
 
-    percentages: tuple[float, ...] = option((10, 20, 30, 40, 50, 60, 70, 80, 90), "shares of the pixels removed (%)")
+    percentages: Sequence[float] = option((10, 20, 30, 40, 50, 60, 70, 80, 90), "shares of the pixels removed (%)")
     noise: float = option(0.01, "standard deviation of the noise, in units of the model's input", at_least=0)
     read: str = option("probability", "what is read off the model", choices=("probability", "logit", "accuracy"))
     seed: int = option(0, "seed of the noise")
