@@ -1,0 +1,232 @@
+"""Hugging Face `datasets`: one that is in memory, or that `save_to_disk` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from PIL import Image
+
+from seewhy.data.base import Dataset, Item, expect
+from seewhy.data.masks import boxes_around, read_levels
+from seewhy.errors import DataError, ImageError, OptionError, require, suggestion
+from seewhy.images import load_image
+from seewhy.registry import Ask, dataset
+
+Column = str | tuple[str, ...]
+FORMATS = ("xywh", "xyxy")
+UNLABELLED = -1  # what `datasets` writes for the withheld labels of a test split
+
+
+@dataset(
+    name="hf",
+    title="Hugging Face datasets",
+    summary="a `datasets.Dataset` in memory or saved to disk; its columns are named by options",
+    splits=("train", "validation", "test"),
+    layout=("state.json, dataset_info.json and *.arrow", "or dataset_dict.json and such a folder for each split"),
+    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    source="https://huggingface.co/datasets: datasets.load_dataset(…).save_to_disk(…), before",
+    citation="Lhoest et al.: Datasets: A Community Library for Natural Language Processing, EMNLP 2021",
+)
+class HFDataset(Dataset):
+    """The rows of a `datasets.Dataset` as items. Nothing is downloaded; a name on the hub is refused.
+
+    Pictures are decoded when their item is asked for, as stored if the row has masks or boxes, else upright. A column
+    inside another is a tuple: `("objects", "bbox")`, whether `objects` is a list of dicts or a dict of lists.
+
+    Args:
+        root: the dataset, a `DatasetDict`, or the folder that `save_to_disk` wrote.
+        split: which of several, by default the first; a single dataset's own name, where it has one.
+        image: the column of pictures.
+        label: class numbers, one or a list; names come from its `ClassLabel`, other values are sorted. Without the
+            column `label` there are no labels. Objects that outnumber a single label share it; where nothing tells
+            the class of a mask or box, it is the one class `object`.
+        mask: a picture of numbers: 0 is background, `ignore` nobody's.
+        mask_values: `objects`: each number is one object, in the order of the labels; `classes`: number k is the class
+            k − 1, and what is there of a class is one object.
+        ignore: the number of pixels that nobody labelled, such as 255.
+        boxes: the column of lists of four numbers.
+        box_format: `xywh` (COCO: left, top, width, height) or `xyxy`. Boxes are cut at the picture's edge.
+
+    Raises:
+        DataError: no such folder, split or column. OptionError: an impossible option.
+        MissingExtraError: a folder without the library `datasets`.
+    """
+
+    def __init__(self, root: Any, split: str | None = None, *, image: str = "image", label: Column | None = "label",
+                 mask: str | None = None, mask_values: str = "objects", ignore: int | None = None,
+                 boxes: Column | None = None, box_format: str = "xywh") -> None:
+        if box_format not in FORMATS or mask_values not in ("objects", "classes"):
+            raise OptionError(f"box_format={box_format!r} must be xywh or xyxy, mask_values={mask_values!r} objects or "
+                              "classes")
+        source = self._load(root) if isinstance(root, str | Path) else root
+        self.split, rows = _one_of(source, split)
+        self._image, self._mask, self._values, self._ignore = image, mask, mask_values, ignore
+        self._boxes, self._xywh = boxes, box_format == "xywh"
+        self._label = None if label == "label" and "label" not in rows.column_names else label
+        for column in (image, self._label, mask, boxes):
+            _check(rows, column)
+        self._rows = _undecoded(rows, (image, *([mask] if mask else [])))
+        self.class_names, self._index = self._classes()
+
+    def _load(self, root: str | Path) -> Any:
+        folder = Path(root).expanduser()
+        if not folder.exists():
+            raise DataError(f"{root} is no folder, and nothing is downloaded; get it with "
+                            f"datasets.load_dataset({str(root)!r}).save_to_disk(folder), then pass that folder")
+        kind = "dataset_dict.json" if (folder / "dataset_dict.json").is_file() else "state.json"
+        expect(folder, kind, card=self.card)
+        try:
+            return require("datasets", "datasets").load_from_disk(str(folder))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder} cannot be opened ({str(error).splitlines()[0]}); save it again") from error
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(f"{self.split}-{i}" if self.split else str(i) for i in range(len(self._rows)))
+
+    def read(self, index: int) -> Item:
+        row, name = self._rows[index], self.ids[index]
+        image = _picture(row[self._image], name, upright=not (self._mask or self._boxes))
+        labels = tuple(self._index[_key(value)] for value in _values(row, self._label) if value != UNLABELLED)
+        masks = boxes = ignore = None
+        if self._mask is not None:
+            levels = read_levels(_content(row[self._mask], name), f"of {name}")
+            ignore = None if self._ignore is None else levels == self._ignore
+            labels, masks = self._objects(levels, labels, name)
+        if self._boxes is not None:
+            boxes = _corners(_values(row, self._boxes), self._xywh, image.size, name)
+            labels = self._for_all(labels, len(boxes), name)
+        elif masks is not None:
+            boxes = boxes_around(masks)
+        alone = masks is None and boxes is None
+        return Item(name, image, tuple(dict.fromkeys(labels)) if alone else labels, masks, boxes, ignore)
+
+    def _objects(self, levels: ndarray, labels: tuple[int, ...],
+                 name: str) -> tuple[tuple[int, ...], Bool[ndarray, "objects rows cols"]]:
+        values = [int(v) for v in np.unique(levels) if v not in (0, self._ignore)]
+        masks = np.stack([levels == v for v in values]) if values else np.zeros((0, *levels.shape), dtype=bool)
+        if self._values == "objects":
+            return self._for_all(labels, len(values), name), masks
+        if values and values[-1] > len(self.class_names):
+            raise DataError(f"{name}: its mask has the number {values[-1]} of {len(self.class_names)} classes; pass "
+                            "ignore= if it means that nobody labelled it, or mask_values='objects'")
+        return tuple(v - 1 for v in values), masks
+
+    def _for_all(self, labels: tuple[int, ...], count: int, name: str) -> tuple[int, ...]:
+        labels = labels * count if len(labels) == 1 else (0,) * count if self.class_names == ("object",) else labels
+        if len(labels) != count:
+            raise DataError(f"{name} has {count} objects and {len(labels)} labels; pass the column with one for each "
+                            "as label=")
+        return labels
+
+    def _classes(self) -> tuple[tuple[str, ...], dict[Any, int]]:
+        """The names, and the index of what the label column holds; reads that column where nothing names it."""
+        if self._label is None:
+            return (("object",) if self._mask or self._boxes else ()), {}
+        if names := _names(self._rows.features, self._label):
+            return tuple(names), {i: i for i in range(len(names))}
+        first = self._label if isinstance(self._label, str) else self._label[0]
+        present = {_key(v) for row in self._rows.select_columns([first]) for v in _values(row, self._label)}
+        ordered = sorted(present, key=lambda key: (isinstance(key, str), key))
+        return tuple(map(str, ordered)), {key: i for i, key in enumerate(ordered)}
+
+
+def _one_of(source: Any, split: str | None) -> tuple[str, Any]:
+    """The split's name and rows."""
+    if isinstance(source, Mapping):
+        name = next(iter(source), None) if split is None else split
+        if name not in source:
+            raise OptionError(f"no split {name!r}; choose from {', '.join(map(str, source)) or 'none: it is empty'}")
+        return str(name), source[name]
+    if not hasattr(source, "column_names") or not hasattr(source, "__getitem__"):
+        raise DataError(f"a {type(source).__name__} is no datasets.Dataset that can be read by number; pass one, or a "
+                        "folder that save_to_disk wrote")
+    own = str(source.split) if source.split is not None else ""
+    if split is not None and own and split != own:
+        raise OptionError(f"this dataset is the split {own!r}, not {split!r}; leave split out")
+    return own or split or "", source
+
+
+def _check(rows: Any, column: Column | None) -> None:
+    first = column[0] if isinstance(column, tuple) else column
+    if first is not None and first not in rows.column_names:
+        raise DataError(f"there is no column {first!r}{suggestion(first, rows.column_names)}; pass image=, label=, "
+                        "mask= or boxes= by their names")
+
+
+def _undecoded(rows: Any, columns: tuple[str, ...]) -> Any:
+    """The rows, with pictures as bytes: one that is broken costs its own item only."""
+    kind = require("datasets", "datasets").Image
+    for column in columns:
+        if isinstance(rows.features[column], kind):
+            rows = rows.cast_column(column, kind(decode=False))
+    return rows.with_format(None)
+
+
+def _content(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if value is None:
+        raise DataError(f"{name} has no picture in a column that should hold one; save the dataset again")
+    return value
+
+
+def _picture(value: Any, name: str, upright: bool) -> Image.Image:
+    content = _content(value, name)
+    if isinstance(content, list):
+        content = np.asarray(content, dtype=np.uint8)
+    if not isinstance(content, bytes):
+        return load_image(content, upright=upright)
+    try:
+        opened = Image.open(BytesIO(content))
+    except Exception as error:  # format plugins raise anything on broken headers
+        raise ImageError(f"the picture of {name} cannot be read ({type(error).__name__}); get it again") from error
+    return load_image(opened, upright=upright)
+
+
+def _values(row: Mapping, column: Column | None) -> list:
+    """What the column holds as a list; of a list of dicts or a dict of lists, the inner one."""
+    if column is None:
+        return []
+    value = row
+    for name in (column,) if isinstance(column, str) else column:
+        value = [part[name] for part in value] if isinstance(value, list) else value[name]
+    return [] if value is None else list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+
+
+def _key(value: Any) -> Any:
+    return value if isinstance(value, str | int) else str(value)
+
+
+def _names(features: Any, column: Column) -> list[str] | None:
+    """The names of the `ClassLabel` at the column, through lists."""
+    for name in (column,) if isinstance(column, str) else column:
+        features = _inside(features)
+        if not isinstance(features, Mapping) or name not in features:
+            return None
+        features = features[name]
+    return getattr(_inside(features), "names", None)
+
+
+def _inside(feature: Any) -> Any:
+    """What a list's elements are."""
+    while isinstance(feature, list) or hasattr(feature, "feature"):
+        feature = feature[0] if isinstance(feature, list) else feature.feature
+    return feature
+
+
+def _corners(values: list, xywh: bool, size: tuple[int, int], name: str) -> Float[ndarray, "objects 4"]:
+    try:
+        boxes = np.asarray(values, dtype=np.float64).reshape(-1, 4)
+    except (ValueError, TypeError):
+        raise DataError(f"the boxes of {name} are no lists of four numbers; pass their column as boxes=") from None
+    if xywh:
+        boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    return boxes.clip(0, [*size, *size])
