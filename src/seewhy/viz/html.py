@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -85,7 +86,15 @@ def page(title: str, sections: Sequence[Section], path: str | Path, intro: str =
     Raises:
         SeewhyError: the file cannot be written.
     """
-    html = render(title, sections, intro)
+    return write(render(title, sections, intro), path)
+
+
+def write(html: str, path: str | Path) -> Path:
+    """Put a text in place in one step; returns its path.
+
+    Raises:
+        SeewhyError: the file cannot be written.
+    """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # a reader never sees half a page
     try:
@@ -99,7 +108,7 @@ def page(title: str, sections: Sequence[Section], path: str | Path, intro: str =
     return path
 
 
-def render(title: str, sections: Sequence[Section], intro: str = "") -> str:
+def render(title: str, sections: Sequence, intro: str = "", template: str = "page.html", **more: Any) -> str:
     """The page as a string."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -110,5 +119,5 @@ def render(title: str, sections: Sequence[Section], intro: str = "") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("page.html")
-    return template.render(title=title, intro=intro, sections=sections, version=__version__)
+    return environment.get_template(template).render(title=title, intro=intro, sections=sections, version=__version__,
+                                                     **more)

@@ -1,0 +1,194 @@
+"""A run's folder, opened for questions: plan, manifest, and the rows as a table of DuckDB."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from seewhy.errors import DataError, require
+
+COLUMNS = ("model", "data", "split", "sample", "index", "target", "entry", "method", "metric", "value", "seconds",
+           "error", "passes")
+KEY = ("model", "data", "split", "entry", "method", "metric")
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What the manifest says of a metric, or of a part of one (`fidelity.mif`)."""
+
+    label: str
+    title: str
+    family: str = ""
+    summary: str = ""
+    higher_is_better: bool | None = None
+    citation: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    axis: list[float] | None = None
+    axis_title: str = ""
+    part: bool = False
+
+    @property
+    def arrow(self) -> str:
+        """Which direction is better."""
+        return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What the manifest says of a method as the run configured it."""
+
+    label: str
+    title: str
+    signed: bool = False
+    citation: str = ""
+    cost: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is compared among itself: one model on one split of one data set."""
+
+    model: str
+    data: str
+    split: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """For queries."""
+        return self.model, self.data, self.split
+
+
+class Run:
+    """A finished or unfinished run.
+
+    Args:
+        folder: what `seewhy bench run` wrote.
+
+    Raises:
+        DataError: no run, a broken manifest, or no rows yet.
+        MissingExtraError: DuckDB is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = _manifest(self.folder)
+        self.plan_text = _text(self.folder / "plan.toml")
+        self.plan = _toml(self.folder / "plan.toml", self.plan_text)
+        self.db = require("duckdb", "bench").connect()
+        self._load()
+
+    def _load(self) -> None:
+        files = [str(path) for path in sorted((self.folder / "rows").glob("*.parquet"))]
+        if not files:
+            raise DataError(f"{self.folder} has no rows yet; run `seewhy bench resume {self.folder}` first")
+        names = ", ".join(f'"{name}"' for name in COLUMNS if name != "value")
+        key = ", ".join(f'"{name}"' for name in KEY)
+        try:  # two processes may have written the same row
+            self.db.execute(f"CREATE TABLE scores AS SELECT DISTINCT ON ({key}) {names}, "
+                            "CASE WHEN isfinite(value) THEN value END AS value "
+                            "FROM read_parquet(?, union_by_name=true)", [files])
+        except Exception as error:  # DuckDB's errors have no common base among Python's own
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{self.folder / 'rows'} cannot be read ({reason}); move the broken part away and resume "
+                            "the run") from error
+        self.files = files
+
+    def ask(self, sql: str, *values: Any) -> list[tuple]:
+        """Rows of an SQL query over the table `scores`."""
+        return self.db.execute(sql, list(values)).fetchall()
+
+    def arrays(self, sql: str, *values: Any) -> dict[str, Any]:
+        """Columns of an SQL query as numpy arrays."""
+        return self.db.execute(sql, list(values)).fetchnumpy()
+
+    @cached_property
+    def panels(self) -> list[Panel]:
+        """In the order of the plan's models."""
+        found = [Panel(*row) for row in self.ask("SELECT DISTINCT model, data, split FROM scores WHERE metric <> ''")]
+        order = list(_labelled(self.manifest.get("models")))
+        return sorted(found, key=lambda p: (order.index(p.model) if p.model in order else len(order), p.key))
+
+    @cached_property
+    def methods(self) -> dict[str, MethodInfo]:
+        """All methods that have rows, in the order of the plan."""
+        about = _labelled(self.manifest.get("methods"))
+        here = [m for (m,) in self.ask("SELECT DISTINCT method FROM scores WHERE method <> '' AND metric <> '' "
+                                      "ORDER BY 1")]
+        return {m: _method(m, about.get(m, {})) for m in [*(m for m in about if m in here),
+                                                          *(m for m in here if m not in about)]}
+
+    @cached_property
+    def metrics(self) -> dict[str, MetricInfo]:
+        """All metrics that have rows, each followed by its parts, in the order of the plan."""
+        here = {m for (m,) in self.ask("SELECT DISTINCT metric FROM scores WHERE method <> '' AND metric <> ''")}
+        found = {}
+        for label, about in _labelled(self.manifest.get("metrics")).items():
+            found.update({m.label: m for m in _metric(label, about)})
+        rest = {m: MetricInfo(m, m) for m in sorted(here - set(found))}
+        return {label: m for label, m in {**found, **rest}.items() if label in here}
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{folder} is no run (no manifest.json); pass a folder that `seewhy bench run` wrote") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is broken ({error}); run the plan again") from error
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path} is no manifest; run the plan again")
+    return manifest
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError:
+        return ""
+
+
+def _toml(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path} is broken ({error}); copy the plan there again") from error
+
+
+def _labelled(entries: Any) -> dict[str, dict]:
+    """Entries by their labels: `{label: {...}}`, or a list of names or of tables with a label or name."""
+    if isinstance(entries, dict):
+        return {label: about if isinstance(about, dict) else {} for label, about in entries.items()}
+    found = {}
+    for entry in entries or ():
+        about = entry if isinstance(entry, dict) else {}
+        found[str(about.get("label") or about.get("name") or entry)] = about
+    return found
+
+
+def _method(label: str, about: dict) -> MethodInfo:
+    card = about.get("card") or about
+    title = card.get("title", label)
+    if label != card.get("name", label):
+        title = f"{title} ({label})"  # the same method with other options
+    return MethodInfo(label, title, bool(card.get("signed")), card.get("citation", ""),
+                      str(about.get("cost") or card.get("cost") or ""), about.get("options") or {})
+
+
+def _metric(label: str, about: dict) -> list[MetricInfo]:
+    card = about.get("card") or about
+    title = card.get("title", label)
+    if label != card.get("name", label):
+        title = f"{title} ({label})"
+    axis = about.get("axis")
+    own = MetricInfo(label, title, card.get("property", ""), card.get("summary", ""),
+                     card.get("higher_is_better"), card.get("citation", ""),
+                     about.get("options") or {}, axis, about.get("axis_title", ""))
+    parts = card.get("parts") or {}
+    return [own, *(MetricInfo(f"{label}.{part}", f"{title}: {part}", own.family, "", better, "", {}, axis,
+                              own.axis_title, True) for part, better in parts.items())]
