@@ -40,9 +40,9 @@ class Given:
     """
 
     masks: Bool[Tensor, "batch rows cols"] | None = None
-    objects: Sequence[Bool[Tensor, "objects rows cols"]] | None = None
+    objects: Sequence[Bool[Tensor, "_ rows cols"]] | None = None
     valid: Bool[Tensor, "batch rows cols"] | None = None
-    boxes: Sequence[Float[Tensor, "boxes 4"]] | None = None
+    boxes: Sequence[Float[Tensor, "_ 4"]] | None = None
     model: VisionModel | None = None
     x: Float[Tensor, "batch channels height width"] | None = None
     target: TargetLike = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
@@ -70,4 +71,23 @@ def top_weights(ranked: Float64[Tensor, "batch n"], kth: Float64[Tensor, "batch"
     return above + level * share[:, None]
 
 
-__all__ = ["Pixels", "pixels", "top_weights"]
+def ascending(values: Float64[Tensor, "batch n"]) -> Float64[Tensor, "batch n"]:
+    """Each row in ascending order."""
+    if values.device.type == "cpu":  # NumPy sorts with vector instructions: a tenth of torch's time
+        return torch.from_numpy(np.sort(values.numpy(), axis=1))
+    return values.sort(1).values
+
+
+def ascending_order(values: Float64[Tensor, "batch n"]) -> Int[Tensor, "batch n"]:
+    """The pixels of each row by ascending value; equal ones in any order."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.argsort(values.numpy(), axis=1))
+    return values.argsort(1)
+
+
+def kth_largest(ordered: Float64[Tensor, "batch n"], k: Int[Tensor, "batch"]) -> Float64[Tensor, "batch"]:
+    """The k-th largest value of each row in ascending order, k from 1."""
+    return ordered.gather(1, ordered.shape[1] - k[:, None])[:, 0]
+
+
+__all__ = ["Pixels", "ascending", "ascending_order", "kth_largest", "pixels", "top_weights"]

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seewhy.metrics.base import Given, Measurement, Metric
-from seewhy.metrics.pixels import pixels
+from seewhy.metrics.pixels import ascending, pixels
 from seewhy.registry import metric
 
 
@@ -33,7 +33,7 @@ class Sparseness(Metric):
 
     def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
         found = pixels(maps, given, absolute=True)
-        ordered, n = found.values.sort(1).values, found.count[:, None]
+        ordered, n = ascending(found.values), found.count[:, None]
         skipped = ordered.shape[1] - n  # zeros, so they come first and add nothing
         i = torch.arange(1, ordered.shape[1] + 1, device=maps.device) - skipped
         # rounding takes a constant map a hair below 0

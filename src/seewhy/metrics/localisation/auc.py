@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from seewhy.metrics.base import Given, Measurement, Metric, option
-from seewhy.metrics.pixels import pixels
+from seewhy.metrics.pixels import ascending_order, pixels
 from seewhy.registry import Ask, metric
 
 
@@ -36,7 +36,8 @@ class AUC(Metric):
 
     def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
         found = pixels(maps, given, self.absolute)
-        ordered, order = found.ranked.sort(1)
+        order = ascending_order(found.ranked)
+        ordered = found.ranked.gather(1, order)
         inside = found.inside(given.masks)
         skipped = found.values.shape[1] - found.count  # they come first
         own = inside.gather(1, order) * (mean_ranks(ordered) - skipped[:, None])

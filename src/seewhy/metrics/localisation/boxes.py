@@ -16,7 +16,7 @@ from seewhy.segmentation import inner_box, tight_box
 SHAPES = {"tight": tight_box, "inner": inner_box}
 
 
-def padded(boxes: Sequence[Float[Tensor, "n 4"]], device: torch.device) -> Float64[Tensor, "batch most 4"]:
+def padded(boxes: Sequence[Float[Tensor, "_ 4"]], device: torch.device) -> Float64[Tensor, "batch most 4"]:
     """One tensor for all images; missing boxes are empty ones at the origin."""
     filled = torch.nn.utils.rnn.pad_sequence([b.double().reshape(-1, 4) for b in boxes], batch_first=True)
     return filled.to(device)

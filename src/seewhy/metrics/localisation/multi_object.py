@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from seewhy.metrics.base import Given, Measurement, Metric, option
-from seewhy.metrics.pixels import Pixels, pixels, top_weights
+from seewhy.metrics.pixels import Pixels, ascending, kth_largest, pixels, top_weights
 from seewhy.registry import Ask, metric
 
 
@@ -44,10 +44,10 @@ class MultiObject(Metric):
         objects = _objects(found, given)
         union, sizes = objects.any(1), objects.sum(2)
         ranked = found.ranked
-        ordered = ranked.sort(1, descending=True).values
+        ordered = ascending(ranked)
 
         def top(k: Tensor) -> Float64[Tensor, "batch n"]:
-            return top_weights(ranked, ordered.gather(1, k[:, None] - 1)[:, 0], k)
+            return top_weights(ranked, kth_largest(ordered, k), k)
 
         there = sizes > 0
         chosen = top(union.sum(1))

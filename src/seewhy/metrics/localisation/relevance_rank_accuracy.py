@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.metrics.base import Given, Measurement, Metric, option
-from seewhy.metrics.pixels import pixels, top_weights
+from seewhy.metrics.pixels import ascending, kth_largest, pixels, top_weights
 from seewhy.registry import Ask, metric
 
 
@@ -33,5 +33,5 @@ class RelevanceRankAccuracy(Metric):
         found = pixels(maps, given, self.absolute)
         inside, ranked = found.inside(given.masks), found.ranked
         k = inside.sum(1)
-        kth = ranked.sort(1, descending=True).values.gather(1, k[:, None] - 1)[:, 0]
-        return Measurement((top_weights(ranked, kth, k) * inside).sum(1) / k)
+        weights = top_weights(ranked, kth_largest(ascending(ranked), k), k)
+        return Measurement((weights * inside).sum(1) / k)

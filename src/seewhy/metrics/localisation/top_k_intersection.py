@@ -48,6 +48,6 @@ class TopKIntersection(Metric):
             most, k = min(self.k, n), count.clamp(max=self.k)
         else:
             most, k = math.ceil(self.fraction * n), (self.fraction * count.double()).ceil().long()
-        highest = torch.topk(ranked, most, dim=1).values
+        highest = torch.topk(ranked, most, dim=1).values  # `most` is the largest k, known without asking the device
         weights = top_weights(ranked, highest.gather(1, k[:, None] - 1)[:, 0], k)
         return Measurement((weights * found.inside(given.masks)).sum(1) / k)
