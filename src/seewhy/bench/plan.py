@@ -39,7 +39,8 @@ class Protocol:
         size: (rows, cols) at which maps meet masks; None: the model's input size. Metrics that ask the model always
             work at its input size.
         upsampling: "bilinear" or "nearest".
-        threshold: for every metric that has such an option and is not given its own.
+        threshold: for every metric that makes a region of a map and has no `rule` or `level` of its own: a rule
+            ("mean", "otsu"), or a share of the maximum.
         target: "label": a map for each class that the picture shows; "first": for the first of them;
             "prediction": for the model's own answer, compared with all objects together.
         batch_size: pictures at a time.
@@ -118,18 +119,26 @@ class Plan:
 
     def made_metrics(self) -> dict[str, Metric]:
         """The metrics by label, with the plan's seed and threshold where they have such an option."""
-        given = {"seed": self.seed, "threshold": self.protocol.threshold}
         made = {}
         for choice in self.metrics:
             cls = METRICS.get(choice.name)
-            common = {k: v for k, v in given.items() if k in options_of(cls) and v is not None}
+            seed = {"seed": self.seed} if "seed" in options_of(cls) else {}
+            own = choice.options.keys() & {"rule", "level"}
+            threshold = {} if own else _threshold(cls, self.protocol.threshold)
             try:
-                made[choice.label] = cls(**{**common, **choice.options})
+                made[choice.label] = cls(**{**seed, **threshold, **choice.options})
             except (TypeError, ValueError) as error:
                 if isinstance(error, SeewhyError):
                     raise OptionError(f"metric {choice.label}: {error}") from error
                 raise OptionError(f"metric {choice.label}: {error}; correct its options in the plan") from error
         return made
+
+
+def _threshold(cls: type, value: float | str | None) -> dict[str, Any]:
+    """The plan's threshold in a metric's own words."""
+    if value is None or "rule" not in options_of(cls):
+        return {}
+    return {"rule": value} if isinstance(value, str) else {"rule": "max", "level": value}
 
 
 _EXAMPLES = {"models": 'models = ["scenes_vit"]', "metrics": 'metrics = ["pointing_game"]',
@@ -230,6 +239,8 @@ def _protocol(given: Any) -> Protocol:
         if getattr(made, name) not in choices:
             raise OptionError(f"[protocol] {name} = {getattr(made, name)!r}{suggestion(str(getattr(made, name)), ())}"
                               f" is not one of {', '.join(choices)}")
+    if made.threshold is not None:
+        _kind("[protocol] threshold", made.threshold, float, int, str)
     _kind("[protocol] batch_size", made.batch_size, int)
     _kind("[protocol] keep_maps", made.keep_maps, bool)
     if made.batch_size < 1:

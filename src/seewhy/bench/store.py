@@ -66,7 +66,7 @@ class Store:
             SeewhyError: the folder holds something already, or cannot be made.
         """
         store = cls(folder)
-        if store.folder.exists() and (not store.folder.is_dir() or any(store.folder.iterdir())):
+        if store.folder.exists() and not _is_fresh(store.folder):
             raise SeewhyError(f"{store.folder} exists; go on with `seewhy bench resume {store.folder}`, "
                               "or choose another folder")
         try:
@@ -193,6 +193,12 @@ def open_run(path: str | Path) -> Store:
         DataError: there is no run.
     """
     return Store.open(path)
+
+
+def _is_fresh(folder: Path) -> bool:
+    """Whether it is an empty folder, or one whose run was killed before it began."""
+    return folder.is_dir() and all(
+        path.name.endswith(".tmp") or (path.is_dir() and not any(path.iterdir())) for path in folder.iterdir())
 
 
 def alive(pid: int) -> bool:

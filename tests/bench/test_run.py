@@ -1,0 +1,211 @@
+"""A run finds what the methods and metrics give when they are called by hand, and survives what can go wrong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from plans import small, table
+
+import seewhy
+from seewhy.bench import run as engine
+from seewhy.bench.store import ROWS, schemas
+from seewhy.data import Scenes
+from seewhy.data.base import spread
+from seewhy.errors import ImageError
+from seewhy.methods import METHODS, Method
+from seewhy.metrics import FidelityDiscrimination, PointingGame, Sparseness
+from seewhy.metrics.base import fit
+from seewhy.registry import Cost, method
+
+
+@pytest.fixture(scope="module")
+def model():
+    return seewhy.load_model("scenes_cnn", device="cpu")
+
+
+@pytest.fixture
+def breaking(monkeypatch):
+    """A method that a test breaks by replacing `maps`; a gradient-free one."""
+
+    @method(name="breaking", title="Breaking", summary="the input's mean", needs=set(), signed=False,
+            class_specific=True, citation="none", cost=lambda self: Cost(0, 0), register=False)
+    class Breaking(Method):
+        def maps(self, x, target):
+            return x.mean(1)
+
+    monkeypatch.setitem(METHODS._entries, "breaking", Breaking)
+    return Breaking
+
+
+def values(store, method: str, metric: str) -> list:
+    rows = store.table("SELECT value FROM rows WHERE method = ? AND metric = ? ORDER BY index, entry", [method, metric])
+    return rows.column("value").to_pylist()
+
+
+def test_values_are_those_of_direct_calls_and_the_columns_are_the_promised_ones(model, tmp_path):
+    plan = small(n="n = 3", metrics='metrics = ["pointing_game", "sparseness", {name="fidelity_discrimination", '
+                                    'steps=2}]', batch_size="batch_size = 3")
+    store = engine.run(plan, tmp_path / "run")
+    assert store.table("SELECT * FROM rows").schema == schemas()[ROWS]
+    items = [Scenes("multi")[i] for i in spread(3, 1000)]
+    entries = [(row, k, name) for row, item in enumerate(items) for k, name in enumerate(item.class_names)]
+    rows, labels = [row for row, _, _ in entries], [items[row].labels[k] for row, k, _ in entries]
+    x = model.stack([item.image for item in items])
+    maps = fit(seewhy.methods.GradCAM(model)(x, labels, of=rows), (96, 96))
+    masks = torch.stack([torch.from_numpy(items[row].masks[k]) for row, k, _ in entries])
+    rivals = maps[[entries.index((row, (k + 1) % len(items[row].labels), items[row].class_names[
+        (k + 1) % len(items[row].labels)])) for row, k, _ in entries]]
+    want = {"pointing_game": PointingGame()(maps, masks=masks), "sparseness": Sparseness()(maps),
+            "fidelity_discrimination": FidelityDiscrimination(steps=2)(maps, model=model, x=x[rows], target=labels,
+                                                                       rivals=rivals)}
+    order = sorted(range(len(entries)), key=lambda i: (rows[i], entries[i][2]))
+    for name, column in want.items():
+        assert values(store, "grad_cam", name) == column[order].tolist(), name
+    assert set(values(store, "lafam", "fidelity_discrimination")) == {0.0}  # one map for both classes
+
+
+def test_the_models_own_answers_pictures_maps_and_the_manifest(model, tmp_path):
+    store = engine.run(small(n="n = 2", methods='methods = ["lafam", "saliency"]'), tmp_path / "run")
+    index = spread(2, 1000)[0]
+    item = Scenes("multi")[index]
+    logits = model.predict(item.image)[0]
+    rows = store.table("SELECT * FROM rows WHERE method = '' AND index = ?", [index]).to_pylist()
+    found = {(row["target"], row["metric"]): row["value"] for row in rows}
+    for name, label in zip(item.class_names, item.labels, strict=True):
+        assert found[name, "model.logit"] == pytest.approx(logits[label].item(), abs=1e-4)
+        assert found[name, "model.probability"] == pytest.approx(logits[label].sigmoid().item(), abs=1e-5)
+        assert found[name, "model.correct"] == float(int(logits.argmax()) in item.labels)
+    maps = store.table("SELECT * FROM maps WHERE sample = ?", [item.id]).to_pylist()
+    sizes = {(row["method"], row["rows"], row["cols"], len(row["map"])) for row in maps}
+    assert sizes == {("random", 14, 14, 392), ("lafam", 12, 12, 288), ("saliency", 56, 56, 6272)}
+    lafam = next(row for row in maps if row["method"] == "lafam")
+    own = seewhy.methods.LaFAM(model)(model.stack([item.image]))[0]
+    stored = np.frombuffer(lafam["map"], np.float16).reshape(12, 12)
+    assert np.allclose(stored, (own / own.abs().max()).numpy(), atol=2e-3)
+    (image,) = store.table("SELECT * FROM images WHERE sample = ?", [item.id]).to_pylist()
+    assert image["jpeg"][:2] == b"\xff\xd8"
+    assert image["mask"][:4] == b"\x89PNG"
+    manifest = store.manifest
+    assert manifest["finished"]
+    assert [m["label"] for m in manifest["methods"]] == ["random", "lafam", "saliency"]
+    assert [m["passes"] for m in manifest["methods"]] == [0, 1, 1]
+    assert manifest["metrics"][2]["parts"]
+    assert len(manifest["metrics"][2]["axis"]) == 3
+    json.dumps(manifest)
+
+
+def test_the_models_answer_as_target_is_compared_with_all_objects(model, tmp_path):
+    store = engine.run(small(n="n = 3", split='split = "multi"', device='device = "cpu"\ntarget = "prediction"'),
+                       tmp_path / "run")
+    data = Scenes("multi")
+    want = []
+    for i in spread(3, len(data)):
+        x = model.stack([data[i].image])
+        full = fit(seewhy.methods.GradCAM(model)(x), (96, 96))
+        want.append(PointingGame()(full, masks=torch.from_numpy(data[i].union[None])).item())
+    assert values(store, "grad_cam", "pointing_game") == want
+
+
+def test_a_method_that_cannot_serve_a_model_is_a_row_with_the_reason(tmp_path):
+    store = engine.run(small(models='models = ["scenes_cnn", "scenes_vit"]', methods='methods = ["lafam", "cdam"]',
+                             metrics='metrics = ["sparseness"]', n="n = 2"), tmp_path / "run")
+    (row,) = store.table("SELECT * FROM rows WHERE error IS NOT NULL").to_pylist()
+    assert (row["model"], row["method"], row["sample"]) == ("scenes_cnn", "cdam", "")
+    assert "cannot serve" in row["error"]
+    assert store.manifest["skipped"][0]["method"] == "cdam"
+
+
+def test_a_corrupt_picture_costs_only_itself(tmp_path, monkeypatch):
+    broken = spread(4, 1000)[1]
+    clean = engine.run(small(n="n = 4"), tmp_path / "clean")
+    read = Scenes.read
+
+    def bad(self, index):
+        if index == broken:
+            raise ImageError("the file ends too early")
+        return read(self, index)
+
+    monkeypatch.setattr(Scenes, "read", bad)
+    store = engine.run(small(n="n = 4"), tmp_path / "run")
+    errors = store.table("SELECT * FROM rows WHERE error IS NOT NULL").to_pylist()
+    assert {(row["index"], row["error"]) for row in errors} == {(broken, "the file ends too early")}
+    assert {row["method"] for row in errors} == {"", "random", "grad_cam", "lafam"}
+    kept = [row["value"] for row in table(store) if row.get("error", "") is None]
+    want = [row["value"] for row in table(clean) if row.get("index", broken) != broken]
+    assert kept == pytest.approx(want, rel=1e-4, abs=1e-3)
+
+
+def test_a_nan_map_is_an_error_row_and_its_neighbours_are_scored(tmp_path, monkeypatch, model, breaking):
+    item = Scenes("multi")[spread(4, 1000)[2]]
+    bad = model.stack([item.image])[0].mean()
+
+    def maps(self, x, target):
+        values = x.mean(1)
+        values[torch.isclose(x.mean((1, 2, 3)), bad, atol=1e-6)] = torch.nan
+        return values
+
+    monkeypatch.setattr(breaking, "maps", maps)
+    store = engine.run(small(n="n = 4", methods='methods = ["breaking"]'), tmp_path / "run")
+    rows = store.table("SELECT * FROM rows WHERE method = 'breaking'").to_pylist()
+    assert {row["sample"] for row in rows if row["error"]} == {item.id}
+    assert all("NaN" in row["error"] for row in rows if row["error"])
+    assert len({row["sample"] for row in rows if row["value"] is not None}) == 3
+
+
+def test_out_of_memory_halves_the_batch_and_remembers(tmp_path, monkeypatch, breaking):
+    calls = []
+
+    def maps(self, x, target):
+        calls.append(len(x))
+        if len(x) > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x.mean(1)
+
+    whole = engine.run(small(methods='methods = ["breaking"]', batch_size="batch_size = 4"), tmp_path / "whole")
+    monkeypatch.setattr(breaking, "maps", maps)
+    store = engine.run(small(methods='methods = ["breaking"]', batch_size="batch_size = 4"), tmp_path / "run")
+    assert [n > 7 for n in calls] == [True, False, False, False, False]
+    assert values(store, "breaking", "fidelity") == pytest.approx(values(whole, "breaking", "fidelity"), abs=1e-3)
+    assert not store.table("SELECT * FROM rows WHERE error IS NOT NULL").num_rows
+
+
+def test_a_single_picture_that_does_not_fit_is_a_row(tmp_path, monkeypatch, breaking):
+    def maps(self, x, target):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(breaking, "maps", maps)
+    store = engine.run(small(n="n = 2", methods='methods = ["breaking"]'), tmp_path / "run")
+    errors = store.table("SELECT DISTINCT error FROM rows WHERE method = 'breaking'").to_pylist()
+    assert [row["error"].split(";")[0] for row in errors] == ["out of memory with a single picture"]
+
+
+def test_a_metric_that_fails_costs_only_its_own_rows(tmp_path, monkeypatch):
+    def score(self, maps, given):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(Sparseness, "score", score)
+    store = engine.run(small(n="n = 2"), tmp_path / "run")
+    assert store.table("SELECT DISTINCT metric, error FROM rows WHERE error IS NOT NULL").to_pylist() == [
+        {"metric": "sparseness", "error": "RuntimeError: no such kernel"}]
+    assert None not in values(store, "grad_cam", "pointing_game")
+
+
+def test_the_command_runs_a_plan_and_refuses_a_second_time(tmp_path, monkeypatch, capsys):
+    from seewhy.cli import main
+
+    (tmp_path / "plan.toml").write_text(small(n="n = 2", metrics='metrics = ["sparseness"]').text)
+    line = ["seewhy", "bench", "run", str(tmp_path / "plan.toml"), "-o", str(tmp_path / "run"), "--json"]
+    codes = []
+    for command in (line, line, ["seewhy", "bench", "resume", str(tmp_path / "run")]):
+        monkeypatch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit) as stop:
+            main()
+        codes.append(stop.value.code or 0)
+        if len(codes) == 1:
+            said = json.loads(capsys.readouterr().out)
+            assert [row["method"] for row in said["methods"]] == ["grad_cam", "lafam", "random"]
+    assert codes == [0, 1, 0]
+    assert "resume" in capsys.readouterr().err

@@ -1,0 +1,137 @@
+"""Parts appear whole or not at all; claims are taken over from the dead."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from plans import small
+
+from seewhy.bench import run as engine
+from seewhy.bench import store as stores
+from seewhy.bench.claims import claimed
+from seewhy.bench.store import ROWS, Store, open_run, part_name
+from seewhy.errors import DataError, SeewhyError
+
+ROW = {"model": "m", "sample": "it's", "method": "a", "metric": "b", "value": 0.5, "curve": [1.0, 2.0]}
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store.create(tmp_path / "it's a run", "seed = 0")
+
+
+@pytest.fixture
+def dead() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_is_written_is_read_through_sql(store):
+    assert store.table("SELECT * FROM rows").num_rows == 0
+    store.write(ROWS, "x.parquet", [ROW])
+    (row,) = open_run(store.folder).table("SELECT * FROM rows WHERE sample = ?", ["it's"]).to_pylist()
+    assert {key: row[key] for key in ROW} == ROW
+    assert row["error"] is None
+    with pytest.raises(DataError, match="check the query"):
+        store.table("SELECT nothing FROM nowhere")
+
+
+def test_names_are_readable_and_never_shared():
+    names = {part_name(*given) for given in [("a", "b c", 0), ("a", "b_c", 0), ("a_b", "c", 0), ("a", "b c", 1)]}
+    assert len(names) == 4
+    assert part_name("hf/x y", "smooth_cdam (n=3)", 7).startswith("hf_x_y--smooth_cdam_n_3--")
+
+
+def test_a_failing_write_leaves_nothing(store, monkeypatch):
+    store.write(ROWS, "x.parquet", [ROW])
+    before = (store.folder / ROWS / "x.parquet").read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for step in ("os.fsync", "os.replace", "pyarrow.parquet.write_table"):
+        with monkeypatch.context() as broken:
+            broken.setattr(step, lambda *_, **__: full())
+            with pytest.raises(SeewhyError, match=r"disk of .* is full.*resume"):
+                store.write(ROWS, "x.parquet", [ROW, ROW])
+        assert [path.name for path in (store.folder / ROWS).iterdir()] == ["x.parquet"]
+        assert (store.folder / ROWS / "x.parquet").read_bytes() == before
+
+
+def test_a_run_on_a_full_disk_stops_with_advice_and_goes_on_later(tmp_path, monkeypatch):
+    replace, left = os.replace, [6]
+
+    def nearly_full(*paths):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(*paths)
+
+    plan = small(n="n = 4", metrics='metrics = ["sparseness"]')
+    with monkeypatch.context() as broken:
+        broken.setattr("os.replace", nearly_full)
+        with pytest.raises(SeewhyError, match="seewhy bench resume"):
+            engine.run(plan, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    assert 0 < len(Store(tmp_path / "run").done()) < 8
+    assert len(engine.resume(tmp_path / "run").done()) == 8
+
+
+def test_leftovers_of_dead_processes_go_those_of_living_ones_stay(store, dead):
+    for pid in (dead, os.getpid()):
+        (store.folder / ROWS / f".x.parquet.{pid}-abcdef12.tmp").write_text("half")
+    store.tidy()
+    (left,) = (store.folder / ROWS).iterdir()
+    assert str(os.getpid()) in left.name
+
+
+def test_a_folder_with_anything_in_it_is_refused_one_that_never_began_is_not(tmp_path):
+    (tmp_path / "a" / "rows").mkdir(parents=True)
+    Store.create(tmp_path / "a", "seed = 0")
+    with pytest.raises(SeewhyError, match="resume"):
+        Store.create(tmp_path / "a", "seed = 0")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "photo.jpg").touch()
+    with pytest.raises(SeewhyError, match="another folder"):
+        Store.create(tmp_path / "b", "seed = 0")
+    with pytest.raises(DataError, match="holds no benchmark run"):
+        open_run(tmp_path / "b")
+
+
+def test_a_manifest_of_the_future_is_refused(store):
+    store.write_manifest({"schema": stores.SCHEMA + 1})
+    with pytest.raises(DataError, match="upgrade"):
+        _ = store.manifest
+
+
+def test_a_claim_is_held_by_one_and_given_back(tmp_path):
+    with claimed(tmp_path, "u") as mine:
+        assert mine
+        claim = json.loads((tmp_path / "u.claim").read_text())
+        assert claim["pid"] == os.getpid()
+    assert not list(tmp_path.iterdir())
+
+
+def test_claims_of_the_dead_and_the_silent_are_taken_over(tmp_path, dead):
+    path, host = tmp_path / "u.claim", socket.gethostname()
+    for about, age, taken in [({"pid": dead, "host": host}, 0, True), ({"pid": os.getppid(), "host": host}, 900, False),
+                              ({"pid": dead, "host": "far"}, 0, False), ({"pid": dead, "host": "far"}, 900, True)]:
+        path.write_text(json.dumps(about))
+        then = path.stat().st_mtime - age
+        os.utime(path, (then, then))
+        with claimed(tmp_path, "u") as mine:
+            assert mine == taken, about
+        path.unlink(missing_ok=True)
+    path.write_text("")  # killed between making and writing it
+    with claimed(tmp_path, "u") as mine:
+        assert not mine
+    os.utime(path, (0, 0))
+    with claimed(tmp_path, "u") as mine:
+        assert mine
