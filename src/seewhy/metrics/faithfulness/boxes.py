@@ -17,6 +17,7 @@ from seewhy.metrics.faithfulness.asking import (
     GOALS,
     ModelMetric,
     baseline_images,
+    choose,
     image_scores,
     increasing,
     scores,
@@ -85,7 +86,7 @@ class BoxMetric(ModelMetric):
 
         def fill(i: int, start: int, stop: int, out: Tensor) -> None:
             inside = (down[start:stop, :, None] & across[start:stop, None, :])[:, None]
-            torch.where(inside, base[i], given.x[i], out=out)
+            choose(inside, base[i], given.x[i], out)
 
         return scores(given, GOALS["logit"](given), len(corners), fill, self.batch_size)
 
