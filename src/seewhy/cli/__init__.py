@@ -6,7 +6,22 @@ import sys
 
 import typer
 
-from seewhy.cli import bench, compare, data, demo, dream, explain, info, methods, models, sanity, segment, tcav, train
+from seewhy.cli import (
+    bench,
+    compare,
+    data,
+    demo,
+    dream,
+    explain,
+    info,
+    methods,
+    metrics,
+    models,
+    sanity,
+    segment,
+    tcav,
+    train,
+)
 from seewhy.errors import SeewhyError
 
 EXIT_CODES = (
@@ -19,7 +34,7 @@ app = typer.Typer(
     help="See what a vision model looks at, ask why, and measure how far the picture can be trusted.",
     epilog=EXIT_CODES,
 )
-for command in (explain, compare, segment, dream, sanity, tcav, methods, models, info, demo):
+for command in (explain, compare, segment, dream, sanity, tcav, methods, metrics, models, info, demo):
     name = command.__name__.rsplit(".", 1)[-1]
     app.command(name)(getattr(command, name))
 app.add_typer(bench.app, name="bench", help="Measure maps where the right answer is known.")

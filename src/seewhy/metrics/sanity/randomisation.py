@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seewhy.errors import NonFiniteError
@@ -58,9 +58,8 @@ class Randomisation(Metric):
     def axis_title(self) -> str:
         return f"random models, from a random head (1) to random weights only ({self.steps})"
 
-    def bad_rows(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[int, str]:
-        flat = {i: "the map is the same everywhere" for i, bad in enumerate(constant(maps).tolist()) if bad}
-        return flat | super().bad_rows(maps, given)
+    def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
+        return {"the map is the same everywhere": constant(maps)}
 
     def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
         names = learnt_modules(given.model, given.x[:1])

@@ -1,0 +1,137 @@
+"""Diagnosis: is the model right, blind, or confused, and does it look at the background?"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from seewhy.errors import OptionError, RequirementError
+from seewhy.methods import METHODS
+from seewhy.metrics.base import Given, Measurement, Metric, fit, option
+from seewhy.metrics.localisation.auc import AUC
+from seewhy.models.surgery import untouched
+from seewhy.registry import Ask, Need, metric
+from seewhy.targets import ClassTarget, Output
+
+
+@metric(
+    name="diagnosis",
+    title="Diagnosis",
+    summary="The model sees the object, gives its class, and for the class's evidence it looks at the object.",
+    needs={Ask.MODEL, Ask.MASK, Ask.LABEL},
+    bounds=(0.0, 1.0),
+    higher_is_better=True,
+    citation="Our reading of Karjauv & Albayrak, LaFAM (2024), seed 000: blind or confused?",
+    passes=lambda self: 2,
+    parts={"right": True, "blind": False, "confused": False, "background": False, "background_reliant": False},
+)
+class Diagnosis(Metric):
+    """Three questions about an image, and a verdict (1 for `right`, which is also the value, `blind` or `confused`).
+
+    | is the object seen? | is its class the answer? | is the evidence on it? | verdict  |
+    |---------------------|--------------------------|------------------------|----------|
+    | no                  | either                   | either                 | blind    |
+    | yes                 | no                       | either                 | confused |
+    | yes                 | yes                      | no                     | confused |
+    | yes                 | yes                      | yes                    | right    |
+
+    Seen: on the label-free map a pixel of the object is above one of the background (outside of every object) with a
+    probability (AUC) of `seen` or more. Its class is the answer: its logit is the largest, or for a model with a
+    probability for each class on its own (`multi_label`) 0.5 or more. Evidence: the positive values of the map that is
+    scored; it lies on the object if it is denser there than outside, by mean value per pixel. So the size of the object
+    does not matter, nor how far a coarse map spills over its edge. A map without positive values has no evidence
+    anywhere.
+
+    Apart from that, `background` is the share of the evidence that lies outside of every object (with a coarse map half
+    of it, for a model without fault), and `background_reliant` is 1 where evidence is denser there than on the objects:
+    the sign of a short-cut. `Given.objects`, if given, says what else is an object; `valid` is respected.
+
+    Score the maps of the class that the model answers to find out what it relies on, or those of the true class. The
+    default threshold lies between what was measured on scenes with LaFAM: AUC 0.83 and more for 95 % of the objects
+    in `multi` with the CNN that knows them, 0.69 and less for three quarters of `shortcut` with the one that knows
+    nothing but the mark.
+
+    One forward for the answer and what the label-free method needs (LaFAM: a truncated one), once for all maps of the
+    images. LaFAM is made for CNNs: in a ViT the object's tokens may have the smallest mean or norm. Then say
+    `label_free="attention_map"` or `"relax"`; nothing is chosen silently.
+
+    Raises:
+        RequirementError: the label-free method cannot serve the model. TargetError: a label that the model has not.
+    """
+
+    label_free: str = option("lafam", "the method that shows what is active at all; a label-free one")
+    seen: float = option(0.75, "AUC of the label-free map from which on the object counts as seen", at_least=0)
+    upsampling: str = option("bilinear", "of the label-free map to the input's size",
+                             choices=("bilinear", "nearest", "bicubic"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if METHODS.get(self.label_free).card.class_specific:
+            raise OptionError(f"label_free={self.label_free!r} depends on the class; choose from {', '.join(_free())}")
+        if not self.seen <= 1:
+            raise OptionError(f"seen={self.seen!r} is above 1, the largest AUC; use 0.5 to 1")
+
+    def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
+        none = ~_background(given).flatten(1).any(1)
+        return {"the objects leave no background": none,
+                "the model's answer is NaN or infinite": ~torch.isfinite(_logits(given)).all(1)}
+
+    def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
+        background = _background(given)
+        valid = torch.ones_like(given.masks) if given.valid is None else given.valid
+        mask = given.masks & valid
+        seen = AUC()(self._label_free(maps, given), masks=mask, valid=mask | background) >= self.seen
+        evidence = maps.double().clamp(min=0) * valid
+        on_object = _density(evidence, mask) > _density(evidence, valid & ~mask)
+        right = seen & _answered(given) & on_object
+        total = evidence.sum((1, 2))
+        share = (evidence * background).sum((1, 2)) / total.where(total > 0, 1)
+        reliant = _density(evidence, background) > _density(evidence, valid & ~background)
+        verdicts = {"right": right, "blind": ~seen, "confused": seen & ~right, "background": share,
+                    "background_reliant": reliant}
+        parts = {name: value.double() for name, value in verdicts.items()}
+        return Measurement(parts["right"].clone(), parts)
+
+    def _label_free(self, maps: Tensor, given: Given) -> Tensor:
+        method = METHODS.get(self.label_free)
+        if why := method.unmet(given.model):
+            others = [name for name in _free() if not METHODS.get(name).unmet(given.model)]
+            raise RequirementError(f"{method.card.title} cannot serve {given.model.name}: {why}; choose label_free= "
+                                   f"from {', '.join(others) or 'none'}")
+        size = tuple(maps.shape[1:])
+        return given.once(("label-free", self.label_free, size, self.upsampling),
+                          lambda: fit(method(given.model)(given.x), size, self.upsampling))
+
+
+def _free() -> list[str]:
+    return [cls.card.name for cls in METHODS if not cls.card.class_specific]
+
+
+def _background(given: Given) -> Bool[Tensor, "batch rows cols"]:
+    """The valid pixels outside of every object."""
+    objects = given.masks
+    if given.objects is not None:
+        objects = objects | torch.stack([each.to(objects.device).any(0) for each in given.objects])
+    return ~objects if given.valid is None else ~objects & given.valid
+
+
+def _logits(given: Given) -> Float[Tensor, "batch classes"]:
+    def run() -> Output:
+        model, x = given.model, given.x
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False), model.fitting(x), untouched(model.module):
+            return model.run(x)
+
+    return given.once("output", run).require(Need.LOGITS).float()
+
+
+def _answered(given: Given) -> Bool[Tensor, "batch"]:
+    """Whether the true class is what the model answers."""
+    logits = _logits(given)
+    own = ClassTarget(tuple(given.labels.tolist())).score(Output(logits=logits))
+    return own >= 0 if given.model.structure.multi_label else own >= logits.amax(1)
+
+
+def _density(evidence: Tensor, region: Bool[Tensor, "batch rows cols"]) -> Float[Tensor, "batch"]:
+    """Mean per pixel; 0 for an empty region."""
+    return (evidence * region).sum((1, 2)) / region.sum((1, 2)).clamp(min=1)
