@@ -11,6 +11,7 @@ import typer
 from seewhy.cli import common
 
 if TYPE_CHECKING:
+    from seewhy.bench.run import Engine
     from seewhy.bench.store import Store
 
 app = typer.Typer(no_args_is_help=True)
@@ -45,21 +46,36 @@ def scenes(
         typer.echo(f"{name}\n{board.markdown(rows)}\n")
 
 
+ENGINES = ("local", "ray")
+EngineName = Annotated[str, typer.Option(help="local: this process; ray: workers, pip install 'seewhy[ray]'.")]
+Workers = Annotated[int, typer.Option(help="With --engine ray: processes, each with a model of its own.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
 
 
 @app.command()
 def run(
-    plan: Annotated[Path, typer.Argument(help="The plan, a TOML file.", show_default=False)],
+    plan: Annotated[str, typer.Argument(help="The plan: a TOML file, or a name of `seewhy bench presets`.",
+                                        show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the run.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the plan's.")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="How many pictures, in place of the plan's.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="LABEL=PATH: where a model of the plan lies; may "
+                                                     "repeat.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value in the plan, e.g. "
+                                                       "protocol.batch_size=4; may repeat.")] = None,
+    engine: EngineName = "local",
+    workers: Workers = 2,
     as_json: common.AsJson = False,
 ) -> None:
     """Explain and score: every method of a plan, by every metric, on its pictures."""
-    from seewhy.bench import run as engine
+    from seewhy.bench import run as runner
+    from seewhy.bench.plan import Plan
+    from seewhy.bench.presets import plan_text
     from seewhy.cli.watch import Bars
 
+    text = plan_text(plan, root=root, n=n, sources=source or (), settings=settings or ())
     with Bars() as bars:
-        store = engine.run(plan, out, bars)
+        store = runner.run(Plan.parse(text), out, bars, _engine(engine, workers))
     _summary(store, as_json)
 
 
@@ -67,15 +83,29 @@ def run(
 def resume(
     folder: Folder,
     plan: Annotated[Path | None, typer.Option(help="Refuse if the run was started with another plan.")] = None,
+    engine: EngineName = "local",
+    workers: Workers = 2,
     as_json: common.AsJson = False,
 ) -> None:
     """Go on with a run that was interrupted; finished work stays as it is."""
-    from seewhy.bench import run as engine
+    from seewhy.bench import run as runner
     from seewhy.cli.watch import Bars
 
     with Bars() as bars:
-        store = engine.resume(folder, plan, bars)
+        store = runner.resume(folder, plan, bars, _engine(engine, workers))
     _summary(store, as_json)
+
+
+def _engine(name: str, workers: int) -> Engine | None:
+    from seewhy.errors import UnknownNameError
+
+    if name not in ENGINES:
+        raise UnknownNameError("engine", name, ENGINES)
+    if name == "local":
+        return None
+    from seewhy.bench.ray_engine import on_ray
+
+    return on_ray(workers)
 
 
 def _summary(store: Store, as_json: bool) -> None:
@@ -88,3 +118,46 @@ def _summary(store: Store, as_json: bool) -> None:
         typer.echo(f"{row['model']}  {row['method']}: {row['maps']} maps, {row['values']} values"
                    + (f", {row['errors']} without" if row["errors"] else ""))
     typer.echo(f"{store.folder} (next: seewhy bench report {store.folder})")
+
+
+@app.command()
+def presets(as_json: common.AsJson = False) -> None:
+    """List the plans that come with seewhy: what they measure and what they need."""
+    from seewhy.bench.presets import presets as known
+
+    found = known()
+    if as_json:
+        common.print_json([{"name": p.name, "about": p.about, "needs": p.needs} for p in found])
+        return
+    for preset in found:
+        typer.echo(f"{preset.name}\n  {preset.about}\n  needs: {preset.needs or 'nothing'}\n")
+
+
+@app.command()
+def report(
+    folder: Folder,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; default: report.html in the run's "
+                                                "folder. CSV and LaTeX lie beside it.")] = None,
+) -> None:
+    """Write what a run found: one page with tables, curves and pictures; the tables as CSV and LaTeX beside it."""
+    from seewhy.bench.report import report as write
+
+    typer.echo(write(folder, output))
+
+
+@app.command()
+def diff(
+    first: Folder,
+    second: Annotated[Path, typer.Argument(help="Folder of another run.", show_default=False)],
+    as_json: common.AsJson = False,
+) -> None:
+    """What changed from one run to another: the protocol first, then the scores, significant changes first."""
+    from seewhy.bench.diff import diff as compare
+    from seewhy.bench.diff import lines
+
+    found = compare(first, second)
+    if as_json:
+        common.print_json(found.to_dict())
+        return
+    for line in lines(found):
+        typer.echo(line)
