@@ -39,8 +39,9 @@ METRICS = [
 TRUTH = {"grad_cam": 1.0, "lafam": 0.98, "occlusion": 0.0}
 
 
-def write(folder: Path, n: int = 40, per_image: int = 2, seed: int = 0, shift: float = 0.0, odd: str = "<script>alert(1)",
-          plan: str = PLAN, models: tuple[str, ...] = ("toy",), methods: dict[str, str] = METHODS) -> Path:
+def write(folder: Path, n: int = 40, per_image: int = 2, seed: int = 0, shift: float = 0.0,
+          odd: str = "<script>alert(1)", plan: str = PLAN, models: tuple[str, ...] = ("toy",),
+          methods: dict[str, str] = METHODS) -> Path:
     """`n` images with `per_image` maps each; Grad-CAM and LaFAM are level in fidelity, Occlusion is far behind."""
     random = np.random.default_rng(seed)
     samples = [odd if i == 0 else f"img_{i:04d}" for i in range(n)]
@@ -79,8 +80,8 @@ def write(folder: Path, n: int = 40, per_image: int = 2, seed: int = 0, shift: f
                    folder / "rows" / "part.parquet")
     pq.write_table(pa.table(maps), folder / "maps" / "part.parquet")
     pictures = [_picture(i) for i in range(n)]
-    pq.write_table(pa.table({"model": [models[0]] * n, "sample": samples, "jpeg": [p[0] for p in pictures], "mask": [p[1] for p in pictures]}),
-                   folder / "images" / "part.parquet")
+    pq.write_table(pa.table({"model": [models[0]] * n, "sample": samples, "jpeg": [p[0] for p in pictures],
+                             "mask": [p[1] for p in pictures]}), folder / "images" / "part.parquet")
     manifest = {"versions": {"seewhy": "0.1", "torch": "2.13"}, "seed": 0, "hardware": {"device": "cpu"},
                 "data": {"name": "scenes", "split": "multi"}, "models": [{"name": m, "device": "cpu"} for m in models],
                 "methods": [{"label": m, "name": m, "title": t, "citation": "X", "options": {}, "cost": "1 forward",

@@ -109,7 +109,8 @@ def _gaps(run: Run, panel: Panel, images: int, columns: list, leaders: dict[str,
         "WITH best AS (SELECT s.entry, s.metric, s.value AS top FROM scores s JOIN leaders USING (metric, method) "
         "WHERE model = ? AND data = ? AND split = ? AND value IS NOT NULL) "
         "SELECT i, j, sum(top - value) AS total, count(*) AS n FROM scores JOIN best USING (entry, metric) "
-        f"JOIN images USING (sample) JOIN cells USING (metric, method) WHERE {HERE} AND value IS NOT NULL GROUP BY i, j",
+        f"JOIN images USING (sample) JOIN cells USING (metric, method) WHERE {HERE} AND value IS NOT NULL "
+        "GROUP BY i, j",
         *panel.key, *panel.key)
     sums, counts = dense(found, images, len(columns))
     result = stats.intervals(sums, counts, draws, seed)

@@ -14,7 +14,7 @@ from seewhy.bench.report.board import Score, dense
 from seewhy.bench.report.read import MetricInfo, Panel, Run
 
 WIDTH, HEIGHT = 360, 240
-LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 34
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 8, 34
 DRAWN = 7  # methods in one chart: as many colours as people can tell apart
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "12 4", "4 2", "1 2")
 POINTS = 60
@@ -131,9 +131,10 @@ def distributions(run: Run, panel: Panel, info: MetricInfo) -> Boxes | None:
     for method, value in run.ask(f"SELECT method, value FROM scores WHERE {where} QUALIFY row_number() OVER "
                                  "(PARTITION BY method ORDER BY hash(entry)) <= ?", *panel.key, info.label, POINTS):
         dots.setdefault(method, []).append(value)
-    scale = _scale(np.array([*sum(map(list, quantiles.values()), []), *sum(dots.values(), [])]), 1, 99)
+    scale = _scale(np.concatenate([*quantiles.values(), *dots.values()]), 1, 99)
     rows = [(run.methods[m].title, _box(scale, quantiles[m], dots[m])) for m in run.methods if m in quantiles]
-    return Boxes([*rows, ("", _ruler(scale))], title=f"{info.title} {info.arrow}".strip())
+    name = f"{info.title} {info.arrow}".strip()
+    return Boxes([*rows, ("", _ruler(scale))], title=name if len(run.panels) == 1 else f"{name} · {panel.model}")
 
 
 def _box(scale: _scale, quantiles: Sequence[float], dots: Sequence[float]) -> Markup:

@@ -39,15 +39,19 @@ def extremes(run: Run, panel: Panel, info: MetricInfo) -> list[Block]:
         figures = [figure for word, (entry, sample, value) in wanted
                    for figure in _figure(run, panel, method, entry, sample, f"{word}: {value:.3g} · {sample}")]
         if figures:
-            blocks.append(Pictures(figures, title=run.methods[method].title))
+            blocks.append(Pictures(figures, title=_heading(run, panel, run.methods[method].title)))
     return blocks
+
+
+def _heading(run: Run, panel: Panel, text: str) -> str:
+    return text if len(run.panels) == 1 else f"{text} · {panel.model}"
 
 
 def disagreements(run: Run, panel: Panel, info: MetricInfo) -> list[Block]:
     """The entries where the methods' scores lie furthest apart, one of an image, each with the two maps."""
     order = "DESC" if info.higher_is_better else "ASC"
     rows = run.ask(
-        f"WITH own AS (SELECT entry, sample, arg_max(method, value) AS hi, max(value) AS top, arg_min(method, value) "
+        "WITH own AS (SELECT entry, sample, arg_max(method, value) AS hi, max(value) AS top, arg_min(method, value) "
         "AS lo, min(value) AS bottom FROM scores WHERE model = ? AND data = ? AND split = ? AND metric = ? AND method "
         "<> '' AND value IS NOT NULL GROUP BY entry, sample) SELECT * FROM own WHERE top > bottom QUALIFY "
         "row_number() OVER (PARTITION BY sample ORDER BY top - bottom DESC, entry) = 1 "
@@ -58,7 +62,7 @@ def disagreements(run: Run, panel: Panel, info: MetricInfo) -> list[Block]:
         figures = [f for method, value in pair
                    for f in _figure(run, panel, method, entry, sample, f"{run.methods[method].title}: {value:.3g}")]
         if figures:
-            blocks.append(Pictures(figures, title=sample))
+            blocks.append(Pictures(figures, title=_heading(run, panel, sample)))
     return blocks
 
 

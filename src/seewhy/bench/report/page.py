@@ -27,18 +27,19 @@ def parts(run: Run, scores: Sequence[Score]) -> list[Part]:
 
 def intro(run: Run) -> str:
     """One line about the run."""
-    (images, maps), = run.ask("SELECT count(DISTINCT sample), count(DISTINCT (model, method, entry)) FROM scores WHERE "
-                              "method <> '' AND metric <> ''")
+    (images, maps), = run.ask("SELECT count(DISTINCT sample), count(DISTINCT (model, method, entry)) FROM scores "
+                              "WHERE method <> '' AND metric <> ''")
     data = " and ".join(sorted({f"{p.data} {p.split}".strip() for p in run.panels}))
     began = str(run.manifest.get("started") or "")[:10]
     state = "" if run.manifest.get("finished", True) else " The run is not finished: these are the rows so far."
-    return (f"{len(run.methods)} methods, {len(run.panels)} model{'s' * (len(run.panels) > 1)}, {images} images of {data}, "
-            f"{maps} maps{', begun ' + began if began else ''}.{state}")
+    models = f"{len(run.panels)} model{'s' * (len(run.panels) > 1)}"
+    return (f"{len(run.methods)} methods, {models}, {images} images of {data}, {maps} maps"
+            f"{', begun ' + began if began else ''}.{state}")
 
 
 def _summary(run: Run, scores: Sequence[Score]) -> Part:
-    blocks: list[Block] = [Words([*words.leaders(run, panel, scores), *words.models_own(run, panel)], title=_title(panel))
-                           for panel in run.panels]
+    blocks: list[Block] = [Words([*words.leaders(run, panel, scores), *words.models_own(run, panel)],
+                                 title=_title(panel)) for panel in run.panels]
     return Part("In short", [*blocks, Words(words.failures(run), title="What failed")])
 
 
@@ -51,7 +52,7 @@ def _title(panel: Panel) -> str:
 
 def _tables(run: Run, scores: Sequence[Score]) -> Part:
     blocks = [block for panel in run.panels for block in _panel_tables(run, panel, scores)]
-    return Part("Tables", blocks, " ".join([LEGEND, *source(run)]))
+    return Part("Tables", blocks, " ".join([LEGEND, *(f"Paper: {text}." for text in source(run))]))
 
 
 def _panel_tables(run: Run, panel: Panel, scores: Sequence[Score]) -> Iterator[Block]:
@@ -112,14 +113,14 @@ def _kendall(run: Run, panel: Panel, scores: Sequence[Score]) -> Table | None:
 
 
 def _cost(run: Run) -> Part:
-    rows = run.ask("WITH one AS (SELECT model, method, entry, any_value(seconds) AS seconds, any_value(passes) AS passes "
-                   "FROM scores WHERE method <> '' AND metric <> '' AND seconds IS NOT NULL GROUP BY ALL) SELECT model, "
-                   "method, avg(passes), median(seconds), sum(seconds), count(*) FROM one GROUP BY ALL "
+    rows = run.ask("WITH one AS (SELECT model, method, entry, any_value(seconds) AS seconds, any_value(passes) "
+                   "AS passes FROM scores WHERE method <> '' AND metric <> '' AND seconds IS NOT NULL GROUP BY ALL) "
+                   "SELECT model, method, avg(passes), median(seconds), sum(seconds), count(*) FROM one GROUP BY ALL "
                    "ORDER BY model, 4")
     cells = [[Cell(f"{run.methods[method].title}"), Cell(model), Cell("–" if passes is None else f"{passes:.4g}"),
               Cell(f"{1000 * median:.3g}"), Cell(f"{total:.3g}"), Cell(str(n)), Cell(run.methods[method].cost)]
              for model, method, passes, median, total, n in rows]
-    head = ["method", "model", "forward passes a map", "median ms a map", "seconds in all", "maps", "as the method says"]
+    head = ["method", "model", "forward passes a map", "median ms a map", "seconds in all", "maps", "the method says"]
     return Part("Cost", [Table(head, cells)] if cells else [])
 
 
@@ -173,7 +174,8 @@ def _protocol(run: Run) -> Part:
                for m in run.metrics.values() if not m.part]
     methods = [[Cell(m.title), Cell(_plain(m.options)), Cell(m.citation)] for m in run.methods.values()]
     return Part("The protocol", [
-        Facts(about), Table(["metric", "direction", "options", "what it says", "source"], metrics, True, title="Metrics"),
+        Facts(about),
+        Table(["metric", "direction", "options", "what it says", "source"], metrics, True, title="Metrics"),
         Table(["method", "options", "source"], methods, True, title="Methods"),
         Code(run.plan_text, title="The plan")])
 

@@ -69,7 +69,7 @@ def failures(run: Run) -> list[str]:
 
 def models_own(run: Run, panel: Panel) -> list[str]:
     """What the model itself answers."""
-    found = run.ask("SELECT metric, avg(value), count(value) FROM scores WHERE method = '' AND metric <> '' AND model = "
-                    "? AND data = ? AND split = ? GROUP BY 1 ORDER BY 1", *panel.key)
+    found = run.ask("SELECT metric, avg(value), count(value) FROM scores WHERE method = '' AND metric <> '' AND "
+                    "model = ? AND data = ? AND split = ? GROUP BY 1 ORDER BY 1", *panel.key)
     words = "; ".join(f"{name.removeprefix('model.')} {mean:.3g}" for name, mean, n in found if n)
     return [f"The model's own answers, means over the maps' targets: {words}."] if words else []
