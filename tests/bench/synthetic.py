@@ -44,7 +44,7 @@ def write(folder: Path, n: int = 40, per_image: int = 2, seed: int = 0, shift: f
           methods: dict[str, str] = METHODS) -> Path:
     """`n` images with `per_image` maps each; Grad-CAM and LaFAM are level in fidelity, Occlusion is far behind."""
     random = np.random.default_rng(seed)
-    samples = [odd if i == 0 else f"img_{i:04d}" for i in range(n)]
+    samples = [odd if i == 1 else f"img_{i:04d}" for i in range(n)]
     hard = random.normal(size=n)  # what all maps of an image share
     rows = {name: [] for name in ("model", "data", "split", "sample", "index", "target", "entry", "method", "metric",
                                   "value", "seconds", "error", "curve", "passes")}

@@ -1,0 +1,190 @@
+"""The report of a made-up run, of which everything is known."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+import synthetic
+from PIL import Image
+
+from seewhy.bench.report import Run, report
+from seewhy.bench.report import board as boards
+from seewhy.bench.report.files import escaped, latex, wide_csv
+from seewhy.bench.report.galleries import disagreements, extremes, likeness, outlined
+from seewhy.bench.report.published import figure
+from seewhy.bench.report.words import failures, leaders
+from seewhy.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return synthetic.write(tmp_path_factory.mktemp("runs") / "a run [1]'s")
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return Run(folder)
+
+
+@pytest.fixture(scope="module")
+def scores(run):
+    return {(s.method, s.metric): s for s in boards.board(run)}
+
+
+def test_the_numbers_are_those_of_a_literal_loop(run, scores):
+    rows = run.ask("SELECT entry, sample, method, value FROM scores WHERE metric = 'fidelity' AND value IS NOT NULL")
+    values = {m: {e: v for e, _, method, v in rows if method == m} for m in synthetic.METHODS}
+    for method, own in values.items():
+        score = scores[method, "fidelity"]
+        assert score.mean == pytest.approx(np.mean(list(own.values())))
+        assert score.n == len(own)
+        assert score.images == len({e.split("#")[0] for e in own})
+    best = max(values, key=lambda m: np.mean(list(values[m].values())))
+    assert scores[best, "fidelity"].leads
+    common = set(values["occlusion"]) & set(values[best])
+    gap = np.mean([values[best][e] - values["occlusion"][e] for e in common])
+    assert scores["occlusion", "fidelity"].gap == pytest.approx(gap)
+
+
+def test_verdicts_are_paired(scores):
+    close, far = scores["grad_cam", "fidelity"], scores["occlusion", "fidelity"]
+    assert close.level is True
+    assert far.level is False
+    assert far.p < 0.01
+    # the shared difficulty of the images makes both intervals wide; unpaired, they would say nothing
+    assert far.high - far.low > 0.4
+
+
+def test_direction_decides_ranks_and_without_one_there_is_none(scores):
+    mif = sorted((s for s in scores.values() if s.metric == "fidelity.mif"), key=lambda s: s.mean)
+    assert [s.rank for s in mif] == [1, 2, 3]
+    assert mif[2].gap > 0
+    assert {scores[m, "compactness"].rank for m in synthetic.METHODS} == {None}
+    assert not any(s.leads for s in scores.values() if s.metric == "compactness")
+
+
+def test_a_row_written_twice_counts_once(folder, scores, tmp_path):
+    twice = tmp_path / "twice"
+    shutil.copytree(folder, twice)
+    shutil.copy(twice / "rows" / "part.parquet", twice / "rows" / "again.parquet")
+    again = {(s.method, s.metric): s for s in boards.board(Run(twice))}
+    assert again == scores
+
+
+def test_few_images_get_no_verdict(tmp_path):
+    run = Run(synthetic.write(tmp_path / "few", n=6))
+    scores = boards.board(run)
+    assert {s.level for s in scores} == {None}
+    assert "too few images" in leaders(run, run.panels[0], scores)[0]
+
+
+def test_words(run, scores):
+    lines = leaders(run, run.panels[0], list(scores.values()))
+    assert len(lines) == 2  # not for compactness, which has no direction, nor for parts
+    assert "Fidelity ↑: LaFAM leads" in lines[0]
+    assert "not significantly worse: Grad-CAM" in lines[0]
+    failed = " ".join(failures(run))
+    assert "8 of 960 scores have no value" in failed
+    assert "8 × the map holds NaN (Occlusion <b>, e.g. <script>alert(1))" in failed
+    assert "cdam was not run on toy: needs tokens" in failed
+
+
+def test_published_figures(run, scores):
+    assert figure(run, scores["grad_cam", "pointing_game"]) == 0.9
+    assert figure(run, scores["lafam", "pointing_game"]) is None
+    run.plan["published"]["percent"] = True
+    assert figure(run, scores["grad_cam", "pointing_game"]) == pytest.approx(0.009)
+    del run.plan["published"]["percent"]
+
+
+def test_the_page_is_self_contained_and_escaped(folder, tmp_path):
+    path = report(folder, tmp_path / "out" / "page.html")
+    html = path.read_text("utf-8")
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "Occlusion &lt;b&gt;" in html
+    assert "Occlusion <b>" not in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert "https://" not in html
+    for heading in ("In short", "Tables", "Curves", "Image by image", "Best, median, worst", "Cost", "The protocol"):
+        assert heading in html
+    assert "paper 0.9" in html
+    assert html.count("data:image/jpeg;base64,") >= 9
+    assert "A &amp; B, eq. 1" in html
+    assert html.count("★") >= 4  # three metrics and the legend
+    assert {p.name for p in path.parent.iterdir()} == {"page.html", "page.csv", "page.wide.csv", "page.tex"}
+
+
+def test_csv_long_and_wide_say_the_same(run, scores, folder, tmp_path):
+    report(folder, tmp_path / "r.html")
+    rows = list(csv.DictReader((tmp_path / "r.csv").open()))
+    assert len(rows) == 12
+    wide = {row["method"]: row for row in csv.DictReader(wide_csv(run, list(scores.values())).splitlines())}
+    for row in rows:
+        assert float(row["mean"]) == float(wide[row["method"]][row["metric"]])
+    assert next(r for r in rows if r["published"])["published"] == "0.9"
+
+
+def test_latex_compiles_in_the_mind(run, scores):
+    text = latex(run, list(scores.values()))
+    assert text.count(r"\begin{tabular}{lrrrr}") == 1
+    assert r"Occlusion \textless{}b\textgreater{}" in text
+    assert text.count(r"\mathbf{") == 3
+    assert r"\underline{" in text
+    assert escaped("a_b & 5% {x} \\") == r"a\_b \& 5\% \{x\} \textbackslash{}"
+
+
+def test_galleries_show_what_they_say(run):
+    info, panel = run.metrics["fidelity"], run.panels[0]
+    blocks = extremes(run, panel, info)
+    assert [block.title for block in blocks] == ["Grad-CAM", "LaFAM", "Occlusion <b>"]
+    (top,), = run.ask("SELECT max(value) FROM scores WHERE metric = 'fidelity' AND method = 'lafam'")
+    assert blocks[1].figures[0].caption.startswith(f"best: {top:.3g}")
+    widest = disagreements(run, panel, info)
+    assert len(widest) == 6
+    assert len({block.title for block in widest}) == 6  # one of an image
+    first, second = (float(f.caption.rsplit(": ", 1)[1]) for f in widest[0].figures)
+    assert first > second
+
+
+def test_maps_are_alike_to_themselves(run):
+    table = likeness(run, run.panels[0])
+    for i, row in enumerate(table.rows):
+        assert row[i + 1].text == "1.00"
+
+
+def test_the_outline_is_the_edge_of_the_mask():
+    mask = np.zeros((60, 60), bool)
+    mask[20:40, 20:40] = True
+    pixels = np.asarray(outlined(Image.new("RGB", (60, 60), (128, 128, 128)), mask))
+    assert (pixels[30, 18:21] == 255).any()
+    assert (pixels[30, 30] == 128).all()
+    assert (pixels[5, 5] == 128).all()
+
+
+def test_what_is_no_run_says_so(tmp_path):
+    with pytest.raises(DataError, match=r"no manifest.json.*bench run"):
+        Run(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="broken"):
+        Run(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match="no rows yet"):
+        Run(tmp_path)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "x.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        Run(tmp_path)
+
+
+def test_command_line(folder, tmp_path):
+    from typer.testing import CliRunner
+
+    from seewhy.cli.bench import app
+
+    found = CliRunner().invoke(app, ["report", str(folder), "-o", str(tmp_path / "x.html")])
+    assert found.exit_code == 0, found.output
+    assert (tmp_path / "x.html").is_file()
