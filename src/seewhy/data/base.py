@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
 
-from seewhy.errors import DataError, OptionError
+from seewhy.errors import DataError
 from seewhy.registry import DatasetCard
 
 
@@ -115,17 +115,6 @@ def expect(root: str | Path, *files: str, card: DatasetCard) -> Path:
         raise DataError(f"{folder} is not laid out as {card.title}: no {', '.join(missing)}; "
                         f"expected {', '.join(card.layout)} ({card.source})")
     return folder
-
-
-def one_split(split: str, card: DatasetCard) -> str:
-    """The split, if the data set has it.
-
-    Raises:
-        OptionError: it has not.
-    """
-    if split not in card.splits:
-        raise OptionError(f"{card.title} has no split {split!r}; choose from {', '.join(card.splits)}")
-    return split
 
 
 def spread(wanted: int | None, length: int, seed: int = 0) -> list[int]:

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from seewhy.data.base import Dataset, Item, expect, one_split
+from seewhy.data.base import Dataset, Item, expect
 from seewhy.data.masks import read_levels
+from seewhy.data.reading import one_of, photo
 from seewhy.errors import DataError
-from seewhy.images import load_image
 from seewhy.registry import Ask, dataset
 
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt")
@@ -49,7 +49,8 @@ class CUB(Dataset):
     def __init__(self, root: str | Path, split: str = "test") -> None:
         inner = Path(root).expanduser() / "CUB_200_2011"
         self.root = expect(inner if inner.is_dir() else root, *LISTS, "images", card=self.card)
-        self.split = one_split(split, self.card)
+        one_of("split", split, self.card.splits)
+        self.split = split
         names, self._labels, self._boxes = (self._table(LISTS[i]) for i in (0, 1, 3))
         wanted = self._table(LISTS[2])
         self._numbers = [n for n in names if wanted.get(n, "") == ("1" if split == "train" else "0")]
@@ -70,7 +71,7 @@ class CUB(Dataset):
 
     def read(self, index: int) -> Item:
         number, name = self._numbers[index], self._names[index]
-        image = load_image(self.root / "images" / name, upright=False)
+        image = photo(self.root / "images" / name)
         try:
             x, y, width, height = map(float, self._boxes[number].split())
             label = self._index[self._labels[number]]

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from seewhy.data.base import Dataset, Item, expect, one_split
+from seewhy.data.base import Dataset, Item, expect
 from seewhy.data.imagenet import imagenet_classes, imagenet_wnids
 from seewhy.data.masks import boxes_around, read_levels
+from seewhy.data.reading import one_of
 from seewhy.errors import DataError, ImageError, OptionError, suggestion
 from seewhy.images import image_paths, load_image
 from seewhy.registry import Ask, dataset
@@ -59,7 +60,8 @@ class Folder(Dataset):
 
     def __init__(self, root: str | Path, split: str = "all", *, classes: str | Sequence[str] | None = None) -> None:
         self.root = expect(root, card=self.card)
-        self.split = one_split(split, self.card)
+        one_of("split", split, self.card.splits)
+        self.split = split
         own = self.root / "images"
         self._images = own if own.is_dir() else self.root
         try:

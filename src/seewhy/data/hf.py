@@ -78,7 +78,7 @@ class HFDataset(Dataset):
     def _load(self, root: str | Path) -> Any:
         folder = Path(root).expanduser()
         if not folder.exists():
-            raise DataError(f"{root} is no folder, and nothing is downloaded; get it with "
+            raise DataError(f"{root} is no folder with a state.json, and nothing is downloaded; get it with "
                             f"datasets.load_dataset({str(root)!r}).save_to_disk(folder), then pass that folder")
         kind = "dataset_dict.json" if (folder / "dataset_dict.json").is_file() else "state.json"
         expect(folder, kind, card=self.card)

@@ -14,10 +14,11 @@ from jaxtyping import Bool, Num, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from seewhy.data.base import Dataset, Item, expect, one_split
+from seewhy.data.base import Dataset, Item, expect
 from seewhy.data.lidc_marks import BIOMARKERS
 from seewhy.data.lidc_scans import ScannedNodule, scanned
 from seewhy.data.masks import boxes_around, read_levels
+from seewhy.data.reading import one_of, photo
 from seewhy.errors import DataError, OptionError
 from seewhy.images import load_image
 from seewhy.registry import Ask, dataset
@@ -66,7 +67,8 @@ class LIDC(Dataset):
 
     def __init__(self, root: str | Path, split: str = "decided", *, readers: int = 3, size: int = 64,
                  level: float = -600.0, width: float = 1500.0, annotations: str | Path | None = None) -> None:
-        self.split = one_split(split, self.card)
+        one_of("split", split, self.card.splits)
+        self.split = split
         if size < 1 or width <= 0:
             raise OptionError(f"size={size} and width={width} must be above 0; try size=64, width=1500")
         self.root, self.size, self.window = expect(root, card=self.card), size, (level, width)
@@ -116,7 +118,7 @@ class PreparedNodule:
 
     def crop(self, size: int) -> tuple[Any, Bool[ndarray, "rows cols"]]:
         """The crop as it is stored: a picture or values, and its mask."""
-        image = _array(self.image) if self.image.suffix == ".npy" else load_image(self.image, upright=False)
+        image = _array(self.image) if self.image.suffix == ".npy" else photo(self.image)
         return image, (_array(self.mask) if self.mask.suffix == ".npy" else read_levels(self.mask)) != 0
 
 

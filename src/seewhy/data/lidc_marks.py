@@ -135,10 +135,12 @@ def nodules(marks: Sequence[Mark], spacing: tuple[float, float], thickness: floa
     pixels and slices), and for each group that is too large alone, so that other nodules of the scan stay as they are.
     """
     places = [mark.places(spacing) for mark in marks]
+    points = [set(map(tuple, place.tolist())) for place in places]
     gaps = np.zeros((len(marks), len(marks)))
     for i in range(len(marks)):
         for j in range(i):
-            gaps[i, j] = gaps[j, i] = _gap(places[i], places[j], thickness)
+            touch = not points[i].isdisjoint(points[j])  # most readers of one nodule share a point: nothing to measure
+            gaps[i, j] = gaps[j, i] = 0.0 if touch else _gap(places[i], places[j], thickness)
     groups = _linked(gaps, list(range(len(marks))), thickness)
 
     def centre(group: list[int]) -> list[float]:  # z, y, x; rounded, so that the order is no matter of rounding errors

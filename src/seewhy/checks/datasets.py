@@ -1,0 +1,272 @@
+"""All checks of data sets, and one call that runs them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+
+import numpy as np
+import torch
+from numpy import ndarray
+from PIL import Image
+
+from seewhy.checks.contract import Check, ensure, entered, expect, named, run_all
+from seewhy.data.base import Dataset, Item
+from seewhy.errors import DataError, SeewhyError
+
+DATASET_CHECKS: list[tuple[str, Check]] = []
+"""Every check of a data set as (name, check), filled by the decorator; `check(dataset, n=8)`."""
+
+INSIDE = 0.8
+"""The share of a mask that must lie in its object's box: the two are often drawn by different people."""
+
+
+@dataclass
+class Probe:
+    """A data set, and some of its items: the first, the last and those between, broken ones left out."""
+
+    data: Dataset
+    items: dict[int, Item]
+
+    @property
+    def some(self) -> int:
+        """The number of an item that can be read."""
+        return next(iter(self.items))
+
+
+def _probe(data: Dataset, n: int) -> Probe:
+    items, reasons = {}, []
+    for i in np.unique(np.linspace(0, len(data) - 1, min(n, len(data))).round().astype(int)).tolist():
+        try:
+            items[i] = data[i]
+        except SeewhyError as error:  # what is broken on disk is no fault of the reader
+            reasons.append(str(error))
+    ensure(items, f"none of its items can be read ({reasons[0] if reasons else 'it is empty'})")
+    return Probe(data, items)
+
+
+def check(fn: Callable[[Probe], None]) -> Check:
+    """Enter a check of data sets."""
+
+    def run(dataset: Dataset, n: int = 8) -> None:
+        with named(dataset.card.name, fn.__name__):
+            fn(_probe(dataset, n))
+
+    return entered(DATASET_CHECKS, fn, run)
+
+
+def check_dataset(dataset: Dataset, n: int = 8) -> dict[str, str]:
+    """Run every check on a data set, reading `n` items spread over it.
+
+    Items that raise a `SeewhyError` count as broken on disk and are left out; at least one must be readable.
+
+    Returns:
+        The checks that did not apply, with the reason.
+
+    Raises:
+        ContractError: the first check that fails, with the others as its notes.
+    """
+    with named(dataset.card.name, "reading"):
+        probe = _probe(dataset, n)
+    return run_all(DATASET_CHECKS, dataset.card.name, probe)
+
+
+def _each(probe: Probe, name: str) -> list[tuple[Item, ndarray]]:
+    """The items that have it, or the check does not apply."""
+    found = [(item, getattr(item, name)) for item in probe.items.values() if getattr(item, name) is not None]
+    if not found:
+        raise SkipTest(f"no item has {name}")
+    return found
+
+
+# ── the list ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+@check
+def card_is_filled_in(probe: Probe) -> None:
+    """Name, title, summary, source and splits are there; what lies on disk has a layout; the split is one of them."""
+    card = probe.data.card
+    for name in ("name", "title", "summary", "source", "splits"):
+        ensure(getattr(card, name), f"card.{name} is empty")
+    ensure(all(isinstance(text, str) and text for text in (*card.splits, *card.layout)), "card has an empty text")
+    ensure(len(set(card.splits)) == len(card.splits), f"card.splits names one twice: {card.splits}")
+
+
+@check
+def ids_are_unique(probe: Probe) -> None:
+    """As many ids as items, all different strings, and the same as the items'."""
+    ids = list(probe.data.ids)
+    ensure(len(ids) == len(probe.data), f"{len(ids)} ids for {len(probe.data)} items")
+    ensure(all(isinstance(i, str) and i for i in ids), "an id is empty or no string")
+    ensure(len(set(ids)) == len(ids), "two items have one id")
+    for i, item in probe.items.items():
+        ensure(item.id == ids[i], f"item {i} calls itself {item.id!r}, the list {ids[i]!r}")
+
+
+@check
+def numbers_like_a_sequence(probe: Probe) -> None:
+    """Negative numbers count from the end, slices give lists, and beyond the end is an IndexError."""
+    data, i, n = probe.data, probe.some, len(probe.data)
+    ensure(_same(data[i - n], probe.items[i]), f"item {i - n} is not item {i}")
+    part = data[i:i + 1]
+    ensure(isinstance(part, list) and len(part) == 1 and _same(part[0], probe.items[i]),
+           f"[{i}:{i + 1}] is not the list of item {i}")
+    for beyond in (n, -n - 1):
+        with expect(IndexError, f"item {beyond} of {n}"):
+            data[beyond]
+
+
+@check
+def item_does_not_depend_on_others(probe: Probe) -> None:
+    """An item is the same when it is read again, in another order."""
+    for i in sorted(probe.items, reverse=True):
+        ensure(_same(probe.data[i], probe.items[i]), f"item {i} is another after others were read")
+
+
+@check
+def random_state_stays(probe: Probe) -> None:
+    """Reading draws nothing from, and sets nothing in, the global random states of torch and NumPy."""
+    states = _random_states()
+    probe.data[probe.some]
+    ensure(_random_states() == states, "reading an item touches a global random state; use a generator of your own")
+
+
+# ── the items ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+@check
+def image_is_rgb(probe: Probe) -> None:
+    """A Pillow image of mode RGB with pixels."""
+    for item in probe.items.values():
+        ensure(isinstance(item.image, Image.Image), f"{item.id}: the image is a {type(item.image).__name__}")
+        ensure(item.image.mode == "RGB", f"{item.id}: the image's mode is {item.image.mode}; use images.load_image")
+        ensure(min(item.image.size) > 0, f"{item.id}: the image has no pixels")
+
+
+@check
+def labels_are_classes(probe: Probe) -> None:
+    """Plain whole numbers into `class_names`, which are different strings; without objects no class twice."""
+    names = probe.data.class_names
+    ensure(isinstance(names, tuple) and all(isinstance(n, str) and n for n in names), "class_names are no texts")
+    ensure(len(set(names)) == len(names), "two classes have one name")
+    for item in probe.items.values():
+        ensure(isinstance(item.labels, tuple) and all(type(label) is int for label in item.labels),
+               f"{item.id}: its labels are no tuple of ints but {item.labels!r}")
+        ensure(all(0 <= label < len(names) for label in item.labels),
+               f"{item.id}: the label {item.labels} is out of the range of {len(names)} classes")
+        if item.masks is None and item.boxes is None:
+            ensure(len(set(item.labels)) == len(item.labels), f"{item.id}: a class twice without objects")
+
+
+@check
+def masks_are_the_images(probe: Probe) -> None:
+    """Booleans (objects, rows, cols) of the image's size, one for each label."""
+    for item, masks in _each(probe, "masks"):
+        ensure(isinstance(masks, ndarray) and masks.dtype == bool, f"{item.id}: the masks are no booleans")
+        wanted = (len(item.labels), item.image.height, item.image.width)
+        ensure(masks.shape == wanted, f"{item.id}: the masks' shape is {masks.shape}, not {wanted}")
+    ensure(any(masks.any() for _, masks in _each(probe, "masks")) or not any(i.labels for i in probe.items.values()),
+           "all masks are empty")
+
+
+@check
+def boxes_are_in_the_image(probe: Probe) -> None:
+    """Finite floats (objects, 4), left ≤ right, top ≤ bottom, inside the image, one for each label."""
+    for item, boxes in _each(probe, "boxes"):
+        ensure(isinstance(boxes, ndarray) and boxes.dtype.kind == "f", f"{item.id}: the boxes are no floats")
+        ensure(boxes.shape == (len(item.labels), 4), f"{item.id}: the boxes' shape is {boxes.shape}")
+        ensure(np.isfinite(boxes).all(), f"{item.id}: a box is not finite")
+        ensure((boxes[:, :2] <= boxes[:, 2:]).all(), f"{item.id}: a box ends before it begins: {boxes.tolist()}")
+        inside = (boxes >= 0).all() and (boxes <= [*item.image.size, *item.image.size]).all()
+        ensure(inside, f"{item.id}: a box leaves the image of {item.image.size}: {boxes.tolist()}")
+
+
+@check
+def boxes_hold_their_masks(probe: Probe) -> None:
+    """At least `INSIDE` of each mask lies in the box of the same object."""
+    both = [item for item, _ in _each(probe, "boxes") if item.masks is not None]
+    if not both:
+        raise SkipTest("no item has both masks and boxes")
+    for item in both:
+        for k, (mask, box) in enumerate(zip(item.masks, item.boxes, strict=True)):
+            left, top, right, bottom = (*np.floor(box[:2]).astype(int), *np.ceil(box[2:]).astype(int))
+            share = mask[top:bottom, left:right].sum() / max(mask.sum(), 1)
+            ensure(share >= INSIDE or not mask.any(),
+                   f"{item.id}: {share:.0%} of mask {k} lies in its box {box.tolist()}")
+
+
+@check
+def ignored_pixels_are_nobodys(probe: Probe) -> None:
+    """`ignore` is a boolean of the image's size that shares no pixel with a mask."""
+    for item, ignore in _each(probe, "ignore"):
+        ensure(isinstance(ignore, ndarray) and ignore.dtype == bool, f"{item.id}: ignore is no boolean")
+        ensure(ignore.shape == (item.image.height, item.image.width), f"{item.id}: ignore's shape is {ignore.shape}")
+        if item.masks is not None:
+            shared = int((item.masks & ignore).sum())
+            ensure(not shared, f"{item.id}: {shared} ignored pixels are in a mask")
+
+
+@check
+def about_is_json(probe: Probe) -> None:
+    """`about` is a dict that JSON gives back as it was, without NaN."""
+    for item in probe.items.values():
+        try:
+            back = json.loads(json.dumps(item.about, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            ensure(False, f"{item.id}: about is no JSON ({error}); use plain numbers, strings, lists and dicts")
+        ensure(back == item.about, f"{item.id}: about is not the same after JSON; use lists for tuples, and text keys")
+
+
+# ── the folder ────────────────────────────────────────────────────────────────────────────────────────────────────────
+@check
+def wrong_folder_is_told(probe: Probe) -> None:
+    """A missing folder and an empty one are a DataError with words of the layout."""
+    card = probe.data.card
+    if not card.layout:
+        raise SkipTest("nothing is on disk")
+    words = {word for text in card.layout for word in text.replace("(", " ").replace(",", " ").split()
+             if any(mark in word for mark in "./*_")}
+    with tempfile.TemporaryDirectory() as folder:
+        for root in (Path(folder) / "missing", Path(folder)):
+            try:
+                type(probe.data)(root)
+            except DataError as error:
+                ensure(any(word in str(error) for word in words),
+                       f"the message for a wrong folder names none of the expected files: {error}")
+                continue
+            except Exception as error:
+                ensure(False, f"a wrong folder raises {type(error).__name__} ({error}) instead of DataError")
+            ensure(False, "a wrong folder raises no DataError")
+
+
+@check
+def item_is_the_readers_own(probe: Probe) -> None:
+    """Whoever changes an item in place changes no later reading of it."""
+    before, first = copy.deepcopy(probe.items[probe.some]), probe.data[probe.some]
+    for value in (first.masks, first.boxes, first.ignore):
+        if value is not None and value.flags.writeable:
+            value[...] = 1
+    first.image.paste((1, 2, 3), (0, 0, *first.image.size))
+    first.about["seewhy"] = "was here"
+    ensure(_same(probe.data[probe.some], before),
+           f"item {probe.some} shows what was written into an earlier reading of it; give copies")
+
+
+def _random_states() -> list[Any]:
+    _, keys, *position = np.random.get_state()
+    return [keys.tobytes(), position, torch.get_rng_state().numpy().tobytes()]
+
+
+def _same(a: Item, b: Item) -> bool:
+    """Every field the same, pixel by pixel."""
+    return type(a) is type(b) and all(_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Image.Image):
+        return a.mode == b.mode and a.size == b.size and a.tobytes() == b.tobytes()
+    if isinstance(a, ndarray):
+        return isinstance(b, ndarray) and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    return a == b
