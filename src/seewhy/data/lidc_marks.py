@@ -132,8 +132,8 @@ def nodules(marks: Sequence[Mark], spacing: tuple[float, float], thickness: floa
     Two marks are of one nodule if some of their outline points are no farther apart than a slice is thick, and so on
     from mark to mark (single linkage). While a nodule has more than four marks, one for each reader, the distance
     shrinks by a tenth, to 0.1 mm at least. This is how pylidc groups them, but with distances in mm (it takes them in
-    pixels and slices), and for each group that is too large alone, so that other nodules of the scan stay as they are. Of
-    the 883 scans in pylidc's database both find the same nodules in all but four, and 2651 in all.
+    pixels and slices), and for each group that is too large alone, so that other nodules of the scan stay as they are.
+    Of the 883 scans in pylidc's database both find the same nodules in all but four, and 2651 in all.
     """
     places = [mark.places(spacing) for mark in marks]
     points = [set(map(tuple, place.tolist())) for place in places]
