@@ -203,6 +203,18 @@ def test_otsu_is_scikit_images():
     assert otsu(pixels(maps, Given())).tolist() == [threshold_otsu(m.numpy()) for m in maps]
 
 
+@pytest.mark.parametrize("rule", ["mean", "otsu"])
+def test_a_constant_map_has_no_region_however_its_mean_is_rounded(rule):
+    maps = torch.tensor([0.1, 0.3, 0.7, -0.1, 1 / 3])[:, None, None].expand(5, 31, 33)
+    assert MeanIoU(rule=rule)(maps, masks=torch.ones_like(maps, dtype=torch.bool)).tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.9])
+def test_a_map_without_a_positive_value_has_no_region(level):
+    maps = torch.tensor([[[-3.0, -0.1]], [[-2.0, 0.0]]])
+    assert MeanIoU(level=level)(maps, masks=torch.ones_like(maps, dtype=torch.bool)).tolist() == [0, 0]
+
+
 def test_the_best_level_is_found_on_validation_images_and_then_fixed():
     masks = torch.zeros(3, 8, 8, dtype=torch.bool)
     masks[:, 2:6, 2:6] = True

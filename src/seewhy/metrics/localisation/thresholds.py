@@ -42,7 +42,6 @@ def region(found: Pixels, rule: str, level: float | None) -> Bool[Tensor, "batch
         at = otsu(found)
     else:
         at = (0.5 if level is None else level) * found.ranked.amax(1)
-        at = torch.where(found.ranked.amax(1) > 0, at, torch.inf)  # nothing speaks for the object
     return (found.values > at[:, None]) & found.valid
 
 
