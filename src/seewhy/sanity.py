@@ -144,7 +144,8 @@ def stages(names: list[str], steps: int) -> list[list[str]]:
 def forgetting(model: VisionModel, groups: list[list[str]], seed: int) -> Iterator[tuple[str, VisionModel]]:
     """(deepest random layer, model) for each group; one copy that forgets more and more."""
     random = copy.copy(model)
-    random.module = copy.deepcopy(model.module)
+    with torch.inference_mode(False):  # parameters made inside could not be differentiated through
+        random.module = copy.deepcopy(model.module)
     number = 0
     for group in groups:
         for name in group:

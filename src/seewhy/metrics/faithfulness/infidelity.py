@@ -42,6 +42,11 @@ class Infidelity(BoxMetric):
     times: str = option("change", "what a pixel's value is multiplied by: its change, or only itself",
                         choices=("change", "map"))
 
+    @property
+    def axis(self) -> None:
+        """No curve: the boxes of all sizes are one sample."""
+        return None
+
     def compare(self, maps: Tensor, given: Given) -> Measurement:
         losses = torch.cat(self.losses(given), 1)
         change = 1.0 if self.times == "map" else (given.x - baseline_images(given, self.baseline)).double().sum(1)

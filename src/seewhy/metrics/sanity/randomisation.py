@@ -24,6 +24,7 @@ from seewhy.targets import Target
     citation="Adebayo et al., Sanity Checks for Saliency Maps (2018), section 3.1",
     passes=lambda self: self.steps + 1,
     parts={"untrained": False, "ssim": False},
+    monotone_invariant=True,
     stochastic=True,
 )
 class Randomisation(Metric):
