@@ -160,9 +160,10 @@ def test_scores_that_are_not_finite_are_no_scores(name, x):
     model = linear()
     x = x.clone()
     x[1, 0, 5, 5] = torch.inf
-    found = small(name).measure(some_maps(), known(model, x))
-    assert found.value.isnan().tolist() == [False, True]
-    assert found.reasons == {1: "the model's score of a perturbed image is NaN or infinite"}
+    for maps in (some_maps(), torch.ones(2, 32, 48)):
+        found = small(name).measure(maps, known(model, x))
+        assert found.value.isnan().tolist() == [False, True]
+        assert found.reasons == {1: "the model's score of a perturbed image is NaN or infinite"}
 
 
 def test_accuracy_of_a_model_that_answers_nan_is_nan(x):
