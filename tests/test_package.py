@@ -68,3 +68,9 @@ def test_imagenet_names_are_those_of_the_shared_photos(shared_data: Path):
     with (shared_data / "photos" / "photos.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             assert imagenet_classes()[int(row["imagenet_index"])] == row["label"]
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """pytest imports test files by their bare names: the second of a name breaks the collection of the first."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(set(names)) == len(names)

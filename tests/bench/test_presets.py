@@ -39,7 +39,8 @@ def test_figures_as_the_papers_print_them():
     for name in ("seed002_multi", "seed002_val"):  # a slip of the pen would break LIF − MIF
         for figures in told[name]["dino_vit_s8"].values():
             if isinstance(figures, dict):
-                assert abs(figures["fidelity.lif"] - figures["fidelity.mif"] - figures["fidelity"]) <= 10  # the paper prints 1459 − 696 as 753
+                # the paper prints 1459 − 696 as 753
+                assert abs(figures["fidelity.lif"] - figures["fidelity.mif"] - figures["fidelity"]) <= 10
 
 
 def test_what_runs_offline_needs_nothing():

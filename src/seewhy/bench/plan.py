@@ -118,15 +118,16 @@ class Plan:
         return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
     def made_metrics(self) -> dict[str, Metric]:
-        """The metrics by label, with the plan's seed and threshold where they have such an option."""
+        """The metrics by label, with the plan's seed, upsampling and threshold where they have such an option."""
+        common = {"seed": self.seed, "upsampling": self.protocol.upsampling}
         made = {}
         for choice in self.metrics:
             cls = METRICS.get(choice.name)
-            seed = {"seed": self.seed} if "seed" in options_of(cls) else {}
+            shared = {name: value for name, value in common.items() if name in options_of(cls)}
             own = choice.options.keys() & {"rule", "level"}
             threshold = {} if own else _threshold(cls, self.protocol.threshold)
             try:
-                made[choice.label] = cls(**{**seed, **threshold, **choice.options})
+                made[choice.label] = cls(**{**shared, **threshold, **choice.options})
             except (TypeError, ValueError) as error:
                 if isinstance(error, SeewhyError):
                     raise OptionError(f"metric {choice.label}: {error}") from error
