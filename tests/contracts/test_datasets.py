@@ -27,9 +27,9 @@ from test_voc import kit as voc_root  # noqa: F401
 CHECKS = dict(DATASET_CHECKS)
 
 
-def builder(name: str) -> Callable:
+def builder(module: str) -> Callable:
     """`build(tmp_path) -> (root, options)` of the data set's own tests, which skip without its extra."""
-    return lambda tmp_path, _: importlib.import_module(f"test_{name}").build(tmp_path)
+    return lambda tmp_path, _: importlib.import_module(module).build(tmp_path)
 
 
 def imagenet_real(tmp_path: Path, _: pytest.FixtureRequest) -> tuple[Path, dict]:
@@ -57,7 +57,10 @@ FIXTURES: dict[str, Callable] = {
     "imagenet_s": lambda _, request: (request.getfixturevalue("imagenet_s_root"), {"classes": 300}),
     "imagenet_real": imagenet_real,
     "coco": coco,
-    **{name: builder(name) for name in ("cub", "lidc", "folder", "hf")},
+    "cub": builder("test_cub"),
+    "lidc": builder("test_lidc"),
+    "folder": builder("test_folder"),
+    "hf": builder("test_hf_data"),
 }
 
 
