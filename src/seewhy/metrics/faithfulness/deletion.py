@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from seewhy.metrics.base import Given, Measurement, option
-from seewhy.metrics.faithfulness.asking import BASELINE_HELP, ModelMetric, Path, area, curves, shares
+from seewhy.metrics.base import Given, Measurement
+from seewhy.metrics.faithfulness.asking import Path, area
+from seewhy.metrics.faithfulness.pixel_curves import PixelCurves
 from seewhy.registry import Ask, metric
 
 
@@ -20,7 +21,7 @@ from seewhy.registry import Ask, metric
     passes=lambda self: self.steps + 1,
     monotone_invariant=True,
 )
-class Deletion(ModelMetric):
+class Deletion(PixelCurves):
     """∫ p_c(d_n) dn / (H·W), d_n: the image without its n most important pixels; in [0, 1], low is good.
 
     As `Insertion`, the other way round. Removed pixels are zero after normalisation, the mean colour of the training
@@ -29,18 +30,10 @@ class Deletion(ModelMetric):
     channel values, not pixels, so that one pass follows each third of a pixel.
     """
 
-    steps: int = option(224, "steps from none to all of the pixels; a step is H·W / steps pixels", at_least=1)
-    baseline: str = option("zero", BASELINE_HELP)
-
-    @property
-    def axis(self) -> list[float]:
-        return shares(self.steps)
-
     @property
     def axis_title(self) -> str:
         return "share of the pixels deleted"
 
     def compare(self, maps: Tensor, given: Given) -> Measurement:
-        path = Path("most", self.baseline)
-        (curve,) = curves(maps, given, [path], steps=self.steps, goal="probability", batch_size=self.batch_size)
+        (curve,) = self.probabilities(maps, given, Path("most", self.baseline))
         return Measurement(area(curve, self.axis), {}, {"": curve})

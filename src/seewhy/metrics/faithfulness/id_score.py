@@ -6,7 +6,8 @@ from torch import Tensor
 
 from seewhy.methods.gradient.baselines import check_baseline
 from seewhy.metrics.base import Given, Measurement, option
-from seewhy.metrics.faithfulness.asking import BASELINE_HELP, ModelMetric, Path, area, curves, shares
+from seewhy.metrics.faithfulness.asking import BASELINE_HELP, Path, area
+from seewhy.metrics.faithfulness.pixel_curves import PixelCurves
 from seewhy.registry import Ask, metric
 
 
@@ -22,13 +23,12 @@ from seewhy.registry import Ask, metric
     parts={"insertion": True, "deletion": False},
     monotone_invariant=True,
 )
-class IDScore(ModelMetric):
+class IDScore(PixelCurves):
     """Insertion − deletion, in [−1, 1]; both as the metrics of those names, which cost nothing more after it.
 
     Seed 004 inserts into and deletes to zero; RISE's insertion starts from a blurred image (`start="blur"`).
     """
 
-    steps: int = option(224, "steps from none to all of the pixels; a step is H·W / steps pixels", at_least=1)
     baseline: str = option("zero", f"for deletion, {BASELINE_HELP}")
     start: str = option("zero", f"for insertion, {BASELINE_HELP}")
 
@@ -37,17 +37,12 @@ class IDScore(ModelMetric):
         check_baseline(self.start)
 
     @property
-    def axis(self) -> list[float]:
-        return shares(self.steps)
-
-    @property
     def axis_title(self) -> str:
         return "share of the pixels inserted or deleted"
 
     def compare(self, maps: Tensor, given: Given) -> Measurement:
-        paths = [Path("most", self.start, reveal=True), Path("most", self.baseline)]
-        insertion, deletion = curves(maps, given, paths, steps=self.steps, goal="probability",
-                                     batch_size=self.batch_size)
+        insertion, deletion = self.probabilities(maps, given, Path("most", self.start, reveal=True),
+                                                 Path("most", self.baseline))
         parts = {"insertion": area(insertion, self.axis), "deletion": area(deletion, self.axis)}
         return Measurement(parts["insertion"] - parts["deletion"], parts,
                            {"": insertion - deletion, "insertion": insertion, "deletion": deletion})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from seewhy.metrics.base import Given, Measurement, option
-from seewhy.metrics.faithfulness.asking import BASELINE_HELP, ModelMetric, Path, area, curves, shares
+from seewhy.metrics.base import Given, Measurement
+from seewhy.metrics.faithfulness.asking import Path, area
+from seewhy.metrics.faithfulness.pixel_curves import PixelCurves
 from seewhy.registry import Ask, metric
 
 
@@ -20,7 +21,7 @@ from seewhy.registry import Ask, metric
     passes=lambda self: self.steps + 1,
     monotone_invariant=True,
 )
-class Insertion(ModelMetric):
+class Insertion(PixelCurves):
     """∫ p_c(i_n) dn / (H·W), i_n: the baseline with the n most important pixels of the image; in [0, 1].
 
     p_c is the probability of the class; a target that is no class gives its own score, which may leave [0, 1]. The
@@ -29,18 +30,10 @@ class Insertion(ModelMetric):
     A step is H·W / `steps` pixels: 224 of them at 224 × 224, as in RISE. Ties go row by row from the top.
     """
 
-    steps: int = option(224, "steps from none to all of the pixels; a step is H·W / steps pixels", at_least=1)
-    baseline: str = option("zero", BASELINE_HELP)
-
-    @property
-    def axis(self) -> list[float]:
-        return shares(self.steps)
-
     @property
     def axis_title(self) -> str:
         return "share of the pixels inserted"
 
     def compare(self, maps: Tensor, given: Given) -> Measurement:
-        path = Path("most", self.baseline, reveal=True)
-        (curve,) = curves(maps, given, [path], steps=self.steps, goal="probability", batch_size=self.batch_size)
+        (curve,) = self.probabilities(maps, given, Path("most", self.baseline, reveal=True))
         return Measurement(area(curve, self.axis), {}, {"": curve})
