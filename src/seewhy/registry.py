@@ -233,11 +233,8 @@ def method(*, needs: set[Need], register: bool = True, **card: Any) -> Callable[
     """
 
     def enter(cls: type) -> type:
-        cls = dataclass(kw_only=True, eq=False)(cls)
-        cls.card = MethodCard(**{"family": _folder(cls), "needs": frozenset(needs), **card})
-        if register:
-            METHODS.add(cls.card.name, cls)
-        return cls
+        made = MethodCard(**{"family": _folder(cls), "needs": frozenset(needs), **card})
+        return _entered(dataclass(kw_only=True, eq=False)(cls), made, METHODS if register else None)
 
     return enter
 
@@ -246,11 +243,8 @@ def metric(*, needs: set[Ask], register: bool = True, **card: Any) -> Callable[[
     """Class decorator: make the class a dataclass of its options and enter it among the metrics."""
 
     def enter(cls: type) -> type:
-        cls = dataclass(kw_only=True, eq=False)(cls)
-        cls.card = MetricCard(**{"property": _folder(cls), "needs": frozenset(needs), **card})
-        if register:
-            METRICS.add(cls.card.name, cls)
-        return cls
+        made = MetricCard(**{"property": _folder(cls), "needs": frozenset(needs), **card})
+        return _entered(dataclass(kw_only=True, eq=False)(cls), made, METRICS if register else None)
 
     return enter
 
@@ -259,12 +253,17 @@ def dataset(*, has: set[Ask], register: bool = True, **card: Any) -> Callable[[t
     """Class decorator: enter a data set."""
 
     def enter(cls: type) -> type:
-        cls.card = DatasetCard(**{"has": frozenset(has), **card})
-        if register:
-            DATASETS.add(cls.card.name, cls)
-        return cls
+        return _entered(cls, DatasetCard(**{"has": frozenset(has), **card}), DATASETS if register else None)
 
     return enter
+
+
+def _entered(cls: type, card: Any, registry: Registry[type] | None) -> type:
+    """The class with its card, in the registry if there is one for it."""
+    cls.card = card
+    if registry is not None:
+        registry.add(card.name, cls)
+    return cls
 
 
 def _folder(cls: type) -> str:
