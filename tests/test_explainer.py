@@ -8,8 +8,8 @@ import toys
 
 import seewhy
 from seewhy.errors import ImageError, NonFiniteError, OptionError, RequirementError, TargetError, UnknownNameError
-from seewhy.explainer import ConstantMapWarning, explain_each
-from seewhy.methods import CDAM, GradCAM
+from seewhy.explainer import TOGETHER, ConstantMapWarning, explain_each, spread_top
+from seewhy.methods import CDAM, RISE, GradCAM
 
 
 def test_one_photo_gives_the_method_s_own_map(cat):
@@ -49,6 +49,45 @@ def test_compare_lays_targets_in_rows_and_methods_in_columns(cat):
     logits = toys.toy_vit().predict(cat)[0]
     assert [row[1].target["index"] for row in rows] == [*logits.topk(2).indices.tolist(), 4]
     assert rows[0][0] is rows[2][0]  # label-free: computed once
+
+
+def rows_run(model) -> list[int]:
+    """Grows by the number of images of each forward pass."""
+    rows = []
+    model.module.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    return rows
+
+
+@pytest.mark.parametrize("targets", [["top-2"], ["elk", "bee", "ant"], ["dog", "embedding-sum", "top-2"]])
+def test_targets_of_a_method_without_gradients_share_its_questions(cat, coffee, targets):
+    model = toys.toy_cnn()
+    method = RISE(model, n_masks=40, cells=3)
+    alone = [list(explain_each(model, [cat, coffee], [method], [t])) for target in targets for t in spread_top(target)]
+    rows = rows_run(model)
+    outcomes = list(explain_each(model, [cat, coffee], [method], targets))
+    assert sum(rows) == 2 * (1 + method.n_masks)  # the model's answer, and each mask, once for each photo
+    for i, outcome in enumerate(outcomes):
+        for (found,), expected in zip(outcome.maps, alone, strict=True):
+            ((one,),) = expected[i].maps
+            torch.testing.assert_close(found.map, one.map)
+            assert (found.target, found.source, found.options) == (one.target, one.source, one.options)
+
+
+def test_the_batch_of_shared_targets_is_bounded(cat):
+    model = toys.toy_cnn()
+    rows = []
+    method = RISE(model, n_masks=2, cells=3)
+    method.maps = lambda x, target: rows.append(len(x)) or x[:, 0]
+    (outcome,) = explain_each(model, [cat], [method], [0] * (TOGETHER + 1))
+    assert rows == [TOGETHER, 1]
+    assert len(outcome.maps) == TOGETHER + 1
+
+
+def test_gradients_are_taken_for_one_target_at_a_time(cat):
+    model = toys.toy_cnn()
+    rows = rows_run(model)
+    list(explain_each(model, [cat], ["grad_cam"], ["top-3"]))
+    assert rows == [1, 1, 1, 1]  # memory for gradients does not grow with the targets
 
 
 def test_a_bad_photo_costs_only_itself(cat, tmp_path):

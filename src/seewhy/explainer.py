@@ -19,7 +19,7 @@ from seewhy.images import MAX_PIXELS, ImageLike, image_paths, load_image, load_i
 from seewhy.methods import METHODS, Method
 from seewhy.models.adapter import VisionModel
 from seewhy.registry import Need, options_of
-from seewhy.targets import Output, Rank, Target, TargetLike, as_target
+from seewhy.targets import Output, Rank, Target, TargetLike, as_target, tiled_rows
 
 MethodLike = Any
 """A method's name, a method class, or a configured method."""
@@ -30,6 +30,9 @@ DEFAULTS = ("cdam", "grad_cam", "occlusion", "relax")
 
 QUICK = {"n_samples": 10, "n_steps": 10, "n_masks": 200, "top_k": 64}
 """Repetitions for an overview of many methods; each method's default is larger."""
+
+TOGETHER = 64
+"""How many maps, of pictures and targets, a method makes in one call at the most where targets share its forwards."""
 
 
 class ConstantMapWarning(UserWarning):
@@ -223,32 +226,31 @@ def _together(model: VisionModel, pictures: list[Image.Image], sources: list[str
               targets: list[TargetLike]) -> list[Outcome]:
     x = model.stack(pictures)
     output = model.checked_output(x)
-    outcomes = [Outcome(source, top=top_answers(model, output, i)) for i, source in enumerate(sources)]
-    label_free: dict[int, list[Explanation]] = {}
-    for target in targets:
-        goal = _settled(model, _truth(sources) if _is_truth(target) else target, output, len(x))
-        row = []
-        for j, tool in enumerate(tools):
-            if not tool.card.class_specific and j in label_free:
-                maps = label_free[j]
-            else:
-                maps = _run(model, tool, x, goal, output, pictures, sources)
-                label_free[j] = maps
-            row.append(maps)
-        for i, outcome in enumerate(outcomes):
-            outcome.maps.append([column[i] for column in row])
-    return outcomes
+    goals = [_settled(model, _truth(sources) if _is_truth(target) else target, output, len(x)) for target in targets]
+    columns = [_column(model, tool, x, goals, output, pictures, sources) for tool in tools]
+    return [Outcome(source, [[column[t][i] for column in columns] for t in range(len(goals))],
+                    top_answers(model, output, i)) for i, source in enumerate(sources)]
+
+
+def _column(model: VisionModel, tool: Method, x: Tensor, goals: list[Target], output: Output,
+            pictures: list[Image.Image], sources: list[str]) -> list[list[Explanation]]:
+    """One method's explanations for each target, of each picture."""
+    if not tool.card.class_specific:
+        return _run(model, tool, x, [None], output, pictures, sources) * len(goals)
+    step = max(1, TOGETHER // len(x)) if tool.shares_forwards else 1
+    return [maps for start in range(0, len(goals), step)
+            for maps in _run(model, tool, x, goals[start : start + step], output, pictures, sources)]
 
 
 def _explain_batch(model: VisionModel, tool: Method, pictures: list[Image.Image], sources: list[str],
                    target: TargetLike) -> list[Explanation]:
     x = model.stack(pictures)
     if not tool.card.class_specific:
-        return _run(model, tool, x, None, None, pictures, sources)
+        return _run(model, tool, x, [None], None, pictures, sources)[0]
     goal = as_target(target, model.class_names, Need.LOGITS in model.offers)
     output = model.checked_output(x) if goal.depends_on_output else None
     goal = _settled(model, goal, output, len(x))
-    return _run(model, tool, x, goal, output, pictures, sources)
+    return _run(model, tool, x, [goal], output, pictures, sources)[0]
 
 
 def _settled(model: VisionModel, target: TargetLike, output: Output | None, batch: int) -> Target:
@@ -257,18 +259,28 @@ def _settled(model: VisionModel, target: TargetLike, output: Output | None, batc
     return goal.fixed(output) if goal.depends_on_output else goal
 
 
-def _run(model: VisionModel, tool: Method, x: Tensor, goal: Target | None, output: Output | None,
-         pictures: list[Image.Image], sources: list[str]) -> list[Explanation]:
+def _run(model: VisionModel, tool: Method, x: Tensor, goals: Sequence[Target | None], output: Output | None,
+         pictures: list[Image.Image], sources: list[str]) -> list[list[Explanation]]:
+    """The explanations of one call of the method: for each target, of each picture."""
     started = time.perf_counter()
-    maps = tool(x, goal).cpu()
-    seconds = (time.perf_counter() - started) / len(x)
-    return [
+    maps = _maps(tool, x, goals).cpu()
+    seconds = (time.perf_counter() - started) / len(maps)
+    return [[
         Explanation(
-            map=maps[i], method=tool.card.name, model=model.name, target=_describe(model, tool, goal, output, i),
-            layer=tool.cut_layer.name if tool.cut_layer else None, options=tool.options, image=model.view(pictures[i]),
-            signed=tool.card.signed, seconds=seconds, source=sources[i], input_size=tuple(x.shape[-2:]))
+            map=maps[t * len(x) + i], method=tool.card.name, model=model.name,
+            target=_describe(model, tool, goal, output, i), layer=tool.cut_layer.name if tool.cut_layer else None,
+            options=tool.options, image=model.view(pictures[i]), signed=tool.card.signed, seconds=seconds,
+            source=sources[i], input_size=tuple(x.shape[-2:]))
         for i in range(len(x))
-    ]
+    ] for t, goal in enumerate(goals)]
+
+
+def _maps(tool: Method, x: Tensor, goals: Sequence[Target | None]) -> Tensor:
+    """The maps of all pictures for the first target, then for the next."""
+    if len(goals) == 1:
+        return tool(x, goals[0])
+    rows = range(len(x))
+    return tool(x, [goal.at([row]) for goal in goals for row in rows], of=tiled_rows(len(x), len(goals)))
 
 
 def _describe(model: VisionModel, tool: Method, goal: Target | None, output: Output | None, row: int) -> dict[str, Any]:

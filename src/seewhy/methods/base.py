@@ -61,6 +61,11 @@ class Method:
         return self.card.cost(self)
 
     @property
+    def shares_forwards(self) -> bool:
+        """Whether several targets of one image cost the forwards of one (`of=` of a call): without gradients, yes."""
+        return Need.GRADIENTS not in self.card.needs
+
+    @property
     def cut_layer(self) -> Layer | None:
         """The layer at which the method cuts the model, if it does."""
         return getattr(self, "at", None)
@@ -93,8 +98,7 @@ class Method:
             return self.run(x, target, self.maps)
         if not self.card.class_specific:
             return self.run(x, target, self.maps)[list(of)]
-        sharing = Need.GRADIENTS not in self.card.needs
-        with self.model.repeats(of) if sharing else nullcontext():
+        with self.model.repeats(of) if self.shares_forwards else nullcontext():
             return self.run(x[list(of)], target, self.maps)
 
     def run(self, x: Tensor, target: TargetLike,
