@@ -5,7 +5,7 @@ A source (torchvision, timm, …) has one file that fills in a `Structure`; ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -305,10 +305,11 @@ class VisionModel:
     # ── running it ────────────────────────────────────────────────────────────────────────────────────────────────
     def run(self, x: Float[Tensor, "batch channels height width"]) -> Output:
         """One forward in the caller's grad mode. Methods call this inside `untouched(model.module)`."""
-        repeats = _REPEATS.get()
-        if repeats is not None and repeats.model is self and not torch.is_grad_enabled():
-            return repeats.spread(self._forward(repeats.once(x)))
-        return self._forward(x)
+        repeats = self._repeating()
+        if repeats is None:
+            return self._forward(x)
+        output = self._forward(repeats.once(x))
+        return Output(*(None if t is None else repeats.spread(t) for t in (output.logits, output.embedding)))
 
     @contextmanager
     def repeats(self, of: Sequence[int]) -> Iterator[None]:
@@ -322,6 +323,11 @@ class VisionModel:
             yield
         finally:
             _REPEATS.reset(token)
+
+    def _repeating(self) -> _Repeats | None:
+        """What is known of the repetitions in a batch that runs now, if they may be left out."""
+        repeats = _REPEATS.get()
+        return repeats if repeats is not None and repeats.model is self and not torch.is_grad_enabled() else None
 
     def _forward(self, x: Tensor) -> Output:
         box: list[Tensor] = []
@@ -359,18 +365,22 @@ class VisionModel:
 
     def activations(self, x: Tensor, layers: Sequence[Layer]) -> dict[str, Float[Tensor, "batch channels rows cols"]]:
         """The maps of several layers by name, from one forward that stops at the last of them; no gradients."""
-        modules = {layer.name: self.submodule(layer.name) for layer in layers}
-        with self.fitting(x), torch.no_grad(), untouched(self.module), collecting(modules) as found:
-            self.module(x, **self.structure.call)
+        found = self._collect(x, [layer.name for layer in layers])
         return {layer.name: self.to_grid(found[layer.name], layer, x.shape[-2:]) for layer in layers}
 
     def tokens(self, x: Tensor, blocks: Sequence[int] | None = None) -> dict[int, Float[Tensor, "batch tokens dim"]]:
         """The outputs of transformer blocks (all of them, or those numbered), prefix tokens included."""
-        names = self._blocks(blocks)
-        modules = {str(i): self.submodule(b.name) for i, b in names.items()}
+        names = {i: block.name for i, block in self._blocks(blocks).items()}
+        found = self._collect(x, names.values())
+        return {i: found[name] for i, name in names.items()}
+
+    def _collect(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """The raw outputs of modules, by name."""
+        modules = {name: self.submodule(name) for name in names}
         with self.fitting(x), torch.no_grad(), untouched(self.module), collecting(modules) as found:
-            self.module(x, **self.structure.call)
-        return {i: found[str(i)] for i in names}
+            repeats = self._repeating()
+            self.module(repeats.once(x) if repeats else x, **self.structure.call)
+        return {name: repeats.spread(value) for name, value in found.items()} if repeats else found
 
     @contextmanager
     def cut(self, layer: Layer) -> Iterator[list[Tensor]]:
@@ -481,15 +491,10 @@ class _Repeats:
         """Of each whole batch, the first row of each picture."""
         return x.unflatten(0, (-1, self._batch))[:, self._first].flatten(0, 1)
 
-    def spread(self, output: Output) -> Output:
-        """The answers at every row again."""
-        def rows(values: Tensor | None) -> Tensor | None:
-            if values is None:
-                return None
-            place = self._place.to(values.device, non_blocking=True)
-            return values.unflatten(0, (-1, len(self._first)))[:, place].flatten(0, 1)
-
-        return Output(rows(output.logits), rows(output.embedding))
+    def spread(self, values: Tensor) -> Tensor:
+        """What came of each picture, at every row again."""
+        place = self._place.to(values.device, non_blocking=True)
+        return values.unflatten(0, (-1, len(self._first)))[:, place].flatten(0, 1)
 
 
 _REPEATS: ContextVar[_Repeats | None] = ContextVar("repeats", default=None)
