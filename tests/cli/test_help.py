@@ -1,0 +1,25 @@
+"""The help of every command says what its author wrote."""
+
+from __future__ import annotations
+
+import typer
+from rich.text import Text
+
+from seewhy.cli import app
+
+
+def helps(group, path="seewhy"):
+    """(where, text) of every help text of a command, its sub-commands and their options."""
+    yield path, group.help
+    for option in group.params:
+        yield f"{path} {option.name}", getattr(option, "help", None)
+    for name, command in getattr(group, "commands", {}).items():
+        yield from helps(command, f"{path} {name}")
+
+
+def test_rich_takes_no_bracket_for_markup() -> None:
+    """`seewhy[ray]` must not be shown as `seewhy`."""
+    texts = {where: text for where, text in helps(typer.main.get_command(app)) if text}
+    assert "seewhy\\[ray]" in texts["seewhy bench run engine"]
+    lost = [where for where, text in texts.items() if Text.from_markup(text).plain != text.replace("\\[", "[")]
+    assert not lost, f"write \\[ for [ in the help of {lost}"
