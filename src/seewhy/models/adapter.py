@@ -6,7 +6,7 @@ A source (torchvision, timm, …) has one file that fills in a `Structure`; ever
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import chain
@@ -28,7 +28,7 @@ from seewhy.errors import (
 )
 from seewhy.images import ImageLike, load_image, load_images
 from seewhy.models.attention import reading_attention
-from seewhy.models.surgery import Tail, collecting, cut, hooked, untouched
+from seewhy.models.surgery import Stop, Tail, collecting, cut, hooked, untouched
 from seewhy.preprocess import Preprocess
 from seewhy.registry import NEED_TEXT, Need
 from seewhy.targets import Output
@@ -395,9 +395,13 @@ class VisionModel:
     @contextmanager
     def attention(self, receive: Callable[[int, Tensor], None], x: Tensor, blocks: Sequence[int] | None = None,
                   rows: slice = slice(None), differentiable: bool = False) -> Iterator[None]:
-        """Forwards in the block hand `receive(block, matrix)` the attention matrices, (B, heads, rows, N)."""
+        """Forwards in the block hand `receive(block, matrix)` the attention matrices, (B, heads, rows, N).
+
+        A `receive` that has seen enough raises `Stop`: the forward and the block then end.
+        """
         modules = {i: self.submodule(b.attention) for i, b in self._blocks(blocks).items()}
-        with reading_attention(modules, receive, batch=x.shape[0], rows=rows, differentiable=differentiable):
+        reading = reading_attention(modules, receive, batch=x.shape[0], rows=rows, differentiable=differentiable)
+        with suppress(Stop), reading:
             yield
 
     def _blocks(self, blocks: Sequence[int] | None) -> dict[int, Block]:

@@ -54,9 +54,6 @@ class AttentionMap(Method):
             rows.append(matrix[..., 0, :])
             raise Stop
 
-        try:
-            with self.model.attention(receive, x, blocks=[self.block], rows=slice(0, 1)):
-                self.model.run(x)
-        except Stop:
-            pass
+        with self.model.attention(receive, x, blocks=[self.block], rows=slice(0, 1)):
+            self.model.run(x)
         return rows[0].float()

@@ -49,9 +49,6 @@ class Rollout(Method):
             if block == last:
                 raise Stop
 
-        try:
-            with self.model.attention(receive, x, blocks=range(self.start_layer, last + 1)):
-                self.model.run(x)
-        except Stop:
-            pass
+        with self.model.attention(receive, x, blocks=range(self.start_layer, last + 1)):
+            self.model.run(x)
         return self.model.patches(rollout[:, 0], x.shape[-2:])
