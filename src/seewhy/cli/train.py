@@ -24,8 +24,8 @@ def scenes(
     changes: Annotated[list[str] | None, typer.Option("--set", help="Change the recipe: --set steps=500.")] = None,
 ) -> None:
     """Train a reference model of the made world; a killed run goes on with --resume as if nothing had happened."""
-    from ..training.recipes import parse_changes
-    from ..training.scenes import train
+    from seewhy.training.recipes import parse_changes
+    from seewhy.training.scenes import train
 
     train(model, out, resume=resume, device=device, precision=precision, threads=threads, workers=workers, every=every,
           pool_dir=pool_dir, **parse_changes(changes or []))
@@ -40,7 +40,7 @@ def ship(
     n: Annotated[int, typer.Option(min=1, help="Scenes per split to measure on.")] = 1000,
 ) -> None:
     """Measure a finished run and put its half-precision weights, figures and card into a folder."""
-    from ..training.export import ship as put
+    from seewhy.training.export import ship as put
 
     for split, figures in put(model, run, weights, n)["figures"].items():
         typer.echo(f"{split:10s} " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..models.scenes import SceneCNN, SceneViT, load
-from .recipes import Recipe
-from .scenes import Plain
+from seewhy.models.scenes import SceneCNN, SceneViT, load
+from seewhy.training.recipes import Recipe
+from seewhy.training.scenes import Plain
 
 _STAGES = ("layer2", "layer3", "layer4")
 _WEIGHT = 0.5  # of the distance from the teacher, beside the cross-entropy of the answers

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import nn
 
-from ..data.scenes import Scenes
-from .pool import multi_hot
-from .scenes import prepare
+from seewhy.data.scenes import Scenes
+from seewhy.training.pool import multi_hot
+from seewhy.training.scenes import prepare
 
 Scores = Float[ndarray, "n classes"]
 Truth = Bool[ndarray, "n classes"]

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.scenes import CLASSES
-from ..errors import WeightsError
-from ..models.scenes import MEAN, STD, build
-from .evaluate import evaluate
-from .recipes import RECIPES, Recipe
+from seewhy.data.scenes import CLASSES
+from seewhy.errors import WeightsError
+from seewhy.models.scenes import MEAN, STD, build
+from seewhy.training.evaluate import evaluate
+from seewhy.training.recipes import RECIPES, Recipe
 
 _ASKED = {"train": ("single", "multi", "blank"), "train_absent": ("single", "multi", "absent", "blank"),
           "train_shortcut": ("shortcut", "single")}

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from ..data.scenes import CLASSES, Scenes
+from seewhy.data.scenes import CLASSES, Scenes
 
 _CHUNK = 500
 

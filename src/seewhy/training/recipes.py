@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..errors import OptionError, UnknownNameError
+from seewhy.errors import OptionError, UnknownNameError
 
 
 @dataclass(frozen=True)

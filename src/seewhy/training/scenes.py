@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..errors import OptionError, UnknownNameError, WeightsError
-from ..models.scenes import MEAN, STD, build, load
-from .pool import Pool, scene_pool
-from .recipes import RECIPES, Recipe
-from .team import Team
+from seewhy.errors import OptionError, UnknownNameError, WeightsError
+from seewhy.models.scenes import MEAN, STD, build, load
+from seewhy.training.pool import Pool, scene_pool
+from seewhy.training.recipes import RECIPES, Recipe
+from seewhy.training.team import Team
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -103,7 +103,7 @@ def _leader_first(team: Team, draw: Callable[[], Pool]) -> Pool:
 
 
 def student_of(recipe: Recipe) -> Plain:
-    from .distil import Student
+    from seewhy.training.distil import Student
 
     return Plain(recipe) if recipe.teacher is None else Student(recipe)
 
@@ -167,7 +167,7 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint beside the old one, then put it in its place: a kill leaves one or the other."""
-        from .export import machine, save_half
+        from seewhy.training.export import machine, save_half
 
         state = {"recipe": json.dumps(dataclasses.asdict(self.recipe)), "step": self.step, "seconds": self.seconds,
                  "machine": machine(self.device, str(self.dtype).removeprefix("torch."), self.team.size),

@@ -9,8 +9,8 @@ from jaxtyping import Bool
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.base import Item
-from ..data.scenes import CLASSES, Scene
+from seewhy.data.base import Item
+from seewhy.data.scenes import CLASSES, Scene
 
 # Okabe and Ito's colours for objects in order, told apart without red-green vision; a scene's mark gets white.
 OUTLINES = ((230, 159, 0), (86, 180, 233), (240, 228, 66))
