@@ -25,6 +25,7 @@ from seewhy.explanation import CONSTANT_SPREAD, Explanation
 from seewhy.images import ImageLike, load_image
 from seewhy.methods import Method
 from seewhy.models.adapter import VisionModel
+from seewhy.models.surgery import untouched
 from seewhy.registry import Need
 from seewhy.targets import TargetLike, as_target
 
@@ -107,7 +108,8 @@ def learnt_modules(model: VisionModel, x: Tensor) -> list[str]:
     handles = [m.register_forward_pre_hook(lambda *_, name=name: order.setdefault(name))
                for name, m in model.module.named_modules() if any(True for _ in m.parameters(recurse=False))]
     try:
-        model.checked_output(x)
+        with torch.no_grad(), model.fitting(x), untouched(model.module):
+            model.run(x)
     finally:
         for handle in handles:
             handle.remove()

@@ -7,7 +7,7 @@ scored as if it were not there. Nothing is normalised over the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from seewhy.errors import OptionError
 from seewhy.models.adapter import VisionModel
 from seewhy.registry import ASK_TEXT, Ask, MetricCard, Need, check_options, option, options_of
-from seewhy.targets import Target, TargetLike, as_target
+from seewhy.targets import TargetLike, as_target
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Given:
         labels: the true class of each image (the class of the object in `masks`), as the model counts; -1: unknown.
         rivals: for each map the same method's map for another class that the image shows; NaN where there is none.
         method: the method that made the maps, configured.
-        memo: results that several metrics or several maps of the same images share (`once`).
+        memo: results about the images and their targets that several metrics or several maps share (`once`).
     """
 
     masks: Bool[Tensor, "batch rows cols"] | None = None
@@ -102,7 +102,10 @@ class Metric:
         check_options(self)
 
     def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
-        """The numbers. Every map is finite, and every row has what the card asks for (see `bad_rows`)."""
+        """The numbers. Every map is finite, and every row has what the card asks for (see `bad_rows`).
+
+        The model may still say NaN of an image: such a row's value is NaN, with a reason.
+        """
         raise NotImplementedError
 
     def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
@@ -157,7 +160,7 @@ class Metric:
         if len(reasons) == len(maps):
             return self._nothing(len(maps), maps.device, reasons)
         safe = maps.detach()
-        if reasons:  # a bad row must not disturb its neighbours: it is scored as the first good one, then struck out
+        if reasons:  # a bad row must not disturb its neighbours: it gets the first good one's map, and is struck out
             good = next(i for i in range(len(maps)) if i not in reasons)
             rows = [good if i in reasons else i for i in range(len(maps))]
             safe, given = safe[rows], _rows(given, rows)
@@ -173,22 +176,34 @@ class Metric:
 def _check(card: MetricCard, maps: Any, given: Given) -> None:
     if not isinstance(maps, Tensor) or maps.ndim != 3 or not len(maps) or not maps.is_floating_point():
         got = f"{maps.dtype} {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
-        raise OptionError(f"a metric takes float maps (B, rows, cols), not {got}")
+        raise OptionError(f"a metric takes float maps (B, rows, cols), not {got}; give one or more, un-normalised")
     missing = [ASK_TEXT[ask] for ask in sorted(card.needs - given.known)]
     if missing:
         raise OptionError(f"{card.title} needs {' and '.join(missing)}; pass it to the call")
-    for name in ("masks", "valid", "rivals"):
-        value = getattr(given, name)
-        if value is not None and value.shape != maps.shape:
-            raise OptionError(f"{name} have the shape {tuple(value.shape)}, the maps {tuple(maps.shape)}; "
-                              "resize the maps first (seewhy.metrics.fit)")
     for name in ("objects", "boxes", "labels"):
         value = getattr(given, name)
         if value is not None and len(value) != len(maps):
             raise OptionError(f"{name} are for {len(value)} images, the maps for {len(maps)}; give one for each map")
+    for name in ("masks", "valid", "rivals"):
+        if (value := getattr(given, name)) is not None:
+            _check_pixels(name, value, maps.shape, truth=name != "rivals")
+    for i, each in enumerate(() if given.objects is None else given.objects):
+        _check_pixels(f"objects[{i}]", each, (len(each), *maps.shape[1:]), truth=True)
+    if given.labels is not None and not isinstance(given.labels, Tensor):
+        raise OptionError(f"labels are a {type(given.labels).__name__}; pass a tensor of class numbers, -1 if unknown")
     if Ask.MODEL in card.needs and (len(given.x) != len(maps) or given.x.shape[-2:] != maps.shape[-2:]):
         raise OptionError(f"the input has the shape {tuple(given.x.shape)}, the maps {tuple(maps.shape)}; "
                           "bring the maps to the input's size first (seewhy.metrics.fit)")
+
+
+def _check_pixels(name: str, value: Any, shape: tuple[int, ...], truth: bool) -> None:
+    """Masks of numbers are refused: 255 may be an object or nobody's, and `~` of 1 is 254."""
+    if not isinstance(value, Tensor) or (value.dtype == torch.bool) != truth:
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise OptionError(f"{name} are {got}; pass a tensor of {'bools, such as masks == 1' if truth else 'floats'}")
+    if value.shape != shape:
+        raise OptionError(f"{name} have the shape {tuple(value.shape)}, the maps {tuple(shape)}; "
+                          "resize the maps first (seewhy.metrics.fit)")
 
 
 def _bad_rows(maps: Tensor, given: Given, needs: frozenset[Ask], undefined: dict[str, Tensor]) -> dict[int, str]:
@@ -216,13 +231,12 @@ def _bad_rows(maps: Tensor, given: Given, needs: frozenset[Ask], undefined: dict
 
 
 def _rows(given: Given, rows: list[int]) -> Given:
-    """The same knowledge of other rows; nothing is shared with the whole batch's memo."""
+    """Other rows' truth for the same images: what the model said of them (`memo`) holds whichever map is bad."""
     def pick(value: Any) -> Any:
         return value if value is None else value[rows] if isinstance(value, Tensor) else [value[i] for i in rows]
 
-    target = given.target.at(rows) if isinstance(given.target, Target) else given.target
-    return Given(pick(given.masks), pick(given.objects), pick(given.valid), pick(given.boxes), given.model,
-                 pick(given.x), target, pick(given.labels), pick(given.rivals), given.method)
+    truth = ("masks", "objects", "valid", "boxes", "labels", "rivals")
+    return replace(given, **{name: pick(getattr(given, name)) for name in truth})
 
 
 def _struck(found: Measurement, reasons: dict[int, str]) -> Measurement:

@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seewhy.metrics.base import Given, Measurement, Metric, fit, option
+from seewhy.metrics.again import maps_again
+from seewhy.metrics.base import Given, Measurement, Metric, option
+from seewhy.metrics.faithfulness.asking import NOT_FINITE
 from seewhy.metrics.faithfulness.road import ROAD
 from seewhy.registry import Ask, metric
 from seewhy.sanity import constant, displayed
@@ -59,16 +61,16 @@ class ARCC(Metric):
 
     def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
         shown = displayed(_evidence(maps, given), signed=False)
-        again = given.method(given.x * shown[:, None].to(given.x.dtype), given.target)
-        again = _evidence(fit(again, maps.shape[1:], self.upsampling), given)
+        masked = given.x * shown[:, None].to(given.x.dtype)
+        again = maps_again(given.method, masked, given.target, tuple(maps.shape[1:]), self.upsampling)
+        again = _evidence(again, given)
         found = self._road.compare(maps, given)
         parts = {"coherency": (1 + _correlation(again, shown)) / 2, "complexity": shown.mean((1, 2)),
                  "road": (2 * found.value).clamp(0, 1)}
         terms = torch.stack([parts["coherency"], 1 - parts["complexity"], parts["road"]])
         value = 3 / terms.reciprocal().sum(0)  # 1/0 is infinite, and 3 over it 0
-        bad = value.isnan().tolist()
-        return Measurement(value, parts, {}, {i: "the model's score of a perturbed image is NaN or infinite"
-                                              for i, wrong in enumerate(bad) if wrong})
+        reasons = {i: NOT_FINITE for i, bad in enumerate(value.isnan().tolist()) if bad}
+        return Measurement(value, parts, {}, reasons)
 
 
 def _evidence(maps: Tensor, given: Given) -> Tensor:

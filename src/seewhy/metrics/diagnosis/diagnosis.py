@@ -8,7 +8,8 @@ from torch import Tensor
 
 from seewhy.errors import OptionError, RequirementError
 from seewhy.methods import METHODS
-from seewhy.metrics.base import Given, Measurement, Metric, fit, option
+from seewhy.metrics.again import maps_again
+from seewhy.metrics.base import Given, Measurement, Metric, option
 from seewhy.metrics.localisation.auc import AUC
 from seewhy.models.surgery import untouched
 from seewhy.registry import Ask, Need, metric
@@ -101,7 +102,7 @@ class Diagnosis(Metric):
                                    f"from {', '.join(others) or 'none'}")
         size = tuple(maps.shape[1:])
         return given.once(("label-free", self.label_free, size, self.upsampling),
-                          lambda: fit(method(given.model)(given.x), size, self.upsampling))
+                          lambda: maps_again(method(given.model), given.x, None, size, self.upsampling))
 
 
 def _free() -> list[str]:

@@ -29,11 +29,7 @@ NOT_FINITE = "the model's score of a perturbed image is NaN or infinite"
 
 @dataclass(kw_only=True, eq=False)
 class ModelMetric(Metric):
-    """A metric that asks the model about variants of the image; subclasses implement `compare`.
-
-    Rows that cannot be scored stay in the batch and are struck out at the end, so that what the model
-    said of the images (`Given.once`) serves every map of the batch, whichever of them are bad.
-    """
+    """A metric that asks the model about variants of the image; subclasses implement `compare`."""
 
     batch_size: int = option(32, "images per forward pass (memory against speed; the values are the same)", at_least=1)
 
@@ -49,18 +45,10 @@ class ModelMetric(Metric):
         """The numbers; NaN where the model's scores are not finite."""
         raise NotImplementedError
 
-    def bad_rows(self, maps: Tensor, given: Given) -> dict[int, str]:
-        """None that `measure` should replace: `score` deals with them."""
-        return {}
-
     def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
-        reasons = super().bad_rows(maps, given)
-        if len(reasons) == len(maps):
-            return self._nothing(len(maps), maps.device, reasons)
-        safe = maps.nan_to_num() if reasons else maps
-        found = self.compare(safe, given)
+        found = self.compare(maps, given)
         fine = torch.isfinite(torch.stack([found.value, *found.parts.values()])).all(0).tolist()
-        found.reasons = {i: NOT_FINITE for i, ok in enumerate(fine) if not ok} | found.reasons | reasons
+        found.reasons = {i: NOT_FINITE for i, ok in enumerate(fine) if not ok}
         return found
 
 

@@ -32,6 +32,6 @@ class BoxDiscrimination(BoxMetric):
 
     def compare(self, maps: Tensor, given: Given) -> Measurement:
         own = self.correlations(maps, given)
-        rival = self.correlations(given.rivals.nan_to_num(), given)
+        rival = self.correlations(given.rivals, given)
         parts = {"own": area(own, self.axis), "rival": area(rival, self.axis)}
         return Measurement(parts["own"] - parts["rival"], parts, {"": own - rival, "own": own, "rival": rival})

@@ -31,7 +31,7 @@ class FidelityDiscrimination(MIFLIF):
 
     def compare(self, maps: Tensor, given: Given) -> Measurement:
         own_mif, own_lif = self.mif_lif(maps, given)
-        rival_mif, rival_lif = self.mif_lif(given.rivals.nan_to_num(), given, keep=False)
+        rival_mif, rival_lif = self.mif_lif(given.rivals, given, keep=False)
         own, rival = own_lif - own_mif, rival_lif - rival_mif
         parts = {"own": area(own, self.axis), "rival": area(rival, self.axis)}
         return Measurement(parts["own"] - parts["rival"], parts, {"": own - rival, "own": own, "rival": rival})

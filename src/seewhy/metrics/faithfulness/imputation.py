@@ -78,7 +78,7 @@ def _solve(apply: Callable[[Tensor], Tensor], residual: Tensor, scale: Tensor, t
     found, direction = torch.zeros_like(residual), residual.clone()
     power = residual.square().sum((2, 3), keepdim=True)
     for iteration in range(20 * max(residual.shape[-2:])):
-        if iteration % CHECK_EVERY == 0 and bool((power <= limit).all()):
+        if iteration % CHECK_EVERY == 0 and not bool((power > limit).any()):  # NaN will not settle: it counts as done
             break
         image = apply(direction)
         step = power / (direction * image).sum((2, 3), keepdim=True).clamp(min=tiny)

@@ -6,12 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seewhy.errors import NonFiniteError
-from seewhy.methods.base import Method
-from seewhy.metrics.base import Given, Measurement, Metric, fit, option
+from seewhy.metrics.again import maps_again
+from seewhy.metrics.base import Given, Measurement, Metric, option
 from seewhy.registry import Ask, metric
 from seewhy.sanity import constant, forgetting, learnt_modules, moved, spearman, ssim, stages
-from seewhy.targets import Target
 
 
 @metric(
@@ -67,25 +65,14 @@ class Randomisation(Metric):
         ranks = maps.new_full((len(maps), self.steps), torch.nan, dtype=torch.float64)
         looks = ranks.clone()
         for k, (_, random) in enumerate(forgetting(given.model, stages(names, self.steps), self.seed)):
-            found = fit(_maps(moved(given.method, random), given.x, given.target), maps.shape[1:], self.upsampling)
+            tool = moved(given.method, random)
+            found = maps_again(tool, given.x, given.target, tuple(maps.shape[1:]), self.upsampling)
             ranks[:, k], looks[:, k] = _rank_correlation(maps, found), ssim(maps, found, given.method.card.signed)
         done = min(self.steps, len(names)) - 1
         value = ranks.nanmean(1)
         reasons = {i: "every random model gives NaN" for i, bad in enumerate(value.isnan().tolist()) if bad}
         return Measurement(value, {"untrained": ranks[:, done], "ssim": looks.nanmean(1)}, {"": ranks, "ssim": looks},
                            reasons)
-
-
-def _maps(method: Method, x: Tensor, target: Target) -> Tensor:
-    """The maps of a random model; NaN for an image where it gives NaN, whatever the others do."""
-    try:
-        return method(x, target)
-    except NonFiniteError:
-        if len(x) == 1:
-            return x.new_full((1, 1, 1), torch.nan)
-    rows = [_maps(method, x[i : i + 1], target.at([i])) for i in range(len(x))]
-    size = max(tuple(row.shape[1:]) for row in rows)
-    return torch.cat([row.expand(1, *size) for row in rows])
 
 
 def _rank_correlation(maps: Tensor, found: Tensor) -> Float[Tensor, "batch"]:
