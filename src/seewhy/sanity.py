@@ -26,6 +26,7 @@ from seewhy.images import ImageLike, load_image
 from seewhy.methods import Method
 from seewhy.models.adapter import VisionModel
 from seewhy.models.surgery import untouched
+from seewhy.ranks import mean_ranks
 from seewhy.registry import Need
 from seewhy.targets import TargetLike, as_target
 
@@ -191,19 +192,6 @@ def spearman(a: Float[Tensor, "batch *positions"], b: Float[Tensor, "batch *posi
     one, two = (mean_ranks(m.flatten(1)) for m in (a, b))
     one, two = (r - r.mean(1, keepdim=True) for r in (one, two))
     return (one * two).sum(1) / (one.square().sum(1) * two.square().sum(1)).sqrt()
-
-
-def mean_ranks(values: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
-    """1 for the least, n for the greatest; equal values share the mean of their ranks; float64."""
-    ordered, order = values.sort(dim=1)
-    place = torch.arange(values.shape[1], device=values.device).expand_as(order)
-    new = torch.ones_like(order, dtype=torch.bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    last = torch.ones_like(new)
-    last[:, :-1] = new[:, 1:]
-    first_of = place.where(new, 0).cummax(1).values
-    last_of = place.where(last, values.shape[1]).flip(1).cummin(1).values.flip(1)
-    return torch.empty_like(values, dtype=torch.float64).scatter_(1, order, (first_of + last_of).double() / 2 + 1)
 
 
 def ssim(a: Float[Tensor, "batch rows cols"], b: Float[Tensor, "batch rows cols"],

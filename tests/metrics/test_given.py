@@ -45,7 +45,7 @@ def test_what_is_no_truth_about_these_maps_is_refused(name, value, says):
 
 @pytest.mark.parametrize("maps", [MAPS[:0], MAPS[:, None], MAPS.long(), MAPS.numpy()], ids=["none", "4d", "int", "np"])
 def test_what_is_no_batch_of_maps_is_refused(maps):
-    with pytest.raises(OptionError, match="not .*; give one or more, un-normalised"):
+    with pytest.raises(OptionError, match=r"not .*; give one or more, un-normalised"):
         _check(AUC.card, maps, Given(masks=masks()))
 
 

@@ -78,16 +78,9 @@ def ascending(values: Float64[Tensor, "batch n"]) -> Float64[Tensor, "batch n"]:
     return values.sort(1).values
 
 
-def ascending_order(values: Float64[Tensor, "batch n"]) -> Int[Tensor, "batch n"]:
-    """The pixels of each row by ascending value; equal ones in any order."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.argsort(values.numpy(), axis=1))
-    return values.argsort(1)
-
-
 def kth_largest(ordered: Float64[Tensor, "batch n"], k: Int[Tensor, "batch"]) -> Float64[Tensor, "batch"]:
     """The k-th largest value of each row in ascending order, k from 1."""
     return ordered.gather(1, ordered.shape[1] - k[:, None])[:, 0]
 
 
-__all__ = ["Pixels", "ascending", "ascending_order", "kth_largest", "pixels", "top_weights"]
+__all__ = ["Pixels", "ascending", "kth_largest", "pixels", "top_weights"]

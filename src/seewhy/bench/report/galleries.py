@@ -15,7 +15,7 @@ from seewhy.bench.report.blocks import Block, Cell, Pictures, Table
 from seewhy.bench.report.read import MetricInfo, Panel, Run
 from seewhy.errors import SeewhyError
 from seewhy.explanation import Explanation, interpolate
-from seewhy.sanity import mean_ranks
+from seewhy.ranks import mean_ranks
 from seewhy.viz.html import Figure
 
 SIDE = 200

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seewhy.metrics.base import Given, Measurement, Metric, option
-from seewhy.metrics.pixels import ascending_order, pixels
+from seewhy.metrics.pixels import pixels
+from seewhy.ranks import mean_ranks
 from seewhy.registry import Ask, metric
 
 
@@ -36,23 +36,9 @@ class AUC(Metric):
 
     def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
         found = pixels(maps, given, self.absolute)
-        order = ascending_order(found.ranked)
-        ordered = found.ranked.gather(1, order)
         inside = found.inside(given.masks)
         skipped = found.values.shape[1] - found.count  # they come first
-        own = inside.gather(1, order) * (mean_ranks(ordered) - skipped[:, None])
+        own = inside * (mean_ranks(found.ranked) - skipped[:, None])
         positive = inside.sum(1).double()
         negative = found.count - positive
         return Measurement((own.sum(1) - positive * (positive + 1) / 2) / (positive * negative))
-
-
-def mean_ranks(ordered: Float64[Tensor, "batch n"]) -> Float64[Tensor, "batch n"]:
-    """Ranks from 1 of values in ascending order; equal values have the mean of theirs."""
-    n = ordered.shape[1]
-    place = torch.arange(n, device=ordered.device).expand(ordered.shape)
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    first = place.masked_fill(~new, 0).cummax(1).values
-    ends = new.roll(-1, 1)  # a run ends where the next begins; the last one by the first's mark
-    last = place.masked_fill(~ends, n - 1).flip(1).cummin(1).values.flip(1)
-    return (first + last).double() / 2 + 1
