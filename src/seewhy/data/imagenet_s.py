@@ -10,7 +10,8 @@ import numpy as np
 
 from seewhy.data.base import Dataset, Item, expect
 from seewhy.data.imagenet import imagenet_classes, imagenet_wnids
-from seewhy.data.reading import lines, numbers, one_of, photo
+from seewhy.data.masks import read_numbers
+from seewhy.data.reading import lines, one_of, photo
 from seewhy.errors import DataError
 from seewhy.registry import Ask, dataset
 
@@ -85,7 +86,7 @@ class ImageNetS(Dataset):
                     about={"wnid": wnid, "ids": present})
 
     def _values(self, name: str) -> np.ndarray:
-        rgb = numbers(self._mask_root / f"{name}.png", ("RGB",), "the number is R + 256·G; use the official PNGs")
+        rgb = read_numbers(self._mask_root / f"{name}.png", ("RGB",), "the number is R + 256·G; use the official PNGs")
         return rgb[..., 0].astype(np.int32) + 256 * rgb[..., 1].astype(np.int32)
 
     def _has_one(self, name: str) -> bool:

@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, UInt8
 from numpy import ndarray
 from PIL import Image
 
@@ -22,23 +22,40 @@ def read_levels(source: str | Path | bytes | Image.Image, name: str = "") -> Int
         DataError: the file is missing or broken, or its colours are no numbers.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "the mask")
-    if isinstance(source, str | Path) and not Path(source).is_file():
-        raise DataError(f"the mask {name} does not exist; unpack the annotations again")
-    try:
-        image = source if isinstance(source, Image.Image) else Image.open(
-            BytesIO(source) if isinstance(source, bytes) else source)
-        image.load()
-        levels = np.asarray(image)
-    except Exception as error:  # decoders raise anything on broken bytes
-        raise DataError(f"the mask {name} cannot be read ({type(error).__name__}); get the file again") from error
+    levels, mode = _stored(source, name)
     if levels.ndim == 3:
-        colours = levels[..., : 1 if image.mode in ("LA", "La", "PA") else 3]
+        colours = levels[..., : 1 if mode in ("LA", "La", "PA") else 3]
         if (colours != colours[..., :1]).any():
             raise DataError(f"the mask {name} is coloured; store the numbers of its objects as grey levels")
         levels = colours[..., 0]
     if levels.dtype.kind == "f":
         raise DataError(f"the mask {name} holds fractions; store the numbers of its objects as grey levels")
     return levels.astype(np.int64)
+
+
+def read_numbers(path: Path, modes: tuple[str, ...], hint: str) -> UInt8[ndarray, "rows cols *channels"]:
+    """What an official annotation PNG stores, in a mode that it must have; a palette picture gives its indices.
+
+    Raises:
+        DataError: it is missing, broken or of another mode.
+    """
+    levels, mode = _stored(path, str(path))
+    if mode not in modes:
+        raise DataError(f"the mask {path} has mode {mode}, not {' or '.join(modes)}; {hint}")
+    return levels
+
+
+def _stored(source: str | Path | bytes | Image.Image, name: str) -> tuple[ndarray, str]:
+    """The values as they are stored, and Pillow's name for what they are."""
+    if isinstance(source, str | Path) and not Path(source).is_file():
+        raise DataError(f"the mask {name} does not exist; unpack the annotations again")
+    try:
+        if isinstance(source, Image.Image):
+            return np.array(source), source.mode
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return np.array(image), image.mode
+    except Exception as error:  # decoders raise anything on broken bytes
+        raise DataError(f"the mask {name} cannot be read ({type(error).__name__}); get the file again") from error
 
 
 def boxes_around(masks: Bool[ndarray, "objects rows cols"]) -> Float[ndarray, "objects 4"]:

@@ -1,4 +1,4 @@
-"""What the readers of official layouts share: pictures as stored, numbers in PNGs, lists, JSON, options."""
+"""What the readers of official layouts share: pictures as stored, lists, JSON, options."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from seewhy.errors import DataError, OptionError
@@ -20,24 +19,6 @@ def photo(path: Path) -> Image.Image:
         ImageError: it is missing or broken.
     """
     return load_image(path, upright=False)
-
-
-def numbers(path: Path, modes: tuple[str, ...], hint: str) -> np.ndarray:
-    """The stored numbers of an annotation PNG; a palette picture gives its indices.
-
-    Raises:
-        DataError: it is missing, broken or of another mode.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in modes:
-                raise DataError(f"{path} has mode {image.mode}, not {' or '.join(modes)}; {hint}")
-            return np.array(image)
-    except DataError:
-        raise
-    except Exception as error:  # decoders raise anything on broken bytes
-        reason = "is missing" if isinstance(error, FileNotFoundError) else f"is broken ({error})"
-        raise DataError(f"{path} {reason}; get the file again") from error
 
 
 def lines(path: Path) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from seewhy.data.base import Dataset, Item, expect
-from seewhy.data.reading import lines, numbers, one_of, photo
+from seewhy.data.masks import read_numbers
+from seewhy.data.reading import lines, one_of, photo
 from seewhy.errors import DataError, OptionError
 from seewhy.registry import Ask, dataset
 
@@ -87,7 +88,7 @@ class VOC(Dataset):
 
     def _masks(self, name: str) -> dict[str, Any]:
         hint = "palette pictures hold numbers, RGB copies do not; use the official PNGs"
-        kinds, objects = (numbers(self.root / folder / f"{name}.png", ("P", "L"), hint)
+        kinds, objects = (read_numbers(self.root / folder / f"{name}.png", ("P", "L"), hint)
                           for folder in ("SegmentationClass", "SegmentationObject"))
         if kinds.shape != objects.shape:
             raise DataError(f"{name}: SegmentationClass and SegmentationObject differ in size; get the files again")
