@@ -14,7 +14,7 @@ from torch import nn
 from toys import toy_cnn, toy_vit
 
 import seewhy
-from seewhy.dream import dream
+from seewhy.dream import dream, shifted
 from seewhy.errors import NonFiniteError, OptionError, RequirementError, UnknownNameError
 
 PLAIN = {"jitter": 0, "blur": 0}
@@ -80,6 +80,20 @@ def test_jitter_takes_the_gradient_of_the_shifted_picture_and_shifts_it_back():
     assert torch.equal(touched, expected)
 
 
+def test_a_shift_brings_in_the_mean_colour_and_is_no_torus():
+    """The score reads the first pixel: with a cyclic shift the pixels of the far border would grow as well."""
+    model = linear()
+    model.module.weight.data.zero_()
+    model.module.weight.data.view(2, 3, 6, 8)[0, :, 0, 0] = 1
+    touched = dream(model, 0, steps=40, l2=0, jitter=1, blur=0).input.abs().sum(0) > 0
+    expected = torch.zeros(6, 8, dtype=torch.bool)
+    expected[:2, :2] = True
+    assert torch.equal(touched, expected)
+    x = torch.arange(12.0).view(1, 1, 3, 4)
+    assert shifted(x, (1, -2)).tolist() == [[[[0, 0, 0, 0], [2, 3, 0, 0], [6, 7, 0, 0]]]]
+    assert torch.equal(shifted(x, (0, 0)), x)
+
+
 def test_blur_spreads_what_one_pixel_asks_for():
     model = linear()
     model.module.weight.data.zero_()
@@ -136,6 +150,7 @@ def test_the_model_and_the_random_state_stay(monkeypatch):
     ({"steps": 0}, OptionError, "use 1 or more"),
     ({"step": 0}, OptionError, "does not climb"),
     ({"l2": -1}, OptionError, "l2=-1"),
+    ({"jitter": 32}, OptionError, "out of sight; use less than 32"),
 ])
 def test_bad_options_cost_one_line(options, error, advice):
     with pytest.raises(error, match=advice):
@@ -157,7 +172,7 @@ def test_the_command_writes_a_gif_and_a_picture(monkeypatch, tmp_path, capsys):
     from seewhy.cli import main
 
     monkeypatch.setattr("seewhy.cli.common.load", lambda *_: toy_cnn())
-    monkeypatch.setattr(sys, "argv", ["seewhy", "dream", "--class", "cat", "--steps", "12", "--json",
+    monkeypatch.setattr(sys, "argv", ["seewhy", "dream", "--class", "cat", "--steps", "12", "--jitter", "0", "--json",
                                       "-o", str(tmp_path / "new" / "cat.gif")])
     with pytest.raises(SystemExit):
         main()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -64,7 +65,7 @@ def dream(
     steps: int = 200,
     step: float = 0.15,
     l2: float = 3e-4,
-    jitter: int = 8,
+    jitter: int | None = None,
     blur: float = 0.7,
     seed: int = 0,
     frames: int = 32,
@@ -82,7 +83,9 @@ def dream(
         steps: number of steps.
         step: how far one goes, root mean square, in units of the normalised input (1 is the data's own spread).
         l2: λ, in units of the score per squared number of the input; larger stays nearer to the mean colour.
-        jitter: each gradient is that of the picture shifted cyclically by up to that many pixels, against fine noise.
+        jitter: each gradient is that of the picture shifted by up to that many pixels, against fine noise; the mean
+            colour comes in at the border. Default: 1/8 of the shorter side. (A cyclic shift, which is usual, makes a
+            torus of the picture, and objects grow across its border.)
         blur: σ in pixels of a Gaussian after each step, likewise; 0: none.
         seed: of the shifts.
         frames: how many pictures of the way to keep.
@@ -93,8 +96,12 @@ def dream(
         OptionError: an option has an impossible value. RequirementError: the model has no gradients.
         TargetError, UnknownNameError: no such target. NonFiniteError: the score becomes NaN or infinite.
     """
-    _check(model, steps=steps, step=step, l2=l2, jitter=jitter, blur=blur, frames=frames)
     rows, cols = size or _input_size(model)
+    jitter = min(rows, cols) // 8 if jitter is None else jitter
+    _check(model, steps=steps, step=step, l2=l2, jitter=jitter, blur=blur, frames=frames)
+    if jitter >= min(rows, cols):
+        raise OptionError(f"jitter={jitter} would shift a picture of {rows}×{cols} out of sight; "
+                          f"use less than {min(rows, cols)}")
     goal = as_target(target, model.class_names, Need.LOGITS in model.offers)
     if goal.need not in model.offers:
         Output().require(goal.need)
@@ -138,8 +145,14 @@ def _score_and_gradient(model: VisionModel, x: Tensor, goal: Target, shift: tupl
             found.append(goal.score(output))
             return found[0]
 
-    g = input_gradient(model, x.roll(shift, (2, 3)), Noted())
-    return found[0].detach(), g.roll((-shift[0], -shift[1]), (2, 3))
+    g = input_gradient(model, shifted(x, shift), Noted())
+    return found[0].detach(), shifted(g, (-shift[0], -shift[1]))
+
+
+def shifted(x: Tensor, shift: tuple[int, int]) -> Tensor:
+    """The picture moved down and right; zeros, the mean colour, where nothing was."""
+    down, right = shift
+    return F.pad(x, (right, -right, down, -down))
 
 
 def _shifts(steps: int, jitter: int, seed: int) -> list[tuple[int, int]]:

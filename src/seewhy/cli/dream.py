@@ -19,7 +19,8 @@ def dream(
     steps: Annotated[int, typer.Option(help="Number of steps.")] = 200,
     step: Annotated[float, typer.Option(help="How far one goes, in units of the data's spread.")] = 0.15,
     l2: Annotated[float, typer.Option(help="Penalty of the squared norm: larger stays nearer to grey.")] = 3e-4,
-    jitter: Annotated[int, typer.Option(help="Largest random shift in pixels; 0: none.")] = 8,
+    jitter: Annotated[int | None, typer.Option(help="Largest random shift in pixels; 0: none; default: 1/8 of the "
+                                               "side.")] = None,
     blur: Annotated[float, typer.Option(help="Sigma in pixels of the blur after each step; 0: none.")] = 0.7,
     seed: Annotated[int, typer.Option(help="Of the shifts.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="The GIF; the last picture lies beside it as PNG.")]
