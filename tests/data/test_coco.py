@@ -75,6 +75,9 @@ def test_a_list_of_names_chooses_and_orders(root, tmp_path):
     names.write_text("77\n")
     with pytest.raises(DataError, match="'77' is no image of train2014"):
         load_data("coco", root, "train2014", ids_file=names)
+    names.write_text("9\n2\n9\n")
+    with pytest.raises(DataError, match="names '9' twice"):
+        load_data("coco", root, "train2014", ids_file=names)
 
 
 def test_boxes_alone_decode_nothing(root):
@@ -90,6 +93,15 @@ def test_wrong_folders_and_broken_annotations(root):
     path.write_text(path.read_text().replace('"category_id": 18', '"category_id": 5'))
     with pytest.raises(DataError, match="broken annotation"):
         load_data("coco", root, "train2014")[1]
+    for broken in ({"counts": "no runs", "size": [4, 6]}, {"counts": [20, 400], "size": [4, 6]},
+                   {"counts": [20, 4], "size": [6, 4]}):
+        rows = [{**ROWS[0], "segmentation": broken}]
+        path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": rows}))
+        with pytest.raises(DataError, match="broken annotation"):
+            load_data("coco", root, "train2014")[1]
+    path.write_text(path.read_text().replace('{"counts": [20, 4], "size": [6, 4]}', '[[1, "a", 2, 2, 3, 3]]'))
+    with pytest.raises(DataError, match="no readable JSON"):
+        load_data("coco", root, "train2014")
     path.write_text("{")
     with pytest.raises(DataError, match="no readable JSON"):
         load_data("coco", root, "train2014")

@@ -97,6 +97,21 @@ def test_one_broken_picture_costs_only_itself(tmp_path: Path) -> None:
         birds[1]
 
 
+@pytest.mark.parametrize(("file", "text", "says"), [
+    ("images.txt", b"\xff\xfe", "cannot be read"), ("images.txt", b"1\n", "each needs a number and a value"),
+    ("bounding_boxes.txt", b"1 nan 2 3 4\n3 1 2 3 4\n", "is not left, top, right, bottom"),
+    ("bounding_boxes.txt", b"1 a b c d\n3 1 2 3 4\n", "its class or box is no number"),
+    ("image_class_labels.txt", b"1 77\n3 2\n", "its class or box is no number"),
+    ("parts/part_locs.txt", b"1 1 x\n", "has the line '1 1 x'"),
+    ("parts/part_locs.txt", b"1 9 1 2 1\n", "unpack the archive again"),
+])
+def test_broken_lists_are_told(tmp_path: Path, file: str, text: bytes, says: str) -> None:
+    root, _ = build(tmp_path)
+    (root / file).write_bytes(text)
+    with pytest.raises(DataError, match=says):
+        load_data("cub", root)[0]
+
+
 def test_wrong_folders_and_splits(tmp_path: Path) -> None:
     root, _ = build(tmp_path)
     with pytest.raises(OptionError, match="test, train"):

@@ -98,8 +98,57 @@ def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 2: there is no picture 'c\.png'"):
         load_data("folder", root)
     (root / "labels.csv").write_text("picture,label\na.jpg,ox\n")
-    with pytest.raises(DataError, match="it needs file and label"):
+    with pytest.raises(DataError, match="it needs file, separated by commas"):
         load_data("folder", root)
+
+
+def test_tables_that_cannot_be_meant_are_told(tmp_path: Path) -> None:
+    root, _ = build(tmp_path)
+    for text, says in [("file,label\na.jpg,ox\nimages/a.jpg,tabby\n", "names 'a.jpg' twice"),
+                       ("file,label\n", "has no rows"), ("file,kind\na.jpg,ox\n", "it needs label"),
+                       ("", "has the columns none"), ("file;label\na.jpg;ox\n", "separated by commas")]:
+        (root / "labels.csv").write_text(text)
+        with pytest.raises(DataError, match=says):
+            load_data("folder", root)
+    (root / "labels.csv").write_bytes("file,label\na.jpg,Kätzchen\n".encode("latin-1"))
+    with pytest.raises(DataError, match="save it as CSV in UTF-8"):
+        load_data("folder", root)
+    (root / "labels.csv").write_text("file,label\nb.png,ox,more,cells\n")
+    assert load_data("folder", root)[0].labels == (0,)
+
+
+def test_masks_that_cannot_be_meant_are_told(tmp_path: Path) -> None:
+    root, _ = build(tmp_path)
+    soft = np.zeros((12, 16), np.uint8)
+    soft[2:10, 2:14] = np.linspace(20, 255, 96).astype(np.uint8).reshape(8, 12)
+    _save(root / "masks/b.tif", soft)
+    with pytest.raises(DataError, match="96 values, as soft edges do"):
+        load_data("folder", root)[1]
+    _save(root / "masks/b.png", _two())
+    with pytest.raises(DataError, match="names 'b' twice"):
+        load_data("folder", root)[1]
+
+
+def test_any_picture_of_any_name(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    mask = np.zeros((12, 16), np.uint8)
+    mask[2:5, 3:9] = 255
+    _save(tmp_path / "masks/ü 猫/grau.PNG", mask)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "images/ü 猫").mkdir(parents=True)
+    for name, image, options in [("grau.JPG", Image.fromarray(rgb[..., 0]), {}),
+                                 ("viele.tif", Image.new("CMYK", (16, 12)), {}),
+                                 ("tief.PNG", Image.fromarray(rgb[..., 0].astype(np.uint16) * 257), {}),
+                                 ("hoch.jpg", Image.fromarray(rgb), {"exif": exif})]:
+        image.save(tmp_path / "images/ü 猫" / name, **options)
+    _save(tmp_path / "masks/ü 猫/hoch.png", np.ascontiguousarray(mask.T))  # drawn on the photo as it is shown
+    items = {item.id.split("/")[1]: item for item in load_data("folder", tmp_path)}
+    assert {name: item.image.size for name, item in items.items()} == {
+        "grau.JPG": (16, 12), "hoch.jpg": (12, 16), "tief.PNG": (16, 12), "viele.tif": (16, 12)}
+    assert all(item.image.mode == "RGB" for item in items.values())
+    assert (np.asarray(items["tief.PNG"].image) == rgb[..., :1]).all()
+    assert items["grau.JPG"].masks.sum() == items["hoch.jpg"].masks.sum() == 18
 
 
 def test_the_cut_outs_beside_the_checkout(shared_data: Path) -> None:

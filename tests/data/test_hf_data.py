@@ -123,6 +123,13 @@ def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
         load_data("hf", root, box_format="cxcywh")
     with pytest.raises(DataError, match="list is no"):
         HFDataset([1, 2])
+    with pytest.raises(DataError, match="IterableDataset is no"):
+        HFDataset(rows().to_iterable_dataset())
+    boxes = datasets.Dataset.from_dict({"image": [_png(_levels())], "box": [[[5.0, 1, 2, 3]]]},
+                                       datasets.Features({"image": datasets.Image(), "box": datasets.List(
+                                           datasets.List(datasets.Value("float32")))}))
+    with pytest.raises(DataError, match="is not left, top, right, bottom"):
+        HFDataset(boxes, boxes="box", box_format="xyxy")[0]
 
 
 def test_the_library_is_not_imported_before_it_is_needed() -> None:

@@ -146,6 +146,28 @@ def test_marks_in_a_folder_of_their_own(tmp_path: Path) -> None:
     assert len(load_data("lidc", root, annotations=other.parent)) == 1
 
 
+def test_file_names_in_capitals_and_marks_of_other_scans(tmp_path: Path) -> None:
+    root, _ = build(tmp_path)
+    for path in [*root.rglob("*.dcm"), *root.rglob("*.xml")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    item = load_data("lidc", root, size=32)[0]
+    assert item.masks.sum() == _consensus_of_a().sum()
+    xml_file = next(root.rglob("*.XML"))
+    xml_file.write_text(xml().replace(SERIES, f"{SERIES}9"))
+    with pytest.raises(DataError, match=r"none of the 1 XML files .* is about a CT series"):
+        load_data("lidc", root)
+
+
+def test_slices_without_a_place_are_found_by_their_names(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    root, _ = build(tmp_path)
+    for path in root.rglob("*.dcm"):
+        data = pydicom.dcmread(path)
+        data.ImagePositionPatient = None
+        data.save_as(path)
+    assert load_data("lidc", root, size=32)[0].masks.sum() == _consensus_of_a().sum()
+
+
 def test_a_fill_is_what_is_strictly_inside() -> None:
     """Against a literal test of each pixel on random closed walks, spikes and crossings included."""
     rng = np.random.default_rng(0)
@@ -179,6 +201,15 @@ def test_which_marks_are_of_one_nodule() -> None:
     assert [len(g) for g in nodules([*near, *beside], (0.7, 0.7), 2.5)] == [4, 4]
 
 
+@pytest.mark.parametrize("readers", [1, 2, 3, 4])
+def test_consensus_is_half_of_the_readers_or_more(readers: int) -> None:
+    votes = np.zeros((30, 30), dtype=int)
+    for r in range(readers):
+        votes[10:16, 10 + 2 * r : 16 + 2 * r] += 1
+    found = consensus([_mark(r, 10 + 2 * r, 10) for r in range(readers)], "0.0", (30, 30))
+    assert (found == (votes >= {1: 1, 2: 1, 3: 2, 4: 2}[readers])).all()
+
+
 def test_two_marks_of_one_reader_are_one_vote() -> None:
     marks = [_mark(0, 10, 10), _mark(0, 16, 10), _mark(1, 10, 10, 12), _mark(2, 40, 40)]
     votes = consensus(marks, "0.0", (60, 60))
@@ -204,8 +235,36 @@ def test_prepared_crops(tmp_path: Path) -> None:
     assert a.about == {"malignancy": 4.5, "biomarkers": dict.fromkeys(BIOMARKERS, 2.5), "readers": 4, "hospital": "x"}
     assert load_data("lidc", tmp_path).ids == ("a",)
     (tmp_path / "nodules.csv").write_text("id,image,mask\n")
-    with pytest.raises(DataError, match="no column malignancy"):
+    with pytest.raises(DataError, match="it needs malignancy, subtlety"):
         load_data("lidc", tmp_path)
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (lambda text: text.replace("4.5,", "nan,", 1), "line 2: 'nan' is no rating"),
+    (lambda text: text.replace("4.5,", "9,", 1), "line 2: '9' is no rating"),
+    (lambda text: text.replace("4.5,", "high,", 1), "line 2: .* ratings are numbers"),
+    (lambda text: text + text.splitlines()[1], "names 'a' twice"),
+    (lambda text: text.replace("2.5,", ",", 1), "line 2: .* ratings are numbers"),
+])
+def test_a_table_of_crops_that_cannot_be_right(tmp_path: Path, change, says) -> None:
+    text = f"id,image,mask,malignancy,{','.join(BIOMARKERS)}\na,a.npy,m.npy,4.5,{','.join(['2.5'] * 8)}\n"
+    (tmp_path / "nodules.csv").write_text(text)
+    assert load_data("lidc", tmp_path).ids == ("a",)
+    (tmp_path / "nodules.csv").write_text(change(text))
+    with pytest.raises(DataError, match=says):
+        load_data("lidc", tmp_path)
+
+
+@pytest.mark.parametrize("array", [np.full((8, 10), np.nan), np.zeros((8, 10), complex), np.full((8, 10), "a"),
+                                   np.zeros((8, 10, 3))], ids=["nan", "complex", "text", "3d"])
+def test_crops_that_are_no_numbers(tmp_path: Path, array) -> None:
+    (tmp_path / "nodules.csv").write_text(f"id,image,mask,malignancy,{','.join(BIOMARKERS)}\n"
+                                          f"a,a.npy,m.npy,4.5,{','.join(['2.5'] * 8)}\n")
+    for bad, good in (("a", "m"), ("m", "a")):
+        np.save(tmp_path / f"{bad}.npy", array)
+        np.save(tmp_path / f"{good}.npy", np.ones((8, 10)))
+        with pytest.raises(DataError, match=rf"{bad}\.npy holds .*; store finite numbers"):
+            load_data("lidc", tmp_path)[0]
 
 
 def test_windows() -> None:

@@ -68,6 +68,24 @@ def test_boxes_are_of_the_objects_alone_and_start_at_zero(kit):
     assert item.masks is None
 
 
+def test_boxes_that_are_none_and_names_that_come_twice(kit):
+    year = kit / "VOCdevkit/VOC2012"
+    (year / "Annotations/2007_000001.xml").write_text(_xml(("cat", (9, 1, 3, 3), 0)))
+    with pytest.raises(DataError, match="is not left, top, right, bottom"):
+        load_data("voc", kit, task="boxes")[0]
+    (year / "ImageSets/Segmentation/val.txt").write_text("2007_000001\n2007_000002\n2007_000001\n")
+    with pytest.raises(DataError, match=r"val\.txt names '2007_000001' twice"):
+        load_data("voc", kit)
+
+
+@pytest.mark.parametrize(("number", "void"), [(255, 24), (0, 0)])
+def test_a_picture_of_void_or_background_alone_has_no_object(kit, number, void):
+    path = kit / "VOCdevkit/VOC2012/SegmentationObject/2007_000001.png"
+    _palette(np.full((4, 6), number)).save(path)
+    item = load_data("voc", kit)[0]
+    assert (item.labels, item.masks.shape, item.ignore.sum()) == ((), (0, 4, 6), void)
+
+
 def test_selections_go_by_the_classes_of_the_annotation(kit):
     assert load_data("voc", kit, single_label=True).ids == ("2007_000002",)
     assert load_data("voc", kit, without=("person",)).ids == ("2007_000002",)

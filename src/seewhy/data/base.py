@@ -32,7 +32,7 @@ class Item:
         about: whatever else is known (texture, biomarkers, author …), JSON-able.
 
     Raises:
-        DataError: masks, boxes and labels do not fit each other or the image.
+        DataError: masks, boxes and labels do not fit each other or the image, or a box is none.
     """
 
     id: str
@@ -54,6 +54,10 @@ class Item:
             value = getattr(self, name)
             if value is not None and len(value) != len(self.labels):
                 raise DataError(f"{self.id}: {len(value)} {name} for {len(self.labels)} labels; give one for each")
+        for box in () if self.boxes is None else self.boxes.tolist():
+            left, top, right, bottom = box
+            if not (left <= right and top <= bottom and np.isfinite(box).all()):
+                raise DataError(f"{self.id}: the box {box} is not left, top, right, bottom; correct the annotation")
 
     def mask_of(self, label: int) -> Bool[ndarray, "rows cols"]:
         """The union of the objects of a class; empty where there is none."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from seewhy.data.base import Dataset, Item, expect
-from seewhy.data.reading import lines, one_of, photo, read_json
+from seewhy.data.reading import lines, once_each, one_of, photo, read_json
 from seewhy.errors import DataError, require
 from seewhy.registry import Ask, dataset
 
@@ -65,7 +65,7 @@ class COCO(Dataset):
         except (KeyError, TypeError) as error:
             raise DataError(f"{folder / listed} lacks {error}; use the official instances file") from error
         self._numbers = sorted(self._images) if ids_file is None else self._listed(Path(ids_file))
-        self._ids = tuple(map(str, self._numbers))
+        self._ids = once_each(map(str, self._numbers), folder / listed if ids_file is None else Path(ids_file))
 
     @property
     def ids(self) -> Sequence[str]:

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from seewhy.data.base import Dataset, Item, expect
 from seewhy.data.masks import read_levels
-from seewhy.data.reading import one_of, photo
+from seewhy.data.reading import lines, one_of, photo
 from seewhy.errors import DataError
 from seewhy.registry import Ask, dataset
 
@@ -97,18 +97,20 @@ class CUB(Dataset):
             return {}
         names = self._table("parts/parts.txt")
         found: dict[str, dict[str, list[float]]] = {}
-        for line in self._lines("parts/part_locs.txt"):
-            number, part, x, y, visible = line.split()
-            if visible == "1":
-                found.setdefault(number, {})[names[part]] = [float(x), float(y)]
+        for line in lines(folder / "part_locs.txt"):
+            try:
+                number, part, x, y, visible = line.split()
+                if visible == "1":
+                    found.setdefault(number, {})[names[part]] = [float(x), float(y)]
+            except (ValueError, KeyError) as error:
+                raise DataError(f"{folder / 'part_locs.txt'} has the line {line!r} ({error}); unpack the archive "
+                                "again") from None
         return found
 
     def _table(self, file: str) -> dict[str, str]:
         """The lines `<number> <rest>` of a list."""
-        pairs = [line.split(maxsplit=1) for line in self._lines(file)]
+        pairs = [line.split(maxsplit=1) for line in lines(self.root / file)]
         if wrong := next((pair for pair in pairs if len(pair) != 2), None):
-            raise DataError(f"{self.root / file} has the line {wrong[0]!r}; each needs a number and a value")
-        return {number: rest.strip() for number, rest in pairs}
-
-    def _lines(self, file: str) -> list[str]:
-        return [line for line in (self.root / file).read_text("utf-8").splitlines() if line.strip()]
+            raise DataError(f"{self.root / file} has the line {wrong[0]!r}; each needs a number and a value; "
+                            "unpack the archive again")
+        return dict(pairs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,13 +15,14 @@ from numpy import ndarray
 from seewhy.data.base import Dataset, Item, expect
 from seewhy.data.imagenet import imagenet_classes, imagenet_wnids
 from seewhy.data.masks import boxes_around, read_levels
-from seewhy.data.reading import one_of
+from seewhy.data.reading import once_each, one_of, table
 from seewhy.errors import DataError, ImageError, OptionError, suggestion
 from seewhy.images import image_paths, load_image
 from seewhy.registry import Ask, dataset
 
 LABEL = re.compile(r"(label|class)_?\d*(_?name)?", re.IGNORECASE)
 LOSSY = (".jpg", ".jpeg", ".webp")
+MOST_VALUES = 32  # of objects, in a mask that also has 255
 
 
 @dataset(
@@ -37,11 +37,12 @@ LOSSY = (".jpg", ".jpeg", ".webp")
     citation="",
 )
 class Folder(Dataset):
-    """Pictures below `images/` (without it: below the folder itself), each with what is known of it.
+    """Pictures below `images/` (without it: below the folder itself), upright, each with what is known of it.
 
     Masks: `masks/` holds a file of the same path for each picture, of any suffix; a picture without one has none.
     0 is background. A file with one other value (0 and 255), and every JPEG or WebP (where the value is ≥ 128),
-    holds one object; else each value is an object of its own, and value k has the k-th label.
+    holds one object; else each value is an object of its own, and value k has the k-th label. A mask with soft edges
+    (more than 32 values up to 255) is refused.
 
     Labels: `labels.csv` has a column `file` (from the folder or from `images/`), and `label`, or `label1`, `label2` …
     (`class1_name` … too) for the object of each mask value; with one label all objects have it. Empty cells do not
@@ -55,7 +56,8 @@ class Folder(Dataset):
             and columns `class1_index` … are the indices; by default the names that occur, sorted.
 
     Raises:
-        DataError: no pictures, or labels.csv names files or classes that do not exist. OptionError: no such split.
+        DataError: no pictures, two masks for one, or labels.csv names files or classes that do not exist, or a file
+            twice. OptionError: no such split.
     """
 
     def __init__(self, root: str | Path, split: str = "all", *, classes: str | Sequence[str] | None = None) -> None:
@@ -70,9 +72,9 @@ class Folder(Dataset):
             raise DataError(f"no pictures below {self._images}; expected {', '.join(self.card.layout)}") from None
         if self._images == self.root:
             paths = [path for path in paths if path.relative_to(self.root).parts[0] != "masks"]
-        self._rows = self._table(classes == "imagenet")
+        self._rows = self._table(classes == "imagenet") if (self.root / "labels.csv").is_file() else None
         self._files = {path.relative_to(self._images).as_posix(): path for path in paths}
-        if self._rows:
+        if self._rows is not None:
             self._files = {name: path for name, path in self._files.items() if name in self._rows}
         self._names = {name: self._labels_of(name) for name in self._files}
         self.class_names, self._index = _classes(classes, self._names, any(self._masks))
@@ -88,7 +90,7 @@ class Folder(Dataset):
         path = self._mask_path(name)
         if path is None:
             return Item(name, image, tuple(dict.fromkeys(labels)))
-        values, masks = _objects(read_levels(path), path.suffix.lower() in LOSSY)
+        values, masks = _objects(read_levels(path), path)
         if not labels and self.class_names == ("object",):
             labels = (0,)
         labels = _per_object(labels, values, path)
@@ -97,28 +99,25 @@ class Folder(Dataset):
     def _table(self, by_index: bool) -> dict[str, dict[str, Any]]:
         """The rows of labels.csv by the picture's path below `images/`: its labels and where its mask is."""
         path = self.root / "labels.csv"
-        if not path.is_file():
-            return {}
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            keys = _label_columns(columns, by_index)
-            if "file" not in columns or not keys:
-                raise DataError(f"{path} has the columns {', '.join(columns)}; it needs file and label "
-                                "(or label1, label2 …)")
-            rows = {}
-            for row in reader:
-                name = (row["file"] or "").removeprefix("./")
-                inside = name if (self._images / name).is_file() else name.removeprefix("images/")
-                if not inside or not (self._images / inside).is_file():
-                    raise DataError(f"{path} line {reader.line_num}: there is no picture {name!r} in {self._images}; "
-                                    "correct the column file")
-                labels = [row[key].strip() for key in keys if row[key] and row[key].strip()]
-                rows[inside] = {"labels": labels, "mask": (row.get("mask") or "").strip()}
-        return rows
+        rows = []
+        for number, row in table(path, "file"):
+            keys = _label_columns(list(row), by_index)
+            if not keys:
+                raise DataError(f"{path} has the columns {', '.join(row)}; it needs label (or label1, label2 …)")
+            name = row["file"].removeprefix("./")
+            inside = name if (self._images / name).is_file() else name.removeprefix("images/")
+            if not inside or not (self._images / inside).is_file():
+                raise DataError(f"{path} line {number}: there is no picture {name!r} in {self._images}; "
+                                "correct the column file")
+            labels = [row[key].strip() for key in keys if row[key].strip()]
+            rows.append((inside, {"labels": labels, "mask": row.get("mask", "").strip()}))
+        if not rows:
+            raise DataError(f"{path} has no rows; add one for each picture, or delete it")
+        once_each((name for name, _ in rows), path)
+        return dict(rows)
 
     def _labels_of(self, name: str) -> list[str]:
-        if self._rows:
+        if self._rows is not None:
             return self._rows[name]["labels"]
         return name.split("/")[:1] if "/" in name else []
 
@@ -127,10 +126,11 @@ class Folder(Dataset):
         """Mask files by their path below `masks/` without suffix."""
         folder = self.root / "masks"
         paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-        return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+        names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
+        return dict(zip(once_each(names, folder), paths, strict=True))
 
     def _mask_path(self, name: str) -> Path | None:
-        told = self._rows[name]["mask"] if self._rows else ""
+        told = self._rows[name]["mask"] if self._rows is not None else ""
         return self.root / told if told else self._masks.get(Path(name).with_suffix("").as_posix())
 
 
@@ -163,11 +163,13 @@ def _classes(wanted: str | Sequence[str] | None, names: dict[str, list[str]],
     return every, index
 
 
-def _objects(levels: ndarray, lossy: bool) -> tuple[list[int], Bool[ndarray, "objects rows cols"]]:
+def _objects(levels: ndarray, path: Path) -> tuple[list[int], Bool[ndarray, "objects rows cols"]]:
     """The values of the objects in a mask file, and their masks; the one value of a binary file counts as 1."""
     values = [int(value) for value in np.unique(levels) if value]
-    if lossy or (len(values) == 1 and values[0] == 255):
+    if path.suffix.lower() in LOSSY or values == [255]:
         return [1], (levels >= 128)[None]
+    if len(values) > MOST_VALUES and values[-1] == 255:
+        raise DataError(f"{path} holds {len(values)} values, as soft edges do; store 0 and 255, or a number per object")
     return values, np.stack([levels == v for v in values]) if values else np.zeros((0, *levels.shape), dtype=bool)
 
 

@@ -145,7 +145,7 @@ def _one_of(source: Any, split: str | None) -> tuple[str, Any]:
         if name not in source:
             raise OptionError(f"no split {name!r}; choose from {', '.join(map(str, source)) or 'none: it is empty'}")
         return str(name), source[name]
-    if not hasattr(source, "column_names") or not hasattr(source, "__getitem__"):
+    if not hasattr(source, "column_names") or not hasattr(source, "__len__"):  # an IterableDataset has none
         raise DataError(f"a {type(source).__name__} is no datasets.Dataset that can be read by number; pass one, or a "
                         "folder that save_to_disk wrote")
     own = str(source.split) if source.split is not None else ""

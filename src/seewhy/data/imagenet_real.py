@@ -44,7 +44,7 @@ class ImageNetReal(Dataset):
         self.split = split
         self._real = read_json(Path(labels) if labels else folder / "real.json")
         if not isinstance(self._real, list) or not all(
-                isinstance(row, list) and all(isinstance(i, int) and 0 <= i < 1000 for i in row) for row in self._real):
+                isinstance(row, list) and all(type(i) is int and 0 <= i < 1000 for i in row) for row in self._real):
             raise DataError("the ReaL labels are no list of lists of classes 0 to 999; use the official real.json")
         self._paths = _photos(folder)
         if not self._paths:

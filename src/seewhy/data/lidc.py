@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from seewhy.data.base import Dataset, Item, expect
 from seewhy.data.lidc_marks import BIOMARKERS
 from seewhy.data.lidc_scans import ScannedNodule, scanned
 from seewhy.data.masks import boxes_around, read_levels
-from seewhy.data.reading import one_of, photo
+from seewhy.data.reading import once_each, one_of, photo, table
 from seewhy.errors import DataError, OptionError
 from seewhy.images import load_image
 from seewhy.registry import Ask, dataset
@@ -127,23 +126,26 @@ def _array(path: Path) -> Num[ndarray, "rows cols"] | Bool[ndarray, "rows cols"]
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no readable array ({error}); write it with numpy.save") from error
-    if array.ndim != 2:
-        raise DataError(f"{path} has the shape {array.shape}; a crop is (rows, cols)")
+    if array.ndim != 2 or array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise DataError(f"{path} holds {array.dtype} {array.shape}; store finite numbers, (rows, cols)")
     return array
 
 
 def _prepared(root: Path) -> Iterator[PreparedNodule]:
-    with (root / TABLE).open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = ("id", "image", "mask", "malignancy", *BIOMARKERS)
-        if missing := [column for column in columns if column not in (reader.fieldnames or [])]:
-            raise DataError(f"{root / TABLE} has no column {', '.join(missing)}; add it")
-        for row in reader:
-            try:
-                about = {"malignancy": float(row["malignancy"]), "biomarkers": {n: float(row[n]) for n in BIOMARKERS}}
-                about |= {n: kind(row[n]) for n, kind in (("diameter_mm", float), ("readers", int)) if row.get(n)}
-            except (ValueError, TypeError) as error:
-                raise DataError(f"{root / TABLE} line {reader.line_num}: {error}; ratings are numbers") from None
-            known = {"id", "image", "mask", *about, *BIOMARKERS}
-            about |= {name: value for name, value in row.items() if name and value and name not in known}
-            yield PreparedNodule(row["id"], root / row["image"], root / row["mask"], about)
+    rows = list(table(root / TABLE, "id", "image", "mask", "malignancy", *BIOMARKERS))
+    once_each((row["id"] for _, row in rows), root / TABLE)
+    for number, row in rows:
+        try:
+            about = {"malignancy": _rating(row["malignancy"]), "biomarkers": {n: _rating(row[n]) for n in BIOMARKERS}}
+            about |= {n: kind(row[n]) for n, kind in (("diameter_mm", float), ("readers", int)) if row.get(n)}
+        except ValueError as error:
+            raise DataError(f"{root / TABLE} line {number}: {error}; ratings are numbers from 1 to 6") from None
+        known = {"id", "image", "mask", *about, *BIOMARKERS}
+        about |= {name: value for name, value in row.items() if name and value and name not in known}
+        yield PreparedNodule(row["id"], root / row["image"], root / row["mask"], about)
+
+
+def _rating(text: str) -> float:
+    if not 1 <= (value := float(text)) <= 6:  # NaN is none either
+        raise ValueError(f"{text!r} is no rating")
+    return value

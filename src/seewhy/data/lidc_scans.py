@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,11 +30,11 @@ class Series:
     def files(self) -> dict[str | float, Path]:
         """The files by the UID of their slice and by its z; reads all heads, when the first item does."""
         found: dict[str | float, Path] = {}
-        for path in sorted(self.folder.glob("*.dcm")):
+        for path in _named(self.folder.iterdir(), ".dcm"):
             head = _head(path, ["SOPInstanceUID", "ImagePositionPatient"])
-            found[str(head.SOPInstanceUID)] = path
-            if "ImagePositionPatient" in head:
-                found.setdefault(round(float(head.ImagePositionPatient[2]), 2), path)
+            found[str(head.get("SOPInstanceUID"))] = path
+            if place := head.get("ImagePositionPatient"):
+                found.setdefault(round(float(place[2]), 2), path)
         return found
 
     def hounsfield(self, slice: str, z: float) -> Num[ndarray, "rows cols"]:
@@ -102,23 +102,30 @@ class ScannedNodule:
 
 def scanned(root: Path, annotations: Path) -> Iterator[ScannedNodule]:
     """All nodules of the CT series below `root` that have an XML file below `annotations`, series by series."""
-    described = {uid: path for path in sorted(annotations.rglob("*.xml")) if (uid := series_of(path))}
-    folders = sorted({path.parent for path in root.rglob("*.dcm")})
+    described = {uid: path for path in _named(annotations.rglob("*"), ".xml") if (uid := series_of(path))}
+    folders = sorted({path.parent for path in _named(root.rglob("*"), ".dcm")})
     if not described or not folders:
         missing = "*.dcm" if described else "*.xml with a SeriesInstanceUid"
         raise DataError(f"no {missing} below {root if described else annotations}; a scan lies in "
                         "LIDC-IDRI-*/<study>/<series>/*.dcm, its marks in an XML beside it or in annotations=")
-    for folder in folders:
-        series = _series(folder)
-        if series is not None and series.uid in described:
-            groups = nodules(read_xml(described[series.uid]), series.spacing, series.thickness)
-            for k, marks in enumerate(groups, 1):
-                # a few patients have two scans: the end of the series' UID keeps them apart
-                yield ScannedNodule(f"{series.patient}-{series.uid[-6:]}-{k}", series, marks)
+    known = [series for folder in folders if (series := _series(folder)) is not None and series.uid in described]
+    if not known:
+        raise DataError(f"none of the {len(described)} XML files in {annotations} is about a CT series below {root}; "
+                        "pass annotations= the folder with theirs")
+    for series in known:
+        groups = nodules(read_xml(described[series.uid]), series.spacing, series.thickness)
+        for k, marks in enumerate(groups, 1):
+            # a few patients have two scans: the end of the series' UID keeps them apart
+            yield ScannedNodule(f"{series.patient}-{series.uid[-6:]}-{k}", series, marks)
+
+
+def _named(paths: Iterable[Path], suffix: str) -> list[Path]:
+    """Those with the suffix, in either case, in order."""
+    return sorted(path for path in paths if path.suffix.lower() == suffix)
 
 
 def _series(folder: Path) -> Series | None:
-    path = min(folder.glob("*.dcm"))
+    path = _named(folder.iterdir(), ".dcm")[0]
     head = _head(path, ["SeriesInstanceUID", "Modality", "PatientID", "PixelSpacing", "SliceThickness"])
     if head.get("Modality") != "CT":
         return None  # some patients have a chest X-ray too

@@ -12,7 +12,7 @@ import numpy as np
 
 from seewhy.data.base import Dataset, Item, expect
 from seewhy.data.masks import read_numbers
-from seewhy.data.reading import lines, one_of, photo
+from seewhy.data.reading import lines, once_each, one_of, photo
 from seewhy.errors import DataError, OptionError
 from seewhy.registry import Ask, dataset
 
@@ -64,7 +64,7 @@ class VOC(Dataset):
         listed = f"ImageSets/{'Segmentation' if task == 'segmentation' else 'Main'}/{split}.txt"
         folders = ("SegmentationClass", "SegmentationObject") if task == "segmentation" else ("Annotations",)
         expect(self.root, listed, "JPEGImages", *(folders if self._labelled else ()), card=self.card)
-        self._ids = tuple(line.split()[0] for line in lines(self.root / listed))
+        self._ids = once_each((line.split()[0] for line in lines(self.root / listed)), self.root / listed)
         if single_label or without:
             if not self._labelled:
                 raise OptionError("VOC 2012's test split has no annotations to select by; use split='val'")
