@@ -25,6 +25,10 @@ from seewhy.targets import ClassTarget
 METRIC_CHECKS: list[tuple[str, Check]] = []
 """Every check of a metric as (name, check), filled by the decorator; `check(metric, model=None)`."""
 
+FIELDS = {Ask.MASK: "masks", Ask.OBJECTS: "objects", Ask.BOXES: "boxes", Ask.LABEL: "labels", Ask.RIVAL: "rivals",
+          Ask.METHOD: "method", Ask.MODEL: "x"}
+"""The field of `Given` for each need."""
+
 BATCH, SIZE = 4, (24, 32)
 EXACT = 1e-6
 

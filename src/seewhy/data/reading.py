@@ -37,7 +37,7 @@ def once_each(names: Iterable[str], path: Path) -> tuple[str, ...]:
     names = tuple(names)
     if len(set(names)) < len(names):
         twice = next(name for name, n in Counter(names).items() if n > 1)
-        raise DataError(f"{path} names {twice!r} twice; remove one of the lines")
+        raise DataError(f"{path} names {twice!r} twice; remove one of them")
     return names
 
 

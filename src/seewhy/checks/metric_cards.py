@@ -1,0 +1,95 @@
+"""Checks that a metric's card and options are complete, and true: what it needs, what it costs, what it refuses."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+from seewhy.checks.contract import ensure, expect
+from seewhy.checks.trial import FIELDS, Trial, forwards, metric_check, trial_of
+from seewhy.errors import OptionError
+from seewhy.metrics.base import Given, Metric
+from seewhy.registry import ASK_TEXT, Ask, options_of
+
+
+@metric_check
+def needs_are_true(trial: Trial) -> None:
+    """Without one of its needs the metric says so before any forward; with nothing else it works."""
+    known = trial.known
+    always = {"model": known.model, "x": known.x, "target": known.target}
+    needs = {FIELDS[ask]: getattr(known, FIELDS[ask]) for ask in trial.card.needs if ask is not Ask.MODEL}
+    only = {**(always if trial.card.needs & {Ask.MODEL, Ask.METHOD} else {}), **needs}
+    trial.metric.measure(trial.maps, Given(**only))
+    for ask in sorted(trial.card.needs):
+        lacking = {**only, **({"model": None} if ask is Ask.MODEL else {FIELDS[ask]: None})}
+        with forwards(known.model) as seen, expect(OptionError, f"no {ask}"):
+            try:
+                trial.metric.measure(trial.maps, Given(**lacking))
+            except OptionError as error:
+                ensure(ASK_TEXT[ask] in str(error), f"the error does not say that {ASK_TEXT[ask]} is missing")
+                raise
+            finally:
+                ensure(not seen, f"a forward runs before {ask} is found missing")
+
+
+@metric_check
+def passes_as_declared(trial: Trial) -> None:
+    """Forwards per map, rounded up, are those of the card, for more than one count."""
+    for few in (3, 4):
+        metric = trial_of(trial.metric, trial.known.model, few).metric
+        with forwards(trial.known.model) as seen:
+            trial.measure(metric=metric)
+        per_map = -(-sum(seen) // len(trial.maps))
+        ensure(per_map == metric.passes, f"{per_map} forwards per map; the card says {metric.passes}")
+
+
+@metric_check
+def options_checked(trial: Trial) -> None:
+    """A value below an option's least or no choice of it is an `OptionError`; all have words and go into JSON."""
+    declared = options_of(type(trial.metric))
+    bare = [f.name for f in fields(trial.metric) if f.name not in declared]
+    ensure(not bare, f"{', '.join(bare)} is no option(default, help)")
+    for name, field in declared.items():
+        ensure(len(field.metadata["help"]) > 3, f"the option {name} has no help text")
+        least = field.metadata["at_least"]
+        wrong = ([least - 1] if least is not None else []) + (["no such choice"] if field.metadata["choices"] else [])
+        for value in wrong:
+            with expect(OptionError, f"{name}={value!r}"):
+                type(trial.metric)(**{name: value})
+    ensure(set(trial.metric.options) == set(declared), "not all options are in `options`")
+    json.dumps(trial.metric.options)
+
+
+@metric_check
+def card_complete(trial: Trial) -> None:
+    """Name, title, property, one sentence of summary, citation, true kinds; and where the file lies agrees."""
+    for complaint in _complaints(trial.metric):
+        ensure(False, complaint)
+
+
+def _complaints(metric: Metric) -> Iterator[str]:
+    card, cls = metric.card, type(metric)
+    for name in (card.name, *card.parts):
+        if not name.isidentifier() or name != name.lower():
+            yield f"the name {name!r} is not in snake_case"
+    for field in ("title", "property", "citation"):
+        if not getattr(card, field).strip():
+            yield f"the card has no {field}"
+    summary = card.summary
+    if (not summary[:1].isupper() and not summary[:1].isdigit()) or not summary.endswith(".") or ". " in summary:
+        yield "the summary is not one sentence that begins with a capital and ends with a full stop"
+    if not card.needs <= set(Ask):
+        yield "a need is not an Ask"
+    if any(direction not in (True, False, None) for direction in (card.higher_is_better, *card.parts.values())):
+        yield "a direction is not True, False or None"
+    if None not in card.bounds and not card.bounds[0] < card.bounds[1]:
+        yield f"the bounds {card.bounds} are not in order"
+    if not cls.__dict__.get("__doc__") or cls.__doc__.startswith(f"{cls.__name__}("):
+        yield "the class has no docstring of its own"
+    if cls.__module__.startswith("seewhy.metrics."):
+        path = Path(inspect.getfile(cls))
+        if (path.parent.name, path.stem) != (card.property, card.name):
+            yield f"{path.parent.name}/{path.stem}.py holds {card.property}/{card.name}: the names must agree"
