@@ -55,11 +55,20 @@ class Cost:
     backward_below: int = 0
 
     def __str__(self) -> str:
-        forward = f"{self.below} forward" if self.below == self.above else f"{self.below}+{self.above} forward"
-        backward = max(self.backward_above, self.backward_below)
-        if not backward:
-            return forward
-        return f"{forward}, {backward} backward" + ("" if self.backward_below else " above the layer")
+        parts = (_passes("forward", "up to", self.below, self.above),
+                 _passes("backward", "below", self.backward_below, self.backward_above))
+        return ", ".join(part for part in parts if part) or "no pass"
+
+
+def _passes(what: str, there: str, below: int, above: int) -> str:
+    """In words; empty if there are none."""
+    if below == above:
+        return f"{below} {what}" if below else ""
+    if not above:
+        return f"{below} {what} {there} the layer"
+    if not below:
+        return f"{above} {what} above the layer"
+    return f"{below} {what} {there} the layer and {above} above"
 
 
 @dataclass(frozen=True)

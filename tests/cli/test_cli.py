@@ -121,6 +121,9 @@ def test_compare_makes_one_figure_of_every_method_that_works(run, photo, tmp_pat
     about = json.loads(out)
     assert code == 0
     assert [m["method"] for m in about["maps"]] == ["lafam", "saliency"]
+    assert about["maps"][0]["cost"] == "1 forward up to the layer"
+    assert "Karjauv" in about["maps"][0]["citation"]
+    assert "whatever the class" in about["maps"][0]["shows"]
     assert Image.open(tmp_path / "c.png").width > 600
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from toys import batch, toy_cnn, toy_vit
 
-from seewhy.errors import OptionError, RequirementError, UnknownNameError
+from seewhy.errors import ModelError, NonFiniteError, OptionError, RequirementError, UnknownNameError
 from seewhy.methods import AttentionMap, Rollout
 
 VITS = {"class token": {}, "registers": {"prefix": 5}, "four heads": {"heads": 4}}
@@ -41,6 +41,17 @@ def test_attention_map_is_the_class_tokens_row_of_the_softmax(model, x, block, a
         got = AttentionMap(model, block=block, head=head)(x)
         agree("Attention map, one head", "literal softmax", got, grid(model, rows[:, head]))
         torch.testing.assert_close(got, AttentionMap(model, block=block).heads(x)[:, head])
+
+
+def test_heads_are_as_careful_as_a_call():
+    model = toy_vit()
+    with pytest.raises(ModelError, match="empty"):
+        AttentionMap(model).heads(batch()[:0])
+    assert AttentionMap(model).heads(batch().double()).dtype == torch.float32
+    with torch.no_grad():
+        model.module.patch_embed.weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteError):
+        AttentionMap(model).heads(batch())
 
 
 def test_attention_map_is_not_renormalised(model, x):

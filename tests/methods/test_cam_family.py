@@ -348,19 +348,27 @@ def test_lafam_with_a_threshold_is_min_maxed_per_image(x):
 
 
 @pytest.mark.parametrize("cls", [GradCAM, GradCAMPlusPlus, LayerCAM, RefineCAM, ScoreCAM])
-def test_a_class_that_never_activates_gives_zeros_or_its_layers_mean_but_no_nan(cls):
+def test_a_class_that_never_activates_gives_zeros_and_no_nan(cls):
     """Zero weights in the head: gradients are zero, and the map is zero (the front door warns of a constant map).
 
-    Score-CAM has no gradient to tell: all channels keep the same score, so all weigh the same.
+    Score-CAM has no gradient to tell: all channels keep the same score. Equal weights would show the layer's mean.
     """
     model = toy_cnn()
     with torch.no_grad():
         model.module.head.weight[2] = 0
-    maps = cls(model)(batch(), 2)
-    if cls is ScoreCAM:
-        torch.testing.assert_close(maps, LaFAM(model)(batch()))
-    else:
-        assert not maps.any()
+    assert not cls(model)(batch(), 2).any()
+    assert cls(model)(batch(), [2, 1])[1].any()  # the neighbour in the batch keeps its map
+
+
+def test_score_cam_of_channels_that_are_all_alike_is_what_they_show():
+    """Equal scores say nothing of the class where the channels show the same: one channel, or copies of it."""
+    model = toy_cnn()
+    assert ScoreCAM(model, top_k=1)(batch(), 1).any()
+    with torch.no_grad():
+        conv, norm = model.module.stage2[:2]
+        for parameter in (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            parameter[:] = parameter[:1].clone()
+    torch.testing.assert_close(ScoreCAM(model)(batch(), 1), LaFAM(model)(batch()))
 
 
 def test_unit_range_of_a_constant_map_is_zero_even_up_to_rounding():

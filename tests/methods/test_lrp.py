@@ -169,6 +169,24 @@ def test_the_box_is_black_and_white_after_the_preprocessing():
     assert (input_bounds(turned)[0] < input_bounds(turned)[1]).all()
 
 
+def test_the_box_of_a_network_without_convolutions(agree):
+    """R_i = Σ_j (x_i w_ij − low_i w_ij⁺ − high_i w_ij⁻) R_j / Σ_i' (…), for a flattened image and one score."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(60, 1, bias=False)).double().eval()
+    model = VisionModel(net, Structure("test", head="1"), preprocess=Preprocess(size=(4, 5), resize=None))
+    low, high = (b.double().expand(1, 3, 4, 5) for b in input_bounds(model))
+    x, w = image(), net[1].weight.detach().view(1, 3, 4, 5)
+    z = x * w - low * w.clamp(min=0) - high * w.clamp(max=0)
+    want = z / z.sum((1, 2, 3), keepdim=True) * net(x).detach().view(-1, 1, 1, 1)
+    agree("LRP", "z^B at a flattened image", LRP(model, composite="epsilon_gamma_box")(x, 0), want.sum(1))
+    rows = VisionModel(nn.Sequential(nn.Linear(5, 2), nn.Flatten(), nn.Linear(24, 2)), Structure("test", head="2"),
+                       preprocess=Preprocess(size=(4, 5), resize=None))
+    assert LRP(rows, composite="epsilon_gamma_box")(image().float(), 0).shape == (2, 4, 5)  # channels are in place
+    tokens = VisionModel(nn.Sequential(nn.Flatten(2), nn.Linear(20, 2), nn.Flatten(), nn.Linear(6, 2)),
+                         Structure("test", head="3"), preprocess=Preprocess(size=(4, 5), resize=None))
+    with pytest.raises(ModelError, match="epsilon_plus_flat"):
+        LRP(tokens, composite="epsilon_gamma_box")(image().float(), 0)
+
+
 # ── against zennit's own way: hooks on modules, canonizers ───────────────────────────────────────────────────────
 
 

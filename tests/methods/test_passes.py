@@ -26,6 +26,7 @@ from seewhy.methods import (
     SmoothGrad,
     TokenAblation,
 )
+from seewhy.registry import Cost
 
 NONE = (0, 0)
 
@@ -126,6 +127,15 @@ def test_cost_is_what_is_counted(cls, make):
     cost = method.cost
     assert found.of(first) == (2 * cost.below, 2 * cost.backward_below)
     assert found.of(above) == (2 * cost.above, 2 * cost.backward_above)
+
+
+def test_costs_in_words():
+    assert str(Cost(1, 1, 1, 1)) == "1 forward, 1 backward"
+    assert str(Cost(1, 1, 1)) == "1 forward, 1 backward above the layer"
+    assert str(Cost(1, 0)) == "1 forward up to the layer"
+    assert str(Cost(1, 50, 50)) == "1 forward up to the layer and 50 above, 50 backward above the layer"
+    assert str(Cost(1, 1, 2, 1)) == "1 forward, 1 backward below the layer and 2 above"
+    assert str(Cost(0, 0)) == "no pass"
 
 
 @pytest.mark.parametrize(("cls", "extra"), [(IntegratedGradients, 2), (SmoothCDAM, 2), (GradCAM, 0), (Saliency, 0)])

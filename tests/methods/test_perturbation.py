@@ -10,7 +10,7 @@ from toys import batch, toy_cnn, toy_vit
 
 from seewhy.errors import OptionError
 from seewhy.methods import RISE, Occlusion
-from seewhy.methods.gradient.baselines import BASELINES
+from seewhy.methods.gradient.baselines import BASELINES, colour
 from seewhy.methods.perturbation.masks import KINDS, RandomMasks
 from seewhy.targets import Custom, Regression, Similarity
 
@@ -50,6 +50,13 @@ def test_occlusion_covers_one_window_after_the_other(model, x, baseline, agree):
             want[:, row, col] = logits_of(model, x) - logits_of(model, covered)
     got = Occlusion(model, window=12, stride=8, baseline=baseline)(x, CLASSES)
     agree("Occlusion", "literal equation", got, want)
+
+
+def test_occlusion_takes_the_baselines_that_paths_take(model, x, agree):
+    white = colour("white")
+    named, made = (Occlusion(model, window=8, baseline=b)(x, CLASSES) for b in ("white", white))
+    agree("Occlusion", "colour by name and as an object", named, made)
+    agree("Occlusion", "colour as a tensor", Occlusion(model, window=8, baseline=white(model, x))(x, CLASSES), made)
 
 
 def captum(model, x, window, stride, pad):
@@ -100,7 +107,7 @@ def test_occlusion_divides_any_size_evenly():
 def test_occlusion_that_cannot_work(x):
     model = toy_cnn()
     with pytest.raises(OptionError, match="black, zero, mean, blur"):
-        Occlusion(model, baseline="white")
+        Occlusion(model, baseline="whte")
     with pytest.raises(OptionError, match="leaves gaps"):
         Occlusion(model, window=4, stride=5)
     with pytest.raises(OptionError, match=r"window=33 is larger than the image \(32×48\)"):
@@ -214,6 +221,20 @@ def test_rise_scores_what_is_no_class_by_itself(x, agree):
     mixed = RISE(model, n_masks=4)(x, [Regression(2), 2])
     agree("RISE", "mixed targets", mixed[1], RISE(model, n_masks=4)(x, 2)[1])
     agree("RISE", "mixed targets", mixed[0], RISE(model, n_masks=4, score="logit")(x, 2)[0])
+
+
+@pytest.mark.parametrize("score", ["probability", "logit"])
+def test_rise_of_a_score_that_no_mask_changes_is_constant(x, score):
+    """Else the map would be a picture of where the masks happened to lie more often."""
+    model, x = toy_cnn(), x.float()
+    with torch.no_grad():
+        model.module.head.weight[1:] = 0
+        if score == "probability":
+            model.module.head.weight[0] = 0
+    maps = RISE(model, n_masks=5, score=score, batch_size=3)(x, [2, 0])
+    value = model.module.head.bias[2] if score == "logit" else model.module.head.bias.softmax(0)[2]
+    torch.testing.assert_close(maps[0], torch.full_like(maps[0], value.item()))
+    assert (maps[1].max() > maps[1].min()) == (score == "logit")  # the neighbour in the batch keeps its map
 
 
 def test_rise_explains_the_models_own_answer_where_none_is_given(x):

@@ -52,10 +52,11 @@ def compare(
     if not as_json:
         typer.echo(str(out))
         return
-    costs = {tool.card.name: str(tool.cost) for tool in tools}
+    about = {tool.card.name: {"shows": tool.card.summary, "cost": str(tool.cost), "citation": tool.card.citation}
+             for tool in tools}
     common.print_json({"image": str(image), "model": loaded.name, "figure": str(out), "maps": [
         {"method": e.method, "target": e.target, "layer": e.layer, "grid": list(e.map.shape), "seconds": e.seconds,
-         "cost": costs[e.method], "constant": e.is_constant} for row in outcome.maps for e in row]})
+         "constant": e.is_constant, **about[e.method]} for row in outcome.maps for e in row]})
 
 
 def _catalogue(model: VisionModel, with_concepts: bool) -> list[str]:

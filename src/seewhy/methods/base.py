@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seewhy.errors import ModelError, NonFiniteError, RequirementError
+from seewhy.explanation import CONSTANT_SPREAD
 from seewhy.models.adapter import Layer, VisionModel
 from seewhy.models.surgery import untouched
 from seewhy.registry import METHODS, Cost, MethodCard, Need, check_options, option, options_of
@@ -222,6 +223,17 @@ def input_gradient(model: VisionModel, x: Tensor, target: Target) -> Tensor:
     return gradient(score, x)
 
 
+def at_least_float(values: Tensor) -> Tensor:
+    """float32, or float64 if it was: sums over masks and differences of scores are not taken in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def unvarying(scores: Float[Tensor, "batch n"]) -> Bool[Tensor, "batch"]:
+    """Whether all n > 1 scores of an image are one number, up to float32 rounding; NaN is not."""
+    low, high = scores.aminmax(dim=1)
+    return (high - low <= CONSTANT_SPREAD * torch.maximum(low.abs(), high.abs())) & (scores.shape[1] > 1)
+
+
 def chunks(n: int, batch: int, batch_size: int) -> Iterator[tuple[int, int]]:
     """Ranges [start, stop) that cut `n` repetitions of a batch into passes of about `batch_size` images."""
     step = max(1, batch_size // batch)
@@ -252,5 +264,5 @@ def seeded(seed: int, device: torch.device) -> torch.Generator:
 
 BATCH_SIZE = "images per forward pass when one image is run many times (memory against speed; the map is the same)"
 
-__all__ = ["BATCH_SIZE", "Method", "activation_and_gradient", "chunks", "gradient", "input_gradient", "noise", "option",
-           "seeded", "tiled"]
+__all__ = ["BATCH_SIZE", "Method", "activation_and_gradient", "at_least_float", "chunks", "gradient", "input_gradient",
+           "noise", "option", "seeded", "tiled", "unvarying"]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seewhy.errors import OptionError
 from seewhy.methods.base import Method, option
-from seewhy.models.surgery import Stop, untouched
+from seewhy.models.surgery import Stop
 from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
@@ -20,7 +20,7 @@ from seewhy.targets import Target
     needs={Need.ATTENTION, Need.CLASS_TOKEN},
     signed=False,
     class_specific=False,
-    citation="Caron et al., DINO (ICCV 2021); seed 002, section 3",
+    citation="Caron et al., DINO (ICCV 2021); Brocki et al., arXiv:2312.02364, section 3",
     cost=lambda self: Cost(below=1, above=0),
 )
 class AttentionMap(Method):
@@ -34,10 +34,15 @@ class AttentionMap(Method):
     head: int | None = option(None, "one head; default: the mean over all", at_least=0)
 
     def heads(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch heads rows cols"]:
-        """One map for each head, from one forward."""
-        with torch.inference_mode(False), torch.no_grad(), untouched(self.model.module):
-            rows = self._attend(x)
-        return torch.stack([self.model.patches(row, x.shape[-2:]) for row in rows.unbind(1)], 1)
+        """One map for each head, from one forward; as for a call, whatever `head` says.
+
+        Raises:
+            ModelError: not a preprocessed batch. NonFiniteError: the model gives NaN or infinity.
+        """
+        def each(x: Tensor, _: Target) -> Tensor:
+            return torch.stack([self.model.patches(row, x.shape[-2:]) for row in self._attend(x).unbind(1)], 1)
+
+        return self.run(x, None, each)
 
     def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         attention = self._attend(x)

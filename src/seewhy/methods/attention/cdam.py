@@ -25,7 +25,7 @@ class LastNorm(Method):
     needs={Need.LAST_BLOCK, Need.GRADIENTS},
     signed=True,
     class_specific=True,
-    citation="Brocki et al., Class-Discriminative Attention Maps, eq. 2, seed 002",
+    citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 2",
     cost=lambda self: Cost(below=1, above=1, backward_above=1),
 )
 class CDAM(LastNorm):

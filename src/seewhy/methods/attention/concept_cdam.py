@@ -16,7 +16,7 @@ from seewhy.targets import PerImage, Target
     signed=True,
     class_specific=True,
     target_kind="concept",
-    citation="Brocki et al., Class-Discriminative Attention Maps, eq. 3-4, seed 002",
+    citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 3-4",
     cost=lambda self: Cost(below=1, above=1, backward_above=1),
 )
 class ConceptCDAM(CDAM):

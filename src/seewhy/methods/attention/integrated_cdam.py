@@ -19,7 +19,7 @@ from seewhy.targets import Target
     needs={Need.LAST_BLOCK, Need.GRADIENTS},
     signed=True,
     class_specific=True,
-    citation="Brocki et al., Class-Discriminative Attention Maps, eq. 6, seed 002",
+    citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 6",
     cost=lambda self: Cost(below=1, above=self.n_steps, backward_above=self.n_steps),
 )
 class IntegratedCDAM(LastNorm):

@@ -18,7 +18,7 @@ from seewhy.targets import Target
     needs={Need.ATTENTION, Need.CLASS_TOKEN, Need.GRADIENTS},
     signed=False,
     class_specific=True,
-    citation="Chefer et al., Generic Attention-Model Explainability (ICCV 2021), eq. 5-6; RP in seed 002",
+    citation="Chefer et al., Generic Attention-Model Explainability (ICCV 2021), eq. 5-6",
     cost=lambda self: Cost(below=1, above=1, backward_above=1),
 )
 class RelevancePropagation(AttentionGradients):

@@ -20,7 +20,7 @@ from seewhy.targets import Target
     signed=True,
     class_specific=True,
     stochastic=True,
-    citation="Brocki et al., Class-Discriminative Attention Maps, eq. 5, seed 002",
+    citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 5",
     cost=lambda self: Cost(below=1, above=self.n_samples, backward_above=self.n_samples),
 )
 class SmoothCDAM(LastNorm):

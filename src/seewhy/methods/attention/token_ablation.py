@@ -19,7 +19,7 @@ from seewhy.targets import Target
     needs={Need.TOKENS},
     signed=True,
     class_specific=True,
-    citation="Brocki et al., Class-Discriminative Attention Maps, section 3.3, seed 002",
+    citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, section 3.3",
     cost=lambda self: Cost(self._patches() + 1, self._patches() + 1),
 )
 class TokenAblation(Method):

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.errors import OptionError
-from seewhy.methods.base import Method, option
-from seewhy.methods.cam.layers import at_least_float, unit_range
+from seewhy.methods.base import Method, at_least_float, option
+from seewhy.methods.cam.layers import unit_range
 from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
@@ -21,7 +21,7 @@ from seewhy.targets import Target
     needs={Need.FEATURES},
     signed=False,
     class_specific=False,
-    citation="Karjauv & Albayrak, LaFAM (2024), seed 000",
+    citation="Karjauv & Albayrak, LaFAM (2024), arXiv:2407.06059",
     cost=lambda self: Cost(below=1, above=0),
 )
 class LaFAM(Method):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, ModelError
 from seewhy.explanation import CONSTANT_SPREAD
-from seewhy.methods.base import Method, option
+from seewhy.methods.base import Method, at_least_float, option
 from seewhy.models.adapter import Layer, VisionModel
 from seewhy.models.surgery import first_tensor, hooked, with_first_tensor
 from seewhy.targets import Target
@@ -92,11 +92,6 @@ def _cut_and_collected(modules: dict[str, nn.Module]) -> Iterator[dict[str, Tens
     missing = sorted(set(modules) - set(found))
     if missing:
         raise LayoutError(f"layer {missing[0]!r} did not run in this forward; choose another layer")
-
-
-def at_least_float(value: Tensor) -> Tensor:
-    """float32, or float64 where it is."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def unit_range(maps: Float[Tensor, "*maps rows cols"]) -> Float[Tensor, "*maps rows cols"]:

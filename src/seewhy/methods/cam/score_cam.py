@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, option, tiled
-from seewhy.methods.cam.layers import at_least_float, unit_range
+from seewhy.methods.base import BATCH_SIZE, Method, at_least_float, chunks, option, tiled, unvarying
+from seewhy.methods.cam.layers import unit_range
 from seewhy.models.adapter import VisionModel
 from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
@@ -34,6 +34,9 @@ class ScoreCAM(Method):
     weight is f(x ∘ H_c) − f(baseline) before the softmax; the softmax takes the same number off again, so the
     baseline is not run. f is the target's logit. A channel that is the same everywhere hides all of the image
     (H_c = 0): its score, that of an empty image, takes part in the softmax.
+
+    A score that is the same through all channels says nothing of them (a class that never activates; equal weights
+    would show the layer's mean as if it were the class): the map is then zero, and reported as constant.
 
     `top_k` is the declared selection of channels: those whose activation varies most over the positions of the image
     (standard deviation; ties by index). The softmax is then over these only. Maps on the layer's grid.
@@ -64,8 +67,11 @@ class ScoreCAM(Method):
             seen = (x * masks.to(x.dtype)).flatten(0, 1)
             score = target_score(self.model, seen, tiled(target, batch, stop - start))
             scores.append(score.unflatten(0, (-1, batch)))
-        weights = torch.cat(scores).T.softmax(1)
-        return (weights[:, :, None, None] * features).sum(1).relu()
+        scores = torch.cat(scores).T
+        maps = (scores.softmax(1)[:, :, None, None] * features).sum(1).relu()
+        low, high = unit_range(features).aminmax(dim=1)
+        idle = unvarying(scores) & (high > low).flatten(1).any(1)
+        return torch.where(idle[:, None, None], 0, maps)
 
     def _selected(self, features: Tensor) -> Tensor:
         if self.top_k is None or self.top_k >= features.shape[1]:

@@ -28,7 +28,7 @@ Found = tuple[Int64[Tensor, "rows cols"], Float[Tensor, "rows cols k"]]
     needs={Need.FEATURES},
     signed=False,
     class_specific=False,
-    citation="Boubekki, Fadel & Mair, Activation Clustering (2024), arXiv:2411.19700, seed 001",
+    citation="Boubekki, Fadel & Mair, Activation Clustering (2024), arXiv:2411.19700",
     cost=lambda self: Cost(below=1, above=0),
     autocast="a position is in one cluster or in another: the rounding of half precision moves some",
 )

@@ -57,7 +57,7 @@ def mean(model: VisionModel, x: Tensor) -> Tensor:
 
 @baseline
 def blur(model: VisionModel, x: Tensor) -> Tensor:
-    """Each image blurred by a Gaussian with σ = 1/16 of its shorter side (14 px at 224, as in seed 002)."""
+    """Each image blurred by a Gaussian with σ = 1/16 of its shorter side (14 px at 224)."""
     return gaussian_blur(x, min(x.shape[-2:]) / 16)
 
 
@@ -93,7 +93,7 @@ def colour(name: str) -> Baseline:
     return function
 
 
-BASELINE = f"where the path starts: {', '.join(BASELINES)}, a colour (white, #7f7f7f), a tensor or a function"
+BASELINE = f"{', '.join(BASELINES)}, a colour (white, #7f7f7f), a tensor or a function"
 
 
 def check_baseline(given: Any) -> None:

@@ -23,8 +23,8 @@ from seewhy.targets import Target
 class Deconvnet(ReLUMethod):
     """M_ij = max over channels of |R_cij|, R as ∂f/∂x, but at each ReLU: R_z = 1[R > 0] R, whatever its input z.
 
-    Seen as a backward pass with another rule for ReLUs (seed 003, section 4): max pooling goes back through its
-    switches, as in the paper. ReLUs only, with the same care as `guided_backprop`.
+    Seen as a backward pass with another rule for ReLUs (Simonyan et al., 2013, section 4): max pooling goes back
+    through its switches, as in the paper. ReLUs only, with the same care as `guided_backprop`.
     """
 
     rule = "deconvnet"

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import gradient, option
+from seewhy.methods.base import at_least_float, gradient, option
 from seewhy.methods.cam.grad_cam import GradCAM
-from seewhy.methods.cam.layers import at_least_float
 from seewhy.methods.gradient.relu_rules import ReLUMethod, ReLURule
 from seewhy.models.surgery import first_tensor, hooked, with_first_tensor
 from seewhy.registry import Cost, Need, method

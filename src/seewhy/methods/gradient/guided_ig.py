@@ -43,7 +43,7 @@ class GuidedIG(Method):
     n_steps: int = option(200, "steps of the path", at_least=1)
     fraction: float = option(0.05, "share of all features that moves together, above 0 to 1", at_least=0)
     max_dist: float = option(0.02, "how far a feature may leave the straight line, as a share of its way", at_least=0)
-    baseline: Any = option("black", BASELINE)
+    baseline: Any = option("black", f"where the path starts: {BASELINE}")
 
     def prepare(self) -> None:
         check_baseline(self.baseline)

@@ -33,7 +33,7 @@ class IntegratedGradients(Method):
     """
 
     n_steps: int = option(50, "points on the path", at_least=1)
-    baseline: Any = option("black", BASELINE)
+    baseline: Any = option("black", f"where the path starts: {BASELINE}")
     rule: str = option("midpoint", "quadrature", choices=("midpoint", "gauss_legendre"))
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 

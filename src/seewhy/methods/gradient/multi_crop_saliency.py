@@ -20,7 +20,7 @@ from seewhy.targets import Target
     needs={Need.GRADIENTS},
     signed=False,
     class_specific=True,
-    citation="Simonyan et al., Deep Inside Convolutional Networks (2013), section 3.1, seed 003",
+    citation="Simonyan et al., Deep Inside Convolutional Networks (2013), arXiv:1312.6034, section 3.1",
     cost=lambda self: Cost(*[self.crops] * 4),
 )
 class MultiCropSaliency(Method):

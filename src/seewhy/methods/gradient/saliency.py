@@ -17,7 +17,7 @@ from seewhy.targets import Target
     needs={Need.GRADIENTS},
     signed=False,
     class_specific=True,
-    citation="Simonyan et al., Deep Inside Convolutional Networks (2013), section 3.1, seed 003",
+    citation="Simonyan et al., Deep Inside Convolutional Networks (2013), arXiv:1312.6034, section 3.1",
     cost=lambda self: Cost(1, 1, 1, 1),
 )
 class Saliency(Method):

@@ -23,7 +23,7 @@ from seewhy.targets import Output, Target
     needs={Need.GRADIENTS},
     signed=True,
     class_specific=True,
-    citation="Spectral Integrated Gradients for Coarse-to-Fine Feature Attribution (2026), seed 003",
+    citation="Spectral Integrated Gradients for Coarse-to-Fine Feature Attribution (2026)",
     cost=lambda self: Cost(*[self.n_steps] * 4),
 )
 class SpectralIG(Method):
@@ -40,7 +40,7 @@ class SpectralIG(Method):
     n_steps: int = option(200, "points on the path", at_least=1)
     width: float = option(0.4, "w, the stretch of the path over which a component comes in; above 0 to 1", at_least=0)
     of: str = option("probability", "what is differentiated", choices=("probability", "logit"))
-    baseline: Any = option("black", BASELINE)
+    baseline: Any = option("black", f"where the path starts: {BASELINE}")
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
     def prepare(self) -> None:

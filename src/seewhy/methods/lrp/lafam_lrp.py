@@ -22,13 +22,13 @@ from seewhy.targets import Target
     needs={Need.EMBEDDING, Need.GRADIENTS},
     signed=True,
     class_specific=False,
-    citation="Karjauv & Albayrak, LaFAM with LRP, seed 000",
+    citation="Karjauv, Unsupervised Feature Attribution for Foundation Models (2025): LaFAM with LRP",
     cost=lambda self: Cost(1, int(not self._stops), int(not self._stops), 1),
 )
 class LaFAMLRP(LayerwiseRelevance):
     """LRP that starts at the embedding e with R = e, so that Σ R = Σ e up to biases; rules as in `LRP`.
 
-    The forward of a classifier ends before its head, which takes no part. The seed does not name its rules; ours
+    The forward of a classifier ends before its head, which takes no part. The source does not name its rules; ours
     are those of ε-γ-z^B. With `epsilon_plus_flat` and an embedding after a ReLU nothing in the map is negative.
     """
 

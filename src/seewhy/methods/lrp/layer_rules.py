@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -66,20 +67,22 @@ class LayerRules(Rules):
         name = self.first if not self.seen else self.linear if func.__name__ == "linear" else self.convolution
         self.seen = True
         layer = _Layer(func, weight, bias, args[3:], given)
-        out = Ruled.apply(lambda: func(*args, **kwargs), self._rule(name, layer), x)
+        out = Ruled.apply(lambda: func(*args, **kwargs), self._rule(name, layer, x), x)
         self.layers[out] = layer
         return out
 
-    def _rule(self, name: str, layer: _Layer) -> Callable:
+    def _rule(self, name: str, layer: _Layer, x: Tensor) -> Callable:
+        bounds = [_at_input(bound, x) for bound in self.box()] if name == "box" else []
+
         def rule(inputs: tuple[Tensor], upper: Tensor) -> tuple[Tensor]:
             x, exact = inputs[0], torch.promote_types(inputs[0].dtype, torch.float32)
-            hook = self._zennit(name)
+            hook = self._zennit(name, bounds)
             hook.stored_tensors["input"] = (x.to(exact),)
             return (hook.backward(layer.to(exact), inputs, (upper.to(exact),))[0].to(x.dtype),)
 
         return rule
 
-    def _zennit(self, name: str) -> Any:
+    def _zennit(self, name: str, bounds: list[Tensor]) -> Any:
         rules, small = require("zennit.rules", "lrp"), self.epsilon
         return {
             "epsilon": lambda: rules.Epsilon(epsilon=small),
@@ -88,7 +91,7 @@ class LayerRules(Rules):
             "alpha1_beta0": lambda: rules.AlphaBeta(alpha=1.0, beta=0.0, stabilizer=small),
             "alpha2_beta1": lambda: rules.AlphaBeta(alpha=2.0, beta=1.0, stabilizer=small),
             "flat": lambda: rules.Flat(stabilizer=small),
-            "box": lambda: rules.ZBox(*self.box(), stabilizer=small),
+            "box": lambda: rules.ZBox(*bounds, stabilizer=small),
         }[name]()
 
     def batch_norm(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
@@ -171,6 +174,17 @@ def input_bounds(model: VisionModel) -> tuple[Tensor, Tensor]:
 
     ends = torch.cat([model.prepare(Image.new("RGB", (256, 256), color)) for color in ("black", "white")])
     return ends.amin((0, 2, 3), keepdim=True), ends.amax((0, 2, 3), keepdim=True)
+
+
+def _at_input(bound: Float[Tensor, "1 channels 1 1"], x: Tensor) -> Tensor:
+    """A bound of the pixels as one of the first layer's input: images, or images flattened channel by channel."""
+    channels = bound.shape[1]
+    if x.ndim == 4 and x.shape[1] == channels:
+        return bound
+    if x.ndim == 2 and x.shape[1] % channels == 0:
+        return bound.flatten().repeat_interleave(x.shape[1] // channels)[None]
+    raise ModelError(f"the z^B rule needs the image's {channels} channels at the first layer, which gets "
+                     f"{tuple(x.shape)}; use composite='epsilon_plus_flat'")
 
 
 def lrp_unmet(model: VisionModel) -> str:

@@ -53,7 +53,8 @@ class LRP(LayerwiseRelevance):
 
     ρ is the rule (zennit's): ε: x w, with ε in the denominator; γ: x (w + γ w⁺); z⁺ = α1β0: (x w)⁺; α2β1: twice the
     positive minus once the negative shares; flat: 1; z^B (`box`): x w − low w⁺ − high w⁻, low and high being black
-    and white after the model's preprocessing. Biases stand in the denominators, so they keep a share; without them
+    and white after the model's preprocessing (a module that normalises inside gets other numbers at its first layer:
+    choose a composite without z^B). Biases stand in the denominators, so they keep a share; without them
     Σ R is the score (up to ε). A composite gives one rule to the first layer, one to convolutions, one to linear
     layers. A batch norm is merged into the layer before it. A residual sum and an average share out in proportion.
     Every activation passes relevance on as it is; the rules were made for ReLU, and with SiLU or GELU, whose

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seewhy.errors import OptionError
-from seewhy.methods.base import chunks, seeded
+from seewhy.methods.base import at_least_float, chunks, seeded
 
 Grids = Float[Tensor, "masks cells cells"]
 Masks = Float[Tensor, "masks rows cols"]
@@ -110,8 +110,3 @@ def check_chance(p: float) -> None:
     """Raise `OptionError` for a share of seen cells that cannot work."""
     if not 0 < p <= 1:
         raise OptionError(f"p={p!r} is not a chance above 0; use 0.5, or another up to 1")
-
-
-def at_least_float(values: Tensor) -> Tensor:
-    """float32, or float64 if it was: sums over masks and differences of scores are not taken in half precision."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

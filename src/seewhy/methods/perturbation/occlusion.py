@@ -9,9 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seewhy.errors import OptionError
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, option, tiled
-from seewhy.methods.gradient.baselines import BASELINES
-from seewhy.methods.perturbation.masks import at_least_float
+from seewhy.methods.base import BATCH_SIZE, Method, at_least_float, chunks, option, tiled
+from seewhy.methods.gradient.baselines import BASELINE, check_baseline, starting_images
 from seewhy.registry import Cost, method
 from seewhy.targets import Target
 
@@ -39,12 +38,11 @@ class Occlusion(Method):
 
     window: int | None = option(None, "side of the window in pixels; default: 1/8 of the shorter side", at_least=1)
     stride: int | None = option(None, "pixels from window to window; default: the window", at_least=1)
-    baseline: Any = option("mean", f"what covers: {', '.join(BASELINES)}, a number, or a tensor like the batch")
+    baseline: Any = option("mean", f"what covers: {BASELINE}, or a number")
     batch_size: int = option(32, BATCH_SIZE, at_least=1)
 
     def prepare(self) -> None:
-        if isinstance(self.baseline, str) and self.baseline not in BASELINES:
-            raise OptionError(f"baseline={self.baseline!r} is not one of {', '.join(BASELINES)}, or a number")
+        check_baseline(self.baseline)
         if self.window and self.stride and self.stride > self.window:
             raise OptionError(f"stride={self.stride} leaves gaps between windows of {self.window}; "
                               f"use {self.window} or less")
@@ -67,28 +65,19 @@ class Occlusion(Method):
         down, across = (spans(n, side, window, x.device) for n, side in ((rows, x.shape[-2]), (cols, x.shape[-1])))
         with torch.autocast(x.device.type, enabled=False):
             whole = at_least_float(target.score(self.model.run(x)))
-            rest = [self._scores(x, down[i // cols], across[i % cols], target)
+            cover = starting_images(self.model, x, self.baseline)
+            rest = [self._scores(x, cover, down[i // cols], across[i % cols], target)
                     for start, stop in chunks(rows * cols, len(x), self.batch_size)
                     for i in [torch.arange(start, stop, device=x.device)]]
         return (whole - torch.cat(rest)).T.unflatten(1, (rows, cols))
 
-    def _scores(self, x: Tensor, down: Bool[Tensor, "windows height"], across: Bool[Tensor, "windows width"],
-                target: Target) -> Float[Tensor, "windows batch"]:
+    def _scores(self, x: Tensor, cover: Tensor, down: Bool[Tensor, "windows height"],
+                across: Bool[Tensor, "windows width"], target: Target) -> Float[Tensor, "windows batch"]:
         """The scores with each window covered."""
         inside = (down[:, :, None] & across[:, None, :])[:, None, None]
-        covered = torch.where(inside, self._cover(x), x).flatten(0, 1)
+        covered = torch.where(inside, cover, x).flatten(0, 1)
         score = tiled(target, len(x), len(down)).score(self.model.run(covered))
         return at_least_float(score).unflatten(0, (-1, len(x)))
-
-    def _cover(self, x: Tensor) -> Tensor:
-        if isinstance(self.baseline, str):
-            return BASELINES[self.baseline](self.model, x)
-        cover = torch.as_tensor(self.baseline).to(x)
-        try:
-            return cover.expand_as(x)
-        except RuntimeError:
-            raise OptionError(f"the baseline has shape {tuple(cover.shape)}, the batch {tuple(x.shape)}; "
-                              "give a number, or a tensor that broadcasts to the batch") from None
 
 
 def spans(n: int, side: int, window: int, device: torch.device) -> Bool[Tensor, "n side"]:

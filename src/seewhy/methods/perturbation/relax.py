@@ -19,7 +19,7 @@ from seewhy.targets import Target
     signed=False,
     class_specific=False,
     stochastic=True,
-    citation="Wickstrøm et al., RELAX (IJCV 2023); seed 000",
+    citation="Wickstrøm et al., RELAX (IJCV 2023), arXiv:2112.10161",
     cost=lambda self: Cost(self.n_masks + 1, self.n_masks + 1),
 )
 class RELAX(SimilarityUnderMasks):

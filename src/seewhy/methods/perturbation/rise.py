@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import BATCH_SIZE, Method, option, tiled
-from seewhy.methods.perturbation.masks import RandomMasks, at_least_float, check_chance, seen
+from seewhy.methods.base import BATCH_SIZE, Method, at_least_float, option, tiled, unvarying
+from seewhy.methods.perturbation.masks import RandomMasks, check_chance, seen
 from seewhy.models.adapter import VisionModel
 from seewhy.registry import Cost, Need, method
 from seewhy.targets import ClassTarget, Output, PerImage, Rank, Target, TargetLike
@@ -31,6 +32,9 @@ class RISE(Method):
     f is the probability of a class, as in the paper, or its logit; targets that are no class (a concept, a regression
     output, your function) give their own score. With scores below zero only the differences within a map mean
     something. Sums are streamed: memory grows with the image and `batch_size`, not with the number of masks.
+
+    Where f is the same through all masks, the sum shows nothing but where masks happened to lie more often: the map is
+    then that score everywhere, which it tends to as N grows, and is reported as constant.
     """
 
     n_masks: int = option(4000, "number of random masks, each a forward pass", at_least=1)
@@ -51,11 +55,15 @@ class RISE(Method):
         batch, size = len(x), x.shape[-2:]
         masks = RandomMasks("rise", size, cells=self.cells, p=self.p, seed=self.seed, like=x)
         total = at_least_float(x.new_zeros(batch, *size))
+        ends = []
         for some in masks.pieces(self.n_masks, batch, self.batch_size):
             scores = tiled(target, batch, len(some)).score(self.model.run(seen(x, some)))
-            for mask, score in zip(some, at_least_float(scores).unflatten(0, (-1, batch)), strict=True):
+            scores = at_least_float(scores).unflatten(0, (-1, batch))
+            ends = torch.stack([*ends, *scores.aminmax(dim=0)]).aminmax(dim=0)
+            for mask, score in zip(some, scores, strict=True):
                 total += mask * score[:, None, None]
-        return total / (self.n_masks * self.p)
+        idle = unvarying(torch.stack(ends, 1))[:, None, None] & (self.n_masks > 1)
+        return torch.where(idle, ends[0][:, None, None], total / (self.n_masks * self.p))
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import BATCH_SIZE, Method, option
-from seewhy.methods.perturbation.masks import RandomMasks, at_least_float, check_chance, seen
+from seewhy.methods.base import BATCH_SIZE, Method, at_least_float, option
+from seewhy.methods.perturbation.masks import RandomMasks, check_chance, seen
 from seewhy.registry import Need
 
 
