@@ -53,6 +53,7 @@ def test_segments_add_up_and_an_object_gets_its_box(run, scenes, tmp_path):
         assert row["chosen"]["box"] in [part["box"] for s in row["segments"] for part in s["parts"]]
         best.append(max(b.iou(tight_box(mask)) for b in boxes for mask in scene.masks))
         assert Image.open(tmp_path / row["figure"]).width > 1500  # photo, segments, five clusters
+        assert row["options"]["balance"] == "equal"
     assert max(best) > 0.6, best
 
 
@@ -68,11 +69,11 @@ def test_joint_is_one_figure_with_the_same_clusters(run, scenes, tmp_path):
 
 def test_options_reach_the_method(run, scenes):
     path = next(iter(scenes))
-    _, out, _ = run(path, "--k", "auto", "--layer", "layer3", "-O", "balance=equal", "--min-area", "0", "--border", "0",
-                    "--json")
+    _, out, _ = run(path, "--k", "auto", "--layer", "layer3", "-O", "balance=channels", "--min-area", "0", "--border",
+                    "0", "--json")
     (row,) = json.loads(out)
     assert row["options"]["k"] is None
-    assert row["options"]["balance"] == "equal"
+    assert row["options"]["balance"] == "channels"  # the command's own default is equal
     assert "layer3" in row["options"]["layers"]
     assert 3 <= len(row["segments"]) <= 10
     labels = sum(part["area"] for s in row["segments"] for part in s["parts"])

@@ -50,6 +50,9 @@ def segment(
 ) -> None:
     """Cut photos into the parts that the model's layers hold to be alike (NAVE), with boxes; no label is needed.
 
+    All layers weigh the same; `-O balance=channels` gives the paper's weights, with which the shallow layers of a
+    network whose channels grow fast decide alone, and segments go to pieces.
+
     A box is round each connected part, in pixels (left, top, right, bottom; the last two excluded) of what the model
     saw of the photo, whose size is in the output. A photo that fails is reported and the others still come out.
     """
@@ -74,7 +77,8 @@ def _nave(model: VisionModel, k: str, layers: list[str] | None, joint: bool, opt
     if k != "auto" and not k.isdigit():
         raise OptionError(f"--k {k!r} is neither a number nor auto; use for example --k 5")
     given = common.parse_options(options)
-    return as_method(model, "nave", **{"k": None if k == "auto" else int(k), "layers": layers, "joint": joint, **given})
+    own = {"k": None if k == "auto" else int(k), "layers": layers, "joint": joint, "balance": "equal"}
+    return as_method(model, "nave", **{**own, **given})
 
 
 def _tried(path: Path, work: Any) -> Row:

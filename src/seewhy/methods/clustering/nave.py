@@ -41,7 +41,8 @@ class NAVE(Method):
 
     The weights let shallow layers rule where the channels grow fast; in EfficientNet-Lite0 (40, 112, 1280) the last one
     has 3 %. `balance="equal"` gives all the same: on 30 cut-outs the chosen box then meets the object (IoU ≥ 0.5) in
-    57 % instead of 33 % with K = 5, in 67 % instead of 57 % with K = 3.
+    57 % instead of 33 % with K = 5, in 67 % instead of 57 % with K = 3; on 60 scenes of several objects `scenes_cnn`
+    meets one of them in 77 % instead of 33 %. `seewhy segment` therefore takes equal weights.
 
     `segments` has the label map, `cluster_maps` the similarity of every position to each centroid. The map of the
     method (what `explain` draws) is the similarity to one cluster, chosen for each image without ground truth: the
