@@ -35,6 +35,18 @@ def test_two_entries_of_a_method_are_told_apart():
         Plan.parse(text(methods='["lafam", "lafam"]'))
 
 
+def test_all_methods_but_some_with_options_of_their_own():
+    plan = Plan.parse(text(models='["scenes_vit"]', methods='["all", {name="rise", n_masks=7, label="RISE-7"}]'))
+    tools = Bench(plan).stage("scenes_vit").tools
+    assert tools["RISE-7"].by.n_masks == 7
+    assert "rise" not in tools
+    every = Bench(Plan.parse(text(models='["scenes_vit"]', methods='"all"'))).stage("scenes_vit").tools
+    assert tools.keys() - {"RISE-7"} == every.keys() - {"rise"}
+    assert every.keys() > {"rise", "cdam", "random"}
+    with pytest.raises(OptionError, match="another method"):
+        Plan.parse(text(methods='["all", {name="rise", label="lafam"}]'))
+
+
 def test_the_digest_is_of_what_is_said_not_of_how():
     plan = Plan.parse(text())
     assert Plan.parse("# words\n\n" + text()).digest == plan.digest

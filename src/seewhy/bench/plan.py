@@ -62,14 +62,16 @@ class Plan:
     """A checked plan; picklable. `text` is what the user wrote, all else follows from it.
 
     Attributes:
-        methods: None stands for all methods that can serve a model.
+        methods: those that the plan names, with their options.
+        all_methods: whether every other method that can serve a model takes part as well.
         published: figures of a paper (method -> metric -> value), for the report only.
     """
 
     text: str = field(repr=False)
     seed: int
     models: tuple[Choice, ...]
-    methods: tuple[Choice, ...] | None
+    methods: tuple[Choice, ...]
+    all_methods: bool
     metrics: tuple[Choice, ...]
     baselines: tuple[str, ...]
     data: dict[str, Any]
@@ -102,12 +104,8 @@ class Plan:
                 raise OptionError(f"the plan has no {key}; add for example " + _EXAMPLES[key])
         seed = given.get("seed", 0)
         _kind("seed", seed, int)
-        methods = None if given["methods"] in ("all", ["all"]) else _choices("methods", given["methods"], METHODS.get)
-        if methods is not None:
-            taken = {choice.label for choice in methods} & set(BASELINES)
-            if taken:
-                raise OptionError(f"{taken.pop()!r} is the label of a baseline; give the method another label")
-        return cls(text, seed, _choices("models", given["models"], None), methods,
+        methods, all_methods = _methods(given["methods"])
+        return cls(text, seed, _choices("models", given["models"], None), methods, all_methods,
                    _choices("metrics", given["metrics"], METRICS.get), _baselines(given), _data(given["data"]),
                    _protocol(given.get("protocol", {})), given.get("published", {}))
 
@@ -162,6 +160,19 @@ def _kind(name: str, value: Any, *kinds: type) -> None:
 
 _WORDS = {int: "a whole number", dict: "a table", list: "a list", str: "a word", bool: "true or false",
           float: "a number"}
+
+
+def _methods(given: Any) -> tuple[tuple[Choice, ...], bool]:
+    """The methods that are named, and whether "all" is: `"all"`, or `["all", {name = "rise", n_masks = 500}]`."""
+    given = [given] if isinstance(given, str) else given
+    _kind("methods", given, list)
+    named = [entry for entry in given if entry != "all"]
+    methods, all_methods = _choices("methods", named, METHODS.get), len(named) < len(given)
+    for choice in methods:
+        if choice.label in BASELINES or (all_methods and choice.label != choice.name and choice.label in METHODS):
+            owner = "baseline" if choice.label in BASELINES else "method"
+            raise OptionError(f"{choice.label!r} is the name of another {owner}; give {choice.name} another label")
+    return methods, all_methods
 
 
 def _choices(kind: str, given: Any, find: Callable[[str], type] | None) -> tuple[Choice, ...]:

@@ -156,7 +156,7 @@ class Bench:
             SeewhyError: a method that was asked for by name serves no model, or a model is left without methods.
         """
         stages = [self.stage(choice.label) for choice in reversed(self.plan.models)][::-1]
-        for choice in self.plan.methods or ():
+        for choice in self.plan.methods:
             reasons = [stage.skipped.get(choice.label, "") for stage in stages]
             if all(reasons):
                 raise RequirementError(f"{choice.label} serves none of the plan's models: {reasons[0]}")
@@ -191,9 +191,9 @@ class Bench:
         return Stage(self.plan, choice.label, model, self.data, self.metrics, classes, tools, skipped)
 
     def _methods(self) -> Sequence[Choice]:
-        if self.plan.methods is not None:
-            return self.plan.methods
-        return [Choice(cls.card.name, cls.card.name) for cls in METHODS]
+        named = {choice.name for choice in self.plan.methods}
+        rest = [cls.card.name for cls in METHODS if cls.card.name not in named] if self.plan.all_methods else []
+        return [*self.plan.methods, *(Choice(name, name) for name in rest)]
 
     def _check_needs(self) -> None:
         has = self.data.card.has
