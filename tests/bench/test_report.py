@@ -12,7 +12,7 @@ from PIL import Image
 
 from seewhy.bench.report import Run, report
 from seewhy.bench.report import board as boards
-from seewhy.bench.report.files import escaped, latex, wide_csv
+from seewhy.bench.report.files import escaped, latex, markdown, wide_csv
 from seewhy.bench.report.galleries import disagreements, extremes, likeness, outlined
 from seewhy.bench.report.published import figure
 from seewhy.bench.report.words import failures, leaders
@@ -115,7 +115,7 @@ def test_the_page_is_self_contained_and_escaped(folder, tmp_path):
     assert html.count("data:image/jpeg;base64,") >= 9
     assert "A &amp; B, eq. 1" in html
     assert html.count("★") >= 4  # three metrics and the legend
-    assert {p.name for p in path.parent.iterdir()} == {"page.html", "page.csv", "page.wide.csv", "page.tex"}
+    assert {p.name for p in path.parent.iterdir()} == {"page.html", "page.csv", "page.wide.csv", "page.tex", "page.md"}
 
 
 def test_csv_long_and_wide_say_the_same(run, scores, folder, tmp_path):
@@ -135,6 +135,17 @@ def test_latex_compiles_in_the_mind(run, scores):
     assert text.count(r"\mathbf{") == 3
     assert r"\underline{" in text
     assert escaped("a_b & 5% {x} \\") == r"a\_b \& 5\% \{x\} \textbackslash{}"
+
+
+def test_markdown_is_a_table_with_the_best_on_top(run, scores):
+    lines = [line for line in markdown(run, list(scores.values())).splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {len([m for m in run.metrics.values() if not m.part]) + 2}
+    assert lines[1].startswith("| --- | --:")
+    first = next(m.label for m in run.metrics.values() if not m.part)
+    best, *rest = sorted((s for s in scores.values() if s.metric == first), key=lambda s: -s.mean)
+    titles = {"grad_cam": "Grad-CAM", "lafam": "LaFAM", "occlusion": "Occlusion &lt;b>"}
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {titles[s.method]}" for s in (best, *rest)]
+    assert lines[2].split(" | ")[1] == f"**{best.mean:.4g}** ± {(best.high - best.low) / 2:.2g}"
 
 
 def test_galleries_show_what_they_say(run):

@@ -1,4 +1,4 @@
-"""What a run found: one self-contained page, and the tables as CSV and LaTeX beside it."""
+"""What a run found: one self-contained page, and the tables as CSV, LaTeX and Markdown beside it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from seewhy.bench.report.read import Run
 
 
 def report(folder: str | Path, output: str | Path | None = None, seed: int = 0) -> Path:
-    """Write `report.html`, and beside it `report.csv` (long), `report.wide.csv` and `report.tex`.
+    """Write `report.html`, and beside it `report.csv` (long), `report.wide.csv`, `report.tex` and
+    `report.md`.
 
     Args:
         folder: what `seewhy bench run` wrote; an unfinished run is reported as far as it is.
@@ -32,7 +33,7 @@ def report(folder: str | Path, output: str | Path | None = None, seed: int = 0) 
     title = f"Benchmark {run.folder.resolve().name}"
     write(render(title, page.parts(run, scores), page.intro(run), "report.html"), path)
     for suffix, text in ((".csv", files.long_csv(run, scores)), (".wide.csv", files.wide_csv(run, scores)),
-                         (".tex", files.latex(run, scores))):
+                         (".tex", files.latex(run, scores)), (".md", files.markdown(run, scores))):
         write(text, path.with_suffix(suffix))
     return path
 

@@ -1,15 +1,16 @@
-"""The tables as CSV (long and wide) and as LaTeX for a paper."""
+"""The tables as CSV (long and wide), as LaTeX for a paper, and as Markdown for a README or an issue."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Sequence
 
 from seewhy.bench.report.board import Score
 from seewhy.bench.report.published import figure
-from seewhy.bench.report.read import Panel, Run
+from seewhy.bench.report.read import MetricInfo, Panel, Run
 
 LONG = ("model", "data", "split", "method", "metric", "better", "n", "images", "failed", "mean", "low", "high", "rank",
         "leads", "gap_to_leader", "p_holm", "not_significantly_worse", "published")
@@ -65,6 +66,44 @@ def _cell(score: Score | None) -> str:
     text = rf"\mathbf{{{mean}}}" if score.rank == 1 else rf"\underline{{{mean}}}" if score.level else mean
     half = "" if score.low is None or score.high is None else rf" \pm {(score.high - score.low) / 2:.2g}"
     return f"${text}{half}$"
+
+
+def markdown(run: Run, scores: Sequence[Score]) -> str:
+    """A table for each model, best by the first metric first; metrics whole, without their parts."""
+    metrics = [m for m in run.metrics.values() if not m.part]
+    return "\n".join(_pipes(run, panel, metrics, scores) for panel in run.panels)
+
+
+def _pipes(run: Run, panel: Panel, metrics: Sequence[MetricInfo], scores: Sequence[Score]) -> str:
+    own = {(s.method, s.metric): s for s in scores if s.panel == panel}
+    shown = [m for m in metrics if any(metric == m.label for _, metric in own)]
+    methods = [name for name in run.methods if any(method == name for method, _ in own)]
+    if shown:
+        methods.sort(key=lambda name: _place(own.get((name, shown[0].label))))
+    rows = [[run.methods[name].title, *(_marked(own.get((name, m.label))) for m in shown)] for name in methods]
+    head = ["", *(f"{m.title} {m.arrow}".strip() for m in shown)]
+    lines = [head, ["---", *["--:"] * len(shown)], *rows]
+    title = f"{panel.model} on {panel.data} {panel.split}".strip()
+    return "\n".join([f"### {title}", "", *("| " + " | ".join(_piped(cell) for cell in line) + " |" for line in lines),
+                      "", "Mean ± half-width of the 95 % bootstrap interval over images; bold: best; ≈: not "
+                      "significantly worse.", ""])
+
+
+def _place(score: Score | None) -> float:
+    return math.inf if score is None or score.rank is None else score.rank
+
+
+def _marked(score: Score | None) -> str:
+    if score is None or score.mean is None:
+        return "–"
+    mean = f"{score.mean:.4g}"
+    half = "" if score.low is None or score.high is None else f" ± {(score.high - score.low) / 2:.2g}"
+    return f"**{mean}**{half}" if score.rank == 1 else f"{mean}{half}{' ≈' if score.level else ''}"
+
+
+def _piped(text: str) -> str:
+    """Text that ends no cell and starts no tag."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("_", "\\_")
 
 
 def escaped(text: str) -> str:
