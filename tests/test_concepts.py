@@ -142,6 +142,8 @@ def test_impossible_questions_cost_one_line():
         cav(model, some, some, pool="max")
     with pytest.raises(TargetError, match="same for all"):
         cav(model, some[:1] * 3, some[:1] * 3)
+    with pytest.raises(TargetError, match="cannot be told"):
+        cav(model, some, some)
     with pytest.raises(TargetError, match="too few"):
         tcav(model, some, "cat", some, some[:3])
     with pytest.raises(OptionError, match="runs=1"):

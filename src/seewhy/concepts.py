@@ -194,7 +194,7 @@ def _separator(yes: Tensor, no: Tensor, ridge: float) -> tuple[Tensor, float]:
         raise TargetError("the layer's activations are the same for all these pictures; use other pictures or layers")
     penalty = max(ridge, 1e-9) * gram.trace() * torch.eye(len(x), dtype=x.dtype)
     w = rows.mT @ torch.linalg.solve(gram + penalty, half.sqrt() * y)
-    if not w.norm() > 0:
+    if not (x @ w).abs().max() > 1e-9:  # of targets ±1; less is rounding
         raise TargetError("the concept's pictures cannot be told from the random ones in this layer; use others")
     v = w / w.norm()
     return v, -float(half @ torch.cat([yes, no]) @ v)
