@@ -114,8 +114,8 @@ def _read(path: str | Path, max_pixels: int, upright: bool) -> Image.Image:
         raise ImageError(f"{path} is a folder; pass one file, or read them all with seewhy.images.load_images")
     if not path.exists():
         raise ImageError(f"{path} does not exist; check the path")
-    with _bomb_guard(path.name), _open(path) as image:
-        return _finish(image, path.name, max_pixels, upright)
+    with _bomb_guard(str(path)), _open(path) as image:
+        return _finish(image, str(path), max_pixels, upright)
 
 
 @contextmanager
@@ -135,20 +135,20 @@ def _bomb_guard(name: str):
 def _open(path: Path) -> Image.Image:
     try:
         if path.stat().st_size == 0:
-            raise ImageError(f"{path.name} is empty (0 bytes); get the file again")
+            raise ImageError(f"{path} is empty (0 bytes); get the file again")
         return Image.open(path)
     except (ImageError, Image.DecompressionBombError):
         raise
     except Image.UnidentifiedImageError:
-        raise ImageError(f"{path.name} is not a picture that Pillow knows; convert it to PNG or JPEG") from None
+        raise ImageError(f"{path} is not a picture that Pillow knows; convert it to PNG or JPEG") from None
     except PermissionError:
         raise ImageError(f"{path} may not be read; check its permissions") from None
     except Exception as error:  # format plugins raise anything on broken headers
-        raise ImageError(f"{path.name} cannot be opened ({_reason(error)}); get the file again") from error
+        raise ImageError(f"{path} cannot be opened ({_reason(error)}); get the file again") from error
 
 
 def _name(image: Image.Image) -> str:
-    return Path(image.filename).name if getattr(image, "filename", "") else "the image"
+    return str(image.filename) if getattr(image, "filename", "") else "the image"
 
 
 def _reason(error: Exception) -> str:

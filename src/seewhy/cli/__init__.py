@@ -58,3 +58,8 @@ def main() -> None:
     except SeewhyError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; choose another place or name", file=sys.stderr)
+        sys.exit(SeewhyError.exit_code)

@@ -136,10 +136,10 @@ def presets(as_json: common.AsJson = False) -> None:
 @app.command()
 def report(
     folder: Folder,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; default: report.html in the run's "
-                                                "folder. CSV and LaTeX lie beside it.")] = None,
+    output: Annotated[Path | None, typer.Option("--out", "-o", help="The page; default: report.html in the run's "
+                                                "folder. CSV, LaTeX and Markdown lie beside it.")] = None,
 ) -> None:
-    """Write what a run found: one page with tables, curves and pictures; the tables as CSV and LaTeX beside it."""
+    """Write what a run found: a page with tables, curves and pictures, and the tables as CSV, LaTeX and Markdown."""
     from seewhy.bench.report import report as write
 
     typer.echo(write(folder, output))

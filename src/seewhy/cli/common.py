@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,8 @@ import typer
 from seewhy.errors import OptionError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from seewhy.models.adapter import VisionModel
 
 DEFAULT_MODEL = "efficientnet_lite0"
@@ -105,20 +107,96 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:48] or "map"
 
 
-def progress(items: Iterable, total: int, label: str) -> Iterator:
-    """A bar on standard error while more than one item is worked on."""
-    if total < 2:
-        yield from items
-        return
+def bars() -> Progress:
+    """Bars on standard error, which are gone when the work is done; none where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
+    console = Console(stderr=True)
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                    console=console, transient=True, disable=not console.is_terminal)
+
+
+def progress(items: Iterable, total: int, label: str) -> Iterator:
+    """A bar while more than one item is worked on."""
+    if total < 2:
+        yield from items
+        return
+    with bars() as shown:
+        task = shown.add_task(label, total=total)
         for item in items:
             yield item
-            bar.advance(task)
+            shown.advance(task)
+
+
+def figure_path(path: Path, *others: str) -> Path:
+    """The path of a picture that is to be written, or an error before the work is done.
+
+    Raises:
+        OptionError: it is a folder, or its name does not end as a picture's (or one of `others`) does.
+    """
+    from PIL import Image
+
+    Image.init()
+    known = [end for end, kind in Image.registered_extensions().items() if kind in Image.SAVE]
+    if path.is_dir() or path.suffix.lower() not in (*known, *others):
+        raise OptionError(f"{path} is no name for the figure; end it with {', '.join(('.png', '.jpg', *others))}")
+    return path
+
+
+def report_error(source: object, error: str) -> None:
+    """One line on standard error that names the photo once."""
+    typer.echo(f"error: {error}" if error.startswith(str(source)) else f"error: {source}: {error}", err=True)
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table as wide as the terminal; into a file or another program each row is one line."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    lines = list(rows)
+    if not Console().is_terminal:
+        widths = [max(map(len, column)) for column in zip(headers, *lines, strict=True)]
+        for line in (headers, *lines):
+            typer.echo("  ".join(map(str.ljust, line, widths)).rstrip())
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for i, header in enumerate(headers):
+        table.add_column(header, no_wrap=i == 0, overflow="fold")
+    for line in lines:
+        table.add_row(*map(escape, line))
+    Console().print(table)
+
+
+def print_cards(cards: list[dict[str, Any]], headers: Sequence[str], row: Callable[[dict[str, Any]], Sequence[str]],
+                as_json: bool) -> None:
+    """Cards as JSON, as a table with a row for each, or, if it is one, with all that it says."""
+    if as_json:
+        print_json(cards)
+    elif len(cards) == 1:
+        print_card(cards[0])
+    else:
+        print_table(headers, map(row, cards))
+
+
+def print_card(card: dict[str, Any]) -> None:
+    """Everything about one method or metric: how it is computed, its options, its source."""
+    typer.echo(f"{card['name']}: {card['title']}\n{card['summary']}\n\n{card['about']}\n")
+    typer.echo(f"needs: {', '.join(card['needs']) or 'nothing more'}\nsource: {card['citation']}")
+    if card["options"]:
+        typer.echo("options:")
+    for name, option in card["options"].items():
+        choices = f" ({', '.join(map(str, option['choices']))})" if option["choices"] else ""
+        typer.echo(f"  {name}={option['default']}  {option['help']}{choices}")
+
+
+def option_cards(cls: type) -> dict[str, dict[str, Any]]:
+    """The options of a method or metric as a card shows them."""
+    from seewhy.registry import options_of
+
+    return {name: {"default": field.default, **{key: field.metadata[key] for key in ("help", "choices")}}
+            for name, field in options_of(cls).items()}
 
 
 def print_json(value: Any) -> None:

@@ -40,6 +40,7 @@ def compare(
     from seewhy.methods import METHODS
     from seewhy.viz.catalogue import save_comparison
 
+    common.figure_path(out, ".html", ".htm")
     loaded = common.load(model, architecture, device)
     targets = common.all_targets(loaded, target, concept, reference, measure)
     every = [] if method else _catalogue(loaded, with_concepts=concept is not None)

@@ -29,16 +29,10 @@ def list_(as_json: common.AsJson = False) -> None:
     if as_json:
         common.print_json([{**vars(card), "has": sorted(card.has)} for card in cards])
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("data set", "what it is", "has", "splits", box=None, header_style="bold", pad_edge=False)
-    table.add_column("expected files", overflow="fold")
-    table.add_column("from", overflow="fold")
     for card in cards:
-        table.add_row(card.name, card.summary, ", ".join(sorted(card.has)), ", ".join(card.splits),
-                      "\n".join(card.layout) or "none, it is made", card.source)
-    Console().print(table)
+        typer.echo(f"{card.name}\n  {card.summary}\n  has: {', '.join(sorted(card.has))}\n"
+                   f"  splits: {', '.join(card.splits)}\n  from: {card.source}")
+        typer.echo("\n    ".join(["  files:", *card.layout]) + "\n" if card.layout else "  files: none, it is made\n")
 
 
 @app.command()
@@ -47,7 +41,7 @@ def show(
     n: Annotated[int, typer.Option(min=1, max=400, help="How many pictures.")] = 8,
     side: Annotated[int, typer.Option(min=48, max=1024, help="Long side of a picture in pixels.")] = 224,
     columns: Annotated[int, typer.Option(min=1, help="Pictures per row.")] = 4,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")] = Path("data.png"),
+    output: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("data.png"),
 ) -> None:
     """Write a contact sheet: masks or boxes outlined, classes named."""
     from seewhy.data.base import spread
@@ -103,7 +97,7 @@ def scenes(
     size: Annotated[int, typer.Option(help="Side of a picture in pixels, a multiple of 16.")] = 96,
     columns: Annotated[int, typer.Option(min=1, help="Pictures per row.")] = 4,
     scale: Annotated[int, typer.Option(min=1, max=8, help="Screen pixels per picture pixel.")] = 2,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")] = Path("scenes.png"),
+    output: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("scenes.png"),
 ) -> None:
     """Write a contact sheet of made scenes, masks outlined, classes and textures named."""
     from seewhy.data.scenes import Scenes

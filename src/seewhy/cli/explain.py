@@ -96,7 +96,7 @@ def _row(source: str, **values: object) -> dict:
 def _report(outcome: Outcome, folder: Path, rows: list[dict]) -> None:
     for row in rows:
         if row["error"]:
-            typer.echo(f"error: {outcome.source}: {row['error']}", err=True)
+            common.report_error(outcome.source, row["error"])
     if not outcome.error:
         best = ", ".join(f"{label} {chance:.0%}" for label, _, chance in outcome.top[:3])
         typer.echo(f"{outcome.source}: {best + ' → ' if best else ''}{folder / 'grid.png'}")

@@ -24,7 +24,6 @@ def info(
         common.print_json(facts)
         return
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
     console.print(f"[bold]{facts['name']}[/] ({facts['source']}), {facts['parameters'] / 1e6:.1f} M parameters, "
@@ -33,12 +32,8 @@ def info(
     for key in ("classes", "embedding", "grid", "prefix_tokens", "note"):
         if facts[key]:
             console.print(f"{key.replace('_', ' ')}: {facts[key]}", highlight=False)
-    table = Table("layer", "layout", "grid", "channels", box=None, header_style="bold", pad_edge=False)
-    for stage in facts["stages"]:
-        mark = "  ← default for Grad-CAM" if stage["name"] == facts["cam_layer"] else ""
-        table.add_row(stage["name"] + mark, stage["layout"], "×".join(map(str, stage["grid"])), str(stage["channels"]))
-    console.print(table)
-    table = Table("method", "works", "", box=None, header_style="bold", pad_edge=False)
-    for name, why in facts["methods"].items():
-        table.add_row(name, "no" if why else "yes", why)
-    console.print(table)
+    common.print_table(("layer", "layout", "grid", "channels"), [
+        (stage["name"] + ("  ← default for Grad-CAM" if stage["name"] == facts["cam_layer"] else ""), stage["layout"],
+         "×".join(map(str, stage["grid"])), str(stage["channels"])) for stage in facts["stages"]])
+    common.print_table(("method", "works", ""), [
+        (name, "no" if why else "yes", why) for name, why in facts["methods"].items()])

@@ -32,6 +32,7 @@ def sanity(
     from seewhy import sanity as check
     from seewhy.viz.sanity import sanity_figure
 
+    common.figure_path(out)
     loaded = common.load(model, architecture, device)
     tools = common.configured(loaded, method, layer, option)
     cascades = check.sanity(loaded, image, tools, target, steps=steps, seed=seed, progress=common.progress)

@@ -165,7 +165,7 @@ def _object(model: VisionModel, path: Path, tool: Any, target: str | None, figur
 def _report(rows: list[Row], as_json: bool) -> None:
     for row in rows:
         if row["error"]:
-            typer.echo(f"error: {row['image']}: {row['error']}", err=True)
+            common.report_error(row["image"], row["error"])
         elif not as_json:
             boxes = row.get("box") or (row["chosen"] or {}).get("box")
             typer.echo(f"{row['image']}: box {boxes} → {row['figure']}")

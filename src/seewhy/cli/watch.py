@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from seewhy.bench.run import Watcher
+from seewhy.cli import common
 
 
 class Bars(Watcher):
     """Bars on standard error; the display ends with the process."""
 
     def begin(self, bench: Any, stages: Any) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bars = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.bars = common.bars()
         several = len(stages) > 1
         self.tasks = {(stage.label, label): self.bars.add_task(f"{stage.label} {label}" if several else label,
                                                                total=len(bench.batches))
