@@ -15,7 +15,9 @@ from seewhy.metrics.base import option
 from seewhy.registry import Ask, metric
 
 TOY = toys.toy_cnn()
-FEW = {"road": {"percentages": (50,)}, "arcc": {"percentages": (50,)}}  # imputation is slow, nothing else differs
+# imputation is slow, nothing else differs; two sizes of boxes have the area of ten
+FEW = {"road": {"percentages": (50,)}, "arcc": {"percentages": (50,)},
+       "box_sensitivity": {"sizes": (1, 27)}, "box_discrimination": {"sizes": (1, 27)}}
 CHECKS = dict(METRIC_CHECKS)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from faithful import CLASSES, SMALL, known, linear, small, some_maps
 from scipy.ndimage import gaussian_filter
-from toys import batch, toy_cnn, toy_vit
+from toys import batch
 
 from seewhy.metrics import (
     ROAD,
@@ -21,19 +21,6 @@ from seewhy.metrics import (
     Insertion,
 )
 from seewhy.metrics.faithfulness.imputation import impute
-
-
-@pytest.fixture(params=[toy_cnn, toy_vit], ids=["cnn", "vit"])
-def model(request):
-    model = request.param()
-    model.module.double().eval()
-    return model
-
-
-@pytest.fixture
-def x():
-    return batch().double()
-
 
 # ── literal versions ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from faithful import OURS, SMALL, counting, every, known, linear, small, some_maps
-from toys import batch, toy_cnn, toy_vit
+from toys import batch, toy_cnn
 
 import seewhy
 from seewhy.errors import OptionError, TargetError
@@ -23,18 +23,6 @@ from seewhy.targets import Custom, Similarity
 
 def test_every_metric_of_the_folder_is_tested_here():
     assert set(OURS) == set(SMALL)
-
-
-@pytest.fixture(params=[toy_cnn, toy_vit], ids=["cnn", "vit"])
-def model(request):
-    model = request.param()
-    model.module.double().eval()
-    return model
-
-
-@pytest.fixture
-def x():
-    return batch().double()
 
 
 @every
@@ -81,7 +69,7 @@ def test_what_was_remembered_is_what_is_computed():
     model, maps, other = toy_cnn(), some_maps(), some_maps(seed=9)
     given = known(model, batch())
     for m in (maps, other, maps, other[:, ::2].repeat_interleave(2, 1), maps.flip(0)):
-        for name in OURS:
+        for name in set(OURS) - {"road"}:  # which remembers nothing
             assert torch.allclose(small(name)(m, given), small(name)(m, known(model, batch())), atol=1e-6), name
 
 

@@ -331,13 +331,10 @@ class VisionModel:
 
     def _forward(self, x: Tensor) -> Output:
         box: list[Tensor] = []
-
-        def keep(_: nn.Module, args: tuple, __: Any) -> None:
-            box.append(args[0].flatten(1))
-
         with ExitStack() as stack:
             if self.structure.head is not None:
-                stack.enter_context(hooked(self.module.get_submodule(self.structure.head), keep))
+                stack.enter_context(hooked(self.module.get_submodule(self.structure.head),
+                                           lambda _, args, __: box.append(args[0].flatten(1))))
             raw = self.module(x, **self.structure.call)
         output = self.structure.read(raw, box[0] if box else None)
         if output.logits is not None and output.logits.ndim != 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -115,29 +116,27 @@ GOALS: dict[str, Callable[[Given], Target]] = {
 
 def baseline_images(given: Given, baseline: str) -> Float[Tensor, "batch channels height width"]:
     """The images with everything removed; made once for all maps, in float32 at least."""
-    def compute() -> Tensor:
-        with torch.autocast(given.x.device.type, enabled=False):
-            return starting_images(given.model, at_least_float(given.x), baseline).to(given.x)
+    return given.once(("baseline", baseline), partial(_removed, given, baseline))
 
-    return given.once(("baseline", baseline), compute)
+
+def _removed(given: Given, baseline: str) -> Tensor:
+    with torch.autocast(given.x.device.type, enabled=False):
+        return starting_images(given.model, at_least_float(given.x), baseline).to(given.x)
 
 
 def image_scores(given: Given, goal: str, batch_size: int) -> Float[Tensor, "batch"]:
     """The scores of the images as they are; asked once for all maps."""
-    return _endpoint(given, goal, None, batch_size)
+    return given.once(("endpoint", goal, None), partial(_endpoint, given, goal, None, batch_size))
 
 
 def baseline_scores(given: Given, goal: str, baseline: str, batch_size: int) -> Float[Tensor, "batch"]:
     """The scores of the images with everything removed; asked once for all maps."""
-    return _endpoint(given, goal, baseline, batch_size)
+    return given.once(("endpoint", goal, baseline), partial(_endpoint, given, goal, baseline, batch_size))
 
 
 def _endpoint(given: Given, goal: str, baseline: str | None, batch_size: int) -> Tensor:
-    def compute() -> Tensor:
-        images = given.x if baseline is None else baseline_images(given, baseline)
-        return scores(given, GOALS[goal](given), 1, lambda i, a, b, out: out.copy_(images[i : i + 1]), batch_size)[:, 0]
-
-    return given.once(("endpoint", goal, baseline), compute)
+    images = given.x if baseline is None else baseline_images(given, baseline)
+    return scores(given, GOALS[goal](given), 1, lambda i, a, b, out: out.copy_(images[i : i + 1]), batch_size)[:, 0]
 
 
 # ── perturbing in the order of a map ──────────────────────────────────────────────────────────────────────────────────
