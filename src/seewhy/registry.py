@@ -1,8 +1,8 @@
-"""One frozen card per method, and everything else is derived from it.
+"""One frozen card per method, metric and data set, and everything else is derived from it.
 
-The command line, the documentation, the contract checks, the pickers of the web page and the benchmark all read
-these cards; there is no second list. A method registers itself with `@method(...)` in its own file, and
-`seewhy.methods` imports every file in its folders: adding a method is adding one file.
+The command line, the contract checks, the tests and the benchmark all read these cards; there is no second list. A
+method registers itself with `@method(...)` in its own file, and `seewhy.methods` imports every file in its folders:
+adding a method is adding one file. Metrics (`@metric`) and data sets (`@dataset`) likewise.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import fnmatch
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from numbers import Integral, Real
+from types import NoneType
 from typing import Any, Generic, TypeVar
 
 from seewhy.errors import OptionError, UnknownNameError
@@ -291,11 +293,27 @@ def options_of(cls: type) -> dict[str, dataclasses.Field]:
     return {f.name: f for f in dataclasses.fields(cls) if "help" in f.metadata}
 
 
+KINDS: dict[str, tuple[type, str]] = {
+    "int": (Integral, "a whole number"), "float": (Real, "a number"), "bool": (bool, "True or False"),
+    "str": (str, "a word"), "None": (NoneType, "None"),
+}
+
+
 def check_options(instance: Any) -> None:
-    """Raise `OptionError` for a value that cannot work."""
+    """Raise `OptionError` for a value that cannot work: of another kind than declared, too small, or no choice."""
     for name, field in options_of(type(instance)).items():
         value, lowest, choices = getattr(instance, name), field.metadata["at_least"], field.metadata["choices"]
         if choices is not None and value not in choices:
             raise OptionError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
+        kinds = [kind.strip() for kind in str(field.type).split("|")]
+        if set(kinds) <= set(KINDS) and not any(_is(value, kind) for kind in kinds):
+            raise OptionError(f"{name}={value!r} is not {' or '.join(KINDS[kind][1] for kind in kinds)}; "
+                              f"its default is {field.default!r}")
         if lowest is not None and value is not None and not value >= lowest:
             raise OptionError(f"{name}={value!r} is too small; use {lowest} or more")
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether the value is of that kind; truth values (NumPy's too) are no numbers."""
+    truth = type(value).__name__ in ("bool", "bool_")
+    return truth if kind == "bool" else isinstance(value, KINDS[kind][0]) and not truth
