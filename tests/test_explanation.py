@@ -222,3 +222,11 @@ def test_broken_folders(tmp_path, explanation):
 
 def test_notebooks_show_the_overlay(explanation):
     assert explanation._repr_png_().startswith(b"\x89PNG")
+
+
+def test_its_words_fit_on_a_line(explanation):
+    text = repr(explanation)
+    assert explanation.title in text
+    assert explanation.model in text
+    assert "tensor" not in text
+    assert len(text) < 160

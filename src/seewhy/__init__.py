@@ -27,7 +27,7 @@ _WHERE = {
     "reference": "seewhy.targets",
     "SeewhyError": "seewhy.errors",
 }
-_MODULES = ("checks", "data", "errors", "methods", "models", "targets", "viz")
+_MODULES = ("bench", "checks", "data", "errors", "methods", "metrics", "models", "targets", "viz")
 
 __all__ = ["__version__", "list_methods", *_WHERE, *_MODULES]
 

@@ -35,7 +35,7 @@ def _versions() -> dict[str, str]:
     return {"seewhy": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Explanation:
     """One map for one picture and one target.
 
@@ -77,6 +77,11 @@ class Explanation:
             raise OptionError(f"a map has the shape (rows, cols), not {tuple(self.map.shape)}; take one of the batch")
         if not torch.isfinite(self.map).all():
             raise NonFiniteError(f"the {self.method} map holds NaN or infinity; run the model in float32")
+
+    def __repr__(self) -> str:
+        rows, cols = self.map.shape
+        about = f"{rows}×{cols} map of {self.model}" + (", signed" if self.signed else "")
+        return f"<Explanation {self.title}: {about}{f', {self.source}' if self.source else ''}>"
 
     # --- the numbers ---
 
