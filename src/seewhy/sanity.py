@@ -177,14 +177,14 @@ def _explained(model: VisionModel, tool: Method, picture: Any, goal: Any) -> Exp
 def moved(tool: Method, model: VisionModel) -> Method:
     """The same method for a copy of its model; layers that were given as modules go by name."""
     names = {m: name for name, m in tool.model.module.named_modules()}
+    options = {f.name: _by_name(getattr(tool, f.name), names) for f in fields(tool) if f.init and f.name != "model"}
+    return type(tool)(**options, model=model)
 
-    def named(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return type(value)(named(v) for v in value)
-        return names.get(value, value) if isinstance(value, nn.Module) else value
 
-    return type(tool)(**{f.name: named(getattr(tool, f.name)) for f in fields(tool) if f.init and f.name != "model"},
-                      model=model)
+def _by_name(value: Any, names: dict[nn.Module, str]) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_by_name(v, names) for v in value)
+    return names.get(value, value) if isinstance(value, nn.Module) else value
 
 
 def spearman(a: Float[Tensor, "batch *positions"], b: Float[Tensor, "batch *positions"]) -> Float[Tensor, "batch"]:
