@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from seewhy.bench.plan import Plan
-from seewhy.bench.work import Bench
+from seewhy.bench.stages import Bench
 from seewhy.errors import DataError, OptionError, RequirementError, SeewhyError, UnknownNameError
 
 GOOD = {"models": '["scenes_cnn"]', "methods": '["lafam"]', "metrics": '["pointing_game"]',
@@ -52,6 +52,8 @@ def test_the_digest_is_of_what_is_said_not_of_how():
     assert Plan.parse("# words\n\n" + text()).digest == plan.digest
     assert Plan.parse(text(seed="1")).digest != plan.digest
     assert Plan.parse(text(data='{name="scenes", split="multi", n=5}')).digest != plan.digest
+    assert Plan.parse(text(published='{source="a paper"}')).digest == plan.digest
+    assert plan.digest == "toml:1be3a6547b04ec89"  # in every version: a run may go on with a newer seewhy
 
 
 def test_threshold_and_seed_reach_the_metrics_that_have_them():
@@ -82,7 +84,12 @@ def test_threshold_and_seed_reach_the_metrics_that_have_them():
     ({"protocol": "{size=[0, 3]}"}, OptionError, "rows, cols"),
     ({"metrics": '["miou"]', "protocol": '{threshold="otsa"}'}, OptionError, "otsu"),
     ({"metrics": '["miou"]', "protocol": "{threshold=1.5}"}, OptionError, "share"),
+    ({"protocol": '{threshold="otsa"}'}, OptionError, "otsu"),  # also where no metric has a threshold
+    ({"protocol": "{threshold=5}"}, OptionError, "threshold = 5.*share"),
+    ({"published": "3"}, OptionError, "table"),
     ({"seed": "true"}, OptionError, "whole number"),
+    ({"seed": "-1"}, OptionError, "0 or more"),
+    ({"data": "{name=3}"}, OptionError, "a word"),
     ({"baselines": '["rnd"]'}, UnknownNameError, "random"),
     ({"data": '{name="scenes", n=0}'}, OptionError, "1 or more"),
     ({"methods": '[{name="lafam", label="random"}]'}, OptionError, "baseline"),
@@ -96,7 +103,7 @@ def test_a_mistake_is_named_before_anything_is_loaded(changes, error, words):
 
 @pytest.mark.parametrize(("changes", "error", "words"), [
     ({"data": '{name="scenes", split="many"}'}, SeewhyError, "multi"),
-    ({"data": '{name="scenes", splitt="multi"}'}, OptionError, "splitt"),
+    ({"data": '{name="scenes", splitt="multi"}'}, OptionError, "did you mean 'split'"),
     ({"data": '{name="voc", root="/nowhere"}'}, DataError, "nowhere"),
     ({"models": '["scenes_cn"]'}, UnknownNameError, "scenes_cnn"),
     ({"methods": '["cdam"]'}, RequirementError, "serves none"),

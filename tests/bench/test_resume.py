@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from plans import small, table
 
 from seewhy.bench import run as engine
 from seewhy.bench import work
 from seewhy.bench.store import Store
-from seewhy.errors import OptionError
+from seewhy.errors import OptionError, SeewhyError
 
 PARTS = 16  # of the small plan: 4 batches of the model's answers, random, grad_cam, lafam
 
@@ -133,6 +134,43 @@ def test_another_plan_is_refused_and_other_versions_are_noted(tmp_path):
     (folder / "plan.toml").write_text(small(n="n = 3").text)
     with pytest.raises(OptionError, match="changed since"):
         engine.resume(folder)
+
+
+def test_other_weights_or_pictures_are_refused_and_older_manifests_are_not(tmp_path):
+    store = engine.run(small(n="n = 2", metrics='metrics = ["sparseness"]'), tmp_path / "run")
+    good = store.manifest
+    model, data = good["models"][0], good["data"]
+    for change, error in (({"models": [{**model, "weights": "0"}]}, "scenes_cnn has other weights"),
+                          ({"data": {**data, "items": "0"}}, "other items than when")):
+        store.write_manifest({**good, **change})
+        with pytest.raises(SeewhyError, match=error):
+            engine.resume(store.folder)
+    older = {"plan_digest": "69f4f0a1321fefb8", "models": [{k: v for k, v in model.items() if k != "weights"}],
+             "data": {k: v for k, v in data.items() if k != "items"}}
+    store.write_manifest({**good, **older})
+    assert engine.resume(store.folder).manifest["models"] == good["models"]
+
+
+def test_the_fingerprint_is_of_every_value():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2).bfloat16())
+    seen = {engine.fingerprint(module)}
+    assert engine.fingerprint(module) in seen
+    for values in (module[0].weight, module[1].running_var):
+        with torch.no_grad():
+            values[-1] += 0.5
+        seen.add(engine.fingerprint(module))
+    assert len(seen) == 3
+
+
+def test_a_part_that_was_cut_off_is_made_again(tmp_path):
+    store = engine.run(small(n="n = 4", metrics='metrics = ["sparseness"]'), tmp_path / "run")
+    want = table(store)
+    for kind, batch, size in (("rows", 0, 300), ("maps", 1, 0)):
+        path = next((store.folder / kind).glob(f"*lafam*{batch}.parquet"))
+        path.write_bytes(path.read_bytes()[:size])
+    engine.resume(store.folder)
+    assert table(store) == want
+    assert [line.split(": ", 1)[1][:25] for line in store.manifest["warnings"]] == ["broken, made again: scene"] * 2
 
 
 def test_a_worker_needs_only_what_can_be_sent(tmp_path):

@@ -11,12 +11,13 @@ from plans import small, table
 
 import seewhy
 from seewhy.bench import run as engine
+from seewhy.bench.scoring import joined
 from seewhy.bench.store import ROWS, schemas
-from seewhy.data import Scenes
+from seewhy.data import Item, Scenes
 from seewhy.data.base import spread
 from seewhy.errors import ImageError
 from seewhy.methods import METHODS, Method
-from seewhy.metrics import FidelityDiscrimination, PointingGame, Sparseness
+from seewhy.metrics import FidelityDiscrimination, Measurement, PointingGame, Sparseness
 from seewhy.metrics.base import fit
 from seewhy.registry import Cost, method
 
@@ -136,6 +137,54 @@ def test_a_corrupt_picture_costs_only_itself(tmp_path, monkeypatch):
     kept = [row["value"] for row in table(store) if row.get("error", "") is None]
     want = [row["value"] for row in table(clean) if row.get("index", broken) != broken]
     assert kept == pytest.approx(want, rel=1e-4, abs=1e-3)
+
+
+def test_a_metric_that_fails_on_one_picture_costs_that_number_only(tmp_path, monkeypatch):
+    item = Scenes("multi")[spread(4, 1000)[1]]
+    bad = {int(mask.sum()) for mask in item.masks}
+    score = PointingGame.score
+
+    def broken(self, maps, given):
+        if bad & set(given.masks.flatten(1).sum(1).tolist()):
+            raise RuntimeError("no such luck\nat line 3")
+        return score(self, maps, given)
+
+    plan = small(n="n = 4", batch_size="batch_size = 4", methods='methods = ["lafam"]',
+                 metrics='metrics = [{name="fidelity", steps=2}, "pointing_game", "sparseness"]')
+    clean = engine.run(plan, tmp_path / "clean")
+    monkeypatch.setattr(PointingGame, "score", broken)
+    store = engine.run(plan, tmp_path / "run")
+    errors = store.table("SELECT DISTINCT sample, metric, error FROM rows WHERE error IS NOT NULL").to_pylist()
+    assert errors == [{"sample": item.id, "metric": "pointing_game", "error": "RuntimeError: no such luck"}]
+    kept = [row for row in table(clean) if (row["sample"], row.get("metric")) != (item.id, "pointing_game")]
+    assert [row for row in table(store) if not row.get("error")] == kept
+
+
+def test_measurements_join_where_a_piece_has_no_parts():
+    one = Measurement(torch.tensor([1.0, 2.0]), {"p": torch.tensor([3.0, 4.0])}, {"": torch.ones(2, 3)}, {1: "a"})
+    none = Measurement(torch.tensor([torch.nan]), reasons={0: "b"})
+    both = joined([none, one])
+    assert both.value.isnan().tolist() == [True, False, False]
+    assert both.parts["p"][1:].tolist() == [3, 4]
+    assert both.parts["p"][0].isnan()
+    assert both.curves[""].shape == (3, 3)
+    assert both.reasons == {0: "b", 2: "a"}
+
+
+def test_a_picture_without_a_class_is_a_row_in_any_company(tmp_path, monkeypatch):
+    bare = spread(3, 1000)[1]
+    read = Scenes.read
+
+    def some(self, index):
+        item = read(self, index)
+        return Item(item.id, item.image, masks=item.masks[:0]) if index == bare else item
+
+    monkeypatch.setattr(Scenes, "read", some)
+    for size in (1, 3):
+        store = engine.run(small(n="n = 3", metrics='metrics = ["sparseness"]', batch_size=f"batch_size = {size}"),
+                           tmp_path / str(size))
+        rows = store.table("SELECT DISTINCT index, error FROM rows WHERE error IS NOT NULL").to_pylist()
+        assert rows == [{"index": bare, "error": "the picture shows no class"}]
 
 
 def test_a_nan_map_is_an_error_row_and_its_neighbours_are_scored(tmp_path, monkeypatch, model, breaking):

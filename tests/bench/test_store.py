@@ -65,6 +65,16 @@ def test_a_failing_write_leaves_nothing(store, monkeypatch):
         assert (store.folder / ROWS / "x.parquet").read_bytes() == before
 
 
+def test_a_folder_that_is_read_only_says_so(store, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)  # not even a draft that is not there can be removed
+    with pytest.raises(SeewhyError, match=r"cannot be written \(Read-only file system\).*resume"):
+        store.write_text("a", "b")
+
+
 def test_a_run_on_a_full_disk_stops_with_advice_and_goes_on_later(tmp_path, monkeypatch):
     replace, left = os.replace, [6]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -20,6 +21,7 @@ TARGETS = ("label", "first", "prediction")
 UPSAMPLINGS = ("bilinear", "nearest")
 KEYS = ("seed", "models", "methods", "metrics", "baselines", "data", "protocol", "published")
 DATA_KEYS = ("name", "split", "root", "n")
+DIGEST = "toml:"  # manifests of earlier versions have digests without it, which nothing can be compared with
 
 
 @dataclass(frozen=True)
@@ -102,18 +104,21 @@ class Plan:
         for key in ("models", "metrics", "methods", "data"):
             if not given.get(key):
                 raise OptionError(f"the plan has no {key}; add for example " + _EXAMPLES[key])
-        seed = given.get("seed", 0)
+        seed, published = given.get("seed", 0), given.get("published", {})
         _kind("seed", seed, int)
+        if seed < 0:
+            raise OptionError(f"seed = {seed} is negative; use 0 or more")
+        _kind("[published]", published, dict)
         methods, all_methods = _methods(given["methods"])
         return cls(text, seed, _choices("models", given["models"], None), methods, all_methods,
                    _choices("metrics", given["metrics"], METRICS.get), _baselines(given), _data(given["data"]),
-                   _protocol(given.get("protocol", {})), given.get("published", {}))
+                   _protocol(given.get("protocol", {})), published)
 
     @property
     def digest(self) -> str:
-        """Of what the plan says, whatever its spaces and comments are."""
-        said = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("text", "published")}
-        return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+        """Of what the plan says, whatever its spaces and comments are; the same in every version of seewhy."""
+        said = {key: value for key, value in tomllib.loads(self.text).items() if key != "published"}
+        return DIGEST + hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def made_metrics(self) -> dict[str, Metric]:
         """The metrics by label, with the plan's seed, upsampling and threshold where they have such an option."""
@@ -131,6 +136,16 @@ class Plan:
                     raise OptionError(f"metric {choice.label}: {error}") from error
                 raise OptionError(f"metric {choice.label}: {error}; correct its options in the plan") from error
         return made
+
+
+def _check_threshold(value: float | str) -> None:
+    """Also where no metric of the plan has a threshold."""
+    try:
+        for cls in METRICS:
+            if words := _threshold(cls, value):
+                cls(**words)
+    except OptionError as error:
+        raise OptionError(f"[protocol] threshold = {value!r}: {error}") from None
 
 
 def _threshold(cls: type, value: float | str | None) -> dict[str, Any]:
@@ -229,6 +244,7 @@ def _data(given: Any) -> dict[str, Any]:
     _kind("[data]", given, dict, str)
     if "name" not in given:
         raise OptionError('[data] has no name; add name = "scenes"')
+    _kind("[data] name", given["name"], str)
     DATASETS.get(given["name"])
     n = given.get("n")
     if n is not None:
@@ -253,6 +269,7 @@ def _protocol(given: Any) -> Protocol:
                               f" is not one of {', '.join(choices)}")
     if made.threshold is not None:
         _kind("[protocol] threshold", made.threshold, float, int, str)
+        _check_threshold(made.threshold)
     _kind("[protocol] batch_size", made.batch_size, int)
     _kind("[protocol] keep_maps", made.keep_maps, bool)
     if made.batch_size < 1:

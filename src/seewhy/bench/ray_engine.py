@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from seewhy.bench.run import Engine
+from seewhy.bench.stages import Bench, Unit
 from seewhy.bench.store import Store
-from seewhy.bench.work import Bench, OnPart, Unit, do_unit
+from seewhy.bench.work import OnPart, do_unit
 from seewhy.errors import OptionError, SeewhyError, require
 
 

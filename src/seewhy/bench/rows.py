@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from seewhy.bench.entries import Chunk, Entry
-from seewhy.metrics import Given, Measurement, Metric
+from seewhy.bench.scoring import measured
+from seewhy.metrics import Measurement, Metric
 from seewhy.metrics.base import fit
 from seewhy.registry import Ask, Need
 
 if TYPE_CHECKING:
-    from seewhy.bench.work import Stage, Tool
+    from seewhy.bench.stages import Stage, Tool
 
 CELLS = 56  # a stored map's longer side
 SIDE = 224  # a stored picture's longer side
@@ -36,28 +36,10 @@ def metric_rows(stage: Stage, chunk: Chunk, tool: Tool, maps: Float[Tensor, "pai
         size = own if Ask.MODEL in metric.card.needs else stage.plan.protocol.size or own
         if size not in fitted:
             fitted[size] = fit(maps, size, stage.plan.protocol.upsampling)
-        try:
-            found = metric.measure(fitted[size][: len(chunk.entries)], _given(chunk, tool, metric, fitted[size], size))
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
-        except Exception as error:  # a metric that fails costs its own rows only
-            if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-                raise
-            why = (str(error).splitlines() or [""])[0]
-            found = Measurement(torch.full((len(chunk.entries),), math.nan),
-                                reasons=dict.fromkeys(range(len(chunk.entries)), f"{type(error).__name__}: {why}"))
+        found = measured(stage, chunk, tool, metric, fitted[size])
         rows += [_row(stage, chunk, entry, tool.label, **common, **values)
                  for entry, values in _values(label, metric, found, chunk.entries)]
     return rows
-
-
-def _given(chunk: Chunk, tool: Tool, metric: Metric, maps: Tensor, size: tuple[int, int]) -> Given:
-    given = replace(chunk.given(size), method=tool.method)  # what it remembers stays shared
-    if Ask.RIVAL in metric.card.needs:
-        where = {pair: i for i, pair in enumerate(chunk.pairs)}
-        none = torch.full_like(maps[0], torch.nan)
-        given.rivals = torch.stack([none if pair is None else maps[where[pair]] for pair in chunk.rival_pairs])
-    return given
 
 
 def _values(label: str, metric: Metric, found: Measurement, entries: list[Entry]) -> Iterator[tuple[Entry, Row]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import platform
 import time
@@ -18,10 +19,11 @@ import torch
 from seewhy import __version__
 from seewhy.bench.baselines import BASELINES
 from seewhy.bench.claims import claimed
-from seewhy.bench.plan import Plan
+from seewhy.bench.plan import DIGEST, Plan
+from seewhy.bench.stages import Bench, Stage, Tool, Unit
 from seewhy.bench.store import ROWS, SCHEMA, Store, part_name
-from seewhy.bench.work import Bench, OnPart, Stage, Tool, Unit, parts_of, work
-from seewhy.errors import DataError, OptionError
+from seewhy.bench.work import OnPart, parts_of, work
+from seewhy.errors import DataError, ModelError, OptionError
 
 PACKAGES = ("numpy", "pillow", "pyarrow", "timm", "torchvision", "transformers", "open_clip_torch", "zennit")
 POLL = 0.5
@@ -70,7 +72,8 @@ def resume(folder: str | Path, plan: Plan | str | Path | None = None, watcher: W
         given = plan if isinstance(plan, Plan) else Plan.read(plan)
         if given.digest != own.digest:
             raise OptionError(f"{store.folder} was run with another plan; leave the plan out, or start another run")
-    if store.manifest.get("plan_digest", own.digest) != own.digest:
+    begun = store.manifest.get("plan_digest", "")
+    if begun.startswith(DIGEST) and begun != own.digest:
         raise OptionError(f"the plan in {store.folder} was changed since the run began; put it back, or start another "
                           "run with it")
     bench = Bench(own)
@@ -79,14 +82,17 @@ def resume(folder: str | Path, plan: Plan | str | Path | None = None, watcher: W
 
 def _go(bench: Bench, stages: list[Stage], store: Store, watcher: Watcher, engine: Engine) -> Store:
     store.tidy()
-    manifest = _merged(store.manifest, _manifest(bench, stages))
-    store.write_manifest(manifest)
-    for stage in stages:
-        _write_skipped(store, stage)
+    begun, now = store.manifest, _manifest(bench, stages)
+    _check_same(begun, now)
+    broken = store.drop_broken()
+    store.write_manifest(_merged(begun, now, [f"broken, made again: {name}" for name in broken]))
+    _write_skipped(store, stages)
     watcher.begin(bench, stages)
+    parts = [name for stage in stages for batch in range(len(bench.batches))
+             for name in parts_of(stage, batch).values()]
+    stages.clear()  # their models are loaded again one after the other
     engine(bench, store, bench.units, watcher.part)
-    missing = [name for stage in stages for batch in range(len(bench.batches))
-               for name in parts_of(stage, batch).values() if not store.has(name)]
+    missing = [name for name in parts if not store.has(name)]
     if missing:
         raise DataError(f"{len(missing)} parts were not written; go on with `seewhy bench resume {store.folder}`")
     store.write_manifest({**store.manifest, "finished": _now()})
@@ -119,7 +125,7 @@ def _manifest(bench: Bench, stages: list[Stage]) -> dict[str, Any]:
         "versions": _versions(), "hardware": _hardware(stages), "warnings": [], "protocol": asdict(plan.protocol),
         "published": plan.published,
         "data": {**_card(data.card), "split": data.split, "root": plan.data.get("root"), "length": len(data),
-                 "n": len(bench.numbers), "options": bench.data_options},
+                 "n": len(bench.numbers), "items": _items(bench), "options": bench.data_options},
         "models": [_model(stage, plan) for stage in stages],
         "methods": _methods(stages), "metrics": [_metric(label, metric) for label, metric in bench.metrics.items()],
         "skipped": [{"model": stage.label, "method": label, "reason": why}
@@ -127,13 +133,31 @@ def _manifest(bench: Bench, stages: list[Stage]) -> dict[str, Any]:
     }
 
 
-def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def _check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """A run of two halves with other pictures or other weights would be no run.
+
+    Raises:
+        DataError, ModelError: they are not those that the run began with.
+    """
+    if old.get("data", {}).get("items", new["data"]["items"]) != new["data"]["items"]:
+        raise DataError(f"{new['data']['title']} {new['data']['split']} holds other items than when the run began; "
+                        "put them back, or start another run")
+    begun = {model["name"]: model.get("weights") for model in old.get("models", ())}
+    for model in new["models"]:
+        if begun.get(model["name"]) not in (None, model["weights"]):
+            raise ModelError(f"{model['source']} has other weights than when the run began; put them back, or start "
+                             "another run")
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any], told: list[str]) -> dict[str, Any]:
     """What a resumed run keeps of its beginning: the start, and a warning where the versions changed."""
     if not old:
         return new
     changed = [f"{name} {old['versions'].get(name)} -> {now}" for name, now in new["versions"].items()
                if old["versions"].get(name) != now]
-    warnings = old["warnings"] + ([f"{_now()}: resumed with other versions: {', '.join(changed)}"] if changed else [])
+    if changed:
+        told = [*told, f"resumed with other versions: {', '.join(changed)}"]
+    warnings = [*old["warnings"], *(f"{_now()}: {line}" for line in told)]
     return {**new, "started": old["started"], "versions": old["versions"], "hardware": old["hardware"],
             "warnings": warnings}
 
@@ -142,8 +166,24 @@ def _model(stage: Stage, plan: Plan) -> dict[str, Any]:
     choice = next(choice for choice in plan.models if choice.label == stage.label)
     preprocess = stage.model.preprocess
     return {"name": stage.label, "source": choice.name, "options": choice.options, "classes": stage.model.classes,
-            "device": str(stage.model.device), "dtype": str(stage.model.dtype),
+            "weights": fingerprint(stage.model.module), "device": str(stage.model.device),
+            "dtype": str(stage.model.dtype),
             "preprocess": preprocess.to_dict() if hasattr(preprocess, "to_dict") else str(preprocess)}
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """Of all parameters and buffers: their names, shapes, types and values."""
+    found = hashlib.sha256()
+    for name, values in module.state_dict().items():
+        if isinstance(values, torch.Tensor):
+            found.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+            found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
+
+
+def _items(bench: Bench) -> str:
+    """Of the names of the items that the run looks at."""
+    return hashlib.sha256("\n".join(str(bench.data.ids[number]) for number in bench.numbers).encode()).hexdigest()[:16]
 
 
 def _methods(stages: list[Stage]) -> list[dict[str, Any]]:
@@ -190,9 +230,9 @@ def _hardware(stages: list[Stage]) -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name(place) if place.type == "cuda" else None}
 
 
-def _write_skipped(store: Store, stage: Stage) -> None:
-    """A row for each method that cannot serve the model, with the reason."""
-    for label, why in stage.skipped.items():
+def _write_skipped(store: Store, stages: list[Stage]) -> None:
+    """A row for each method that cannot serve a model, with the reason."""
+    for stage, label, why in ((own, *pair) for own in stages for pair in own.skipped.items()):
         name = part_name(stage.label, label, 0)
         if not store.has(name):
             store.write(ROWS, name, [{

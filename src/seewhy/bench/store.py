@@ -13,6 +13,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,15 @@ class Store:
             except OSError:  # somebody else was quicker
                 continue
 
+    def drop_broken(self) -> list[str]:
+        """Remove parts that a failing disk cut off, so that they are made again; returns their names."""
+        broken = [path for kind in (ROWS, MAPS, IMAGES) for path in (self.folder / kind).glob("*.parquet")
+                  if not _is_whole(path)]
+        for path in broken:
+            for file in (self.folder / ROWS / path.name, path):  # rows say that a part is done
+                file.unlink(missing_ok=True)
+        return sorted({path.name for path in broken})
+
     @cached_property
     def _schemas(self) -> dict[str, Any]:
         return schemas()
@@ -150,11 +160,11 @@ class Store:
                 os.fsync(file.fileno())
             os.replace(draft, path)
             _sync_folder(path.parent)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise self._failed(error) from error
-        except BaseException:
-            draft.unlink(missing_ok=True)
+        except BaseException as error:
+            with suppress(OSError):  # a folder that is read-only has no draft and refuses to remove it
+                draft.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise self._failed(error) from error
             raise
 
     def _failed(self, error: OSError) -> SeewhyError:
@@ -199,6 +209,18 @@ def _is_fresh(folder: Path) -> bool:
     """Whether it is an empty folder, or one whose run was killed before it began."""
     return folder.is_dir() and all(
         path.name.endswith(".tmp") or (path.is_dir() and not any(path.iterdir())) for path in folder.iterdir())
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a Parquet file has its end: all else is checked when it is read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-4, os.SEEK_END)
+            return file.read() == b"PAR1"
+    except FileNotFoundError:  # somebody else was quicker
+        return True
+    except OSError:  # shorter than that
+        return False
 
 
 def alive(pid: int) -> bool:

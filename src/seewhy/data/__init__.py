@@ -13,7 +13,7 @@ from typing import Any
 
 from seewhy.data.base import Dataset, Item
 from seewhy.data.scenes import Scene, Scenes
-from seewhy.errors import OptionError
+from seewhy.errors import OptionError, suggestion
 from seewhy.registry import DATASETS
 
 for _module in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
@@ -35,7 +35,7 @@ def load_data(name: str, root: str | Path | None = None, split: str | None = Non
     cls = DATASETS.get(name)
     takes = list(inspect.signature(cls).parameters)
     if unknown := sorted(set(options) - set(takes)):
-        raise OptionError(f"{cls.card.title} has no option {unknown[0]!r}; its options: {', '.join(takes)}")
+        raise OptionError(f"{cls.card.title} has no option {unknown[0]!r}{suggestion(unknown[0], takes)}")
     if cls.card.layout and root is None:
         raise OptionError(f"{cls.card.title} lies on disk; pass root= the folder with {', '.join(cls.card.layout)}")
     if split is not None:
