@@ -11,7 +11,8 @@ from toys import batch, toy_cnn, toy_vit
 
 from seewhy.errors import ImageError, TargetError, UnknownNameError
 from seewhy.methods import GradCAM, IntegratedGradients, Saliency
-from seewhy.models.adapter import Layer, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer, Structure
 from seewhy.registry import Need
 from seewhy.targets import (
     ClassTarget,

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seewhy.models.adapter import Block, Layer, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Block, Layer, Structure
 from seewhy.preprocess import Preprocess
 
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from seewhy.errors import ImageError, NonFiniteError, OptionError, RequirementError, TargetError, require
 from seewhy.images import ImageLike, load_images
 from seewhy.methods.base import activation_and_gradient, seeded
-from seewhy.models.adapter import Layer, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer
 from seewhy.models.surgery import untouched
 from seewhy.registry import Need
 from seewhy.targets import Output, TargetLike, as_target

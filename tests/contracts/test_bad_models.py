@@ -12,7 +12,8 @@ import toys
 from torch import Tensor, nn
 
 from seewhy.checks import MODEL_CHECKS, ContractError, check_model
-from seewhy.models.adapter import Layer, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer
 
 CHECKS = dict(MODEL_CHECKS)
 CASES: list[tuple[str, Callable[[], VisionModel], str]] = []

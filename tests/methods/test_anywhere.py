@@ -13,7 +13,8 @@ from toys import batch, toy_cnn
 from seewhy.errors import ModelError, NonFiniteError, TargetError
 from seewhy.methods import GradCAM, Saliency
 from seewhy.methods.base import _check_batch
-from seewhy.models.adapter import Layer, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer, Structure
 from seewhy.targets import Rank
 
 every = pytest.mark.parametrize(("cls", "make"), PAIRS, ids=NAMES)

@@ -16,7 +16,8 @@ from toys import batch, toy_cnn, toy_vit
 
 from seewhy.errors import LayoutError, RequirementError, UnknownNameError
 from seewhy.methods import GradCAM, LaFAM
-from seewhy.models.adapter import Layer, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer, Structure
 
 CLASSES = [3, 1]
 

@@ -22,7 +22,8 @@ from toys import batch, toy_cnn, toy_vit
 from seewhy.errors import LayoutError, ModelError, OptionError
 from seewhy.methods import GradCAM, GradCAMPlusPlus, LaFAM, LayerCAM, RefineCAM, ScoreCAM
 from seewhy.methods.cam.layers import unit_range
-from seewhy.models.adapter import Layer, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer, Structure
 
 CLASSES = [3, 1]
 TARGETS = [ClassifierOutputTarget(c) for c in CLASSES]

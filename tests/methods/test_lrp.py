@@ -10,7 +10,8 @@ from toys import ToyCNN, batch, toy_cnn, toy_vit
 from seewhy.errors import ModelError, OptionError, RequirementError
 from seewhy.methods import LRP, LaFAMLRP
 from seewhy.methods.lrp.layer_rules import COMPOSITES, input_bounds
-from seewhy.models.adapter import Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Structure
 from seewhy.preprocess import Preprocess
 from seewhy.targets import Similarity, embedding_sum
 

@@ -15,7 +15,8 @@ from seewhy.errors import ModelError, NonFiniteError, OptionError, RequirementEr
 from seewhy.methods import NAVE
 from seewhy.methods.clustering.clusters import by_size
 from seewhy.methods.clustering.features import layer_weights, positions
-from seewhy.models.adapter import Layer, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer, Structure
 from seewhy.segmentation import foreground_cluster
 
 

@@ -16,7 +16,8 @@ from toys import batch, toy_cnn, toy_vit
 
 from seewhy.errors import RequirementError
 from seewhy.methods import Deconvnet, GradCAM, GuidedBackprop, GuidedGradCAM, Saliency
-from seewhy.models.adapter import Layer, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer, Structure
 
 CLASSES = [3, 1]
 THREE = [Deconvnet, GuidedBackprop, GuidedGradCAM]

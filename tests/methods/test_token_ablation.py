@@ -10,7 +10,8 @@ from toys import ToyViT, batch, toy_vit
 
 from seewhy.errors import LayoutError, NonFiniteError
 from seewhy.methods import TokenAblation
-from seewhy.models.adapter import Block, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Block, Structure
 
 
 @pytest.mark.parametrize("options", [{}, {"prefix": 5}, {"prefix": 0, "pool": "mean"}])

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from seewhy.metrics import METRICS, Given
-from seewhy.models.adapter import Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Structure
 from seewhy.preprocess import Preprocess
 from seewhy.targets import Output
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from seewhy.metrics import ROAD, Deletion, Fidelity, Given, Infidelity
 from seewhy.metrics.faithfulness.imputation import impute
-from seewhy.models.adapter import Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Structure
 from seewhy.targets import Output
 
 pytestmark = pytest.mark.filterwarnings("ignore")

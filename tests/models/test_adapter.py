@@ -17,7 +17,8 @@ from seewhy.errors import (
     TargetError,
     UnknownNameError,
 )
-from seewhy.models.adapter import Block, Layer, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Block, Layer, Structure
 from seewhy.preprocess import Preprocess
 from seewhy.registry import Need
 from seewhy.targets import Output

@@ -13,8 +13,8 @@ from toys import ToyAttention, ToyBlock, ToyCNN, ToyViT
 
 from seewhy.errors import LayoutError, ModelError, NonFiniteError, OptionError, TargetError, UnknownNameError
 from seewhy.methods import METHODS
-from seewhy.models.adapter import Block, Layer, Structure
 from seewhy.models.generic import wrap
+from seewhy.models.structure import Block, Layer, Structure
 from seewhy.preprocess import Preprocess
 from seewhy.registry import Need
 from seewhy.targets import Output

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from seewhy.data.imagenet import imagenet_classes
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError
 from seewhy.models import timm as source
-from seewhy.models.adapter import Layer, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer
 from seewhy.registry import Need
 
 timm = pytest.importorskip("timm")

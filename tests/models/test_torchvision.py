@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError
 from seewhy.models import torchvision as source
-from seewhy.models.adapter import Layer, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer
 from seewhy.preprocess import Preprocess
 
 models = pytest.importorskip("torchvision").models

@@ -11,7 +11,8 @@ from torch import Tensor
 from seewhy.checks.contract import Check, batch_for, ensure, ensure_same, entered, expect, named, run_all
 from seewhy.checks.watch import Witness, lived_in
 from seewhy.errors import SeewhyError, UnknownNameError
-from seewhy.models.adapter import Layer, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer
 from seewhy.models.surgery import hooked, untouched
 from seewhy.registry import Need
 from seewhy.targets import Output

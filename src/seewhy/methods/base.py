@@ -13,7 +13,8 @@ from torch import Tensor
 
 from seewhy.errors import ModelError, NonFiniteError, RequirementError
 from seewhy.explanation import CONSTANT_SPREAD
-from seewhy.models.adapter import Layer, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer
 from seewhy.models.surgery import untouched
 from seewhy.registry import METHODS, Cost, MethodCard, Need, check_options, option, options_of
 from seewhy.targets import Output, PerImage, Target, TargetLike, as_target, tiled_rows

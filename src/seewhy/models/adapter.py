@@ -1,4 +1,4 @@
-"""The one contract between models and methods: where a model keeps what.
+"""The one contract between models and methods: a `VisionModel`, whatever library the module is from.
 
 A source (torchvision, timm, …) has one file that fills in a `Structure`; everything else works on `VisionModel`.
 """
@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,109 +25,12 @@ from seewhy.errors import (
 )
 from seewhy.images import ImageLike, load_image, load_images
 from seewhy.models.attention import reading_attention
+from seewhy.models.repeats import repeating, repeats_of
+from seewhy.models.structure import Block, Layer, Structure
 from seewhy.models.surgery import Stop, Tail, collecting, cut, hooked, untouched
 from seewhy.preprocess import Preprocess
 from seewhy.registry import NEED_TEXT, Need
 from seewhy.targets import Output
-
-LAYOUTS = ("nchw", "nhwc", "tokens")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A module whose output lies on a grid.
-
-    Attributes:
-        name: dotted name in the module.
-        layout: `nchw`, `nhwc`, or `tokens` (B, prefix + rows·cols, dim).
-        stride: input pixels per grid cell (rows, cols), for tokens; None: the model's patch size.
-        prefix: tokens before the patch tokens; None: the model's number.
-    """
-
-    name: str
-    layout: str
-    stride: tuple[int, int] | None = None
-    prefix: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise UnknownNameError("layout", self.layout, LAYOUTS)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A transformer block with global self-attention: dotted names of the block, its first norm, its attention."""
-
-    name: str
-    norm1: str
-    attention: str
-
-
-def read_tensor(raw: Any, embedding: Tensor | None) -> Output:
-    """The usual reading of a model's result: a tensor of logits if there is a head, else of embeddings."""
-    if not isinstance(raw, Tensor):
-        raise LayoutError(f"the model returns {type(raw).__name__}, not a tensor; "
-                          "tell which part is what: wrap(module, read=lambda raw, embedding: Output(logits=raw[...]))")
-    if embedding is None:
-        return Output(embedding=raw.flatten(1))
-    return Output(logits=raw, embedding=embedding)
-
-
-@dataclass(frozen=True)
-class Structure:
-    """Where a model keeps what. One file per source makes these; users can make their own.
-
-    Attributes:
-        source: where the model comes from (`timm`, `hf`, `torchvision`, `open_clip`, `module` …).
-        stages: layers on a grid from shallow to deep (for a ViT: the block outputs).
-        cam_layer: the deepest layer on a grid whose cells all still reach the score. For a ViT the norm before
-            the last attention: after it, a class token no longer listens to the patches.
-        blocks: transformer blocks with global attention, in order.
-        prefix_tokens: class, register and distillation tokens before the patch tokens.
-        class_token: whether the first token is a class token that pools the image.
-        reads_patches: whether the head reads the final patch tokens beside the class token.
-        patch_size: pixels per patch (rows, cols).
-        pads: whether an image that is no multiple of the patch is padded to one; else its last pixels are dropped.
-        head: the module from embedding to logits, if there is one: its input is the embedding.
-        read: from the module's raw result and the head's input to an `Output`.
-        call: further keywords of each call (`{"interpolate_pos_encoding": True}`).
-        has_logits: whether the result holds class scores; None: if there is a head.
-        has_embedding: whether there is an embedding; False for class scores that do not come out of a head.
-        has_gradients: whether autograd sees through it; False for a function that only answers.
-        classes: the number of logits, where the head does not tell.
-        multi_label: whether each logit stands for itself (sigmoid), not against the others (softmax).
-        note: what a person should know (`seewhy info` prints it).
-    """
-
-    source: str
-    stages: tuple[Layer, ...] = ()
-    cam_layer: Layer | None = None
-    blocks: tuple[Block, ...] = ()
-    prefix_tokens: int = 0
-    class_token: bool = False
-    reads_patches: bool = False
-    patch_size: tuple[int, int] | None = None
-    pads: bool = True
-    head: str | None = None
-    read: Callable[[Any, Tensor | None], Output] = read_tensor
-    call: dict[str, Any] = field(default_factory=dict)
-    has_logits: bool | None = None
-    has_embedding: bool = True
-    has_gradients: bool = True
-    classes: int | None = None
-    multi_label: bool = False
-    note: str = ""
-
-    @property
-    def offers(self) -> frozenset[Need]:
-        """What the model offers to methods."""
-        logits = self.head is not None if self.has_logits is None else self.has_logits
-        offered = {
-            Need.LOGITS: logits, Need.EMBEDDING: self.has_embedding, Need.GRADIENTS: self.has_gradients,
-            Need.FEATURES: bool(self.stages), Need.TOKENS: bool(self.blocks), Need.ATTENTION: bool(self.blocks),
-            Need.LAST_BLOCK: bool(self.blocks), Need.CLASS_TOKEN: self.class_token,
-        }
-        return frozenset(need for need, yes in offered.items() if yes)
 
 
 class VisionModel:
@@ -305,7 +205,7 @@ class VisionModel:
     # ── running it ────────────────────────────────────────────────────────────────────────────────────────────────
     def run(self, x: Float[Tensor, "batch channels height width"]) -> Output:
         """One forward in the caller's grad mode. Methods call this inside `untouched(model.module)`."""
-        repeats = self._repeating()
+        repeats = repeats_of(self)
         if repeats is None:
             return self._forward(x)
         output = self._forward(repeats.once(x))
@@ -318,16 +218,8 @@ class VisionModel:
         Row i of every batch (or of each of several whole batches, one after the other) shows picture `of[i]`: what
         several targets of one picture ask of the model is asked once.
         """
-        token = _REPEATS.set(_Repeats(self, of))
-        try:
+        with repeating(self, of):
             yield
-        finally:
-            _REPEATS.reset(token)
-
-    def _repeating(self) -> _Repeats | None:
-        """What is known of the repetitions in a batch that runs now, if they may be left out."""
-        repeats = _REPEATS.get()
-        return repeats if repeats is not None and repeats.model is self and not torch.is_grad_enabled() else None
 
     def _forward(self, x: Tensor) -> Output:
         box: list[Tensor] = []
@@ -375,7 +267,7 @@ class VisionModel:
         """The raw outputs of modules, by name."""
         modules = {name: self.submodule(name) for name in names}
         with self.fitting(x), torch.no_grad(), untouched(self.module), collecting(modules) as found:
-            repeats = self._repeating()
+            repeats = repeats_of(self)
             self.module(repeats.once(x) if repeats else x, **self.structure.call)
         return {name: repeats.spread(value) for name, value in found.items()} if repeats else found
 
@@ -477,28 +369,6 @@ class VisionModel:
             raise ModelError("this model has its own preprocess function; make one for the other size and wrap again")
         return VisionModel(self.module, self.structure, name=self.name, class_names=self.class_names,
                            preprocess=self.preprocess.with_size(rows, cols))
-
-
-class _Repeats:
-    """Which rows of a batch show the same picture."""
-
-    def __init__(self, model: VisionModel, of: Sequence[int]) -> None:
-        pictures = list(dict.fromkeys(of))
-        self.model, self._batch = model, len(of)
-        self._first = [list(of).index(picture) for picture in pictures]
-        self._place = torch.tensor([pictures.index(picture) for picture in of])
-
-    def once(self, x: Tensor) -> Tensor:
-        """Of each whole batch, the first row of each picture."""
-        return x.unflatten(0, (-1, self._batch))[:, self._first].flatten(0, 1)
-
-    def spread(self, values: Tensor) -> Tensor:
-        """What came of each picture, at every row again."""
-        place = self._place.to(values.device, non_blocking=True)
-        return values.unflatten(0, (-1, len(self._first)))[:, place].flatten(0, 1)
-
-
-_REPEATS: ContextVar[_Repeats | None] = ContextVar("repeats", default=None)
 
 
 class ModelTail:

@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, ModelError, OptionError, UnknownNameError
-from seewhy.models.adapter import Structure, VisionModel
+from seewhy.models.adapter import VisionModel
 from seewhy.models.generic import ClassNames, read_class_names
+from seewhy.models.structure import Structure
 from seewhy.targets import Output
 
 TINY = 1e-30

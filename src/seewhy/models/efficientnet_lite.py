@@ -16,8 +16,9 @@ from torch import nn
 
 from seewhy.data.imagenet import imagenet_classes
 from seewhy.errors import OptionError, UnknownNameError, require
-from seewhy.models.adapter import Layer, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
 from seewhy.models.checkpoints import load_into, read_state
+from seewhy.models.structure import Layer, Structure
 from seewhy.preprocess import Preprocess
 
 EXTRA = "efficientnet"

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from seewhy.errors import LayoutError, UnknownNameError
-from seewhy.models.adapter import Block, Layer
 from seewhy.models.layouts import Hints, Layouts, sides
+from seewhy.models.structure import Block, Layer
 from seewhy.models.trace import BATCH, Attending, Call, Trace
 
 ASK_TOKENS = "say how the tokens lie: wrap(module, patch_size=…, prefix_tokens=…)"

@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, ModelError, OptionError
-from seewhy.models.adapter import Layer, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
 from seewhy.models.find import Finder
 from seewhy.models.layouts import Hints
 from seewhy.models.load import source_of
 from seewhy.models.outcome import Outcome, Read, Said, outcome
+from seewhy.models.structure import Layer, Structure
 from seewhy.models.trace import Trace, trace
 from seewhy.preprocess import Preprocess
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from seewhy.errors import LayoutError
-from seewhy.models.adapter import Block, Layer, Structure
+from seewhy.models.structure import Block, Layer, Structure
 from seewhy.preprocess import CLIP, IMAGENET, Preprocess
 from seewhy.targets import Output
 

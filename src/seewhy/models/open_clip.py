@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError, require
-from seewhy.models.adapter import Block, Layer, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Block, Layer, Structure
 from seewhy.preprocess import CLIP, Preprocess
 from seewhy.targets import Output
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, UnknownNameError
-from seewhy.models.adapter import read_tensor
+from seewhy.models.structure import read_tensor
 from seewhy.models.trace import Call, Trace
 from seewhy.targets import Output
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from seewhy.errors import OptionError, UnknownNameError
 from seewhy.models import scenes
-from seewhy.models.adapter import Block, Layer, Structure, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Block, Layer, Structure
 from seewhy.preprocess import Preprocess
 
 SIZE = 96

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from seewhy.errors import LayoutError
-from seewhy.models.adapter import Block, Layer, Structure
 from seewhy.models.attention import reading_attention
+from seewhy.models.structure import Block, Layer, Structure
 from seewhy.models.surgery import hooked, untouched
 
 WRAP = "say where its features are: seewhy.wrap(module, layers=…)"

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.methods.base import Method, activation_and_gradient
-from seewhy.models.adapter import Layer
+from seewhy.models.structure import Layer
 from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 

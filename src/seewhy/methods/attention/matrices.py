@@ -13,7 +13,7 @@ from seewhy.errors import ModelError, OptionError
 from seewhy.methods.base import Method
 from seewhy.methods.lrp.propagation import slopes
 from seewhy.methods.lrp.token_rules import TokenRules
-from seewhy.models.adapter import Layer
+from seewhy.models.structure import Layer
 from seewhy.targets import Target
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from seewhy.errors import LayoutError, ModelError
 from seewhy.explanation import CONSTANT_SPREAD
 from seewhy.methods.base import Method, at_least_float, option
-from seewhy.models.adapter import Layer, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer
 from seewhy.models.surgery import first_tensor, hooked, with_first_tensor
 from seewhy.targets import Target
 

@@ -16,7 +16,8 @@ from seewhy.methods.cam.grad_cam import GradCAM
 from seewhy.methods.cam.grad_cam_plus_plus import GradCAMPlusPlus
 from seewhy.methods.cam.layer_cam import LayerCAM
 from seewhy.methods.cam.layers import on_grids, unit_range
-from seewhy.models.adapter import Layer, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer
 from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 

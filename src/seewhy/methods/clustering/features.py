@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.errors import OptionError
-from seewhy.models.adapter import Layer, VisionModel
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Layer
 
 CNN_STAGES = 3  # of a ResNet: stages 2 to 4
 

@@ -9,7 +9,7 @@ from seewhy.methods.base import option
 from seewhy.methods.lrp.layer_rules import COMPOSITES
 from seewhy.methods.lrp.lrp import COMPOSITE, LayerwiseRelevance
 from seewhy.methods.lrp.propagation import pixel_relevance
-from seewhy.models.adapter import read_tensor
+from seewhy.models.structure import read_tensor
 from seewhy.models.surgery import Stop
 from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target

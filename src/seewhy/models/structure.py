@@ -1,0 +1,115 @@
+"""Where a model keeps what: the one thing that a source (torchvision, timm, …) has to tell, a file for each.
+
+Users whose model is found wrongly, or not at all, make a `Structure` of their own: `seewhy.wrap(module, structure=…)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from seewhy.errors import LayoutError, UnknownNameError
+from seewhy.registry import Need
+from seewhy.targets import Output
+
+LAYOUTS = ("nchw", "nhwc", "tokens")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module whose output lies on a grid.
+
+    Attributes:
+        name: dotted name in the module.
+        layout: `nchw`, `nhwc`, or `tokens` (B, prefix + rows·cols, dim).
+        stride: input pixels per grid cell (rows, cols), for tokens; None: the model's patch size.
+        prefix: tokens before the patch tokens; None: the model's number.
+    """
+
+    name: str
+    layout: str
+    stride: tuple[int, int] | None = None
+    prefix: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise UnknownNameError("layout", self.layout, LAYOUTS)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A transformer block with global self-attention: dotted names of the block, its first norm, its attention."""
+
+    name: str
+    norm1: str
+    attention: str
+
+
+def read_tensor(raw: Any, embedding: Tensor | None) -> Output:
+    """The usual reading of a model's result: a tensor of logits if there is a head, else of embeddings."""
+    if not isinstance(raw, Tensor):
+        raise LayoutError(f"the model returns {type(raw).__name__}, not a tensor; "
+                          "tell which part is what: wrap(module, read=lambda raw, embedding: Output(logits=raw[...]))")
+    if embedding is None:
+        return Output(embedding=raw.flatten(1))
+    return Output(logits=raw, embedding=embedding)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Where a model keeps what. One file per source makes these; users can make their own.
+
+    Attributes:
+        source: where the model comes from (`timm`, `hf`, `torchvision`, `open_clip`, `module` …).
+        stages: layers on a grid from shallow to deep (for a ViT: the block outputs).
+        cam_layer: the deepest layer on a grid whose cells all still reach the score. For a ViT the norm before
+            the last attention: after it, a class token no longer listens to the patches.
+        blocks: transformer blocks with global attention, in order.
+        prefix_tokens: class, register and distillation tokens before the patch tokens.
+        class_token: whether the first token is a class token that pools the image.
+        reads_patches: whether the head reads the final patch tokens beside the class token.
+        patch_size: pixels per patch (rows, cols).
+        pads: whether an image that is no multiple of the patch is padded to one; else its last pixels are dropped.
+        head: the module from embedding to logits, if there is one: its input is the embedding.
+        read: from the module's raw result and the head's input to an `Output`.
+        call: further keywords of each call (`{"interpolate_pos_encoding": True}`).
+        has_logits: whether the result holds class scores; None: if there is a head.
+        has_embedding: whether there is an embedding; False for class scores that do not come out of a head.
+        has_gradients: whether autograd sees through it; False for a function that only answers.
+        classes: the number of logits, where the head does not tell.
+        multi_label: whether each logit stands for itself (sigmoid), not against the others (softmax).
+        note: what a person should know (`seewhy info` prints it).
+    """
+
+    source: str
+    stages: tuple[Layer, ...] = ()
+    cam_layer: Layer | None = None
+    blocks: tuple[Block, ...] = ()
+    prefix_tokens: int = 0
+    class_token: bool = False
+    reads_patches: bool = False
+    patch_size: tuple[int, int] | None = None
+    pads: bool = True
+    head: str | None = None
+    read: Callable[[Any, Tensor | None], Output] = read_tensor
+    call: dict[str, Any] = field(default_factory=dict)
+    has_logits: bool | None = None
+    has_embedding: bool = True
+    has_gradients: bool = True
+    classes: int | None = None
+    multi_label: bool = False
+    note: str = ""
+
+    @property
+    def offers(self) -> frozenset[Need]:
+        """What the model offers to methods."""
+        logits = self.head is not None if self.has_logits is None else self.has_logits
+        offered = {
+            Need.LOGITS: logits, Need.EMBEDDING: self.has_embedding, Need.GRADIENTS: self.has_gradients,
+            Need.FEATURES: bool(self.stages), Need.TOKENS: bool(self.blocks), Need.ATTENTION: bool(self.blocks),
+            Need.LAST_BLOCK: bool(self.blocks), Need.CLASS_TOKEN: self.class_token,
+        }
+        return frozenset(need for need, yes in offered.items() if yes)
