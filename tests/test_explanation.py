@@ -224,6 +224,13 @@ def test_notebooks_show_the_overlay(explanation):
     assert explanation._repr_png_().startswith(b"\x89PNG")
 
 
+def test_the_title_says_which_of_a_methods_maps_it_is():
+    for shown, title in (("importance", "RELAX"), ("uncertainty", "RELAX uncertainty")):
+        assert Explanation(torch.rand(2, 2), "relax", options={"show": shown}).method_title == title
+    assert Explanation(torch.rand(2, 2), "relax").method_title == "RELAX"
+    assert Explanation(torch.rand(2, 2), "a method of mine", options={"show": "x"}).method_title == "a method of mine"
+
+
 def test_its_words_fit_on_a_line(explanation):
     text = repr(explanation)
     assert explanation.title in text

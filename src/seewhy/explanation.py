@@ -21,6 +21,7 @@ from torch import Tensor
 from seewhy import __version__
 from seewhy.errors import NonFiniteError, OptionError, SeewhyError
 from seewhy.images import load_image
+from seewhy.registry import METHODS, options_of
 
 SCHEMA = 1
 FORMAT = "seewhy.explanation"
@@ -127,8 +128,19 @@ class Explanation:
 
     @property
     def method_title(self) -> str:
-        """The method as people write it, e.g. "Grad-CAM"."""
-        return _method_title(self.method)
+        """The method as people write it, e.g. "Grad-CAM"; with what is shown where it is not the usual."""
+        cls = _method(self.method)
+        if cls is None:
+            return self.method
+        options, shown = options_of(cls), self.options.get("show")
+        usual = shown is None or "show" not in options or shown == options["show"].default
+        return cls.card.title if usual else f"{cls.card.title} {shown}"
+
+    @property
+    def hides(self) -> bool:
+        """Whether 0 in the map means that nothing is shown there, not that the value is small."""
+        cls = _method(self.method)
+        return cls is not None and cls.card.hides
 
     @property
     def target_title(self) -> str:
@@ -225,11 +237,10 @@ def interpolate(
     return torch.nn.functional.interpolate(values[None, None], size=tuple(size), mode=mode, **corners)[0, 0]
 
 
-def _method_title(name: str) -> str:
+def _method(name: str) -> type | None:
     import seewhy.methods  # noqa: F401  (registers the methods)
-    from seewhy.registry import METHODS
 
-    return METHODS.get(name).card.title if name in METHODS else name
+    return METHODS.get(name) if name in METHODS else None
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ class MethodCard:
         citation: paper and equation.
         cost: passes as a function of the configured method.
         target_kind: the only kind of target that makes sense, if there is one (`"concept"`).
+        hides: whether 0 means that nothing is shown there; its pictures then use the full range for the rest.
         autocast: empty, or the reason why the method must not run under autocast.
     """
 
@@ -103,6 +104,7 @@ class MethodCard:
     cost: Callable[[Any], Cost]
     stochastic: bool = False
     target_kind: str | None = None
+    hides: bool = False
     autocast: str = ""
 
 

@@ -96,6 +96,19 @@ def test_signed_overlay_hides_zero_and_shows_both_signs(cat):
     assert np.abs(picture[25, 25] - background).sum() < np.abs(picture[5, 5] - background).sum()
 
 
+def test_where_zero_means_hidden_the_rest_has_the_full_range(cat):
+    """U-RELAX keeps 0.80 to 0.90 here: from zero on that would be one bright spot without any inside."""
+    half = [[0.0, 0.80], [0.85, 0.90]]
+    kept, plain = (heatmap(Explanation(torch.tensor(half), name), size=(2, 2), mode="nearest")
+                   for name in ("u_relax", "relax"))
+    tones = [lightness(np.asarray(picture)).ravel() for picture in (kept, plain)]
+    for tone in tones:
+        assert (np.diff(tone) > 0).all()  # hidden, weak, middle, strong
+    assert np.ptp(tones[0][1:]) > 3 * np.ptp(tones[1][1:])
+    for same in (torch.zeros(2, 2), torch.tensor([[0.0, 0.7], [0.7, 0.7]])):
+        assert np.isfinite(np.asarray(heatmap(Explanation(same, "u_relax")))).all()
+
+
 def test_opacity_zero_leaves_the_photo(cat):
     weak = overlay(explained([[0.0, 1.0]], cat), alpha=0.0)
     none = overlay(explained([[1.0, 0.0]], cat), alpha=0.0)
@@ -159,8 +172,16 @@ def _contains(sheet: np.ndarray, picture: np.ndarray) -> bool:
 
 def test_grid_legend_only_for_maps_in_it(cat):
     toy, signed = explained([[0.0, 1.0]], cat), explained(CORNERS, cat, signed=True)
-    heights = [grid([row], cell=100).height for row in ([cat], [toy], [toy, toy], [toy, signed])]
+    heights = [grid([row], cell=100).height for row in ([cat, cat], [toy, cat], [toy, toy], [toy, signed])]
     assert heights[0] < heights[1] == heights[2] < heights[3]
+
+
+def test_a_narrow_grid_breaks_its_legend_into_lines(cat):
+    fine = explained(torch.rand(40, 40), cat)
+    narrow, wide = (grid([[fine] * n], cell=240) for n in (1, 4))
+    assert narrow.height > wide.height
+    ink = (np.asarray(narrow.convert("L"))[-60:] < 200).any(0)
+    assert not ink[-6:].any()  # nothing runs out of the picture
 
 
 def test_grid_of_uneven_rows_and_long_words(cat):

@@ -177,11 +177,15 @@ def _legend(rows: Sequence[Sequence[Cell]], total: int, sizes: _Sizes) -> Image.
         entries[-1] = entries[-1][0], f"{entries[-1][1]} ({CLIP_LEGEND})"
     bar = (round(sizes.cell * 0.45), sizes.small)
     step = round(sizes.small * 1.7)
-    strip, draw = _strip(total, step * len(entries))
-    for i, (signed, text) in enumerate(entries):
-        strip.paste(_bar(signed, bar), (sizes.gap, i * step))
-        middle = (2 * sizes.gap + bar[0], i * step + bar[1] / 2)
-        draw.text(middle, text, fill=QUIET, font=font(sizes.small), anchor="lm")
+    left = 2 * sizes.gap + bar[0]
+    texts = [wrap(text, total - left - sizes.gap, sizes.small) for _, text in entries]
+    strip, draw = _strip(total, step * sum(map(len, texts)))
+    y = 0
+    for (signed, _), lines in zip(entries, texts, strict=True):
+        strip.paste(_bar(signed, bar), (sizes.gap, y))
+        for line in lines:
+            draw.text((left, y + bar[1] / 2), line, fill=QUIET, font=font(sizes.small), anchor="lm")
+            y += step
     return strip
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from seewhy.errors import OptionError
 from seewhy.explanation import interpolate
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 FADE = 0.9  # how far the photo turns grey: an orange cup must not pass for the map's orange
 LIFT = 0.25  # how far it turns pale: dark places would swallow the map's dark colours
 GAMMA = 0.7  # below 1: weaker regions show, too
+FAINT = 0.15  # the least of what is shown, where 0 means hidden
 FINE = 1024  # cells; pixel-level maps are ruled by a few outliers, coarse ones are not
 FINE_CLIP = 0.99
 CLIP_LEGEND = "in pixel-level maps the strongest 1 % share one colour"
@@ -89,12 +92,21 @@ def _values(
     clip = (FINE_CLIP if is_fine(explanation) else 1.0) if clip is None else clip
     if not 0 < clip <= 1:
         raise OptionError(f"clip {clip} is not in (0, 1]; pass e.g. clip=0.99")
-    values = explanation.normalized()
+    values = _spread(explanation.normalized()) if explanation.hides else explanation.normalized()
     strengths = values[values != 0].abs().numpy()
     if clip < 1 and strengths.size:
         values = values / float(np.quantile(strengths, clip))
     low = -1 if explanation.signed else 0
     return interpolate(values.clamp(low, 1), size, mode).clamp(low, 1).numpy()  # bicubic overshoots
+
+
+def _spread(values: Tensor) -> Tensor:
+    """What is shown at all, from `FAINT` to 1; else it would be one bright spot where it is far above zero."""
+    shown = values > 0
+    if not shown.any():
+        return values
+    low = values[shown].min()
+    return torch.where(shown, FAINT + (1 - FAINT) * (values - low) / (1 - low).clamp(min=1e-12), 0)
 
 
 def _size(explanation: Explanation, size: tuple[int, int] | None) -> tuple[int, int]:

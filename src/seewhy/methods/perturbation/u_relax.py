@@ -22,6 +22,7 @@ TIE = 1e-4
     signed=False,
     class_specific=False,
     stochastic=True,
+    hides=True,
     citation="Wickstrøm et al., RELAX (IJCV 2023)",
     cost=lambda self: Cost(self.n_masks + 1, self.n_masks + 1),
 )
