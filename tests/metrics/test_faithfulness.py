@@ -276,3 +276,9 @@ def test_a_large_offset_takes_nothing_from_box_sensitivity(model, x):
     assert torch.allclose(metric(maps, given), metric(maps + 1000, given), atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_box_sensitivity_of_values_whose_squares_are_no_numbers(model, x, scale):
+    given, maps, metric = known(model, x), some_maps(), small("box_sensitivity")
+    assert torch.allclose(metric(maps, given), metric(maps * scale, given), atol=1e-6)
+
+

@@ -112,7 +112,7 @@ def test_imputation_is_theirs(x, share):
     want = noisy_linear_imputation(x[0].double().numpy(), np.flatnonzero(gone.numpy()), noise=0.0)
     found = impute(x[0].double(), gone[None], tolerance=1e-8)
     assert torch.allclose(found[0], torch.from_numpy(want), atol=1e-5)
-    assert torch.allclose(impute(x[0], gone[None])[0].double(), torch.from_numpy(want), atol=2e-3)  # as ROAD calls it
+    assert torch.allclose(impute(x[0], gone[None])[0].double(), torch.from_numpy(want), atol=1e-4)  # as ROAD calls it
 
 
 def test_road_by_accuracy_is_theirs_for_each_image(model, x, maps):

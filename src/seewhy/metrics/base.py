@@ -29,7 +29,8 @@ class Given:
     Attributes:
         masks: the object that each map should show, at the maps' size.
         objects: for each image, one mask for each of its objects.
-        valid: pixels that count; elsewhere (a border that nobody labelled) neither map nor mask is looked at.
+        valid: pixels that count; elsewhere (a border that nobody labelled) neither map nor mask is looked at, but a NaN
+            anywhere makes a map a bad one.
         boxes: for each image, the boxes of the objects that the map should show: left, top, right, bottom in pixels
             of the map, right and bottom not included.
         model, x, target: the model, its preprocessed input and what was explained.
@@ -202,7 +203,7 @@ def _check_pixels(name: str, value: Any, shape: tuple[int, ...], truth: bool) ->
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise OptionError(f"{name} are {got}; pass a tensor of {'bools, such as masks == 1' if truth else 'floats'}")
     if value.shape != shape:
-        raise OptionError(f"{name} have the shape {tuple(value.shape)}, the maps {tuple(shape)}; "
+        raise OptionError(f"{name} have the shape {tuple(value.shape)}, not {tuple(shape)}; "
                           "resize the maps first (seewhy.metrics.fit)")
 
 

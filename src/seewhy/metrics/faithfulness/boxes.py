@@ -108,16 +108,18 @@ class BoxMetric(ModelMetric):
         where the score falls, and a model that does not care cannot be followed.
         """
         losses = torch.stack(self.losses(given), 1)
-        # a map's mean adds the same to every box of a size; without it a large offset takes no digits away
+        # a map's mean adds the same to every box of a size; without it a large offset takes no digits away, and squares
+        # of a map of spread 1 neither overflow nor vanish
         flat = maps.double().flatten(1)
         spread = flat.amax(1) - flat.amin(1)
         constant = spread <= CONSTANT_SPREAD * flat.abs().amax(1)
-        sums = torch.stack(self.sums(maps.double() - flat.mean(1)[:, None, None]), 1)
+        centred = (flat - flat.mean(1, keepdim=True)) / spread.where(~constant, 1)[:, None]
+        sums = torch.stack(self.sums(centred.view(maps.shape)), 1)
         area = torch.tensor([self.boxes(maps.shape[1:], size)[0] ** 2 for size in self.sizes]).to(maps.device)
         whole = image_scores(given, "logit", self.batch_size).abs()
         noise = 4 * torch.finfo(given.x.dtype).eps * torch.maximum(whole[:, None], losses.abs().amax(2))
         a, b = (v - v.mean(2, keepdim=True) for v in (sums, losses))
-        still = (a.square().mean(2).sqrt() <= 1e-9 * spread[:, None] * area) | constant[:, None]
+        still = (a.square().mean(2).sqrt() <= 1e-9 * area) | constant[:, None]
         still |= b.square().mean(2).sqrt() <= noise
         found = (a * b).sum(2) / (a.square().sum(2) * b.square().sum(2)).sqrt()
         # a NaN of the model stays one, also where the map says nothing
