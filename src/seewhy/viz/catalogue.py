@@ -11,6 +11,8 @@ from seewhy.viz.grid import explanation_grid, grid
 from seewhy.viz.html import Figure, Section, page
 
 COLUMNS = 6
+LEGEND = ("Bright: more, dark: less. In signed maps orange speaks for the class and blue against it. Each map has its "
+          "own scale. A pass is one run of the model on one image.")
 
 
 def save_comparison(maps: Sequence[Sequence[Explanation]], tools: Sequence[Method], path: Path, title: str) -> Path:
@@ -21,8 +23,7 @@ def save_comparison(maps: Sequence[Sequence[Explanation]], tools: Sequence[Metho
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() in (".html", ".htm"):
-        return page(title, _sections(maps, tools), path, "Each map on its own scale. A pass is one run of the model "
-                    "on one image.")
+        return page(title, _sections(maps, tools), path, LEGEND)
     picture = explanation_grid(maps, title) if len(tools) <= COLUMNS else montage(maps, title)
     picture.save(path)
     return path
@@ -39,12 +40,16 @@ def montage(maps: Sequence[Sequence[Explanation]], title: str, columns: int = CO
 
 
 def _sections(maps: Sequence[Sequence[Explanation]], tools: Sequence[Method]) -> list[Section]:
+    """The photo, then each family of methods."""
     families: dict[str, list[Figure]] = {}
     for j, tool in enumerate(tools):
         card = tool.card
-        about = f"{card.summary} Cost: {tool.cost}. {card.citation}."
+        about = f"{card.summary} Passes: {tool.cost}. {card.citation}."
         for i, row in enumerate(maps):
             if i == 0 or row[j].target_title:
                 figure = Figure.of(row[j], f"{row[j].title}. {about if i == 0 else ''}".strip())
                 families.setdefault(card.family, []).append(figure)
-    return [Section(heading=family, figures=figures) for family, figures in sorted(families.items())]
+    photo = Figure(maps[0][0].image, "as the model sees it", alt="the photo")
+    return [Section("The photo", figures=[photo])] + [
+        Section(family.upper() if len(family) == 3 else family.capitalize(), figures=figures)
+        for family, figures in sorted(families.items())]
