@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from PIL import Image
 
 from seewhy.bench.report import Run, report
 from seewhy.bench.report import board as boards
-from seewhy.bench.report.files import escaped, latex, markdown, wide_csv
-from seewhy.bench.report.galleries import disagreements, extremes, likeness, outlined
+from seewhy.bench.report.files import escaped, latex, long_csv, markdown, wide_csv
+from seewhy.bench.report.galleries import disagreements, extremes, likeness
+from seewhy.bench.report.page import judge
 from seewhy.bench.report.published import figure
 from seewhy.bench.report.words import failures, leaders
 from seewhy.errors import DataError
+from seewhy.viz.outlines import outlined
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +157,10 @@ def test_galleries_show_what_they_say(run):
     blocks = extremes(run, panel, info)
     assert [block.title for block in blocks] == ["Grad-CAM", "LaFAM", "Occlusion <b>"]
     (top,), = run.ask("SELECT max(value) FROM scores WHERE metric = 'fidelity' AND method = 'lafam'")
-    assert blocks[1].figures[0].caption.startswith(f"best: {top:.3g}")
+    assert blocks[1].figures[0].caption.startswith(f"best: {top:.3g} · ")
+    (target, sample), = run.ask("SELECT target, sample FROM scores WHERE metric = 'fidelity' AND method = 'lafam' AND "
+                                "value = ?", top)
+    assert blocks[1].figures[0].caption.endswith(f" · {target} · {sample}")  # which of two objects it is for
     widest = disagreements(run, panel, info)
     assert len(widest) == 6
     assert len({block.title for block in widest}) == 6  # one of an image
@@ -174,11 +181,16 @@ def test_the_outline_is_the_edge_of_the_mask():
     assert (pixels[30, 18:21] == 255).any()
     assert (pixels[30, 30] == 128).all()
     assert (pixels[5, 5] == 128).all()
+    mask[:, 40:] = mask[20:40, :20] = True  # a line where the picture ends, and not at its other side
+    pixels = np.asarray(outlined(Image.new("RGB", (60, 60), (128, 128, 128)), mask))
+    assert (pixels[10, -1] == 255).all()
+    assert (pixels[10, 0] == 128).all()
 
 
 def test_what_is_no_run_says_so(tmp_path):
-    with pytest.raises(DataError, match=r"no manifest.json.*bench run"):
+    with pytest.raises(DataError, match=r"no plan.toml.*bench run"):
         Run(tmp_path)
+    (tmp_path / "plan.toml").write_text(synthetic.PLAN)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="broken"):
         Run(tmp_path)
@@ -187,8 +199,79 @@ def test_what_is_no_run_says_so(tmp_path):
         Run(tmp_path)
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "x.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"cannot be read.*bench resume"):
         Run(tmp_path)
+
+
+def test_a_broken_map_is_told_too(tmp_path):
+    folder = synthetic.write(tmp_path / "run", n=3)
+    (folder / "maps" / "part.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r"cannot be read.*bench resume"):
+        report(folder)
+
+
+def with_baselines(folder, *names):
+    """The run, with some of its methods called baselines."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for about in manifest["methods"]:
+        about["family"] = "baseline" if about["label"] in names else "cam"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Run(folder)
+
+
+def test_a_baseline_is_compared_and_never_leads(tmp_path):
+    run = with_baselines(synthetic.write(tmp_path / "a"), "lafam")
+    found = boards.board(run)
+    scores = {(s.method, s.metric): s for s in found}
+    base, best = scores["lafam", "fidelity"], scores["grad_cam", "fidelity"]
+    assert base.mean > best.mean  # without its being a baseline it would lead (test_words)
+    assert (best.rank, best.leads, scores["occlusion", "fidelity"].rank) == (1, True, 2)
+    assert (base.rank, base.leads) == (None, False)
+    assert base.gap < 0
+    line = leaders(run, run.panels[0], found)[0]
+    assert line.startswith("Fidelity ↑: Grad-CAM leads")
+    assert f"But the baseline LaFAM ({base.mean:.4g}), which knows nothing of the model, does no worse" in line
+    assert "LaFAM" not in " ".join(f.caption for b in disagreements(run, run.panels[0], run.metrics["fidelity"])
+                                   for f in b.figures)
+    row = next(r for r in csv.DictReader(long_csv(run, found).splitlines())
+               if (r["method"], r["metric"]) == ("lafam", "fidelity"))
+    assert (row["rank"], row["leads"], row["not_significantly_worse"]) == ("", "False", "True")
+    assert "baseline, n 80" in report(run.folder).read_text("utf-8")
+    worse = with_baselines(run.folder, "occlusion")
+    line = leaders(worse, worse.panels[0], boards.board(worse))[0]
+    assert "But" not in line
+
+
+def test_a_baseline_far_ahead_is_not_called_significantly_worse(tmp_path):
+    run = with_baselines(synthetic.write(tmp_path / "a"), "grad_cam", "lafam")
+    found = boards.board(run)
+    line = leaders(run, run.panels[0], found)[0]
+    assert "Occlusion <b> leads" in line
+    assert "significantly worse: the baseline" in line
+    assert "all others are significantly worse" not in line
+    assert "the baseline Grad-CAM" in line
+    assert "which know nothing of the model, do no worse" in line
+
+
+def test_equal_methods_share_the_lead(run, scores):
+    first = scores["grad_cam", "fidelity"]
+    second = replace(scores["lafam", "fidelity"], mean=first.mean, rank=1, leads=False, gap=0.0)
+    equal = [replace(first, rank=1), second, replace(scores["occlusion", "fidelity"], rank=3)]
+    assert leaders(run, run.panels[0], equal)[0].startswith("Fidelity ↑: Grad-CAM and LaFAM share the lead with")
+
+
+def test_galleries_go_by_a_metric_that_tells_maps_apart(run, tmp_path):
+    assert judge(run).label == "fidelity"
+    path = tmp_path / "b"
+    shutil.copytree(run.folder, path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    by = {m["label"]: m for m in manifest["metrics"]}
+    by["compactness"]["higher_is_better"] = True
+    for order, want in ((["pointing_game", "compactness", "fidelity"], "fidelity"),  # one has two values only
+                        (["pointing_game", "compactness"], "pointing_game")):
+        manifest["metrics"] = [by[label] for label in order]
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        assert judge(Run(path)).label == want
 
 
 def test_command_line(folder, tmp_path):

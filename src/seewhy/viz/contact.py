@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool
-from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
 from seewhy.data.base import Item
 from seewhy.data.scenes import CLASSES, Scene
+from seewhy.viz.outlines import border, resized
 
 # Okabe and Ito's colours for objects in order, told apart without red-green vision; a scene's mark gets white.
 OUTLINES = ((230, 159, 0), (86, 180, 233), (240, 228, 66))
@@ -51,26 +50,15 @@ def outlined(item: Item, scale: float = 2) -> Image.Image:
     picture = np.array(item.image.resize(size, Image.Resampling.NEAREST if large else Image.Resampling.BICUBIC))
     masks = [] if item.masks is None else list(item.masks)
     for i, mask in enumerate(masks):
-        picture[_border(_resized(mask, size))] = OUTLINES[i % len(OUTLINES)]
+        picture[border(resized(mask, size))] = OUTLINES[i % len(OUTLINES)]
     if isinstance(item, Scene):
-        picture[_border(_resized(item.mark, size))] = MARK_OUTLINE
+        picture[border(resized(item.mark, size))] = MARK_OUTLINE
     drawn = Image.fromarray(picture)
     if not masks and item.boxes is not None:
         pen = ImageDraw.Draw(drawn)
         for i, (left, top, right, bottom) in enumerate(item.boxes * scale):
             pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=OUTLINES[i % len(OUTLINES)])
     return drawn
-
-
-def _resized(mask: Bool[ndarray, "h w"], size: tuple[int, ...]) -> Bool[ndarray, "rows cols"]:
-    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-
-
-def _border(mask: Bool[ndarray, "h w"]) -> Bool[ndarray, "h w"]:
-    """The mask's pixels with a 4-neighbour outside it; beyond the picture counts as outside."""
-    padded = np.pad(mask, 1)
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inside
 
 
 def _caption(item: Item, index: int, names: Sequence[str]) -> list[tuple[str, tuple[int, int, int]]]:

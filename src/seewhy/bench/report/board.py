@@ -21,9 +21,10 @@ class Score:
         n, images: maps with a value, and the images that they are of.
         failed: maps without a value.
         low, high: 95 % interval of the mean over resampled images.
-        rank: 1 for the best; None where no direction is better.
+        rank: 1 for the best method; None where no direction is better, and for baselines.
         leads: whether this is the method that the others are compared with.
-        gap: mean difference to the leader over common maps, in the metric's unit; positive: the leader is better.
+        gap: mean difference to the leader over common maps, in the metric's unit; positive: the leader is better. A
+            baseline may be better than the leader, and so may a method on those maps that both have.
         p: of that gap, two-sided, Holm-adjusted over the methods of this metric.
         level: not significantly worse than the leader; None where nothing can be said.
     """
@@ -55,8 +56,9 @@ def _panel(run: Run, panel: Panel, draws: int, seed: int) -> list[Score]:
     sums, counts = _sums(run, panel, images, len(columns))
     found = stats.intervals(sums, counts, draws, seed)
     table = found.mean.reshape(len(run.metrics), len(run.methods))
+    baseline = [info.baseline for info in run.methods.values()]
     ranks = [rank for info, row in zip(run.metrics.values(), table, strict=True)
-             for rank in stats.ranks(row, info.higher_is_better)]
+             for rank in stats.ranks(np.where(baseline, np.nan, row), info.higher_is_better)]
     leaders = {metric: next((j for j, c in enumerate(columns) if c[0] == metric and ranks[j] == 1), None)
                for metric in run.metrics}
     gaps = _gaps(run, panel, images, columns, leaders, stats.draws_for(len(run.methods), draws), seed)
@@ -69,7 +71,7 @@ def _panel(run: Run, panel: Panel, draws: int, seed: int) -> list[Score]:
         gap, p = gaps.get(j, (None, None))
         scores.append(Score(panel, method, metric, n, int((counts[:, j] > 0).sum()), missing, _number(found.mean[j]),
                             _number(found.low[j]), _number(found.high[j]), ranks[j], leaders[metric] == j, gap, p,
-                            None if p is None else p >= stats.ALPHA))
+                            None if p is None else p >= stats.ALPHA or gap <= 0))
     return scores
 
 

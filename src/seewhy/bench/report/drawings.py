@@ -33,7 +33,7 @@ def curves(run: Run, panel: Panel, scores: Sequence[Score]) -> Charts | None:
               for info in metrics]
     left = len(run.methods) - len(methods)
     note = "Bands: 95 % of the mean, pointwise, images as units." + (
-        f" {left} further methods are not drawn; their numbers are in the tables." if left else "")
+        f" Not drawn, but in the tables: {left} further method{'s' * (left > 1)}." if left else "")
     return Charts(charts, [(_sample(k), run.methods[m].title) for k, m in enumerate(methods)], title=panel.model,
                   note=note)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 from numpy import ndarray
 from PIL import Image
 
@@ -17,6 +17,7 @@ from seewhy.errors import SeewhyError
 from seewhy.explanation import Explanation, interpolate
 from seewhy.ranks import mean_ranks
 from seewhy.viz.html import Figure
+from seewhy.viz.outlines import outlined
 
 SIDE = 200
 DISAGREEMENTS = 6
@@ -24,45 +25,64 @@ COMPARED = 24  # entries whose maps are compared with each other
 GRID = (28, 28)
 
 
+@dataclass(frozen=True)
+class Shot:
+    """A map to be shown."""
+
+    entry: str
+    sample: str
+    method: str
+    caption: str
+
+
 def extremes(run: Run, panel: Panel, info: MetricInfo) -> list[Block]:
     """For each method the best, the median and the worst map by one metric."""
-    blocks: list[Block] = []
-    for method in run.methods:
-        rows = run.ask("SELECT entry, sample, value FROM scores WHERE model = ? AND data = ? AND split = ? AND "
+    groups = []
+    for method, about in run.methods.items():
+        rows = run.ask("SELECT entry, sample, target, value FROM scores WHERE model = ? AND data = ? AND split = ? AND "
                        "method = ? AND metric = ? AND value IS NOT NULL ORDER BY value, entry", *panel.key, method,
                        info.label)
-        if not rows:
-            continue
         if info.higher_is_better:
             rows.reverse()
-        wanted = [("best", rows[0]), ("median", rows[len(rows) // 2]), ("worst", rows[-1])]
-        figures = [figure for word, (entry, sample, value) in wanted
-                   for figure in _figure(run, panel, method, entry, sample, f"{word}: {value:.3g} · {sample}")]
-        if figures:
-            blocks.append(Pictures(figures, title=_heading(run, panel, run.methods[method].title)))
-    return blocks
-
-
-def _heading(run: Run, panel: Panel, text: str) -> str:
-    return text if len(run.panels) == 1 else f"{text} · {panel.model}"
+        wanted = [("best", rows[0]), ("median", rows[len(rows) // 2]), ("worst", rows[-1])] if rows else []
+        groups.append((about.title, [Shot(entry, sample, method, f"{word}: {value:.3g} · {_subject(target, sample)}")
+                                     for word, (entry, sample, target, value) in wanted]))
+    return _blocks(run, panel, groups)
 
 
 def disagreements(run: Run, panel: Panel, info: MetricInfo) -> list[Block]:
     """The entries where the methods' scores lie furthest apart, one of an image, each with the two maps."""
-    order = "DESC" if info.higher_is_better else "ASC"
+    methods = [name for name, about in run.methods.items() if not about.baseline]
     rows = run.ask(
-        "WITH own AS (SELECT entry, sample, arg_max(method, value) AS hi, max(value) AS top, arg_min(method, value) "
-        "AS lo, min(value) AS bottom FROM scores WHERE model = ? AND data = ? AND split = ? AND metric = ? AND method "
-        "<> '' AND value IS NOT NULL GROUP BY entry, sample) SELECT * FROM own WHERE top > bottom QUALIFY "
-        "row_number() OVER (PARTITION BY sample ORDER BY top - bottom DESC, entry) = 1 "
-        "ORDER BY top - bottom DESC, sample LIMIT ?", *panel.key, info.label, DISAGREEMENTS)
-    blocks: list[Block] = []
-    for entry, sample, hi, top, lo, bottom in rows:
-        pair = [(hi, top), (lo, bottom)] if order == "DESC" else [(lo, bottom), (hi, top)]
-        figures = [f for method, value in pair
-                   for f in _figure(run, panel, method, entry, sample, f"{run.methods[method].title}: {value:.3g}")]
+        "WITH own AS (SELECT entry, sample, any_value(target) AS target, arg_max(method, value) AS hi, max(value) AS "
+        "top, arg_min(method, value) AS lo, min(value) AS bottom FROM scores WHERE model = ? AND data = ? AND split = "
+        "? AND metric = ? AND list_contains(?, method) AND value IS NOT NULL GROUP BY entry, sample) SELECT * FROM own "
+        "WHERE top > bottom QUALIFY row_number() OVER (PARTITION BY sample ORDER BY top - bottom DESC, entry) = 1 "
+        "ORDER BY top - bottom DESC, sample LIMIT ?", *panel.key, info.label, methods, DISAGREEMENTS)
+    groups = []
+    for entry, sample, target, *pair in rows:
+        pair = [tuple(pair[:2]), tuple(pair[2:])]
+        groups.append((_subject(target, sample), [
+            Shot(entry, sample, method, f"{run.methods[method].title}: {value:.3g}")
+            for method, value in (pair if info.higher_is_better else pair[::-1])]))
+    return _blocks(run, panel, groups)
+
+
+def _subject(target: str, sample: str) -> str:
+    """What the map is for, and of which picture."""
+    return f"{target} · {sample}" if target else sample
+
+
+def _blocks(run: Run, panel: Panel, groups: Sequence[tuple[str, Sequence[Shot]]]) -> list[Block]:
+    shots = [shot for _, group in groups for shot in group]
+    maps = _maps(run, panel, {(shot.entry, shot.method) for shot in shots})
+    images = _images(run, panel, {shot.sample for shot in shots})
+    model = "" if len(run.panels) == 1 else f" · {panel.model}"
+    blocks = []
+    for title, group in groups:
+        figures = [figure for shot in group if (figure := _figure(run, shot, maps, images))]
         if figures:
-            blocks.append(Pictures(figures, title=_heading(run, panel, sample)))
+            blocks.append(Pictures(figures, title=title + model))
     return blocks
 
 
@@ -71,9 +91,9 @@ def likeness(run: Run, panel: Panel) -> Table | None:
     entries = [e for (e,) in run.ask("SELECT DISTINCT entry FROM scores WHERE model = ? AND data = ? AND split = ? "
                                      "AND method <> '' ORDER BY hash(entry) LIMIT ?", *panel.key, COMPARED)]
     names, found = list(run.methods), []
-    for entry in entries:
-        maps = _maps(run, panel, entry, names)
-        rows = [_places(maps[m]) if m in maps else np.full(GRID[0] * GRID[1], np.nan) for m in names]
+    maps = _maps(run, panel, {(entry, method) for entry in entries for method in names})
+    for entry in entries if maps else ():
+        rows = [_places(maps[entry, m]) if (entry, m) in maps else np.full(GRID[0] * GRID[1], np.nan) for m in names]
         with np.errstate(invalid="ignore", divide="ignore"):
             found.append(np.atleast_2d(np.corrcoef(rows)))
     if not found or len(names) < 2:
@@ -92,70 +112,50 @@ def shaded(value: float) -> Cell:
     """A correlation with its colour: blue for alike, orange for opposite."""
     if np.isnan(value):
         return Cell("–")
-    return Cell(f"{value:.2f}", shade=round(55 * abs(value)), hue="#0072b2" if value > 0 else "#d55e00")
+    return Cell(f"{round(value, 2) + 0.0:.2f}", shade=round(55 * abs(value)), hue="#0072b2" if value > 0 else "#d55e00")
 
 
 def _places(values: ndarray) -> ndarray:
     return mean_ranks(interpolate(torch.from_numpy(values), GRID).reshape(1, -1))[0].numpy()
 
 
-def _maps(run: Run, panel: Panel, entry: str, methods: Iterable[str]) -> dict[str, ndarray]:
-    files = [str(path) for path in sorted((run.folder / "maps").glob("*.parquet"))]
-    if not files:
+def _maps(run: Run, panel: Panel, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], ndarray]:
+    """The stored maps by entry and method; without those that hold NaN."""
+    files = run.parts("maps")
+    if not files or not wanted:
         return {}
-    rows = run.ask('SELECT method, "rows", "cols", map FROM read_parquet(?, union_by_name=true) WHERE model = ? AND '
-                   "entry = ? AND list_contains(?, method)", files, panel.model, entry, list(methods))
-    found = {method: np.frombuffer(data, np.float16).reshape(r, c).astype(np.float32) for method, r, c, data in rows}
-    return {method: values for method, values in found.items() if np.isfinite(values).all()}
+    entries, methods = zip(*sorted(wanted), strict=True)
+    rows = run.ask('SELECT entry, method, "rows", "cols", map FROM read_parquet(?, union_by_name=true) SEMI JOIN '
+                   "(SELECT unnest(?) AS entry, unnest(?) AS method) USING (entry, method) WHERE model = ?", files,
+                   list(entries), list(methods), panel.model)
+    found = {(entry, method): np.frombuffer(data, np.float16).reshape(r, c).astype(np.float32)
+             for entry, method, r, c, data in rows}
+    return {key: values for key, values in found.items() if np.isfinite(values).all()}
 
 
-def _figure(run: Run, panel: Panel, method: str, entry: str, sample: str, caption: str) -> Sequence[Figure]:
-    """The overlay with the object's outline; nothing where the run kept no map."""
-    maps = _maps(run, panel, entry, [method])
-    if method not in maps:
-        return []
-    image, mask = _image(run, panel, sample)
+def _images(run: Run, panel: Panel, samples: Collection[str]) -> dict[str, tuple[bytes, bytes | None]]:
+    """The stored pictures with their masks, by sample."""
+    files = run.parts("images")
+    if not files or not samples:
+        return {}
+    rows = run.ask("SELECT sample, jpeg, mask FROM read_parquet(?, union_by_name=true) WHERE model = ? AND "
+                   "list_contains(?, sample) AND jpeg IS NOT NULL", files, panel.model, sorted(samples))
+    return {sample: (jpeg, mask) for sample, jpeg, mask in rows}
+
+
+def _figure(run: Run, shot: Shot, maps: dict[tuple[str, str], ndarray],
+            images: dict[str, tuple[bytes, bytes | None]]) -> Figure | None:
+    """The overlay with the objects' outline; nothing where the run kept no map."""
+    if (shot.entry, shot.method) not in maps:
+        return None
+    jpeg, mask = images.get(shot.sample, (None, None))
+    image = None if jpeg is None else Image.open(BytesIO(jpeg)).convert("RGB")
+    values, about = torch.from_numpy(maps[shot.entry, shot.method]), run.methods[shot.method]
     try:
-        explanation = Explanation(torch.from_numpy(maps[method]), method, image=image,
-                                  signed=run.methods[method].signed)
-        picture = explanation.overlay()
+        picture = Explanation(values, shot.method, image=image, signed=about.signed).overlay()
     except SeewhyError:
-        return []
+        return None
     if mask is not None:
-        picture = outlined(picture, mask)
+        picture = outlined(picture, np.asarray(Image.open(BytesIO(mask)).convert("1")))
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return [Figure(picture, caption, alt=f"Heat map of {run.methods[method].title} over {sample}")]
-
-
-def _image(run: Run, panel: Panel, sample: str) -> tuple[Image.Image | None, Bool[ndarray, "rows cols"] | None]:
-    files = [str(path) for path in sorted((run.folder / "images").glob("*.parquet"))]
-    rows = run.ask("SELECT jpeg, mask FROM read_parquet(?, union_by_name=true) WHERE model = ? AND "
-                   "sample = ? LIMIT 1", files, panel.model, sample) if files else []
-    if not rows or rows[0][0] is None:
-        return None, None
-    jpeg, mask = rows[0]
-    shape = None if mask is None else np.asarray(Image.open(BytesIO(mask)).convert("1"))
-    return Image.open(BytesIO(jpeg)).convert("RGB"), shape
-
-
-def outlined(picture: Image.Image, mask: Bool[ndarray, "rows cols"]) -> Image.Image:
-    """The mask's edge in white on black, to be seen on any colour."""
-    size = picture.size
-    inside = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    edge = np.zeros_like(inside)
-    for axis in (0, 1):
-        differs = np.diff(inside.astype(np.int8), axis=axis) != 0
-        edge[: differs.shape[0], : differs.shape[1]] |= differs
-    pixels = np.asarray(picture).copy()
-    pixels[_grown(edge, max(2, size[0] // 110))] = 0
-    pixels[_grown(edge, max(1, size[0] // 220))] = 255
-    return Image.fromarray(pixels)
-
-
-def _grown(edge: Bool[ndarray, "rows cols"], by: int) -> Bool[ndarray, "rows cols"]:
-    grown = edge.copy()
-    for shift in range(1, by + 1):
-        for axis in (0, 1):
-            for sign in (-1, 1):
-                grown |= np.roll(edge, sign * shift, axis)
-    return grown
+    return Figure(picture, shot.caption, alt=f"Heat map of {about.title} over {shot.sample}")

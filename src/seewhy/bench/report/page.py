@@ -15,7 +15,10 @@ from seewhy.bench.report.read import MetricInfo, Panel, Run
 
 LEGEND = ("Mean ± half-width of the 95 % interval (bootstrap over images). ★ best. ≈ not significantly worse than the "
           "best: two-sided paired bootstrap over the images that both have, Holm-adjusted over the methods, 5 %. "
-          f"No verdict below {stats.FEWEST} images. ↑ higher is better, ↓ lower is better.")
+          f"No verdict below {stats.FEWEST} images. Baselines know nothing of the model and have no rank. "
+          "↑ higher is better, ↓ lower is better.")
+
+TIED = 0.25  # share of maps with one and the same score, above which a metric tells maps apart badly
 
 
 def parts(run: Run, scores: Sequence[Score]) -> list[Part]:
@@ -33,7 +36,10 @@ def intro(run: Run) -> str:
     began = str(run.manifest.get("started") or "")[:10]
     state = "" if run.manifest.get("finished", True) else " The run is not finished: these are the rows so far."
     models = f"{len(run.panels)} model{'s' * (len(run.panels) > 1)}"
-    return (f"{len(run.methods)} methods, {models}, {images} images of {data}, {maps} maps"
+    bases = sum(about.baseline for about in run.methods.values())
+    methods = len(run.methods) - bases
+    return (f"{methods} method{'s' * (methods != 1)}{f' and {bases} baseline' if bases else ''}{'s' * (bases > 1)}, "
+            f"{models}, {images} images of {data}, {maps} maps"
             f"{', begun ' + began if began else ''}.{state}")
 
 
@@ -87,7 +93,7 @@ def _cell(run: Run, score: Score | None) -> Cell:
     mark = " ★" if score.rank == 1 else " ≈" if score.level else ""
     half = "" if score.low is None or score.high is None else f"± {(score.high - score.low) / 2:.2g}"
     failed = f", {score.failed} failed" if score.failed else ""
-    place = f"rank {score.rank}, " if score.rank else ""
+    place = f"rank {score.rank}, " if score.rank else "baseline, " if run.methods[score.method].baseline else ""
     return Cell(f"{score.mean:.4g}{mark}", [line for line in (half, f"{place}n {score.n}{failed}", *told) if line],
                 best=score.rank == 1)
 
@@ -139,26 +145,31 @@ def _distributions(run: Run) -> Part:
             block = None if info.part else drawings.distributions(run, panel, info)
             blocks += [block] if block else []
     return Part("Image by image", blocks, "Each map's score. Box: the middle half; bar: the median; line: 5th to 95th "
-                "percentile; dots: some of the maps. Panels follow the order of the models.")
+                "percentile; dots: some of the maps.")
 
 
 def judge(run: Run) -> MetricInfo | None:
-    """The metric that galleries go by: the first with a direction."""
-    return next((m for m in run.metrics.values() if m.higher_is_better is not None and not m.part), None)
+    """The metric that galleries go by: one with a direction, rather of where or why than of how simple a map is, and
+    rather one that tells maps apart than one that says the same of most; of those the plan's first.
+    """
+    known = [m for m in run.metrics.values() if m.higher_is_better is not None and not m.part]
+    tied = dict(run.ask("SELECT metric, max(n) / sum(n) FROM (SELECT metric, value, count(*) AS n FROM scores WHERE "
+                        "method <> '' AND value IS NOT NULL GROUP BY ALL) GROUP BY metric"))
+    return min(known, key=lambda m: (m.family == "complexity", tied.get(m.label, 1) > TIED), default=None)
 
 
 def _pictures(run: Run) -> Part:
     info = judge(run)
     blocks = [b for panel in run.panels for b in galleries.extremes(run, panel, info)] if info else []
-    return Part("Best, median, worst", blocks, f"By {info.title} {info.arrow}. The white line is the object's mask."
-                if info else "")
+    return Part("Best, median, worst", blocks, f"By {info.title} {info.arrow}. Under each map its score, the class "
+                "that it is for, and the picture. White lines: all objects of the picture." if info else "")
 
 
 def _disagreements(run: Run) -> Part:
     info = judge(run)
     blocks = [b for panel in run.panels for b in galleries.disagreements(run, panel, info)] if info else []
     return Part("Where methods disagree most", blocks, f"Images with the widest range of {info.title} between methods: "
-                "the best map and the worst." if info else "")
+                "the best map and the worst, for one class." if info else "")
 
 
 # --- protocol --------------------------------------------------------------------------------------------------------

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from seewhy.bench.store import PLAN, ROWS, Store
 from seewhy.errors import DataError, require
 
 COLUMNS = ("model", "data", "split", "sample", "index", "target", "entry", "method", "metric", "value", "seconds",
@@ -39,10 +39,11 @@ class MetricInfo:
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """What the manifest says of a method as the run configured it."""
+    """What the manifest says of a method as the run configured it. A baseline knows nothing of the model."""
 
     label: str
     title: str
+    baseline: bool = False
     signed: bool = False
     citation: str = ""
     cost: str = ""
@@ -75,36 +76,44 @@ class Run:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.manifest = _manifest(self.folder)
-        self.plan_text = _text(self.folder / "plan.toml")
-        self.plan = _toml(self.folder / "plan.toml", self.plan_text)
+        store = Store.open(folder)
+        self.folder, self.manifest, self.plan_text = store.folder, store.manifest, store.plan_text
+        self.plan = _toml(self.folder / PLAN, self.plan_text)
         self.db = require("duckdb", "bench").connect()
+        self.files = self.parts(ROWS)
         self._load()
 
     def _load(self) -> None:
-        files = [str(path) for path in sorted((self.folder / "rows").glob("*.parquet"))]
-        if not files:
+        if not self.files:
             raise DataError(f"{self.folder} has no rows yet; run `seewhy bench resume {self.folder}` first")
         names = ", ".join(f'"{name}"' for name in COLUMNS if name != "value")
         key = ", ".join(f'"{name}"' for name in KEY)
-        try:  # two processes may have written the same row
-            self.db.execute(f"CREATE TABLE scores AS SELECT DISTINCT ON ({key}) {names}, "
-                            "CASE WHEN isfinite(value) THEN value END AS value "
-                            "FROM read_parquet(?, union_by_name=true)", [files])
-        except Exception as error:  # DuckDB's errors have no common base among Python's own
-            reason = str(error).splitlines()[0]
-            raise DataError(f"{self.folder / 'rows'} cannot be read ({reason}); move the broken part away and resume "
-                            "the run") from error
-        self.files = files
+        # two processes may have written the same row
+        self.ask(f"CREATE TABLE scores AS SELECT DISTINCT ON ({key}) {names}, CASE WHEN isfinite(value) THEN value END "
+                 "AS value FROM read_parquet(?, union_by_name=true)", self.files)
+
+    def parts(self, kind: str) -> list[str]:
+        """The Parquet files of rows, maps or images."""
+        return [str(path) for path in sorted((self.folder / kind).glob("*.parquet"))]
 
     def ask(self, sql: str, *values: Any) -> list[tuple]:
-        """Rows of an SQL query over the table `scores`."""
-        return self.db.execute(sql, list(values)).fetchall()
+        """Rows of an SQL query over the table `scores`.
+
+        Raises:
+            DataError: a part cannot be read.
+        """
+        return self._answer(sql, values).fetchall()
 
     def arrays(self, sql: str, *values: Any) -> dict[str, Any]:
-        """Columns of an SQL query as numpy arrays."""
-        return self.db.execute(sql, list(values)).fetchnumpy()
+        """Columns of an SQL query as numpy arrays; errors as for `ask`."""
+        return self._answer(sql, values).fetchnumpy()
+
+    def _answer(self, sql: str, values: tuple[Any, ...]) -> Any:
+        try:
+            return self.db.execute(sql, list(values))
+        except require("duckdb", "bench").Error as error:
+            raise DataError(f"{self.folder} cannot be read ({str(error).splitlines()[0]}); run `seewhy bench resume "
+                            f"{self.folder}`, which makes broken parts again") from error
 
     @cached_property
     def panels(self) -> list[Panel]:
@@ -133,26 +142,6 @@ class Run:
         return {label: m for label, m in {**found, **rest}.items() if label in here}
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{folder} is no run (no manifest.json); pass a folder that `seewhy bench run` wrote") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is broken ({error}); run the plan again") from error
-    if not isinstance(manifest, dict):
-        raise DataError(f"{path} is no manifest; run the plan again")
-    return manifest
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError:
-        return ""
-
-
 def _toml(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
@@ -176,8 +165,9 @@ def _method(label: str, about: dict) -> MethodInfo:
     title = card.get("title", label)
     if label != card.get("name", label):
         title = f"{title} ({label})"  # the same method with other options
-    return MethodInfo(label, title, bool(card.get("signed")), card.get("citation", ""),
-                      str(about.get("cost") or card.get("cost") or ""), about.get("options") or {})
+    return MethodInfo(label, title, card.get("family") == "baseline", bool(card.get("signed")),
+                      card.get("citation", ""), str(about.get("cost") or card.get("cost") or ""),
+                      about.get("options") or {})
 
 
 def _metric(label: str, about: dict) -> list[MetricInfo]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from seewhy.bench import stats
 from seewhy.bench.report.board import Score
-from seewhy.bench.report.read import Panel, Run
+from seewhy.bench.report.read import MetricInfo, Panel, Run
 
 SHOWN = 5  # reasons of failures
 
@@ -16,29 +16,47 @@ def leaders(run: Run, panel: Panel, scores: Sequence[Score]) -> list[str]:
     lines = []
     for info in run.metrics.values():
         own = [s for s in scores if s.panel == panel and s.metric == info.label and s.mean is not None]
-        leader = next((s for s in own if s.leads), None)
-        if leader is None or info.part or len(own) < 2:
+        first = [s for s in own if s.rank == 1]
+        if not first or info.part or len(own) < 2:
             continue
-        lines.append(f"{info.title} {info.arrow}: {_name(run, leader)} leads with {_mean(leader)}{_rest(run, own)}.")
+        who = _listed([_name(run, s) for s in first])
+        lines.append(f"{info.title} {info.arrow}: {who} {'leads' if len(first) == 1 else 'share the lead'} with "
+                     f"{_mean(first[0])}{_rest(run, own)}.{_unbeaten(run, info, own, first[0])}")
     return lines
 
 
 def _rest(run: Run, own: list[Score]) -> str:
-    others = sorted((s for s in own if not s.leads), key=lambda s: s.rank or 0)
+    others = sorted((s for s in own if s.rank != 1), key=lambda s: s.rank or len(own))
     level = [s for s in others if s.level]
-    unknown = [s for s in others if s.level is None]
-    if len(unknown) == len(others):
+    if not others:
+        return ""
+    if all(s.level is None for s in others):
         return f"; too few images (fewer than {stats.FEWEST}) to say whether others are worse"
     second = others[0]
-    margin = f", {abs(second.gap):.3g} ahead of {_name(run, second)}" if second.gap is not None else ""
+    margin = f", {second.gap:.3g} ahead of {_name(run, second)}" if second.rank and (second.gap or 0) > 0 else ""
     if not level:
         return f"{margin}; all others are significantly worse"
-    names = ", ".join(_name(run, s) for s in level)
-    return f"{margin}; not significantly worse: {names}"
+    return f"{margin}; not significantly worse: {', '.join(_name(run, s) for s in level)}"
+
+
+def _unbeaten(run: Run, info: MetricInfo, own: list[Score], leader: Score) -> str:
+    """A warning where a map that knows nothing of the model does as well as the best method."""
+    sign = 1 if info.higher_is_better else -1
+    ahead = [s for s in own if run.methods[s.method].baseline and sign * (s.mean - leader.mean) >= 0]
+    if not ahead:
+        return ""
+    names = _listed([f"{_name(run, s)} ({s.mean:.4g})" for s in ahead])
+    return (f" But {names}, which know{'s' * (len(ahead) == 1)} nothing of the model, "
+            f"do{'es' * (len(ahead) == 1)} no worse: by this metric alone no method is shown to be good.")
 
 
 def _name(run: Run, score: Score) -> str:
-    return run.methods[score.method].title
+    about = run.methods[score.method]
+    return f"the baseline {about.title}" if about.baseline else about.title
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _mean(score: Score) -> str:
