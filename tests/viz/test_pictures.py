@@ -15,7 +15,7 @@ from PIL import Image
 from seewhy.errors import OptionError, SeewhyError
 from seewhy.explanation import Explanation
 from seewhy.viz.colors import NEUTRAL, colorize, table
-from seewhy.viz.grid import grid
+from seewhy.viz.grid import distinct_titles, explanation_grid, grid
 from seewhy.viz.html import Bar, Figure, Section, page
 from seewhy.viz.overlay import FADE, LIFT, heatmap, overlay
 from seewhy.viz.text import font, wrap
@@ -182,6 +182,15 @@ def test_a_narrow_grid_breaks_its_legend_into_lines(cat):
     assert narrow.height > wide.height
     ink = (np.asarray(narrow.convert("L"))[-60:] < 200).any(0)
     assert not ink[-6:].any()  # nothing runs out of the picture
+
+
+def test_columns_of_one_method_say_how_they_differ(cat):
+    maps = [Explanation(torch.rand(2, 2), "attention_map", options={"block": -1, "head": h}, image=cat)
+            for h in (None, 1)]
+    maps.append(Explanation(torch.rand(2, 2), "lafam", options={"reduce": "norm"}, image=cat))
+    assert distinct_titles(maps) == ["Attention map", "Attention map head=1", "LaFAM"]
+    assert distinct_titles(maps[1:]) == ["Attention map", "LaFAM"]
+    assert explanation_grid([maps], cell=100).height > explanation_grid([maps[1:]], cell=100).height  # two lines
 
 
 def test_grid_of_uneven_rows_and_long_words(cat):

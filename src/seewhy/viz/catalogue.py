@@ -7,7 +7,7 @@ from pathlib import Path
 
 from seewhy.explanation import Explanation
 from seewhy.methods.base import Method
-from seewhy.viz.grid import explanation_grid, grid
+from seewhy.viz.grid import distinct_titles, explanation_grid, grid
 from seewhy.viz.html import Figure, Section, page
 
 COLUMNS = 6
@@ -33,7 +33,8 @@ def montage(maps: Sequence[Sequence[Explanation]], title: str, columns: int = CO
     """All maps of the catalogue in rows of `columns`, titled one by one; the photo first."""
     drawn = [(maps[0][0].image, "photo")]
     for i, row in enumerate(maps):
-        drawn += [(e, e.title) for e in row if i == 0 or e.target_title]
+        drawn += [(e, _titled(name, e))
+                  for e, name in zip(row, distinct_titles(row), strict=True) if i == 0 or e.target_title]
     lines = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
     return grid([[cell for cell, _ in line] for line in lines], title=title,
                 captions=[[caption for _, caption in line] for line in lines])
@@ -47,9 +48,14 @@ def _sections(maps: Sequence[Sequence[Explanation]], tools: Sequence[Method]) ->
         about = f"{card.summary} Passes: {tool.cost}. {card.citation}."
         for i, row in enumerate(maps):
             if i == 0 or row[j].target_title:
-                figure = Figure.of(row[j], f"{row[j].title}. {about if i == 0 else ''}".strip())
+                title = _titled(distinct_titles(row)[j], row[j])
+                figure = Figure.of(row[j], f"{title}. {about if i == 0 else ''}".strip())
                 families.setdefault(card.family, []).append(figure)
     photo = Figure(maps[0][0].image, "as the model sees it", alt="the photo")
     return [Section("The photo", figures=[photo])] + [
         Section(family.upper() if len(family) == 3 else family.capitalize(), figures=figures)
         for family, figures in sorted(families.items())]
+
+
+def _titled(name: str, one: Explanation) -> str:
+    return f"{name} · {one.target_title}" if one.target_title else name

@@ -82,14 +82,26 @@ def grid(
 def explanation_grid(rows: Sequence[Sequence[Explanation]], title: str | None = None, cell: int = 240) -> Image.Image:
     """The photo, then methods as columns and targets as rows, titled from the explanations themselves.
 
-    A method that knows no target shows the same map for each; it is drawn in the first row only.
+    A method that knows no target shows the same map for each; it is drawn in the first row only. Where a method stands
+    in several columns (heads, layers), each says which options are its own.
     """
     photos = [row[0].image for row in rows]
     drawn = [[explanation if i == 0 or explanation.target_title else None for explanation in row]
              for i, row in enumerate(rows)]
     names = [next((e.target_title for e in row if e.target_title), "") for row in rows]
     return grid([[photo if i == 0 else None, *row] for i, (photo, row) in enumerate(zip(photos, drawn, strict=True))],
-                names if any(names) else None, ["photo", *(e.method_title for e in rows[0])], title, cell=cell)
+                names if any(names) else None, ["photo", *distinct_titles(rows[0])], title, cell=cell)
+
+
+def distinct_titles(maps: Sequence[Explanation]) -> list[str]:
+    """The titles of the methods; of those that are there several times, with the options in which they differ."""
+    found = []
+    for one in maps:
+        options = [m.options for m in maps if m.method_title == one.method_title]
+        own = [f"{name}={value}" for name, value in one.options.items()
+               if value is not None and any(o.get(name) != value for o in options)]
+        found.append(f"{one.method_title} {', '.join(own)}".strip())
+    return found
 
 
 def _check(rows, row_titles, col_titles, captions) -> None:
