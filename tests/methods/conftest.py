@@ -1,4 +1,7 @@
-"""`agree`: compare with an oracle and remember how near it was (SEEWHY_ORACLES=1 prints the table at the end)."""
+"""`model` and `x`: a toy in float64 and its batch, unless a file has its own.
+
+`agree`: compare with an oracle and remember how near it was (SEEWHY_ORACLES=1 prints the table at the end).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,23 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from toys import batch, toy_cnn, toy_vit
+
+from seewhy.models.adapter import VisionModel
+
+
+@pytest.fixture(params=[toy_cnn, toy_vit], ids=["cnn", "vit"])
+def model(request: pytest.FixtureRequest) -> VisionModel:
+    """One toy after the other, in float64."""
+    model = request.param()
+    model.module.double().eval()
+    return model
+
+
+@pytest.fixture
+def x() -> Tensor:
+    """Two pictures for a toy, in float64."""
+    return batch().double()
 
 
 @pytest.fixture

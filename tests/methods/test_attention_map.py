@@ -20,11 +20,6 @@ def model(request):
     return model
 
 
-@pytest.fixture
-def x():
-    return batch().double()
-
-
 def matrices(model, x):
     return literal.through(model.module, literal.embed(model.module, x))[1]
 

@@ -23,11 +23,6 @@ CLASSES = [3, 1]
 
 
 @pytest.fixture
-def x():
-    return batch().double()
-
-
-@pytest.fixture
 def cnn():
     model = toy_cnn()
     model.module.double()

@@ -30,11 +30,6 @@ TARGETS = [ClassifierOutputTarget(c) for c in CLASSES]
 
 
 @pytest.fixture
-def x():
-    return batch().double()
-
-
-@pytest.fixture
 def cnn():
     """With a head so large that the other packages' ε beside g² is nothing."""
     model = toy_cnn()

@@ -25,11 +25,6 @@ def model(request):
     return model
 
 
-@pytest.fixture
-def x():
-    return batch().double()
-
-
 def score(vit, residual, T, targets=CLASSES):
     """f(T), the residual stream fixed: one class for each image."""
     logits = literal.logits(vit, literal.after_norm1(vit.blocks[-1], residual, T))

@@ -9,7 +9,7 @@ from captum.attr import IntegratedGradients as TheirIntegratedGradients
 from captum.attr import NoiseTunnel
 from captum.attr import Saliency as TheirSaliency
 from PIL import Image
-from toys import batch, toy_cnn, toy_vit
+from toys import batch, toy_cnn
 
 from seewhy.errors import OptionError
 from seewhy.methods import InputXGradient, IntegratedGradients, Saliency, SmoothGrad
@@ -17,18 +17,6 @@ from seewhy.methods.gradient.baselines import BASELINES, gaussian_blur
 from seewhy.methods.gradient.integrated_gradients import quadrature
 
 CLASSES = [3, 1]
-
-
-@pytest.fixture(params=[toy_cnn, toy_vit], ids=["cnn", "vit"])
-def model(request):
-    model = request.param()
-    model.module.double().eval()
-    return model
-
-
-@pytest.fixture
-def x():
-    return batch().double()
 
 
 def gradient(model, x):

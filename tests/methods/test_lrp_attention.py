@@ -36,11 +36,6 @@ def lively(model):
     return model
 
 
-@pytest.fixture
-def x():
-    return batch().double()
-
-
 def grid(model, rows):
     return literal.on_grid(rows, model.module.prefix, 4, 6)
 

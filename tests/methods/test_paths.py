@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from saliency.core import guided_ig as theirs
-from toys import batch, toy_cnn, toy_vit
+from toys import batch, toy_cnn
 
 from seewhy.errors import OptionError, TargetError
 from seewhy.methods import GuidedIG, IntegratedGradients, MultiCropSaliency, Saliency, SpectralIG
@@ -20,18 +20,6 @@ from seewhy.methods.gradient.spectral_ig import SpectralPath
 from seewhy.targets import Custom, Regression, embedding_sum
 
 CLASSES = [3, 1]
-
-
-@pytest.fixture(params=[toy_cnn, toy_vit], ids=["cnn", "vit"])
-def model(request):
-    model = request.param()
-    model.module.double().eval()
-    return model
-
-
-@pytest.fixture
-def x():
-    return batch().double()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import Occlusion as TheirOcclusion
-from toys import batch, toy_cnn, toy_vit
+from toys import toy_cnn
 
 from seewhy.errors import OptionError
 from seewhy.methods import RISE, Occlusion
@@ -15,18 +15,6 @@ from seewhy.methods.perturbation.masks import KINDS, RandomMasks
 from seewhy.targets import Custom, Regression, Similarity
 
 CLASSES = [3, 1]
-
-
-@pytest.fixture(params=[toy_cnn, toy_vit], ids=["cnn", "vit"])
-def model(request):
-    model = request.param()
-    model.module.double().eval()
-    return model
-
-
-@pytest.fixture
-def x():
-    return batch().double()
 
 
 def logits_of(model, x):

@@ -9,7 +9,7 @@ import relax_xai.relax
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from toys import batch, toy_cnn, toy_vit
+from toys import batch, toy_cnn
 
 from seewhy.errors import ModelError, NonFiniteError, OptionError
 from seewhy.methods import RELAX, RISE, URELAX
@@ -17,18 +17,6 @@ from seewhy.methods.perturbation.masks import RandomMasks
 from seewhy.methods.perturbation.similarity import WeightedMoments, distance
 
 MASKS = ("relax", "nearest")
-
-
-@pytest.fixture(params=[toy_cnn, toy_vit], ids=["cnn", "vit"])
-def model(request):
-    model = request.param()
-    model.module.double().eval()
-    return model
-
-
-@pytest.fixture
-def x():
-    return batch().double()
 
 
 def all_masks(kind, n, seed=0):

@@ -24,11 +24,6 @@ THREE = [Deconvnet, GuidedBackprop, GuidedGradCAM]
 
 
 @pytest.fixture
-def x():
-    return batch().double()
-
-
-@pytest.fixture
 def cnn():
     model = toy_cnn()
     model.module.double().eval()
