@@ -45,6 +45,16 @@ def test_a_concept_method_gets_examples_and_a_failing_one_a_reason():
     assert "cannot serve" in board.markdown(list(rows.values()))
 
 
+def test_a_broken_promise_is_told():
+    def row(title, right, wrong, class_specific=True):
+        return board.Row("m", title, title, class_specific, 100, right, wrong, 0.2, 0.2, 0.05, 1)
+
+    text = board.markdown([row("good", 0.8, 0.1), row("close", 0.45, 0.4), row("free", 0.3, 0.5, False)])
+    assert text.endswith("not discriminative here: close.")
+    assert [line.rsplit("|", 2)[1].strip() for line in text.splitlines()[2:5]] == ["yes", "no", "no (label-free)"]
+    assert "not discriminative" not in board.markdown([row("good", 0.8, 0.1)])
+
+
 def test_the_command_writes_the_page(monkeypatch, tmp_path, capsys):
     from seewhy.cli import main
 

@@ -47,6 +47,11 @@ class Row:
     passes: int
     error: str = ""
 
+    @property
+    def discriminates(self) -> bool:
+        """Whether maxima lie in the right object more often than in a wrong one, beyond both margins."""
+        return self.right - self.margin > self.wrong + self.margin
+
 
 def table(model: VisionModel, n: int = 300, methods: Sequence[str] | None = None, *, seed: int = 0, thin: bool = True,
           progress: Progress = lambda items, *_: iter(items)) -> list[Row]:
@@ -148,10 +153,13 @@ def markdown(rows: Sequence[Row]) -> str:
         if row.error:
             lines.append(f"| {row.title} | {row.error} | | | | | | |")
             continue
-        verdict = "yes" if row.right - row.margin > row.wrong + row.margin else "no"
+        verdict = "yes" if row.discriminates else "no"
         promise = " (label-free)" if not row.class_specific else ""
         lines.append(f"| {row.title} | {row.right:.1%} ± {row.margin:.1%} | {row.wrong:.1%} | {row.mass_right:.1%} | "
                      f"{row.mass_wrong:.1%} | {row.maps} | {row.passes} | {verdict}{promise} |")
+    broken = [row.title for row in rows if row.class_specific and not row.error and not row.discriminates]
+    if broken:
+        lines += ["", f"Asked for a class, and yet not discriminative here: {', '.join(broken)}."]
     return "\n".join(lines)
 
 
