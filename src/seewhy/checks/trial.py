@@ -17,7 +17,7 @@ from seewhy.checks.contract import Check, batch_for, ensure, entered, named, pic
 from seewhy.checks.probe import FEW, output_of
 from seewhy.methods import METHODS
 from seewhy.methods.base import Method
-from seewhy.metrics.base import Given, Measurement, Metric
+from seewhy.metrics.base import TRUTH, Given, Measurement, Metric, picked
 from seewhy.models.adapter import VisionModel
 from seewhy.registry import Ask, Need, options_of
 from seewhy.targets import ClassTarget
@@ -62,12 +62,8 @@ class Trial:
 
     def rows(self, rows: list[int]) -> tuple[Tensor, Given]:
         """Maps and knowledge of some of the images."""
-        def pick(value: Any) -> Any:
-            return value if value is None else value[rows] if isinstance(value, Tensor) else [value[i] for i in rows]
-
         known = self.known
-        fields = {name: pick(getattr(known, name)) for name in
-                  ("masks", "objects", "valid", "boxes", "x", "labels", "rivals")}
+        fields = {name: picked(getattr(known, name), rows) for name in (*TRUTH, "x")}
         return self.maps[rows], self.given(**fields, target=known.target and known.target.at(rows))
 
     def asks(self, *asks: Ask) -> None:

@@ -20,6 +20,8 @@ from seewhy.registry import ASK_TEXT, Ask, MetricCard, Need, check_options, opti
 from seewhy.targets import TargetLike, as_target
 
 T = TypeVar("T")
+TRUTH = ("masks", "objects", "valid", "boxes", "labels", "rivals")
+"""The fields of `Given` that say what is true of the images' rows; the others are the images and the model."""
 
 
 @dataclass(eq=False)
@@ -233,26 +235,23 @@ def _bad_rows(maps: Tensor, given: Given, needs: frozenset[Ask], undefined: dict
 
 def _rows(given: Given, rows: list[int]) -> Given:
     """Other rows' truth for the same images: what the model said of them (`memo`) holds whichever map is bad."""
-    def pick(value: Any) -> Any:
-        return value if value is None else value[rows] if isinstance(value, Tensor) else [value[i] for i in rows]
+    return replace(given, **{name: picked(getattr(given, name), rows) for name in TRUTH})
 
-    truth = ("masks", "objects", "valid", "boxes", "labels", "rivals")
-    return replace(given, **{name: pick(getattr(given, name)) for name in truth})
+
+def picked(value: Any, rows: list[int]) -> Any:
+    """Some rows of a tensor or list; of nothing, nothing."""
+    return value if value is None else value[rows] if isinstance(value, Tensor) else [value[i] for i in rows]
 
 
 def _struck(found: Measurement, reasons: dict[int, str]) -> Measurement:
     """The rows with a reason set to NaN."""
     if not reasons:
         return found
-    rows = sorted(reasons)
-
-    def strike(values: Tensor) -> Tensor:
-        values = values.clone()
-        values[rows] = torch.nan
-        return values
-
-    return Measurement(strike(found.value), {k: strike(v) for k, v in found.parts.items()},
-                       {k: strike(v) for k, v in found.curves.items()}, reasons)
+    value, parts, curves = found.value.clone(), *({k: v.clone() for k, v in each.items()}
+                                                  for each in (found.parts, found.curves))
+    for each in (value, *parts.values(), *curves.values()):
+        each[sorted(reasons)] = torch.nan
+    return Measurement(value, parts, curves, reasons)
 
 
 def fit(maps: Float[Tensor, "batch r c"], size: tuple[int, int],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,39 +61,35 @@ def on_grids(model: VisionModel, x: Tensor, layers: Sequence[Layer], target: Tar
     if any(g is None for g in gradients):
         raise ModelError("the score has no gradient: the target is constant, a layer does not lead to it, or the "
                          "model's forward switches gradients off; use another target or layer, or lafam")
-
-    def on_grid(value: Tensor, layer: Layer) -> Tensor:
-        return model.to_grid(at_least_float(value.detach()), layer, x.shape[-2:])
-
-    return [(on_grid(v, layer), on_grid(g, layer)) for v, g, layer in zip(values, gradients, layers, strict=True)]
+    on_grid = [[model.to_grid(at_least_float(v.detach()), layer, x.shape[-2:])
+                for v, layer in zip(each, layers, strict=True)] for each in (values, gradients)]
+    return list(zip(*on_grid, strict=True))
 
 
 @contextmanager
 def _cut_and_collected(modules: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """Like `surgery.cut` at whichever module runs first; the outputs of all are collected, inside the graph."""
     found: dict[str, Tensor] = {}
-
-    def hook_for(name: str) -> Any:
-        def hook(_: nn.Module, __: tuple, output: Any) -> Any:
-            if name in found:
-                raise LayoutError(f"layer {name!r} runs more than once in a forward; choose one that runs once")
-            value = first_tensor(output)
-            if not found:
-                torch.set_grad_enabled(True)
-                value = value.detach().clone().requires_grad_()
-            found[name] = value
-            # the forward goes on with a copy: an in-place operation must not change what was collected
-            return with_first_tensor(output, value.clone())
-
-        return hook
-
     with torch.no_grad(), ExitStack() as stack:
         for name, module in modules.items():
-            stack.enter_context(hooked(module, hook_for(name)))
+            stack.enter_context(hooked(module, partial(_collect, found, name)))
         yield found
     missing = sorted(set(modules) - set(found))
     if missing:
         raise LayoutError(f"layer {missing[0]!r} did not run in this forward; choose another layer")
+
+
+def _collect(found: dict[str, Tensor], name: str, _: nn.Module, __: tuple, output: Any) -> Any:
+    """The hook of a layer: gradients begin at whichever runs first."""
+    if name in found:
+        raise LayoutError(f"layer {name!r} runs more than once in a forward; choose one that runs once")
+    value = first_tensor(output)
+    if not found:
+        torch.set_grad_enabled(True)
+        value = value.detach().clone().requires_grad_()
+    found[name] = value
+    # the forward goes on with a copy: an in-place operation must not change what was collected
+    return with_first_tensor(output, value.clone())
 
 
 def unit_range(maps: Float[Tensor, "*maps rows cols"]) -> Float[Tensor, "*maps rows cols"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -118,12 +120,13 @@ def _background(given: Given) -> Bool[Tensor, "batch rows cols"]:
 
 
 def _logits(given: Given) -> Float[Tensor, "batch classes"]:
-    def run() -> Output:
-        model, x = given.model, given.x
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False), model.fitting(x), untouched(model.module):
-            return model.run(x)
+    return given.once("output", partial(_output, given)).require(Need.LOGITS).float()
 
-    return given.once("output", run).require(Need.LOGITS).float()
+
+def _output(given: Given) -> Output:
+    model, x = given.model, given.x
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False), model.fitting(x), untouched(model.module):
+        return model.run(x)
 
 
 def _answered(given: Given) -> Bool[Tensor, "batch"]:
