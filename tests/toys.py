@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,3 +108,12 @@ def toy_vit(seed: int = 0, **kwargs) -> VisionModel:
 def batch(n: int = 2, seed: int = 1) -> Tensor:
     """A batch of n images of 32 × 48."""
     return torch.randn(n, 3, 32, 48, generator=torch.Generator().manual_seed(seed))
+
+
+def without_inplace(module):
+    """An equal module whose ReLUs do not write into what they read."""
+    module = copy.deepcopy(module).eval()
+    for m in module.modules():
+        if isinstance(m, nn.ReLU):
+            m.inplace = False
+    return module

@@ -12,7 +12,7 @@ from captum.attr import LayerGradCam
 from pytorch_grad_cam import GradCAM as TheirGradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
-from toys import batch, toy_cnn, toy_vit
+from toys import batch, toy_cnn, toy_vit, without_inplace
 
 from seewhy.errors import LayoutError, RequirementError, UnknownNameError
 from seewhy.methods import GradCAM, LaFAM
@@ -34,15 +34,6 @@ def vits():
         model = toy_vit(**options)
         model.module.double()
         yield model
-
-
-def without_inplace(module):
-    """An equal module whose ReLUs do not write into what they read."""
-    module = copy.deepcopy(module).eval()
-    for m in module.modules():
-        if isinstance(m, nn.ReLU):
-            m.inplace = False
-    return module
 
 
 def features(module, x, name):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 
 import pytest
@@ -12,7 +11,7 @@ from captum.attr import Deconvolution as TheirDeconvolution
 from captum.attr import GuidedBackprop as TheirGuidedBackprop
 from captum.attr import GuidedGradCam as TheirGuidedGradCam
 from torch import nn
-from toys import batch, toy_cnn, toy_vit
+from toys import batch, toy_cnn, toy_vit, without_inplace
 
 from seewhy.errors import RequirementError
 from seewhy.methods import Deconvnet, GradCAM, GuidedBackprop, GuidedGradCAM, Saliency
@@ -30,14 +29,6 @@ def cnn():
     return model
 
 
-def plain(module):
-    module = copy.deepcopy(module).eval()
-    for m in module.modules():
-        if isinstance(m, nn.ReLU):
-            m.inplace = False
-    return module
-
-
 @pytest.fixture(autouse=True)
 def _captum_warns_of_its_hooks():
     with warnings.catch_warnings():
@@ -47,14 +38,14 @@ def _captum_warns_of_its_hooks():
 
 @pytest.mark.parametrize(("ours", "theirs"), [(GuidedBackprop, TheirGuidedBackprop), (Deconvnet, TheirDeconvolution)])
 def test_guided_backprop_and_deconvnet_are_captums_largest_channel(cnn, x, ours, theirs, agree):
-    want = theirs(plain(cnn.module)).attribute(x.clone().requires_grad_(), CLASSES).abs().amax(1)
+    want = theirs(without_inplace(cnn.module)).attribute(x.clone().requires_grad_(), CLASSES).abs().amax(1)
     agree(ours.card.title, f"captum {theirs.__name__}, max over channels", ours(cnn)(x, CLASSES), want)
 
 
 @pytest.mark.parametrize("layer", ["stage1", "stage2", "stage2.1"])
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_guided_grad_cam_is_captums_with_bilinear_upsampling(cnn, x, layer, mode, agree):
-    module = plain(cnn.module)
+    module = without_inplace(cnn.module)
     method = TheirGuidedGradCam(module, module.get_submodule(layer))
     want = method.attribute(x.clone().requires_grad_(), CLASSES, interpolate_mode=mode).abs().amax(1)
     ours = GuidedGradCAM(cnn, layer=layer)(x, CLASSES)
@@ -199,6 +190,6 @@ def test_a_stage_that_is_overwritten_in_place_is_kept_for_grad_cam(x):
     """Layer stage2.1 is read by an in-place ReLU next (pitfall 7)."""
     model = toy_cnn()
     model.module.double()
-    out = VisionModel(plain(model.module), Structure("toy", stages=(Layer("stage2", "nchw"),), head="head"))
+    out = VisionModel(without_inplace(model.module), Structure("toy", stages=(Layer("stage2", "nchw"),), head="head"))
     one, other = GuidedGradCAM(model, layer="stage2.1")(x, CLASSES), GuidedGradCAM(out, layer="stage2.1")(x, CLASSES)
     torch.testing.assert_close(one, other)
