@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -10,17 +11,18 @@ import toys
 from seewhy.cli import common, main
 from seewhy.methods import METHODS
 from seewhy.metrics import METRICS
+from seewhy.models.adapter import VisionModel
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     """Run a command line on a toy: exit code, standard output, standard error."""
 
-    def run(*words: object) -> tuple[int, str, str]:
+    def run(*words: object, model: VisionModel | None = None) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("COLUMNS", "60")
         monkeypatch.setattr(sys, "argv", ["seewhy", *map(str, words)])
-        monkeypatch.setattr("seewhy.cli.common.load", lambda *_: toys.toy_cnn())
+        monkeypatch.setattr("seewhy.cli.common.load", lambda *_: model or toys.toy_cnn())
         with pytest.raises(SystemExit) as stop:
             main()
         return stop.value.code or 0, *capsys.readouterr()
@@ -72,6 +74,16 @@ def test_an_error_names_the_photo_once(run, photos):
 
 def test_no_bar_is_drawn_where_there_is_no_terminal(run, photos):
     assert run("explain", "a.png", "b.png", "-M", "lafam")[2] == ""
+
+
+def test_maps_of_targets_with_like_names_are_all_kept(run, photos):
+    model = toys.toy_cnn()
+    model.class_names = [f"{'a very long name that does not fit into a folder ' * 2}{i}" for i in range(5)]
+    code, out, _ = run("explain", "a.png", "-M", "lafam", "-M", "grad_cam", "-t", "top-3", "--json", model=model)
+    rows = json.loads(out)
+    assert code == 0
+    assert len({row["folder"] for row in rows}) == len(rows) == 1 + 3
+    assert all((photos / row["folder"] / "map.safetensors").exists() for row in rows)
 
 
 @pytest.mark.parametrize("words", [

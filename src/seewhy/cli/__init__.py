@@ -37,9 +37,8 @@ app = typer.Typer(
 for command in (explain, compare, segment, dream, sanity, tcav, methods, metrics, models, info, demo):
     name = command.__name__.rsplit(".", 1)[-1]
     app.command(name)(getattr(command, name))
-app.add_typer(bench.app, name="bench", help="Measure maps where the right answer is known.")
-app.add_typer(data.app, name="data", help="Look at data sets.")
-app.add_typer(train.app, name="train", help="Train the reference models.")
+for name, group in (("bench", bench), ("data", data), ("train", train)):
+    app.add_typer(group.app, name=name)
 
 
 @app.callback(invoke_without_command=True)

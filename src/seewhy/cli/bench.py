@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from seewhy.bench.run import Engine
     from seewhy.bench.store import Store
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(help="Score methods by metrics on data: run a plan, resume, report, compare two runs.",
+                  no_args_is_help=True)
 
 
 @app.callback()

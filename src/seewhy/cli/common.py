@@ -102,6 +102,16 @@ def all_targets(model: VisionModel, words: Sequence[str] | None, concept: Path |
     return found or [None]
 
 
+def numbered(names: Iterable[str]) -> list[str]:
+    """The names, each later one that repeats with its number behind it."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        count = seen[name] = seen.get(name, 0) + 1
+        found.append(name if count == 1 else f"{name}-{count}")
+    return found
+
+
 def slug(text: str) -> str:
     """A short file name."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:48] or "map"

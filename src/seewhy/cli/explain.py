@@ -43,7 +43,7 @@ def explain(
     paths = common.all_images(images)
     run = explain_each(loaded, paths, tools, targets, batch_size=batch_size, max_pixels=max_pixels)
     rows, code = [], 0
-    names = _folder_names(paths)
+    names = common.numbered(path.stem for path in paths)
     for outcome, name in zip(common.progress(run, len(paths), "explaining"), names, strict=True):
         new = _write(outcome, out / name)
         code = code or next((row["exit_code"] for row in new if row["error"]), 0)
@@ -55,16 +55,6 @@ def explain(
     raise typer.Exit(code)
 
 
-def _folder_names(paths: list[Path]) -> list[str]:
-    """A folder for each photo, named after it; numbered where names repeat."""
-    seen: dict[str, int] = {}
-    names = []
-    for path in paths:
-        count = seen[path.stem] = seen.get(path.stem, 0) + 1
-        names.append(path.stem if count == 1 else f"{path.stem}-{count}")
-    return names
-
-
 def _write(outcome: Outcome, folder: Path) -> list[dict]:
     """Save everything of one photo; a row for each map, or one with the error."""
     if outcome.error:
@@ -73,12 +63,10 @@ def _write(outcome: Outcome, folder: Path) -> list[dict]:
 
     folder.mkdir(parents=True, exist_ok=True)
     explanation_grid(outcome.maps).save(folder / "grid.png")
-    rows, done = [], set()
-    for explanation in (e for row in outcome.maps for e in row):
-        name = common.slug(f"{explanation.method} {explanation.target.get('label') or ''}")
-        if name in done:
-            continue
-        done.add(name)
+    rows = []
+    maps = list(dict.fromkeys(e for row in outcome.maps for e in row))  # a label-free map stands in every row
+    names = common.numbered(common.slug(f"{e.method} {e.target.get('label') or ''}") for e in maps)
+    for explanation, name in zip(maps, names, strict=True):
         explanation.save(folder / name)
         constant = ConstantMapError(explanation.constant_advice) if explanation.is_constant else None
         rows.append(_row(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seewhy.cli import common
-from seewhy.cli.explain import _folder_names
 from seewhy.errors import ConstantMapError, OptionError, SeewhyError
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def segment(
     """
     loaded = common.load(model, architecture, device)
     paths = common.all_images(images)
-    names = _folder_names(paths)
+    names = common.numbered(path.stem for path in paths)
     if graphcut:
         tool = common.configured(loaded, [method], layer[0] if layer else None, option)[0]
         rows = [_tried(path, lambda p, name=name: _object(loaded, p, tool, target, out / f"{name}.png", max_pixels))

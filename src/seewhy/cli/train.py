@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Train models.", no_args_is_help=True)
+app = typer.Typer(help="Train the reference models.", no_args_is_help=True)
 
 
 @app.command()

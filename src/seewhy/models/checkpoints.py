@@ -55,7 +55,8 @@ def _read(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    words = (str(error).splitlines() or [""])[0][:120]
+    reason = words if any(map(str.isalpha, words)) else type(error).__name__  # a KeyError says no more than its key
     return WeightsError(f"{path} is damaged or no checkpoint ({reason}); download it again, or save it once more")
 
 
