@@ -18,7 +18,7 @@ from seewhy.bench.report.files import escaped, latex, long_csv, markdown, wide_c
 from seewhy.bench.report.galleries import disagreements, extremes, likeness
 from seewhy.bench.report.page import judge
 from seewhy.bench.report.published import figure
-from seewhy.bench.report.words import failures, leaders
+from seewhy.bench.report.words import failures, leaders, number
 from seewhy.errors import DataError
 from seewhy.viz.outlines import outlined
 
@@ -150,6 +150,13 @@ def test_markdown_is_a_table_with_the_best_on_top(run, scores):
     titles = {"grad_cam": "Grad-CAM", "lafam": "LaFAM", "occlusion": "Occlusion &lt;b>"}
     assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {titles[s.method]}" for s in (best, *rest)]
     assert lines[2].split(" | ")[1] == f"**{best.mean:.4g}** ± {(best.high - best.low) / 2:.2g}"
+
+
+@pytest.mark.parametrize(("value", "digits", "text"), [
+    (173.2, 2, "170"), (1076.4, 4, "1076"), (12345.6, 4, "12350"), (0.00123, 2, "0.0012"), (-951.4, 2, "-950"),
+    (0.0, 4, "0"), (3.2e7, 3, "3.2e+07"), (1e-7, 3, "1e-07"), (float("inf"), 3, "inf")])
+def test_numbers_are_written_as_people_do(value, digits, text):
+    assert number(value, digits) == text
 
 
 def test_galleries_show_what_they_say(run):

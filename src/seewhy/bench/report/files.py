@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from seewhy.bench.report.board import Score
 from seewhy.bench.report.published import figure
 from seewhy.bench.report.read import MetricInfo, Panel, Run
+from seewhy.bench.report.words import number
 
 LONG = ("model", "data", "split", "method", "metric", "better", "n", "images", "failed", "mean", "low", "high", "rank",
         "leads", "gap_to_leader", "p_holm", "not_significantly_worse", "published")
@@ -62,9 +63,9 @@ def _table(run: Run, panel: Panel, scores: Sequence[Score]) -> str:
 def _cell(score: Score | None) -> str:
     if score is None or score.mean is None:
         return "--"
-    mean = f"{score.mean:.4g}"
+    mean = number(score.mean)
     text = rf"\mathbf{{{mean}}}" if score.rank == 1 else rf"\underline{{{mean}}}" if score.level else mean
-    half = "" if score.low is None or score.high is None else rf" \pm {(score.high - score.low) / 2:.2g}"
+    half = "" if score.low is None or score.high is None else rf" \pm {number((score.high - score.low) / 2, 2)}"
     return f"${text}{half}$"
 
 
@@ -96,8 +97,8 @@ def _place(score: Score | None) -> float:
 def _marked(score: Score | None) -> str:
     if score is None or score.mean is None:
         return "–"
-    mean = f"{score.mean:.4g}"
-    half = "" if score.low is None or score.high is None else f" ± {(score.high - score.low) / 2:.2g}"
+    mean = number(score.mean)
+    half = "" if score.low is None or score.high is None else f" ± {number((score.high - score.low) / 2, 2)}"
     return f"**{mean}**{half}" if score.rank == 1 else f"{mean}{half}{' ≈' if score.level else ''}"
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from seewhy.bench.report.blocks import Block, Cell, Pictures, Table
 from seewhy.bench.report.read import MetricInfo, Panel, Run
+from seewhy.bench.report.words import number
 from seewhy.errors import SeewhyError
 from seewhy.explanation import Explanation, interpolate
 from seewhy.ranks import mean_ranks
@@ -45,8 +46,9 @@ def extremes(run: Run, panel: Panel, info: MetricInfo) -> list[Block]:
         if info.higher_is_better:
             rows.reverse()
         wanted = [("best", rows[0]), ("median", rows[len(rows) // 2]), ("worst", rows[-1])] if rows else []
-        groups.append((about.title, [Shot(entry, sample, method, f"{word}: {value:.3g} · {_subject(target, sample)}")
-                                     for word, (entry, sample, target, value) in wanted]))
+        shots = [Shot(entry, sample, method, f"{word}: {number(value, 3)} · {_subject(target, sample)}")
+                 for word, (entry, sample, target, value) in wanted]
+        groups.append((about.title, shots))
     return _blocks(run, panel, groups)
 
 
@@ -63,7 +65,7 @@ def disagreements(run: Run, panel: Panel, info: MetricInfo) -> list[Block]:
     for entry, sample, target, *pair in rows:
         pair = [tuple(pair[:2]), tuple(pair[2:])]
         groups.append((_subject(target, sample), [
-            Shot(entry, sample, method, f"{run.methods[method].title}: {value:.3g}")
+            Shot(entry, sample, method, f"{run.methods[method].title}: {number(value, 3)}")
             for method, value in (pair if info.higher_is_better else pair[::-1])]))
     return _blocks(run, panel, groups)
 

@@ -12,6 +12,7 @@ from seewhy.bench.report.blocks import Block, Cell, Code, Facts, Part, Table, Wo
 from seewhy.bench.report.board import Score
 from seewhy.bench.report.published import figure, source
 from seewhy.bench.report.read import MetricInfo, Panel, Run
+from seewhy.bench.report.words import number
 
 LEGEND = ("Mean ± half-width of the 95 % interval (bootstrap over images). ★ best. ≈ not significantly worse than the "
           "best: two-sided paired bootstrap over the images that both have, Holm-adjusted over the methods, 5 %. "
@@ -87,14 +88,14 @@ def _cell(run: Run, score: Score | None) -> Cell:
     if score is None:
         return Cell("–")
     paper = figure(run, score)
-    told = [f"paper {paper:.4g}"] if paper is not None else []
+    told = [f"paper {number(paper)}"] if paper is not None else []
     if score.mean is None:
         return Cell("no value", [f"{score.failed} failed", *told])
     mark = " ★" if score.rank == 1 else " ≈" if score.level else ""
-    half = "" if score.low is None or score.high is None else f"± {(score.high - score.low) / 2:.2g}"
+    half = "" if score.low is None or score.high is None else f"± {number((score.high - score.low) / 2, 2)}"
     failed = f", {score.failed} failed" if score.failed else ""
     place = f"rank {score.rank}, " if score.rank else "baseline, " if run.methods[score.method].baseline else ""
-    return Cell(f"{score.mean:.4g}{mark}", [line for line in (half, f"{place}n {score.n}{failed}", *told) if line],
+    return Cell(f"{number(score.mean)}{mark}", [line for line in (half, f"{place}n {score.n}{failed}", *told) if line],
                 best=score.rank == 1)
 
 
@@ -123,8 +124,8 @@ def _cost(run: Run) -> Part:
                    "AS passes FROM scores WHERE method <> '' AND metric <> '' AND seconds IS NOT NULL GROUP BY ALL) "
                    "SELECT model, method, avg(passes), median(seconds), sum(seconds), count(*) FROM one GROUP BY ALL "
                    "ORDER BY model, 4")
-    cells = [[Cell(f"{run.methods[method].title}"), Cell(model), Cell("–" if passes is None else f"{passes:.4g}"),
-              Cell(f"{1000 * median:.3g}"), Cell(f"{total:.3g}"), Cell(str(n)), Cell(run.methods[method].cost)]
+    cells = [[Cell(f"{run.methods[method].title}"), Cell(model), Cell("–" if passes is None else number(passes)),
+              Cell(number(1000 * median, 3)), Cell(number(total, 3)), Cell(str(n)), Cell(run.methods[method].cost)]
              for model, method, passes, median, total, n in rows]
     head = ["method", "model", "forward passes a map", "median ms a map", "seconds in all", "maps", "the method says"]
     return Part("Cost", [Table(head, cells)] if cells else [])

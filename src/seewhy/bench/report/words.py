@@ -11,6 +11,12 @@ from seewhy.bench.report.read import MetricInfo, Panel, Run
 SHOWN = 5  # reasons of failures
 
 
+def number(value: float, digits: int = 4) -> str:
+    """So many significant digits, and no exponent where a person would not write one: 170, not 1.7e+02."""
+    text = f"{value:.{digits}g}"
+    return f"{float(text):.0f}" if "e+" in text and abs(value) < 1e6 else text
+
+
 def leaders(run: Run, panel: Panel, scores: Sequence[Score]) -> list[str]:
     """One sentence for each metric that has a better direction (parts of metrics are in the tables only)."""
     lines = []
@@ -33,7 +39,7 @@ def _rest(run: Run, own: list[Score]) -> str:
     if all(s.level is None for s in others):
         return f"; too few images (fewer than {stats.FEWEST}) to say whether others are worse"
     second = others[0]
-    margin = f", {second.gap:.3g} ahead of {_name(run, second)}" if second.rank and (second.gap or 0) > 0 else ""
+    margin = f", {number(second.gap, 3)} ahead of {_name(run, second)}" if second.rank and (second.gap or 0) > 0 else ""
     if not level:
         return f"{margin}; all others are significantly worse"
     return f"{margin}; not significantly worse: {', '.join(_name(run, s) for s in level)}"
@@ -45,7 +51,7 @@ def _unbeaten(run: Run, info: MetricInfo, own: list[Score], leader: Score) -> st
     ahead = [s for s in own if run.methods[s.method].baseline and sign * (s.mean - leader.mean) >= 0]
     if not ahead:
         return ""
-    names = _listed([f"{_name(run, s)} ({s.mean:.4g})" for s in ahead])
+    names = _listed([f"{_name(run, s)} ({number(s.mean)})" for s in ahead])
     return (f" But {names}, which know{'s' * (len(ahead) == 1)} nothing of the model, "
             f"do{'es' * (len(ahead) == 1)} no worse: by this metric alone no method is shown to be good.")
 
@@ -61,8 +67,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _mean(score: Score) -> str:
     if score.low is None or score.high is None:
-        return f"{score.mean:.4g}"
-    return f"{score.mean:.4g} [{score.low:.4g}, {score.high:.4g}]"
+        return number(score.mean)
+    return f"{number(score.mean)} [{number(score.low)}, {number(score.high)}]"
 
 
 def failures(run: Run) -> list[str]:
@@ -89,5 +95,5 @@ def models_own(run: Run, panel: Panel) -> list[str]:
     """What the model itself answers."""
     found = run.ask("SELECT metric, avg(value), count(value) FROM scores WHERE method = '' AND metric <> '' AND "
                     "model = ? AND data = ? AND split = ? GROUP BY 1 ORDER BY 1", *panel.key)
-    words = "; ".join(f"{name.removeprefix('model.')} {mean:.3g}" for name, mean, n in found if n)
+    words = "; ".join(f"{name.removeprefix('model.')} {number(mean, 3)}" for name, mean, n in found if n)
     return [f"The model's own answers, means over the maps' targets: {words}."] if words else []
