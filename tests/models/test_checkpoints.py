@@ -203,8 +203,8 @@ def test_code_in_a_checkpoint_never_runs(tmp_path: Path) -> None:
 def test_files_that_are_no_checkpoints(tmp_path: Path, resnet) -> None:
     torch.save(resnet.state_dict(), tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
-    files = {"empty.pt": b"", "hello.pt": b"hello\n", "text.pth": b"<html>404</html>", "cut.pt": whole[: len(whole) // 2],
-             "empty.safetensors": b"", "text.safetensors": b"<html>404</html>" * 9}
+    files = {"empty.pt": b"", "hello.pt": b"hello\n", "text.pth": b"<html>404</html>",
+             "cut.pt": whole[: len(whole) // 2], "empty.safetensors": b"", "text.safetensors": b"<html>404</html>" * 9}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(WeightsError, match=rf"{name} is damaged or no checkpoint .*download it again") as caught:
