@@ -10,11 +10,13 @@ from small import NAMES, PAIRS, build, target_for
 from torch import nn
 from toys import batch, toy_cnn
 
-from seewhy.errors import ModelError, NonFiniteError, TargetError
+from seewhy.errors import ModelError, NonFiniteError, RequirementError, TargetError
 from seewhy.methods import GradCAM, Saliency
 from seewhy.methods.base import _check_batch
 from seewhy.models.adapter import VisionModel
+from seewhy.models.load import load_model
 from seewhy.models.structure import Layer, Structure
+from seewhy.registry import Need
 from seewhy.targets import Rank
 
 every = pytest.mark.parametrize(("cls", "make"), PAIRS, ids=NAMES)
@@ -34,6 +36,29 @@ def test_in_no_grad_and_in_inference_mode(cls, make):
         maps = build(cls, model)(batch(), target_for(cls))
     assert torch.equal(maps, want)
     assert not maps.is_inference()
+
+
+@every
+def test_with_weights_that_were_made_in_inference_mode(cls, make):
+    """Autograd refuses them for good: methods without gradients work, the others say so before any forward."""
+    with torch.inference_mode():
+        torch.manual_seed(0)
+        model = make()
+    if Need.GRADIENTS in cls.card.needs:
+        with pytest.raises(RequirementError, match=r"torch.inference_mode \(make the module outside of it\)"):
+            build(cls, model)
+        return
+    copied = make()
+    copied.module.load_state_dict({k: v.clone() for k, v in model.module.state_dict().items()})
+    assert torch.equal(build(cls, model)(batch(), target_for(cls)), build(cls, copied)(batch(), target_for(cls)))
+
+
+def test_a_model_loaded_in_inference_mode_has_weights_like_any_other():
+    with torch.inference_mode():
+        model = load_model("scenes_cnn")
+        maps = GradCAM(model)(torch.rand(1, 3, 96, 96), 1)
+    assert not any(p.is_inference() for p in model.module.parameters())
+    assert maps.std() > 0
 
 
 @every

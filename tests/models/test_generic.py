@@ -528,6 +528,13 @@ def test_frozen_and_no_grad_and_half_precision() -> None:
     assert wrap(module.bfloat16(), input_size=SIZE).structure == reference
 
 
+def test_weights_made_in_inference_mode_are_refused_in_words() -> None:
+    with torch.inference_mode():
+        module = ToyCNN()
+    with pytest.raises(ModelError, match=r"gradients do not pass weights .* outside of it"):
+        wrap(module, input_size=SIZE)
+
+
 def test_head_of_zeros_hides_nothing() -> None:
     module = ToyViT(SIZE)
     nn.init.zeros_(module.head.weight)

@@ -27,7 +27,16 @@ from seewhy.images import ImageLike, load_image, load_images
 from seewhy.models.attention import reading_attention
 from seewhy.models.repeats import repeating, repeats_of
 from seewhy.models.structure import Block, Layer, Structure
-from seewhy.models.surgery import Stop, Tail, collecting, cut, hooked, untouched
+from seewhy.models.surgery import (
+    INFERENCE,
+    Stop,
+    Tail,
+    collecting,
+    cut,
+    hooked,
+    made_in_inference_mode,
+    untouched,
+)
 from seewhy.preprocess import Preprocess
 from seewhy.registry import NEED_TEXT, Need
 from seewhy.targets import Output
@@ -66,7 +75,7 @@ class VisionModel:
     @property
     def offers(self) -> frozenset[Need]:
         """What methods can get from this model."""
-        return self.structure.offers
+        return self.structure.offers - ({Need.GRADIENTS} if made_in_inference_mode(self.module) else set())
 
     @property
     def classes(self) -> int | None:
@@ -87,7 +96,9 @@ class VisionModel:
 
     def missing(self, needs: frozenset[Need]) -> list[str]:
         """In words, which of `needs` the model does not offer."""
-        return [NEED_TEXT[n] for n in sorted(needs - self.offers)]
+        lacking = needs - self.offers
+        return [f"gradients, which do not pass {INFERENCE}" if n is Need.GRADIENTS and n in self.structure.offers
+                else NEED_TEXT[n] for n in sorted(lacking)]
 
     # ── layers and grids ──────────────────────────────────────────────────────────────────────────────────────────
     def layer(self, spec: str | int | nn.Module | Layer | None = None, *, layout: str | None = None) -> Layer:

@@ -19,6 +19,7 @@ from seewhy.models.layouts import Hints
 from seewhy.models.load import source_of
 from seewhy.models.outcome import Outcome, Read, Said, outcome
 from seewhy.models.structure import Layer, Structure
+from seewhy.models.surgery import INFERENCE, made_in_inference_mode
 from seewhy.models.trace import Trace, trace
 from seewhy.preprocess import Preprocess
 
@@ -162,6 +163,8 @@ def _known(source: ModuleType, module: nn.Module) -> Structure | None:
 
 def _found(module: nn.Module, size: tuple[int, int, int], layers: Sequence[str | Layer] | None, hints: Hints,
            said: Said) -> Structure:
+    if made_in_inference_mode(module):
+        raise ModelError(f"looking inside takes a backward pass, and gradients do not pass {INFERENCE}")
     with torch.inference_mode(False), torch.enable_grad():
         seen = trace(module, size)
         return _structure(seen, outcome(seen, said), layers, hints)

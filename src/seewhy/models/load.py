@@ -74,9 +74,10 @@ def load_model(name: Name, *, architecture: str | None = None, device: torch.dev
         WeightsError: the weights cannot be read safely, or do not fit the architecture.
     """
     place = _device(device)
-    model = _open(os.fspath(name), architecture, pretrained, options)
-    model.module.eval()
-    return model.to(place)
+    with torch.inference_mode(False):  # nothing could be differentiated through weights that are made inside
+        model = _open(os.fspath(name), architecture, pretrained, options)
+        model.module.eval()
+        return model.to(place)
 
 
 def list_models(pattern: str = "*") -> list[str]:

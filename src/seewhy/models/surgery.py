@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,6 +19,14 @@ from seewhy.errors import LayoutError
 
 class Stop(Exception):  # noqa: N818 (not an error: the forward is done)
     """Raised by a hook to end a forward that has served its purpose; never seen by users."""
+
+
+INFERENCE = "weights that were made inside torch.inference_mode (make the module outside of it)"
+
+
+def made_in_inference_mode(module: nn.Module) -> bool:
+    """Whether autograd refuses some of its weights or buffers, for good."""
+    return any(t.is_inference() for t in chain(module.parameters(), module.buffers()))
 
 
 _PLAIN = (bool, int, float, str, tuple, type(None))
