@@ -60,6 +60,13 @@ def test_another_protocol_is_said_first(runs, tmp_path):
     assert next(iter(lines(found))).startswith("DIFFERENT PROTOCOLS")
 
 
+def test_few_images_give_no_verdict(tmp_path):
+    few = [synthetic.write(tmp_path / name, n=5, shift=shift) for name, shift in (("a", 0), ("b", 0.2))]
+    found = list(lines(diff(*few)))
+    assert found[1] == "No verdicts: fewer than 10 images are common to both runs."
+    assert not any("e-1" in line for line in found)
+
+
 def test_command_line(runs):
     plain = CliRunner().invoke(app, ["diff", *map(str, runs)])
     assert plain.exit_code == 0, plain.output

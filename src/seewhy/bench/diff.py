@@ -155,8 +155,9 @@ def lines(found: Difference) -> Iterator[str]:
     for name, which in found.only:
         yield f"  only in the {which} run: {name}"
     significant = sum(change.significant for change in found.changes)
-    yield (f"{significant} of {len(found.changes)} scores changed significantly (paired bootstrap over common images, "
-           "Holm, 5 %).")
+    judged = sum(change.p is not None for change in found.changes)
+    yield (f"{significant} of {judged} scores changed significantly (paired bootstrap over common images, Holm, 5 %)."
+           if judged else f"No verdicts: fewer than {stats.FEWEST} images are common to both runs.")
     for change in found.changes:
         yield "  " + _line(change)
 
@@ -164,7 +165,8 @@ def lines(found: Difference) -> Iterator[str]:
 def _line(change: Change) -> str:
     mark = "*" if change.significant else " "
     verdict = {True: " better", False: " worse", None: ""}[change.better]
-    interval = "" if change.low is None else f" [{change.low:+.4g}, {change.high:+.4g}]"
+    ends = [] if change.low is None else [round(end, 12) + 0.0 for end in (change.low, change.high)]  # no -7e-18
+    interval = f" [{ends[0]:+.4g}, {ends[1]:+.4g}]" if ends else ""
     p = "" if change.p is None else f", p {change.p:.2g}"
     return (f"{mark} {change.model} · {change.method} · {change.metric}: {change.before:.4g} -> {change.after:.4g}, "
             f"{change.difference:+.4g}{interval}{verdict}{p}, n {change.n}")

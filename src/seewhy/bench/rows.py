@@ -30,29 +30,30 @@ def metric_rows(stage: Stage, chunk: Chunk, tool: Tool, maps: Float[Tensor, "pai
     """A row for each entry and metric, and one for each part of a metric."""
     rows: list[Row] = []
     fitted: dict[tuple[int, int], Tensor] = {}
-    common = {"seconds": seconds, "passes": float(tool.passes)}
+    about = [_row(stage, chunk, entry, tool.label, seconds=seconds, passes=float(tool.passes))
+             for entry in chunk.entries]
     for label, metric in stage.metrics.items():
         own = chunk.input_size
         size = own if Ask.MODEL in metric.card.needs else stage.plan.protocol.size or own
         if size not in fitted:
             fitted[size] = fit(maps, size, stage.plan.protocol.upsampling)
         found = measured(stage, chunk, tool, metric, fitted[size])
-        rows += [_row(stage, chunk, entry, tool.label, **common, **values)
-                 for entry, values in _values(label, metric, found, chunk.entries)]
+        rows += [{**about[i], **values} for i, values in _values(label, metric, found)]
     return rows
 
 
-def _values(label: str, metric: Metric, found: Measurement, entries: list[Entry]) -> Iterator[tuple[Entry, Row]]:
+def _values(label: str, metric: Metric, found: Measurement) -> Iterator[tuple[int, Row]]:
+    """By position of the entry."""
     columns = {label: (found.value, found.curves.get(""))}
     columns |= {f"{label}.{part}": (found.parts[part], found.curves.get(part)) for part in metric.card.parts
                 if part in found.parts}
     for name, (values, curves) in columns.items():
         numbers, lines = values.tolist(), None if curves is None else curves.float().tolist()
-        for i, (entry, value) in enumerate(zip(entries, numbers, strict=True)):
+        for i, value in enumerate(numbers):
             known = math.isfinite(value)
             why = None if known else found.reasons.get(i, "the metric gives no number")
-            yield entry, {"metric": name, "value": value if known else None, "error": why,
-                          "curve": lines[i] if lines is not None and known else None}
+            yield i, {"metric": name, "value": value if known else None, "error": why,
+                      "curve": lines[i] if lines is not None and known else None}
 
 
 def model_rows(stage: Stage, chunk: Chunk) -> list[Row]:
