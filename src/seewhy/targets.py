@@ -42,8 +42,9 @@ class Output:
         """
         value = self.logits if need == Need.LOGITS else self.embedding
         if value is None:
-            other = "an embedding target (embedding-sum, a concept)" if need == Need.LOGITS else "a class target"
-            raise TargetError(f"this model gives no {need}; use {other} instead")
+            other = ("an embedding target (embedding-sum, a concept), or wrap(module, output='logits') if it returns "
+                     "class scores" if need == Need.LOGITS else "a class target instead")
+            raise TargetError(f"this model gives no {need}; use {other}")
         return value
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from small import NAMES, PAIRS, build, target_for
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from toys import batch, toy_cnn
 
 from seewhy.errors import ModelError, NonFiniteError, RequirementError, TargetError
-from seewhy.methods import GradCAM, Saliency
+from seewhy.methods import LRP, GradCAM, GuidedBackprop, Saliency
 from seewhy.methods.base import _check_batch
 from seewhy.models.adapter import VisionModel
 from seewhy.models.load import load_model
@@ -193,6 +194,32 @@ class Hides(nn.Module):
         with torch.no_grad():
             pooled = self.inner.stage2(self.inner.stage1(x)).mean((2, 3))
         return self.head(pooled)
+
+
+class Again(nn.Module):
+    """Keeps no activations of its first stage: they are computed anew in the backward."""
+
+    def __init__(self, inner, reentrant):
+        super().__init__()
+        self.inner, self.head, self.reentrant = inner, inner.head, reentrant
+
+    def forward(self, x):
+        x = checkpoint(self.inner.stage1, x, use_reentrant=self.reentrant)
+        return self.head(self.inner.stage2(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("cls", [Saliency, GradCAM, GuidedBackprop, LRP])
+def test_activation_checkpointing_is_followed_or_refused_in_words(cls, reentrant):
+    plain = toy_cnn()
+    layer = Layer("inner.stage2", "nchw")
+    structure = Structure("toy", stages=(layer,), cam_layer=layer, head="head")
+    model = VisionModel(Again(toy_cnn().module, reentrant), structure, preprocess=plain.preprocess)
+    if cls is GradCAM or (cls is Saliency and not reentrant):
+        torch.testing.assert_close(cls(model)(batch(), 1), cls(plain)(batch(), 1))
+    else:
+        with pytest.raises(ModelError, match="activation checkpointing"):
+            cls(model)(batch(), 1)
 
 
 def test_a_score_without_gradient_is_not_a_map_of_zeros():

@@ -15,7 +15,7 @@ from seewhy.errors import ModelError, NonFiniteError, RequirementError
 from seewhy.explanation import CONSTANT_SPREAD
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Layer
-from seewhy.models.surgery import untouched
+from seewhy.models.surgery import backward, untouched
 from seewhy.registry import METHODS, Cost, MethodCard, Need, check_options, option, options_of
 from seewhy.targets import Output, PerImage, Target, TargetLike, as_target, tiled_rows
 
@@ -194,15 +194,17 @@ def _check_finite(maps: Tensor, watched: _Watched, name: str) -> None:
                              f"check {name}'s weights and whether half precision overflows")
 
 
-def gradient(score: Float[Tensor, "batch"], at: Tensor) -> Tensor:
+def gradient(score: Float[Tensor, "batch"], at: Tensor, keep: bool = False) -> Tensor:
     """∂ Σ score / ∂ at: gradients of each image's own score, with nothing else differentiated.
+
+    With `keep` another backward can follow.
 
     Raises:
         ModelError: the score does not depend on `at` at all, or the model hides it from autograd.
     """
     grad = None
     if score.requires_grad:
-        (grad,) = torch.autograd.grad(score, at, torch.ones_like(score), allow_unused=True)
+        (grad,) = backward(score, at, torch.ones_like(score), keep)
     if grad is None:
         raise ModelError("the score has no gradient: the target is constant, the layer does not lead to it, or the "
                          "model's forward switches gradients off; use another target or layer, or lafam")

@@ -6,7 +6,7 @@ Nothing is patched process-wide, and each context manager undoes its work in `fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seewhy.errors import LayoutError
+from seewhy.errors import LayoutError, ModelError
 
 
 class Stop(Exception):  # noqa: N818 (not an error: the forward is done)
@@ -27,6 +27,22 @@ INFERENCE = "weights that were made inside torch.inference_mode (make the module
 def made_in_inference_mode(module: nn.Module) -> bool:
     """Whether autograd refuses some of its weights or buffers, for good."""
     return any(t.is_inference() for t in chain(module.parameters(), module.buffers()))
+
+
+def backward(values: Tensor | Sequence[Tensor], at: Tensor | Sequence[Tensor], uppers: Tensor | Sequence[Tensor],
+             keep: bool = False) -> tuple[Tensor | None, ...]:
+    """What comes down to each of `at`, None where nothing does; with `keep` another backward can follow.
+
+    Raises:
+        ModelError: the model computes parts of itself anew in the backward, where nobody watches.
+    """
+    try:
+        return torch.autograd.grad(values, at, uppers, allow_unused=True, retain_graph=keep)
+    except RuntimeError as error:
+        if "checkpoint" not in str(error).lower():
+            raise
+        raise ModelError("the model runs parts of its forward again in the backward (activation checkpointing), which "
+                         "this method cannot follow; switch that off in the model, or use occlusion") from error
 
 
 _PLAIN = (bool, int, float, str, tuple, type(None))

@@ -14,6 +14,7 @@ from seewhy.methods.base import Method
 from seewhy.methods.lrp.propagation import slopes
 from seewhy.methods.lrp.token_rules import TokenRules
 from seewhy.models.structure import Layer
+from seewhy.models.surgery import backward
 from seewhy.targets import Target
 
 
@@ -40,7 +41,7 @@ class Attended:
             raise ModelError("the score has no gradient: the target is constant, or the model's forward switches "
                              "gradients off; use another target, or attention_map")
         values, uppers = zip(*starts, strict=True)
-        found = torch.autograd.grad(values, self.matrices, uppers, retain_graph=again, allow_unused=True)
+        found = backward(values, self.matrices, uppers, again)
         return [torch.zeros_like(m) if g is None else g for m, g in zip(self.matrices, found, strict=True)]
 
     @property

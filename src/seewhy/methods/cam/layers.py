@@ -17,7 +17,7 @@ from seewhy.explanation import CONSTANT_SPREAD
 from seewhy.methods.base import Method, at_least_float, option
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Layer
-from seewhy.models.surgery import first_tensor, hooked, with_first_tensor
+from seewhy.models.surgery import backward, first_tensor, hooked, with_first_tensor
 from seewhy.targets import Target
 
 Pair = tuple[Float[Tensor, "batch channels rows cols"], Float[Tensor, "batch channels rows cols"]]
@@ -57,7 +57,7 @@ def on_grids(model: VisionModel, x: Tensor, layers: Sequence[Layer], target: Tar
     values = [found[layer.name] for layer in layers]
     gradients: Sequence[Tensor | None] = [None]
     if score.requires_grad:
-        gradients = torch.autograd.grad(score, values, torch.ones_like(score), allow_unused=True)
+        gradients = backward(score, values, torch.ones_like(score))
     if any(g is None for g in gradients):
         raise ModelError("the score has no gradient: the target is constant, a layer does not lead to it, or the "
                          "model's forward switches gradients off; use another target or layer, or lafam")

@@ -53,7 +53,7 @@ class GuidedGradCAM(ReLUMethod):
             x = x.detach().requires_grad_()
             score = target.score(self.model.run(x))
         self.ensure_seen(mode)
-        (plain,) = torch.autograd.grad(score, kept, torch.ones_like(score), retain_graph=True)
+        plain = gradient(score, kept[0], keep=True)
         mode.rule = self.rule
         guided = gradient(score, x).abs().amax(1)
         pair = (self.model.to_grid(at_least_float(t.detach()), self._layer, x.shape[-2:]) for t in (kept[0], plain))

@@ -15,8 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from seewhy.errors import ModelError
+from seewhy.models.surgery import backward
 from seewhy.targets import Output, Target
 
 Rule = Callable[..., Any]
@@ -61,6 +63,20 @@ class Rules(TorchFunctionMode):
     """
 
     table: dict[str, Rule]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._whole: list[Any] = []
+
+    def __enter__(self) -> Rules:
+        # what checkpointing computes anew is without rules; it notices only where it computes all of it
+        self._whole.append(set_checkpoint_early_stop(False))
+        self._whole[-1].__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._whole.pop().__exit__(None, None, None)
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         args, kwargs = tree_map(_constant, (tuple(args), kwargs or {}))
@@ -146,7 +162,7 @@ def arrived(starts: list[tuple[Tensor, Tensor]], at: Tensor, keep: bool = False)
     found = None
     if starts:
         values, uppers = zip(*starts, strict=True)
-        found = torch.autograd.grad(values, at, uppers, allow_unused=True, retain_graph=keep)[0]
+        found = backward(values, at, uppers, keep)[0]
     if found is None:
         raise ModelError("no relevance comes down: the target is constant, or the model's forward switches gradients "
                          "off (no gradient); use another target, or lafam")
