@@ -86,7 +86,7 @@ def write(folder: Path, n: int = 40, per_image: int = 2, seed: int = 0, shift: f
                 "data": {"name": "scenes", "split": "multi"}, "models": [{"name": m, "device": "cpu"} for m in models],
                 "methods": [{"label": m, "name": m, "title": t, "citation": "X", "options": {}, "cost": "1 forward",
                              "passes": 1} for m, t in methods.items()], "metrics": METRICS,
-                "skipped": [{"model": "toy", "method": "cdam", "reason": "needs tokens"}]}
+                "skipped": [{"model": "toy", "method": "cdam", "reason": "needs tokens; these can: lafam"}]}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "plan.toml").write_text(plan)
     return folder

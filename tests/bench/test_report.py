@@ -93,7 +93,7 @@ def test_words(run, scores):
     failed = " ".join(failures(run))
     assert "8 of 960 scores have no value" in failed
     assert "8 × the map holds NaN (Occlusion <b>, e.g. <script>alert(1))" in failed
-    assert "cdam was not run on toy: needs tokens" in failed
+    assert "cdam was not run on toy: needs tokens." in failed
 
 
 def test_published_figures(run, scores):

@@ -86,8 +86,9 @@ def failures(run: Run) -> list[str]:
         lines.append(f"… and {len(reasons) - SHOWN} further reasons.")
     broken = run.ask("SELECT sample, min(error) FROM scores WHERE method = '' AND metric = '' GROUP BY 1 ORDER BY 1")
     lines += [f"{len(broken)} pictures gave nothing, e.g. {broken[0][0]}: {broken[0][1]}."] if broken else []
-    lines += [f"{entry['method']} was not run on {entry['model']}: {entry['reason']}."
-              for entry in run.manifest.get("skipped") or ()]
+    for entry in run.manifest.get("skipped") or ():
+        why = entry["reason"].partition("; ")[0]  # what to do next is for who writes the plan
+        lines.append(f"{entry['method']} was not run on {entry['model']}: {why}.")
     return lines + [str(warning) for warning in run.manifest.get("warnings") or ()]
 
 
