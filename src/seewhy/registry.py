@@ -147,6 +147,7 @@ class MetricCard:
         passes: forward passes of the model per map, as a function of the configured metric.
         parts: names of further values that come with the main one, each with its direction
             (`{"mif": False}`): a row `fidelity.mif` in results.
+        whole: names of values that only a whole set of maps has, each with its direction; `Metric.of_all` makes them.
         monotone_invariant: whether any increasing change of the map's values leaves the score as it is.
         scale_invariant: whether multiplying the map by a positive number does.
         stochastic: whether it draws random numbers (always from its own seed).
@@ -162,6 +163,7 @@ class MetricCard:
     citation: str
     passes: Callable[[Any], int] = lambda metric: 0
     parts: dict[str, bool | None] = dataclasses.field(default_factory=dict)
+    whole: dict[str, bool | None] = dataclasses.field(default_factory=dict)
     monotone_invariant: bool = False
     scale_invariant: bool = True
     stochastic: bool = False

@@ -108,6 +108,18 @@ class ForgetsItsPart(Honest):
     pass
 
 
+@sabotages("values_of_a_whole_set", "the card says \\['ap'\\]", whole={"ap": True})
+class ForgetsTheSet(Honest):
+    pass
+
+
+@sabotages("values_of_a_whole_set", "one float", whole={"total": True})
+class GivesATensor(Honest):
+    @staticmethod
+    def of_all(values):
+        return {"total": values[""].sum()}
+
+
 @sabotages("curves_have_an_axis", "come together")
 class HasNoAxis(Honest):
     def score(self, maps, given):

@@ -33,6 +33,16 @@ def value_for_each_map(trial: Trial) -> None:
 
 
 @metric_check
+def values_of_a_whole_set(trial: Trial) -> None:
+    """What the card's `whole` names, and nothing else, is made of values and parts; missing values do no harm."""
+    found = {"": trial.plain.value, **trial.plain.parts}
+    for values in (found, {name: column * torch.nan for name, column in found.items()}):
+        made, named = trial.metric.of_all(values), sorted(trial.card.whole)
+        ensure(sorted(made) == named, f"of a set: {sorted(made)}, the card says {named}")
+        ensure(all(isinstance(value, float) for value in made.values()), "a value of a set is one float")
+
+
+@metric_check
 def curves_have_an_axis(trial: Trial) -> None:
     """Curves are of the value or a part, (batch, points), float64, with one abscissa for each point."""
     curves, axis = trial.plain.curves, trial.metric.axis

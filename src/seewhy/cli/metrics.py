@@ -36,7 +36,7 @@ def _row(cls: type) -> dict:
     return {
         "name": card.name, "title": card.title, "property": card.property, "summary": card.summary,
         "needs": sorted(card.needs), "bounds": list(card.bounds), "higher_is_better": card.higher_is_better,
-        "passes": cls().passes, "parts": card.parts, "monotone_invariant": card.monotone_invariant,
+        "passes": cls().passes, "parts": card.parts, "whole": card.whole, "monotone_invariant": card.monotone_invariant,
         "scale_invariant": card.scale_invariant, "stochastic": card.stochastic, "citation": card.citation,
         "about": inspect.getdoc(cls),
         "options": common.option_cards(cls),

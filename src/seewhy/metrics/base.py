@@ -111,6 +111,11 @@ class Metric:
         """
         raise NotImplementedError
 
+    @staticmethod
+    def of_all(values: dict[str, Float[Tensor, "maps"]]) -> dict[str, float]:
+        """What the card's `whole` names, of a set of maps: "" is the value of each map, other keys are its parts."""
+        return {}
+
     def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
         """Rows for which the formula has no value (0/0), by the reason; joins the checks in their one synchronisation.
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy import ndarray
 
 from seewhy.bench import stats
+from seewhy.bench.report import whole
 from seewhy.bench.report.read import Panel, Run
 
 HERE = "model = ? AND data = ? AND split = ? AND method <> '' AND metric <> ''"
@@ -47,7 +48,8 @@ class Score:
 
 def board(run: Run, draws: int = stats.DRAWS, seed: int = 0) -> list[Score]:
     """All scores of a run, by panel, metric and method in the plan's order."""
-    return [score for panel in run.panels for score in _panel(run, panel, draws, seed)]
+    return [score for panel in run.panels
+            for score in (*_panel(run, panel, draws, seed), *_wholes(run, panel, seed))]
 
 
 def _panel(run: Run, panel: Panel, draws: int, seed: int) -> list[Score]:
@@ -72,6 +74,23 @@ def _panel(run: Run, panel: Panel, draws: int, seed: int) -> list[Score]:
         scores.append(Score(panel, method, metric, n, int((counts[:, j] > 0).sum()), missing, _number(found.mean[j]),
                             _number(found.low[j]), _number(found.high[j]), ranks[j], leaders[metric] == j, gap, p,
                             None if p is None else p >= stats.ALPHA or gap <= 0))
+    return scores
+
+
+def _wholes(run: Run, panel: Panel, seed: int) -> list[Score]:
+    """Values that only a whole set has: made of all maps, intervals from resampled images; nothing is said of gaps."""
+    scores = []
+    for info in (m for m in run.metrics.values() if m.whole):
+        label, _, name = info.label.rpartition(".")
+        sets = {method: whole.columns(run, panel, method, label) for method in run.methods}
+        found = {method: whole.measured(info.whole, name, *held, seed=seed) for method, held in sets.items()}
+        means = np.array([np.nan if run.methods[m].baseline else found[m][0] for m in found])
+        for method, rank in zip(found, stats.ranks(means, info.higher_is_better), strict=True):
+            values, samples = sets[method]
+            known = np.isfinite(values.get("", np.zeros(0)))
+            if known.any():
+                scores.append(Score(panel, method, info.label, int(known.sum()), len(set(samples[known])),
+                                    int((~known).sum()), *map(_number, found[method]), rank))
     return scores
 
 

@@ -18,7 +18,12 @@ KEY = ("model", "data", "split", "entry", "method", "metric")
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What the manifest says of a metric, or of a part of one (`fidelity.mif`)."""
+    """What the manifest says of a metric, or of a part of one (`fidelity.mif`).
+
+    Attributes:
+        part: whether it comes with another metric.
+        whole: of which registered metric it is a value that only a whole set has (`box_iou.ap50`); empty: of none.
+    """
 
     label: str
     title: str
@@ -30,6 +35,7 @@ class MetricInfo:
     axis: list[float] | None = None
     axis_title: str = ""
     part: bool = False
+    whole: str = ""
 
     @property
     def arrow(self) -> str:
@@ -139,7 +145,8 @@ class Run:
         for label, about in _labelled(self.manifest.get("metrics")).items():
             found.update({m.label: m for m in _metric(label, about)})
         rest = {m: MetricInfo(m, m) for m in sorted(here - set(found))}
-        return {label: m for label, m in {**found, **rest}.items() if label in here}
+        return {label: m for label, m in {**found, **rest}.items()
+                if (label.rpartition(".")[0] if m.whole else label) in here}
 
 
 def _toml(path: Path, text: str) -> dict[str, Any]:
@@ -179,6 +186,7 @@ def _metric(label: str, about: dict) -> list[MetricInfo]:
     own = MetricInfo(label, title, card.get("property", ""), card.get("summary", ""),
                      card.get("higher_is_better"), card.get("citation", ""),
                      about.get("options") or {}, axis, about.get("axis_title", ""))
-    parts = card.get("parts") or {}
+    made = [(part, better, "") for part, better in (card.get("parts") or {}).items()]
+    made += [(whole, better, card.get("name", label)) for whole, better in (card.get("whole") or {}).items()]
     return [own, *(MetricInfo(f"{label}.{part}", f"{title}: {part}", own.family, "", better, "", {}, axis,
-                              own.axis_title, True) for part, better in parts.items())]
+                              own.axis_title, True, whole) for part, better, whole in made)]

@@ -23,6 +23,7 @@ from seewhy.registry import Ask, metric
     citation="Deselaers et al., Weakly Supervised Localization and Learning with Generic Knowledge (2012): CorLoc; "
              "Everingham et al., The PASCAL VOC Challenge (2010): AP; seed 001 with the inner box",
     parts={"corloc": True, "confidence": None, "objects": None},
+    whole={"ap50": True},
 )
 class BoxIoU(Metric):
     """Largest IoU between the map's box and any of the objects' boxes.
@@ -31,7 +32,7 @@ class BoxIoU(Metric):
     round the median. Nothing above the threshold: IoU 0.
 
     Parts: `corloc` = 1 if IoU ≥ 0.5 (its mean over images is CorLoc); `confidence` = the share of the positive values
-    in the map's box; `objects` = how many boxes the image has. `average_precision` makes a set's AP@50 of these.
+    in the map's box; `objects` = how many boxes the image has. Of a whole set: `ap50`, see `average_precision`.
     """
 
     rule: str = option("max", "how the threshold is chosen", choices=RULES)
@@ -57,6 +58,10 @@ class BoxIoU(Metric):
         objects = torch.tensor([float(len(b)) for b in given.boxes], dtype=torch.float64, device=maps.device)
         parts = {"corloc": (value >= 0.5).double(), "confidence": confidence, "objects": objects}
         return Measurement(value, parts)
+
+    @staticmethod
+    def of_all(values: dict[str, Float[Tensor, "maps"]]) -> dict[str, float]:
+        return {"ap50": average_precision(values[""], values["confidence"], values["objects"])}
 
 
 def average_precision(iou: Float[Tensor, "images"], confidence: Float[Tensor, "images"],

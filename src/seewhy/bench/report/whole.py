@@ -1,0 +1,53 @@
+"""Values that no single map has: of all maps of a method together, with intervals from resampled images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+
+from seewhy.bench import stats
+from seewhy.bench.report.read import Panel, Run
+from seewhy.metrics import METRICS
+
+DRAWS = 200  # each measures the whole set anew
+
+
+def columns(run: Run, panel: Panel, method: str, label: str) -> tuple[dict[str, Float[ndarray, "maps"]], ndarray]:
+    """A metric's value ("") and parts of each of a method's maps, and the images that the maps are of."""
+    found = run.arrays("SELECT sample, entry, metric, value FROM scores WHERE model = ? AND data = ? AND split = ? AND "
+                       "method = ? AND (metric = ? OR starts_with(metric, ?)) ORDER BY entry, sample, metric",
+                       *panel.key, method, label, f"{label}.")
+    samples, entries = (np.asarray(found[name], str) for name in ("sample", "entry"))
+    names = np.asarray(found["metric"], str)
+    values = np.ma.filled(np.ma.asarray(found["value"], float), np.nan)
+    own = names == label
+    order = {entry: i for i, entry in enumerate(entries[own])}
+    made = {}
+    for name in dict.fromkeys(names):
+        made[name.removeprefix(label).lstrip(".")] = column = np.full(len(order), np.nan)
+        here = (names == name) & np.isin(entries, entries[own])
+        column[[order[entry] for entry in entries[here]]] = values[here]
+    return made, samples[own]
+
+
+def measured(metric: str, name: str, values: dict[str, Float[ndarray, "maps"]], samples: ndarray,
+             draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
+    """The value of a whole set with its 95 % interval; images are resampled, each with all its maps.
+
+    NaN without a value, and for the interval where there are fewer than two images.
+    """
+    made = METRICS.get(metric).of_all
+    tensors = {key: torch.from_numpy(column) for key, column in values.items()}
+    if not np.isfinite(values.get("", np.zeros(0))).any():
+        return np.nan, np.nan, np.nan
+    images = np.unique(samples, return_inverse=True)[1]
+    maps = [np.flatnonzero(images == i) for i in range(images.max() + 1)]
+    generator, found = np.random.default_rng(seed), []
+    for _ in range(draws if len(maps) > 1 else 0):
+        drawn = torch.from_numpy(np.concatenate([maps[i] for i in generator.integers(len(maps), size=len(maps))]))
+        found.append(made({key: column[drawn] for key, column in tensors.items()})[name])
+    tail = (1 - stats.LEVEL) / 2
+    low, high = np.nanquantile(found, [tail, 1 - tail]) if np.isfinite(found).any() else (np.nan, np.nan)
+    return made(tensors)[name], float(low), float(high)
