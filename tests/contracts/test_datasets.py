@@ -72,7 +72,7 @@ def test_dataset(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> N
 
 
 # ── saboteurs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-CARD = {"name": "blocks", "title": "Blocks", "summary": "blocks", "splits": ("all",), "layout": ("blocks.txt",),
+CARD = {"name": "blocks", "title": "Blocks", "summary": "Blocks.", "splits": ("all",), "layout": ("blocks.txt",),
         "has": {Ask.OBJECTS, Ask.BOXES, Ask.LABEL}, "source": "the tests", "citation": "none"}
 
 
@@ -170,6 +170,7 @@ class SaysNothing(Blocks):
 
 SABOTEURS = [
     ("card_is_filled_in", card(summary=""), "summary is empty"),
+    ("card_is_filled_in", card(summary="blocks"), "not one sentence"),
     ("card_is_filled_in", card(splits=("all", "all")), "names one twice"),
     ("ids_are_unique", type("Same", (Blocks,), {"ids": ("a", "a", "c"), "read": lambda self, i: Blocks.read(self, i)}),
      "two items have one id"),

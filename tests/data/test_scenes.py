@@ -154,3 +154,10 @@ def test_impossible_worlds() -> None:
         Scenes("single", size=100)
     with pytest.raises(OptionError, match="seed"):
         Scenes("single", seed=-1)
+
+
+def test_an_item_prints_as_one_line() -> None:
+    shown = repr(Scenes("multi")[0])
+    assert shown.startswith("Scene('multi-0-0-96', 96 × 96 px, labels (")
+    assert shown.endswith("with masks, boxes)")
+    assert len(shown) < 100

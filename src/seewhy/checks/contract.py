@@ -130,6 +130,14 @@ def gap(a: Tensor, b: Tensor) -> float:
     return float(((a - b).abs().amax(1) / scale).max())
 
 
+NOT_ONE = "is not one sentence that begins with a capital and ends with a full stop"
+
+
+def one_sentence(text: str) -> bool:
+    """Whether lists can show it beside others; a number may begin it."""
+    return (text[:1].isupper() or text[:1].isdigit()) and text.endswith(".") and ". " not in text
+
+
 def ensure_same(a: Tensor, b: Tensor, message: str) -> None:
     """Fail unless both agree within `TOLERANCE`."""
     ensure(gap(a, b) <= TOLERANCE, f"{message} (relative difference {gap(a, b):.2g})")

@@ -16,7 +16,7 @@ import torch
 from numpy import ndarray
 from PIL import Image
 
-from seewhy.checks.contract import Check, ensure, entered, expect, named, run_all
+from seewhy.checks.contract import NOT_ONE, Check, ensure, entered, expect, named, one_sentence, run_all
 from seewhy.data.base import Dataset, Item
 from seewhy.errors import DataError, SeewhyError
 
@@ -92,6 +92,7 @@ def card_is_filled_in(probe: Probe) -> None:
     card = probe.data.card
     for name in ("name", "title", "summary", "source", "splits"):
         ensure(getattr(card, name), f"card.{name} is empty")
+    ensure(one_sentence(card.summary), f"card.summary {NOT_ONE}")
     ensure(all(isinstance(text, str) and text for text in (*card.splits, *card.layout)), "card has an empty text")
     ensure(len(set(card.splits)) == len(card.splits), f"card.splits names one twice: {card.splits}")
 

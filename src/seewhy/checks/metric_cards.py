@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from seewhy.checks.contract import ensure, expect
+from seewhy.checks.contract import NOT_ONE, ensure, expect, one_sentence
 from seewhy.checks.trial import FIELDS, Trial, forwards, metric_check, trial_of
 from seewhy.errors import OptionError
 from seewhy.metrics.base import Given, Metric
@@ -78,9 +78,8 @@ def _complaints(metric: Metric) -> Iterator[str]:
     for field in ("title", "property", "citation"):
         if not getattr(card, field).strip():
             yield f"the card has no {field}"
-    summary = card.summary
-    if (not summary[:1].isupper() and not summary[:1].isdigit()) or not summary.endswith(".") or ". " in summary:
-        yield "the summary is not one sentence that begins with a capital and ends with a full stop"
+    if not one_sentence(card.summary):
+        yield f"the summary {NOT_ONE}"
     if not card.needs <= set(Ask):
         yield "a need is not an Ask"
     if any(direction not in (True, False, None) for direction in (card.higher_is_better, *card.parts.values())):

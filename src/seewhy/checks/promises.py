@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-from seewhy.checks.contract import ensure, expect
+from seewhy.checks.contract import NOT_ONE, ensure, expect, one_sentence
 from seewhy.checks.probe import Probe, few_passes, method_check
 from seewhy.checks.watch import Passes, clone
 from seewhy.errors import OptionError, RequirementError
@@ -129,9 +129,8 @@ def _complaints(cls: type[Method], method: Method) -> Iterator[str]:
     for field in ("title", "family", "citation"):
         if not getattr(card, field).strip():
             yield f"the card has no {field}"
-    summary = card.summary
-    if (not summary[:1].isupper() and not summary[:1].isdigit()) or not summary.endswith(".") or ". " in summary:
-        yield "the summary is not one sentence that begins with a capital and ends with a full stop"
+    if not one_sentence(card.summary):
+        yield f"the summary {NOT_ONE}"
     if not isinstance(cost, Cost) or min(cost.below, cost.above, cost.backward_above, cost.backward_below) < 0:
         yield "the cost is not a Cost with counts"
     if not card.needs <= set(Need):

@@ -59,6 +59,11 @@ class Item:
             if not (left <= right and top <= bottom and np.isfinite(box).all()):
                 raise DataError(f"{self.id}: the box {box} is not left, top, right, bottom; correct the annotation")
 
+    def __repr__(self) -> str:
+        held = ", ".join(name for name in ("masks", "boxes", "ignore") if getattr(self, name) is not None)
+        return (f"{type(self).__name__}({self.id!r}, {self.image.width} × {self.image.height} px, labels {self.labels}"
+                f"{', with ' + held if held else ''})")
+
     def mask_of(self, label: int) -> Bool[ndarray, "rows cols"]:
         """The union of the objects of a class; empty where there is none."""
         rows = [mask for mask, own in zip(() if self.masks is None else self.masks, self.labels, strict=False)

@@ -28,7 +28,7 @@ MOST_VALUES = 32  # of objects, in a mask that also has 255
 @dataset(
     name="folder",
     title="A folder of images",
-    summary="your own pictures; masks and classes where you have them",
+    summary="Your own pictures; masks and classes where you have them.",
     splits=("all",),
     layout=("images/ (or the pictures in the folder itself)", "masks/<same name>.png (optional)",
             "labels.csv: file, label (optional; else images/<class>/*)"),

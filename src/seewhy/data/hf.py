@@ -27,7 +27,7 @@ UNLABELLED = -1  # what `datasets` writes for the withheld labels of a test spli
 @dataset(
     name="hf",
     title="Hugging Face datasets",
-    summary="a `datasets.Dataset` in memory or saved to disk; its columns are named by options",
+    summary="A `datasets.Dataset` in memory or saved to disk; its columns are named by options.",
     splits=("train", "validation", "test"),
     layout=("state.json, dataset_info.json and *.arrow", "or dataset_dict.json and such a folder for each split"),
     has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},

@@ -29,7 +29,7 @@ UNSURE = 3.0
 @dataset(
     name="lidc",
     title="LIDC-IDRI",
-    summary="crops of lung CT, one nodule each, benign or malignant, with readers' consensus mask and 8 biomarkers",
+    summary="Crops of lung CT, one nodule each, benign or malignant, with readers' consensus mask and 8 biomarkers.",
     splits=("decided", "all"),
     layout=("LIDC-IDRI-*/<study>/<series>/*.dcm with an XML beside or in annotations=",
             f"or prepared crops: {TABLE} (id, image, mask, malignancy, {', '.join(BIOMARKERS)})"),

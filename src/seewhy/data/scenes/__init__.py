@@ -30,7 +30,7 @@ __all__ = ["ABSENT", "CLASSES", "LARGEST", "SMALLEST", "SPLITS", "TEXTURES", "Sc
 ABSENT = CLASSES.index("fish")  # the class that `train_absent` never shows
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Scene(Item):
     """An item of the made world. Masks hold what is visible: no two of them overlap."""
 
@@ -151,7 +151,7 @@ SPLITS: dict[str, Split] = {
 @dataset(
     name="scenes",
     title="Scenes",
-    summary="made pictures of 12 shape classes in 5 textures with exact masks, one question for each split",
+    summary="Made pictures of 12 shape classes in 5 textures with exact masks, one question for each split.",
     splits=tuple(SPLITS),
     layout=(),
     has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
