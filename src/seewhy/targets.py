@@ -171,7 +171,7 @@ class Similarity(Target):
 
     Attributes:
         vector: (dim,) for all images, or (B, dim).
-        measure: `dot` (seed 002, eq. 3: not normalised), `cosine`, or `l2` (negative distance).
+        measure: `dot` (CDAM, eq. 3: not normalised), `cosine`, or `l2` (negative distance).
     """
 
     vector: Float[Tensor, "..."]
@@ -214,7 +214,7 @@ class Similarity(Target):
 def concept(
     model: Any, images: Any, *, measure: str = "dot", name: str = "concept", batch_size: int = 16
 ) -> Similarity:
-    """A concept from example images: the plain mean of their embeddings (seed 002, eq. 3).
+    """A concept from example images: the plain mean of their embeddings (CDAM, eq. 3).
 
     Args:
         model: the `VisionModel` that is to be explained.
@@ -275,7 +275,7 @@ class Custom(Target):
 
 
 def embedding_sum() -> Target:
-    """The sum of the embedding: what a label-free relevance starts from (seed 000)."""
+    """The sum of the embedding: what a label-free relevance starts from (LaFAM-LRP)."""
     return Custom(lambda e: e.sum(-1), on="embedding", name="embedding sum")
 
 

@@ -24,19 +24,19 @@ def test_every_name_and_option_exists(preset):
             continue
         assert model in models
         for method, figures in methods.items():
-            assert method == "ala" or method in METHODS  # seed 004's own method is trained, not run
+            assert method == "ala" or method in METHODS  # ALA's own method is trained, not run
             assert set(figures) <= set(made) | parts
             assert all(isinstance(value, int | float) for value in figures.values())
 
 
 def test_figures_as_the_papers_print_them():
     told = {preset.name: Plan.parse(preset.text).published for preset in KNOWN}
-    assert told["seed000_imagenet_s"]["swav"]["lafam"]["auc"] == 83.03
-    assert told["seed000_voc"]["supervised"]["grad_cam"]["top_k_intersection"] == 65.46
-    assert told["seed002_multi"]["dino_vit_s8"]["smooth_cdam"]["fidelity"] == 827
-    assert told["seed002_val"]["dino_vit_s8"]["relevance_propagation"]["fidelity.lif"] == 1432
-    assert told["seed004_cub"]["classifier"]["score_cam"]["insertion"] == 0.604
-    for name in ("seed002_multi", "seed002_val"):  # a slip of the pen would break LIF − MIF
+    assert told["lafam_imagenet_s"]["swav"]["lafam"]["auc"] == 83.03
+    assert told["lafam_voc"]["supervised"]["grad_cam"]["top_k_intersection"] == 65.46
+    assert told["cdam_multi"]["dino_vit_s8"]["smooth_cdam"]["fidelity"] == 827
+    assert told["cdam_val"]["dino_vit_s8"]["relevance_propagation"]["fidelity.lif"] == 1432
+    assert told["ala_cub"]["classifier"]["score_cam"]["insertion"] == 0.604
+    for name in ("cdam_multi", "cdam_val"):  # a slip of the pen would break LIF − MIF
         for figures in told[name]["dino_vit_s8"].values():
             if isinstance(figures, dict):
                 # the paper prints 1459 − 696 as 753
@@ -48,8 +48,8 @@ def test_what_runs_offline_needs_nothing():
 
 
 def test_changes_on_the_command_line_change_that_and_nothing_else():
-    before = Plan.parse(plan_text("seed000_voc"))
-    text = plan_text("seed000_voc", root='/a "b"', n=5, sources=["swav=/x.pth"],
+    before = Plan.parse(plan_text("lafam_voc"))
+    text = plan_text("lafam_voc", root='/a "b"', n=5, sources=["swav=/x.pth"],
                      settings=["protocol.batch_size=4", "data.task=boxes"])
     plan = Plan.parse(text)
     assert plan.data == {**before.data, "root": '/a "b"', "n": 5, "task": "boxes"}

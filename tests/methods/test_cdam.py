@@ -1,4 +1,4 @@
-"""CDAM, Smooth, Integrated and Concept CDAM against the equations of seed 002, on a 4 × 6 grid in float64."""
+"""CDAM, Smooth, Integrated and Concept CDAM against the equations of the paper, on a 4 × 6 grid in float64."""
 
 from __future__ import annotations
 

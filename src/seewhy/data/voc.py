@@ -42,7 +42,7 @@ class VOC(Dataset):
         single_label: only images whose objects are all of one class, by the XML.
         without: only images without any object of these classes, by the XML.
 
-    Seed 000's selection is `single_label=True, without=(person, tvmonitor, sofa, pottedplant, diningtable, chair,
+    The LaFAM paper's selection is `single_label=True, without=(person, tvmonitor, sofa, pottedplant, diningtable, chair,
     bottle)` on the segmentation val split. `about` has `difficult` and `truncated` for each box.
 
     Raises:

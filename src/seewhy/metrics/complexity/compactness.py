@@ -18,12 +18,12 @@ from seewhy.registry import metric
     needs=set(),
     bounds=(0.0, 1.0),
     higher_is_better=True,
-    citation="Brocki et al., Class-Discriminative Attention Maps (2024), table 3, seed 002",
+    citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, table 3",
 )
 class Compactness(Metric):
     """Share of the values with |s| ≤ t·max |s|, t = 0.05.
 
-    Seed 002 writes "smaller than 5 % of the maximum value" and leaves open what becomes of negative values, so the
+    The paper writes "smaller than 5 % of the maximum value" and leaves open what becomes of negative values, so the
     variants have names: `magnitude` |s| ≤ t·max |s|; `signed_maximum` |s| ≤ t·max s; `signed` s ≤ t·max s, where every
     negative value counts as next to nothing. They agree for maps without negative values. No score for a map of
     zeros, nor, for the last two, for one without a positive value.

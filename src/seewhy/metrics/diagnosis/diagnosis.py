@@ -25,7 +25,7 @@ from seewhy.targets import ClassTarget, Output
     needs={Ask.MODEL, Ask.MASK, Ask.LABEL},
     bounds=(0.0, 1.0),
     higher_is_better=True,
-    citation="Our reading of Karjauv & Albayrak, LaFAM (2024), seed 000: blind or confused?",
+    citation="Our reading of Karjauv & Albayrak, LaFAM (2024), arXiv:2407.06059: blind or confused?",
     passes=lambda self: 2,
     parts={"right": True, "blind": False, "confused": False, "background": False, "background_reliant": False},
 )

@@ -17,7 +17,7 @@ from seewhy.registry import Ask, metric
     needs={Ask.MODEL, Ask.RIVAL},
     bounds=(-54.0, 54.0),
     higher_is_better=True,
-    citation="Brocki et al., Class-Discriminative Attention Maps, eq. 8, seed 002",
+    citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 8",
     passes=lambda self: len(self.sizes) * self.draws + 1,
     parts={"own": True, "rival": False},
     stochastic=True,

@@ -17,7 +17,7 @@ from seewhy.registry import Ask, metric
     needs={Ask.MODEL},
     bounds=(-27.0, 27.0),
     higher_is_better=True,
-    citation="Brocki et al., Class-Discriminative Attention Maps, section 3.5, seed 002",
+    citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, section 3.5",
     passes=lambda self: len(self.sizes) * self.draws + 1,
     stochastic=True,
 )

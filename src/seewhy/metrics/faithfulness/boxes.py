@@ -24,7 +24,7 @@ from seewhy.metrics.faithfulness.asking import (
 )
 
 GRID = 28
-"""Patches along the shorter side of the image that sizes are counted in: seed 002's 224 px in patches of 8."""
+"""Patches along the shorter side of the image that sizes are counted in: the CDAM paper's 224 px in patches of 8."""
 STRIDE = 7919  # a prime, so that the draws of different sizes and of neighbouring seeds do not meet
 
 

@@ -17,7 +17,7 @@ from seewhy.registry import Ask, metric
     needs={Ask.MODEL},
     bounds=(0.0, 1.0),
     higher_is_better=False,
-    citation="Petsiuk et al., RISE (BMVC 2018), section 4.2; seed 004",
+    citation="Petsiuk et al., RISE (BMVC 2018), section 4.2; Hirano et al., Attention Lattice Adapter (2024)",
     passes=lambda self: self.steps + 1,
     monotone_invariant=True,
 )
@@ -25,7 +25,7 @@ class Deletion(PixelCurves):
     """∫ p_c(d_n) dn / (H·W), d_n: the image without its n most important pixels; in [0, 1], low is good.
 
     As `Insertion`, the other way round. Removed pixels are zero after normalisation, the mean colour of the training
-    data, as in RISE's code and seed 004's equation; `baseline="black"` is a black photo.
+    data, as in RISE's code and the ALA paper's equation; `baseline="black"` is a black photo.
     Quantus' `PixelFlipping` has the same curve without its first point for images of one channel; with more it flips
     channel values, not pixels, so that one pass follows each third of a pixel.
     """

@@ -40,7 +40,7 @@ class MIFLIF(ModelMetric):
     needs={Ask.MODEL},
     bounds=(None, None),
     higher_is_better=True,
-    citation="Brocki et al., Class-Discriminative Attention Maps, section 3.5, seed 002",
+    citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, section 3.5",
     passes=lambda self: 2 * self.steps,
     parts={"mif": False, "lif": True},
     monotone_invariant=True,

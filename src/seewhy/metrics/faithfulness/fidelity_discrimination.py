@@ -17,7 +17,7 @@ from seewhy.registry import Ask, metric
     needs={Ask.MODEL, Ask.RIVAL},
     bounds=(None, None),
     higher_is_better=True,
-    citation="Brocki et al., Class-Discriminative Attention Maps, eq. 7, seed 002",
+    citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 7",
     passes=lambda self: 4 * self.steps - 2,
     parts={"own": True, "rival": False},
     monotone_invariant=True,

@@ -18,7 +18,8 @@ from seewhy.registry import Ask, metric
     needs={Ask.MODEL},
     bounds=(-1.0, 1.0),
     higher_is_better=True,
-    citation="seed 004, section 4; Petsiuk et al., RISE (BMVC 2018), section 4.2",
+    citation="Hirano et al., Attention Lattice Adapter (2024), section 4; Petsiuk et al., RISE (BMVC 2018), "
+             "section 4.2",
     passes=lambda self: 2 * self.steps + (self.baseline != self.start),
     parts={"insertion": True, "deletion": False},
     monotone_invariant=True,
@@ -26,7 +27,7 @@ from seewhy.registry import Ask, metric
 class IDScore(PixelCurves):
     """Insertion − deletion, in [−1, 1]; both as the metrics of those names, which cost nothing more after it.
 
-    Seed 004 inserts into and deletes to zero; RISE's insertion starts from a blurred image (`start="blur"`).
+    The ALA paper inserts into and deletes to zero; RISE's insertion starts from a blurred image (`start="blur"`).
     """
 
     baseline: str = option("zero", f"for deletion, {BASELINE_HELP}")

@@ -17,7 +17,7 @@ from seewhy.registry import Ask, metric
     needs={Ask.MODEL},
     bounds=(0.0, 1.0),
     higher_is_better=True,
-    citation="Petsiuk et al., RISE (BMVC 2018), section 4.2; seed 004",
+    citation="Petsiuk et al., RISE (BMVC 2018), section 4.2; Hirano et al., Attention Lattice Adapter (2024)",
     passes=lambda self: self.steps + 1,
     monotone_invariant=True,
 )
@@ -25,7 +25,7 @@ class Insertion(PixelCurves):
     """∫ p_c(i_n) dn / (H·W), i_n: the baseline with the n most important pixels of the image; in [0, 1].
 
     p_c is the probability of the class; a target that is no class gives its own score, which may leave [0, 1]. The
-    baseline is zero after normalisation, the mean colour of the training data (seed 004's equation, on the model's
+    baseline is zero after normalisation, the mean colour of the training data (the ALA paper's equation, on the model's
     input); RISE starts from a blurred image: `baseline="blur"` (ours has σ = side/16, RISE's code 5 px).
     A step is H·W / `steps` pixels: 224 of them at 224 × 224, as in RISE. Ties go row by row from the top.
     """

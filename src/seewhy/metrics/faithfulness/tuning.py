@@ -1,4 +1,4 @@
-"""Choosing an option of a method by fidelity on a few images: how seed 002 picks the σ of Smooth CDAM."""
+"""Choosing an option of a method by fidelity on a few images: how the CDAM paper picks the σ of Smooth CDAM."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from seewhy.registry import Ask, metric
     needs={Ask.MASK},
     bounds=(0.0, 1.0),
     higher_is_better=True,
-    citation="Fawcett, An introduction to ROC analysis (2006); of pixels: seed 000",
+    citation="Fawcett, An introduction to ROC analysis (2006); of pixels: LaFAM (2024), arXiv:2407.06059",
     monotone_invariant=True,
 )
 class AUC(Metric):

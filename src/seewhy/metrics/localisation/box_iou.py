@@ -21,14 +21,14 @@ from seewhy.registry import Ask, metric
     bounds=(0.0, 1.0),
     higher_is_better=True,
     citation="Deselaers et al., Weakly Supervised Localization and Learning with Generic Knowledge (2012): CorLoc; "
-             "Everingham et al., The PASCAL VOC Challenge (2010): AP; seed 001 with the inner box",
+             "Everingham et al., The PASCAL VOC Challenge (2010): AP; NAVE (2024), arXiv:2411.19700: the inner box",
     parts={"corloc": True, "confidence": None, "objects": None},
     whole={"ap50": True},
 )
 class BoxIoU(Metric):
     """Largest IoU between the map's box and any of the objects' boxes.
 
-    The map's box: threshold (as mIoU), largest connected part (4 neighbours), its tight box, or seed 001's inner box
+    The map's box: threshold (as mIoU), largest connected part (4 neighbours), its tight box, or NAVE's inner box
     round the median. Nothing above the threshold: IoU 0.
 
     Parts: `corloc` = 1 if IoU ≥ 0.5 (its mean over images is CorLoc); `confidence` = the share of the positive values
@@ -72,8 +72,8 @@ def average_precision(iou: Float[Tensor, "images"], confidence: Float[Tensor, "i
     Precision at a recall is the best at that or a larger one (VOC 2010 and later). Boxes of equal confidence come in
     together: their order is no merit. Images without a value (NaN) are left out.
 
-    One box per image finds one object per image at most, so AP cannot exceed images / objects. Our
-    copy of seed 001 does not say whether its AP@50 is this or CorLoc, which are not the same number: both are stored.
+    One box per image finds one object per image at most, so AP cannot exceed images / objects. Our copy of the NAVE
+    paper does not say whether its AP@50 is this or CorLoc, which are not the same number: reports have both.
     """
     known = torch.isfinite(iou)
     iou, confidence, objects = iou[known].double(), confidence[known].double(), objects[known].double()

@@ -18,14 +18,15 @@ from seewhy.registry import Ask, metric
     needs={Ask.MASK},
     bounds=(0.0, 1.0),
     higher_is_better=True,
-    citation="seed 004; Otsu, A threshold selection method from gray-level histograms (1979)",
+    citation="Hirano et al., Attention Lattice Adapter (2024); Otsu, A threshold selection method from gray-level "
+             "histograms (1979)",
 )
 class MeanIoU(Metric):
     """Intersection over union of the mask and the pixels above a threshold; the mean over images is mIoU.
 
     Rules: `max`: a share of the map's maximum (0.5); `mean`: the map's mean; `otsu`: Otsu's, of 256 bins; `best`: the
     share of the maximum that was best on validation images (`thresholds.best_level`), given as `level`. The rule moves
-    the score more than many methods do, so it is stored with it; seed 004 does not name its own.
+    the score more than many methods do, so it is stored with it; the ALA paper does not name its own.
     A region of no pixels gives 0. Negative values are below every `max` threshold.
     """
 

@@ -20,7 +20,7 @@ from seewhy.registry import Ask, metric
     needs={Ask.OBJECTS},
     bounds=(0.0, 1.0),
     higher_is_better=True,
-    citation="ours, from the question of seed 000",
+    citation="Ours, from a question of the LaFAM paper (2024), arXiv:2407.06059",
     parts={"minimum": True, "union": True, "single": True},
     monotone_invariant=True,
 )

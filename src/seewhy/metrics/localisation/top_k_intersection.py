@@ -27,7 +27,7 @@ from seewhy.registry import Ask, metric
 class TopKIntersection(Metric):
     """Share of the k highest pixels that lie inside the mask.
 
-    k is 1000 pixels (seed 000), or all where fewer count; or a fraction of the pixels that count, rounded up.
+    k is 1000 pixels (the LaFAM paper), or all where fewer count; or a fraction of the pixels that count, rounded up.
     If only some of the pixels with the k-th value fit, all of them count with the share that fits (Quantus takes
     whichever its sort puts first). An object smaller than k cannot reach 1.
     """

@@ -31,7 +31,7 @@ class Randomisation(Metric):
     The models are those of `seewhy.sanity`: of model 1 the head is random, of model K every weight. The target stays
     what it was on the trained model. A map that hardly changes (S near 1) does not explain this model.
 
-    Parts: `untrained`, ρ with the model that has no trained weight left (the untrained model of NAVE, seed 001: what
+    Parts: `untrained`, ρ with the model that has no trained weight left (the untrained model of NAVE: what
     does the map owe to training?); `ssim`, the mean structural similarity of the displayed maps (Adebayo's second
     measure; 7×7 windows, each map normalised by itself). Curves: ρ ("") and SSIM ("ssim") by model. A model with fewer
     layers than `steps` fills fewer points, the others are NaN, as is a model that gives NaN; means leave them out.
