@@ -28,8 +28,9 @@ class ImageNetReal(Dataset):
     Args:
         root: holds real.json and the photos: flat, in `val`, or in WordNet folders in either.
         split: `val` (all; the source of the CDAM paper's X_val), `labelled` (at least one ReaL label), or `multi`
-            (at least two). The CDAM paper's X_multi is a draw from `multi` after dropping images whose labels name the same thing
-            by an embedding; which 1000 were left is not published, so synonyms (notebook, laptop) are still in ours.
+            (at least two). The CDAM paper's X_multi is a draw from `multi` after dropping images whose labels name the
+            same thing by an embedding; which 1000 were left is not published, so synonyms (notebook, laptop) are still
+            in ours.
         labels: the file of the labels, where it is not root/real.json.
 
     Raises:

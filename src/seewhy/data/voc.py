@@ -42,8 +42,8 @@ class VOC(Dataset):
         single_label: only images whose objects are all of one class, by the XML.
         without: only images without any object of these classes, by the XML.
 
-    The LaFAM paper's selection is `single_label=True, without=(person, tvmonitor, sofa, pottedplant, diningtable, chair,
-    bottle)` on the segmentation val split. `about` has `difficult` and `truncated` for each box.
+    The LaFAM paper's selection is `single_label=True, without=(person, tvmonitor, sofa, pottedplant, diningtable,
+    chair, bottle)` on the segmentation val split. `about` has `difficult` and `truncated` for each box.
 
     Raises:
         DataError: the folder is not laid out so. OptionError: impossible option.
