@@ -25,8 +25,8 @@ class PointingGame(Metric):
 
     A constant map gets the mask's share of the image. Of a map of 7×7 cells brought to 224 by nearest neighbour the
     maximum is 1024 pixels: with `ties="any"` (Quantus, the LaFAM paper) one of them on the object is a hit, and a
-    constant map always hits. Differs from Quantus also where the mask is empty: NaN here, a hit there (its NaN is written
-    into an array of booleans). The paper's tolerance of 15 pixels is not given.
+    constant map always hits. Differs from Quantus also where the mask is empty: NaN here, a hit there (its NaN is
+    written into an array of booleans). The paper's tolerance of 15 pixels is not given.
     """
 
     ties: str = option("share", "several maxima: the share of them inside, or a hit if any is",
