@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from itertools import chain
 
 import torch
@@ -72,9 +73,9 @@ class VisionModel:
         """The floating-point type of the parameters."""
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
 
-    @property
+    @cached_property
     def offers(self) -> frozenset[Need]:
-        """What methods can get from this model."""
+        """What methods can get from this model; looked up once, for it asks every weight."""
         return self.structure.offers - ({Need.GRADIENTS} if made_in_inference_mode(self.module) else set())
 
     @property
@@ -92,6 +93,7 @@ class VisionModel:
     def to(self, device: torch.device | str) -> VisionModel:
         """Move the module; returns self."""
         self.module.to(device)
+        self.__dict__.pop("offers", None)  # moved weights may be new ones
         return self
 
     def missing(self, needs: frozenset[Need]) -> list[str]:
