@@ -159,6 +159,14 @@ def test_numbers_are_written_as_people_do(value, digits, text):
     assert number(value, digits) == text
 
 
+def test_a_method_without_a_score_on_a_model_has_no_row_there(run, scores):
+    from seewhy.bench.report.page import _panel_tables
+
+    told = [s for s in scores.values() if s.method != "occlusion"]
+    assert {len(block.rows) for block in _panel_tables(run, run.panels[0], told)} == {2}
+    assert {len(block.rows) for block in _panel_tables(run, run.panels[0], list(scores.values()))} == {3}
+
+
 def test_galleries_show_what_they_say(run):
     info, panel = run.metrics["fidelity"], run.panels[0]
     blocks = extremes(run, panel, info)

@@ -76,12 +76,14 @@ def _panel_tables(run: Run, panel: Panel, scores: Sequence[Score]) -> Iterator[B
 
 
 def _ordered(run: Run, own: dict[tuple[str, str], Score], metric: MetricInfo) -> list:
-    """Methods by rank in the first metric; the plan's order where there is none."""
+    """Methods with a score here, by rank in the first metric; the plan's order where there is none."""
+    here = {method for method, _ in own}
+
     def place(item: tuple) -> float:
         score = own.get((item[0], metric.label))
         return score.rank if score and score.rank else math.inf
 
-    return sorted(run.methods.items(), key=place)
+    return sorted((item for item in run.methods.items() if item[0] in here), key=place)
 
 
 def _cell(run: Run, score: Score | None) -> Cell:
