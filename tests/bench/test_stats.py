@@ -84,6 +84,15 @@ def test_blocks_of_resamples_give_what_one_block_gives(monkeypatch):
     np.testing.assert_allclose(parts.low, whole.low)
 
 
+def test_a_bound_of_zero_is_zero():
+    """One hit in a hundred: many resamples have none, and 0.01 − 0.01 must not be −7e-18 in a table."""
+    hits = np.zeros((100, 1))
+    hits[3] = 1
+    found = stats.intervals(hits, np.ones((100, 1), int))
+    assert found.low[0] == 0
+    assert found.high[0] > 0.02
+
+
 def test_large_means_lose_no_digits():
     sums, counts = draw()
     plain = stats.intervals(sums, counts)

@@ -59,8 +59,13 @@ def intervals(sums: Float[ndarray, "images columns"], counts: Int[ndarray, "imag
     deviations = _resampled(centred, counts.astype(np.float64), draws, seed)
     images = (counts > 0).sum(0)
     tail = (1 - LEVEL) / 2
-    low, high = (np.where(images > 1, mean + _quantile(deviations, q), np.nan) for q in (tail, 1 - tail))
+    low, high = (np.where(images > 1, _sum(mean, _quantile(deviations, q)), np.nan) for q in (tail, 1 - tail))
     return Intervals(mean, low, high, np.where(images >= FEWEST, _p(deviations, mean), np.nan))
+
+
+def _sum(a: Float[ndarray, "columns"], b: Float[ndarray, "columns"]) -> Float[ndarray, "columns"]:
+    """a + b, and 0 where they cancel but for rounding."""
+    return np.where(np.isclose(a, -b, rtol=1e-12, atol=0), 0.0, a + b)
 
 
 def _resampled(sums: ndarray, counts: ndarray, draws: int, seed: int) -> Float[ndarray, "draws columns"]:
