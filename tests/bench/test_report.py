@@ -14,6 +14,7 @@ from PIL import Image
 
 from seewhy.bench.report import Run, report
 from seewhy.bench.report import board as boards
+from seewhy.bench.report.drawings import distributions
 from seewhy.bench.report.files import escaped, latex, long_csv, markdown, wide_csv
 from seewhy.bench.report.galleries import disagreements, extremes, likeness
 from seewhy.bench.report.page import judge
@@ -165,6 +166,12 @@ def test_a_method_without_a_score_on_a_model_has_no_row_there(run, scores):
     told = [s for s in scores.values() if s.method != "occlusion"]
     assert {len(block.rows) for block in _panel_tables(run, run.panels[0], told)} == {2}
     assert {len(block.rows) for block in _panel_tables(run, run.panels[0], list(scores.values()))} == {3}
+
+
+def test_a_yes_or_no_score_has_no_distribution(run):
+    shown = {name: distributions(run, run.panels[0], run.metrics[name]) for name in ("pointing_game", "compactness")}
+    assert shown["pointing_game"] is None  # 0 or 1 in the made-up run
+    assert len(shown["compactness"].rows) == 4  # three methods and the ruler
 
 
 def test_galleries_show_what_they_say(run):

@@ -121,11 +121,15 @@ def _sample(k: int) -> Markup:
 
 
 def distributions(run: Run, panel: Panel, info: MetricInfo) -> Boxes | None:
-    """Quartiles (box), 5th to 95th percentile (line), median (bar) and some of the maps (dots) for each method."""
+    """Quartiles (box), 5th to 95th percentile (line), median (bar) and some of the maps (dots) for each method.
+
+    None for a score that is 0 or 1 throughout: its mean in the table says all.
+    """
     where = "model = ? AND data = ? AND split = ? AND metric = ? AND method <> '' AND value IS NOT NULL"
     quantiles = dict(run.ask(f"SELECT method, quantile_cont(value, [0.05, 0.25, 0.5, 0.75, 0.95]) FROM scores "
                              f"WHERE {where} GROUP BY method", *panel.key, info.label))
-    if not quantiles:
+    if not quantiles or not run.ask(f"SELECT 1 FROM scores WHERE {where} AND value NOT IN (0, 1) LIMIT 1", *panel.key,
+                                    info.label):
         return None
     dots: dict[str, list[float]] = {}
     for method, value in run.ask(f"SELECT method, value FROM scores WHERE {where} QUALIFY row_number() OVER "
