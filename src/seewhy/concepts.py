@@ -25,7 +25,7 @@ from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Layer
 from seewhy.models.surgery import untouched
 from seewhy.registry import Need
-from seewhy.targets import Output, TargetLike, as_target
+from seewhy.targets import Output, TargetLike
 
 Images = ImageLike | Sequence[ImageLike]
 POOLS = ("mean", "flatten")
@@ -231,7 +231,7 @@ def _gradients(model: VisionModel, images: Images, target: TargetLike, layer: La
     """∂f/∂A of each picture, summed over positions for pool `mean`; float32 on the CPU."""
     if Need.GRADIENTS not in model.offers:
         raise RequirementError(f"TCAV needs gradients, which {model.name} does not offer; wrap the module itself")
-    goal = as_target(target, model.class_names, Need.LOGITS in model.offers)
+    goal = model.as_target(target)
     if goal.need not in model.offers:
         Output().require(goal.need)
     goal.check(1, model.classes)

@@ -24,7 +24,7 @@ from seewhy.methods.gradient.baselines import gaussian_blur
 from seewhy.models.adapter import VisionModel
 from seewhy.models.surgery import untouched
 from seewhy.registry import Need
-from seewhy.targets import Output, Target, TargetLike, as_target
+from seewhy.targets import Output, Target, TargetLike
 
 Progress = Callable[[Iterable, int, str], Iterator]
 
@@ -102,7 +102,7 @@ def dream(
     if jitter >= min(rows, cols):
         raise OptionError(f"jitter={jitter} would shift a picture of {rows}×{cols} out of sight; "
                           f"use less than {min(rows, cols)}")
-    goal = as_target(target, model.class_names, Need.LOGITS in model.offers)
+    goal = model.as_target(target)
     if goal.need not in model.offers:
         Output().require(goal.need)
     goal.check(1, model.classes)

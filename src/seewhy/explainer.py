@@ -18,8 +18,8 @@ from seewhy.explanation import Explanation
 from seewhy.images import MAX_PIXELS, ImageLike, image_paths, load_image, load_images
 from seewhy.methods import METHODS, Method
 from seewhy.models.adapter import VisionModel
-from seewhy.registry import Need, options_of
-from seewhy.targets import Output, Rank, Target, TargetLike, as_target, tiled_rows
+from seewhy.registry import options_of
+from seewhy.targets import Output, Rank, Target, TargetLike, tiled_rows
 
 MethodLike = Any
 """A method's name, a method class, or a configured method."""
@@ -138,7 +138,7 @@ def explain_each(
     spread = [t for target in targets for t in spread_top(target)]
     for target in spread:
         if not _is_truth(target):
-            as_target(target, model.class_names, Need.LOGITS in model.offers).check(1, model.classes)
+            model.as_target(target).check(1, model.classes)
     for start in range(0, len(images), batch_size):
         yield from _outcomes(model, images[start : start + batch_size], start, tools, spread, max_pixels)
 
@@ -247,14 +247,14 @@ def _explain_batch(model: VisionModel, tool: Method, pictures: list[Image.Image]
     x = model.stack(pictures)
     if not tool.card.class_specific:
         return _run(model, tool, x, [None], None, pictures, sources)[0]
-    goal = as_target(target, model.class_names, Need.LOGITS in model.offers)
+    goal = model.as_target(target)
     output = model.checked_output(x) if goal.depends_on_output else None
     goal = _settled(model, goal, output, len(x))
     return _run(model, tool, x, [goal], output, pictures, sources)[0]
 
 
 def _settled(model: VisionModel, target: TargetLike, output: Output | None, batch: int) -> Target:
-    goal = as_target(target, model.class_names, Need.LOGITS in model.offers)
+    goal = model.as_target(target)
     goal.check(batch, model.classes)
     return goal.fixed(output) if goal.depends_on_output else goal
 

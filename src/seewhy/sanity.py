@@ -27,8 +27,7 @@ from seewhy.methods import Method
 from seewhy.models.adapter import VisionModel
 from seewhy.models.surgery import untouched
 from seewhy.ranks import mean_ranks
-from seewhy.registry import Need
-from seewhy.targets import TargetLike, as_target
+from seewhy.targets import TargetLike
 
 UNCHANGED = 0.95  # rank correlation with the trained model's map when no trained weight is left
 Progress = Callable[[Iterable, int, str], Iterator]
@@ -88,7 +87,7 @@ def sanity(model: VisionModel, image: ImageLike, methods: Sequence[Any], target:
     """
     tools = [as_method(model, m) for m in methods]
     picture = load_image(image)
-    goal = as_target(target, model.class_names, Need.LOGITS in model.offers)
+    goal = model.as_target(target)
     goal = goal.fixed(model.output(picture)) if goal.depends_on_output else goal
     trained = [_explained(model, tool, picture, goal) for tool in tools]
     cascades = [Cascade(explanation, []) for explanation in trained]

@@ -17,7 +17,7 @@ from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Layer
 from seewhy.models.surgery import backward, untouched
 from seewhy.registry import METHODS, Cost, MethodCard, Need, check_options, option, options_of
-from seewhy.targets import Output, PerImage, Target, TargetLike, as_target, tiled_rows
+from seewhy.targets import Output, PerImage, Target, TargetLike, tiled_rows
 
 
 @dataclass(eq=False)
@@ -121,8 +121,7 @@ class Method:
     def _goal(self, target: TargetLike, batch: int) -> Target:
         if not self.card.class_specific:
             return _Nothing()
-        has_logits = Need.LOGITS in self.model.offers
-        goal = as_target(target, self.model.class_names, has_logits)
+        goal = self.model.as_target(target)
         for each in goal.targets if isinstance(goal, PerImage) else (goal,):
             if each.need not in self.model.offers:
                 Output().require(each.need)

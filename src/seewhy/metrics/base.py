@@ -16,8 +16,8 @@ from torch import Tensor
 
 from seewhy.errors import OptionError
 from seewhy.models.adapter import VisionModel
-from seewhy.registry import ASK_TEXT, Ask, MetricCard, Need, check_options, option, options_of
-from seewhy.targets import TargetLike, as_target
+from seewhy.registry import ASK_TEXT, Ask, MetricCard, check_options, option, options_of
+from seewhy.targets import TargetLike
 
 T = TypeVar("T")
 TRUTH = ("masks", "objects", "valid", "boxes", "labels", "rivals")
@@ -56,7 +56,7 @@ class Given:
 
     def __post_init__(self) -> None:
         if self.model is not None and self.x is not None:
-            self.target = as_target(self.target, self.model.class_names, Need.LOGITS in self.model.offers)
+            self.target = self.model.as_target(self.target)
             if self.target.depends_on_output:
                 self.target = self.target.fixed(self.model.checked_output(self.x))
 

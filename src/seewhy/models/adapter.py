@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
 from itertools import chain
 
 import torch
@@ -40,7 +39,7 @@ from seewhy.models.surgery import (
 )
 from seewhy.preprocess import Preprocess
 from seewhy.registry import NEED_TEXT, Need
-from seewhy.targets import Output
+from seewhy.targets import Output, Target, TargetLike, as_target
 
 
 class VisionModel:
@@ -73,9 +72,9 @@ class VisionModel:
         """The floating-point type of the parameters."""
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
 
-    @cached_property
+    @property
     def offers(self) -> frozenset[Need]:
-        """What methods can get from this model; looked up once, for it asks every weight."""
+        """What methods can get from this model; asks every weight, so not for a hot path."""
         return self.structure.offers - ({Need.GRADIENTS} if made_in_inference_mode(self.module) else set())
 
     @property
@@ -90,10 +89,13 @@ class VisionModel:
                 return linear[-1].out_features
         return len(self.class_names) if self.class_names else None
 
+    def as_target(self, spec: TargetLike) -> Target:
+        """What a user writes as a `Target` of this model; errors as for `seewhy.targets.as_target`."""
+        return as_target(spec, self.class_names, Need.LOGITS in self.structure.offers)
+
     def to(self, device: torch.device | str) -> VisionModel:
         """Move the module; returns self."""
         self.module.to(device)
-        self.__dict__.pop("offers", None)  # moved weights may be new ones
         return self
 
     def missing(self, needs: frozenset[Need]) -> list[str]:
