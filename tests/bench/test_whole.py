@@ -51,7 +51,7 @@ def test_the_report_holds_the_literal_ap(folder, tmp_path):
 
 def test_values_meet_their_own_parts(folder):
     run = Run(folder)
-    values, samples = columns(run, run.panels[0], "grad_cam", "box_iou")
+    values, samples = columns(run, run.panels[0], "grad_cam", "box_iou", "box_iou")
     assert set(values) == {"", "corloc", "confidence", "objects"}
     assert np.array_equal(values["corloc"], values[""] >= 0.5)
     assert len(samples) == len(values[""]) > len(set(samples)) == 8

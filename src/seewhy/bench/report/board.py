@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +47,27 @@ class Score:
     p: float | None = None
     level: bool | None = None
 
+    @property
+    def half(self) -> float | None:
+        """Half the width of the interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+def scores_of(panel: Panel, scores: Sequence[Score]) -> dict[tuple[str, str], Score]:
+    """A model's scores by method and metric."""
+    return {(s.method, s.metric): s for s in scores if s.panel == panel}
+
+
+def asked(run: Run, here: dict[tuple[str, str], Score], first: str | None = None) -> list[str]:
+    """The methods among a model's scores, in the plan's order, or by rank in the metric `first`."""
+    methods = [name for name in run.methods if any(method == name for method, _ in here)]
+
+    def place(name: str) -> float:
+        score = here.get((name, first))
+        return math.inf if score is None or score.rank is None else score.rank
+
+    return sorted(methods, key=place) if first else methods
+
 
 def board(run: Run, draws: int = stats.DRAWS, seed: int = 0) -> list[Score]:
     """All scores of a run, by panel, metric and method in the plan's order."""
@@ -82,7 +105,7 @@ def _wholes(run: Run, panel: Panel, seed: int) -> list[Score]:
     scores = []
     for info in (m for m in run.metrics.values() if m.whole):
         label, _, name = info.label.rpartition(".")
-        sets = {method: whole.columns(run, panel, method, label) for method in run.methods}
+        sets = {method: whole.columns(run, panel, method, info.whole, label) for method in run.methods}
         found = {method: whole.measured(info.whole, name, *held, seed=seed) for method, held in sets.items()}
         means = np.array([np.nan if run.methods[m].baseline else found[m][0] for m in found])
         for method, rank in zip(found, stats.ranks(means, info.higher_is_better), strict=True):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections.abc import Sequence
 
-from seewhy.bench.report.board import Score
+from seewhy.bench.report.board import Score, asked, scores_of
 from seewhy.bench.report.published import figure
 from seewhy.bench.report.read import MetricInfo, Panel, Run
 from seewhy.bench.report.words import number
@@ -48,11 +47,11 @@ def latex(run: Run, scores: Sequence[Score]) -> str:
 
 
 def _table(run: Run, panel: Panel, scores: Sequence[Score]) -> str:
-    own = {(s.method, s.metric): s for s in scores if s.panel == panel}
-    metrics = [m for m in run.metrics.values() if any(metric == m.label for _, metric in own)]
+    here = scores_of(panel, scores)
+    metrics = [m for m in run.metrics.values() if any(metric == m.label for _, metric in here)]
     head = " & ".join(["Method", *(escaped(f"{m.title} {m.arrow}".strip()) for m in metrics)])
-    lines = [" & ".join([escaped(info.title), *(_cell(own.get((method, m.label))) for m in metrics)]) + r" \\"
-             for method, info in run.methods.items()]
+    lines = [" & ".join([escaped(run.methods[name].title), *(_cell(here.get((name, m.label))) for m in metrics)])
+             + r" \\" for name in asked(run, here)]
     caption = escaped(f"{panel.model} on {panel.data} {panel.split}".strip())
     return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{caption}. Mean and half-width of the 95\,\% "
                       r"bootstrap interval over images; bold: best; underlined: not significantly worse.}",
@@ -65,7 +64,7 @@ def _cell(score: Score | None) -> str:
         return "--"
     mean = number(score.mean)
     text = rf"\mathbf{{{mean}}}" if score.rank == 1 else rf"\underline{{{mean}}}" if score.level else mean
-    half = "" if score.low is None or score.high is None else rf" \pm {number((score.high - score.low) / 2, 2)}"
+    half = "" if score.half is None else rf" \pm {number(score.half, 2)}"
     return f"${text}{half}$"
 
 
@@ -76,12 +75,10 @@ def markdown(run: Run, scores: Sequence[Score]) -> str:
 
 
 def _pipes(run: Run, panel: Panel, metrics: Sequence[MetricInfo], scores: Sequence[Score]) -> str:
-    own = {(s.method, s.metric): s for s in scores if s.panel == panel}
-    shown = [m for m in metrics if any(metric == m.label for _, metric in own)]
-    methods = [name for name in run.methods if any(method == name for method, _ in own)]
-    if shown:
-        methods.sort(key=lambda name: _place(own.get((name, shown[0].label))))
-    rows = [[run.methods[name].title, *(_marked(own.get((name, m.label))) for m in shown)] for name in methods]
+    here = scores_of(panel, scores)
+    shown = [m for m in metrics if any(metric == m.label for _, metric in here)]
+    methods = asked(run, here, shown[0].label if shown else None)
+    rows = [[run.methods[name].title, *(_marked(here.get((name, m.label))) for m in shown)] for name in methods]
     head = ["", *(f"{m.title} {m.arrow}".strip() for m in shown)]
     lines = [head, ["---", *["--:"] * len(shown)], *rows]
     title = f"{panel.model} on {panel.data} {panel.split}".strip()
@@ -90,15 +87,11 @@ def _pipes(run: Run, panel: Panel, metrics: Sequence[MetricInfo], scores: Sequen
                       "significantly worse.", ""])
 
 
-def _place(score: Score | None) -> float:
-    return math.inf if score is None or score.rank is None else score.rank
-
-
 def _marked(score: Score | None) -> str:
     if score is None or score.mean is None:
         return "–"
     mean = number(score.mean)
-    half = "" if score.low is None or score.high is None else f" ± {number((score.high - score.low) / 2, 2)}"
+    half = "" if score.half is None else f" ± {number(score.half, 2)}"
     return f"**{mean}**{half}" if score.rank == 1 else f"{mean}{half}{' ≈' if score.level else ''}"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from seewhy.bench import stats
 from seewhy.bench.report import drawings, galleries, words
 from seewhy.bench.report.blocks import Block, Cell, Code, Facts, Part, Table, Words
-from seewhy.bench.report.board import Score
+from seewhy.bench.report.board import Score, asked, scores_of
 from seewhy.bench.report.published import figure, source
 from seewhy.bench.report.read import MetricInfo, Panel, Run
 from seewhy.bench.report.words import number
@@ -63,27 +63,16 @@ def _tables(run: Run, scores: Sequence[Score]) -> Part:
 
 
 def _panel_tables(run: Run, panel: Panel, scores: Sequence[Score]) -> Iterator[Block]:
-    own = {(s.method, s.metric): s for s in scores if s.panel == panel}
+    here = scores_of(panel, scores)
     families = dict.fromkeys(info.family for info in run.metrics.values())
     for family in families:
-        metrics = [m for m in run.metrics.values() if m.family == family and any(key[1] == m.label for key in own)]
+        metrics = [m for m in run.metrics.values() if m.family == family and any(key[1] == m.label for key in here)]
         if not metrics:
             continue
-        rows = [[Cell(info.title), *(_cell(run, own.get((method, m.label))) for m in metrics)]
-                for method, info in _ordered(run, own, metrics[0])]
+        rows = [[Cell(run.methods[name].title), *(_cell(run, here.get((name, m.label))) for m in metrics)]
+                for name in asked(run, here, metrics[0].label)]
         head = ["method", *(f"{m.title} {m.arrow}".strip() for m in metrics)]
         yield Table(head, rows, title=" · ".join(part for part in (_title(panel), family) if part))
-
-
-def _ordered(run: Run, own: dict[tuple[str, str], Score], metric: MetricInfo) -> list:
-    """Methods with a score here, by rank in the first metric; the plan's order where there is none."""
-    here = {method for method, _ in own}
-
-    def place(item: tuple) -> float:
-        score = own.get((item[0], metric.label))
-        return score.rank if score and score.rank else math.inf
-
-    return sorted((item for item in run.methods.items() if item[0] in here), key=place)
 
 
 def _cell(run: Run, score: Score | None) -> Cell:
@@ -94,7 +83,7 @@ def _cell(run: Run, score: Score | None) -> Cell:
     if score.mean is None:
         return Cell("no value", [f"{score.failed} failed", *told])
     mark = " ★" if score.rank == 1 else " ≈" if score.level else ""
-    half = "" if score.low is None or score.high is None else f"± {number((score.high - score.low) / 2, 2)}"
+    half = "" if score.half is None else f"± {number(score.half, 2)}"
     failed = f", {score.failed} failed" if score.failed else ""
     place = f"rank {score.rank}, " if score.rank else "baseline, " if run.methods[score.method].baseline else ""
     return Cell(f"{number(score.mean)}{mark}", [line for line in (half, f"{place}n {score.n}{failed}", *told) if line],

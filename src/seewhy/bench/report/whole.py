@@ -14,22 +14,18 @@ from seewhy.metrics import METRICS
 DRAWS = 200  # each measures the whole set anew
 
 
-def columns(run: Run, panel: Panel, method: str, label: str) -> tuple[dict[str, Float[ndarray, "maps"]], ndarray]:
-    """A metric's value ("") and parts of each of a method's maps, and the images that the maps are of."""
-    found = run.arrays("SELECT sample, entry, metric, value FROM scores WHERE model = ? AND data = ? AND split = ? AND "
-                       "method = ? AND (metric = ? OR starts_with(metric, ?)) ORDER BY entry, sample, metric",
-                       *panel.key, method, label, f"{label}.")
-    samples, entries = (np.asarray(found[name], str) for name in ("sample", "entry"))
-    names = np.asarray(found["metric"], str)
-    values = np.ma.filled(np.ma.asarray(found["value"], float), np.nan)
-    own = names == label
-    order = {entry: i for i, entry in enumerate(entries[own])}
-    made = {}
-    for name in dict.fromkeys(names):
-        made[name.removeprefix(label).lstrip(".")] = column = np.full(len(order), np.nan)
-        here = (names == name) & np.isin(entries, entries[own])
-        column[[order[entry] for entry in entries[here]]] = values[here]
-    return made, samples[own]
+def columns(run: Run, panel: Panel, method: str, metric: str, label: str
+            ) -> tuple[dict[str, Float[ndarray, "maps"]], ndarray]:
+    """A metric's value ("") and parts of each of a method's maps, and the images that the maps are of.
+
+    `label` is what the run calls the registered `metric`.
+    """
+    labels = {"": label, **{part: f"{label}.{part}" for part in METRICS.get(metric).card.parts}}
+    picked = ", ".join(f'max(value) FILTER (metric = ?) AS "{name}."' for name in labels)
+    found = run.arrays(f"SELECT sample, {picked} FROM scores WHERE model = ? AND data = ? AND split = ? AND method = ? "
+                       "GROUP BY sample, entry HAVING count(*) FILTER (metric = ?) > 0 ORDER BY entry, sample",
+                       *labels.values(), *panel.key, method, label)
+    return {name: np.ma.filled(np.ma.asarray(found[f"{name}."], float), np.nan) for name in labels}, found["sample"]
 
 
 def measured(metric: str, name: str, values: dict[str, Float[ndarray, "maps"]], samples: ndarray,
