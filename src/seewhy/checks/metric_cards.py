@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator
-from dataclasses import fields
-from pathlib import Path
 
-from seewhy.checks.contract import NOT_ONE, ensure, expect, one_sentence
+from seewhy.checks.cards import complaints, options_are_declared
+from seewhy.checks.contract import ensure, expect
 from seewhy.checks.trial import FIELDS, Trial, forwards, metric_check, trial_of
 from seewhy.errors import OptionError
 from seewhy.metrics.base import Given, Metric
@@ -49,17 +47,13 @@ def passes_as_declared(trial: Trial) -> None:
 @metric_check
 def options_checked(trial: Trial) -> None:
     """A value below an option's least or no choice of it is an `OptionError`; all have words and go into JSON."""
-    declared = options_of(type(trial.metric))
-    bare = [f.name for f in fields(trial.metric) if f.name not in declared]
-    ensure(not bare, f"{', '.join(bare)} is no option(default, help)")
-    for name, field in declared.items():
-        ensure(len(field.metadata["help"]) > 3, f"the option {name} has no help text")
+    options_are_declared(trial.metric)
+    for name, field in options_of(type(trial.metric)).items():
         least = field.metadata["at_least"]
         wrong = ([least - 1] if least is not None else []) + (["no such choice"] if field.metadata["choices"] else [])
         for value in wrong:
             with expect(OptionError, f"{name}={value!r}"):
                 type(trial.metric)(**{name: value})
-    ensure(set(trial.metric.options) == set(declared), "not all options are in `options`")
     json.dumps(trial.metric.options)
 
 
@@ -72,23 +66,11 @@ def card_complete(trial: Trial) -> None:
 
 def _complaints(metric: Metric) -> Iterator[str]:
     card, cls = metric.card, type(metric)
-    for name in (card.name, *card.parts):
-        if not name.isidentifier() or name != name.lower():
-            yield f"the name {name!r} is not in snake_case"
-    for field in ("title", "property", "citation"):
-        if not getattr(card, field).strip():
-            yield f"the card has no {field}"
-    if not one_sentence(card.summary):
-        yield f"the summary {NOT_ONE}"
+    yield from complaints(cls, "property", "seewhy.metrics", (*card.parts, *card.whole))
     if not card.needs <= set(Ask):
         yield "a need is not an Ask"
-    if any(direction not in (True, False, None) for direction in (card.higher_is_better, *card.parts.values())):
+    directions = (card.higher_is_better, *card.parts.values(), *card.whole.values())
+    if any(direction not in (True, False, None) for direction in directions):
         yield "a direction is not True, False or None"
     if None not in card.bounds and not card.bounds[0] < card.bounds[1]:
         yield f"the bounds {card.bounds} are not in order"
-    if not cls.__dict__.get("__doc__") or cls.__doc__.startswith(f"{cls.__name__}("):
-        yield "the class has no docstring of its own"
-    if cls.__module__.startswith("seewhy.metrics."):
-        path = Path(inspect.getfile(cls))
-        if (path.parent.name, path.stem) != (card.property, card.name):
-            yield f"{path.parent.name}/{path.stem}.py holds {card.property}/{card.name}: the names must agree"

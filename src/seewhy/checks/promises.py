@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 from collections.abc import Iterator
-from dataclasses import fields
-from pathlib import Path
 
-from seewhy.checks.contract import NOT_ONE, ensure, expect, one_sentence
+from seewhy.checks.cards import complaints, options_are_declared
+from seewhy.checks.contract import ensure, expect
 from seewhy.checks.probe import Probe, few_passes, method_check
 from seewhy.checks.watch import Passes, clone
 from seewhy.errors import OptionError, RequirementError
@@ -105,14 +103,9 @@ def options_checked(probe: Probe) -> None:
 @method_check
 def options_declared(probe: Probe) -> None:
     """Every field has a help text, counts of passes a least value, and all values go into a manifest and back."""
-    declared = options_of(probe.cls)
-    bare = [f.name for f in fields(probe.cls) if f.name != "model" and f.name not in declared]
-    ensure(not bare, f"{', '.join(bare)} is no option(default, help)")
-    for name, field in declared.items():
-        ensure(len(field.metadata["help"]) > 3, f"the option {name} has no help text")
-    values = probe.method().options
-    ensure(json.loads(json.dumps(values)) == values, "the options do not survive JSON")
-    ensure(set(values) == set(declared), "not all options are in `options`")
+    method = probe.method()
+    ensure(json.loads(json.dumps(method.options)) == method.options, "the options do not survive JSON")
+    options_are_declared(method, besides=("model",))
 
 
 @method_check
@@ -124,21 +117,8 @@ def card_complete(probe: Probe) -> None:
 
 def _complaints(cls: type[Method], method: Method) -> Iterator[str]:
     card, cost = cls.card, method.cost
-    if not card.name.isidentifier() or card.name != card.name.lower():
-        yield f"the name {card.name!r} is not in snake_case"
-    for field in ("title", "family", "citation"):
-        if not getattr(card, field).strip():
-            yield f"the card has no {field}"
-    if not one_sentence(card.summary):
-        yield f"the summary {NOT_ONE}"
+    yield from complaints(cls, "family", "seewhy.methods")
     if not isinstance(cost, Cost) or min(cost.below, cost.above, cost.backward_above, cost.backward_below) < 0:
         yield "the cost is not a Cost with counts"
     if not card.needs <= set(Need):
         yield "a need is not a Need"
-    # an inherited docstring describes another method
-    if not cls.__dict__.get("__doc__") or cls.__doc__.startswith(f"{cls.__name__}("):
-        yield "the class has no docstring of its own"
-    if cls.__module__.startswith("seewhy.methods."):
-        path = Path(inspect.getfile(cls))
-        if (path.parent.name, path.stem) != (card.family, card.name):
-            yield f"{path.parent.name}/{path.stem}.py holds {card.family}/{card.name}: the names must agree"

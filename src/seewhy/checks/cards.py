@@ -1,0 +1,47 @@
+"""What the cards of methods and metrics have in common: words, names, options that are declared, and where they lie."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from seewhy.checks.contract import NOT_ONE, ensure, one_sentence
+from seewhy.registry import options_of
+
+
+def complaints(cls: type, folder: str, package: str, names: Iterable[str] = ()) -> Iterator[str]:
+    """What a card lacks.
+
+    Args:
+        folder: the field that says in which folder of `package` the file lies.
+        names: further names beside the card's own.
+    """
+    card = cls.card
+    for name in (card.name, *names):
+        if not name.isidentifier() or name != name.lower():
+            yield f"the name {name!r} is not in snake_case"
+    for field in ("title", folder, "citation"):
+        if not getattr(card, field).strip():
+            yield f"the card has no {field}"
+    if not one_sentence(card.summary):
+        yield f"the summary {NOT_ONE}"
+    # an inherited docstring describes another one
+    if not cls.__dict__.get("__doc__") or cls.__doc__.startswith(f"{cls.__name__}("):
+        yield "the class has no docstring of its own"
+    if cls.__module__.startswith(f"{package}."):
+        path, place = Path(inspect.getfile(cls)), getattr(card, folder)
+        if (path.parent.name, path.stem) != (place, card.name):
+            yield f"{path.parent.name}/{path.stem}.py holds {place}/{card.name}: the names must agree"
+
+
+def options_are_declared(made: Any, besides: Iterable[str] = ()) -> None:
+    """Every field is an option with a help text (`besides` are no options), and `options` has them all."""
+    declared = options_of(type(made))
+    bare = [f.name for f in fields(made) if f.name not in {*declared, *besides}]
+    ensure(not bare, f"{', '.join(bare)} is no option(default, help)")
+    for name, field in declared.items():
+        ensure(len(field.metadata["help"]) > 3, f"the option {name} has no help text")
+    ensure(set(made.options) == set(declared), "not all options are in `options`")
