@@ -13,27 +13,14 @@ from PIL import Image
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 from torch import nn
-from toys import toy_cnn, toy_vit
+from toys import Edges, toy_cnn, toy_vit
 
 import seewhy
 from seewhy.errors import OptionError, RequirementError
 from seewhy.explanation import Explanation
 from seewhy.methods import METHODS
-from seewhy.methods.base import Method
-from seewhy.registry import Cost, Need, method
 from seewhy.sanity import Cascade, Step, displayed, forget, learnt_modules, sanity, spearman, ssim
 from seewhy.viz.sanity import sanity_figure
-
-CARD = {"summary": "Nothing.", "needs": {Need.EMBEDDING}, "signed": False, "class_specific": False, "citation": "none",
-        "cost": lambda self: Cost(0, 0)}
-
-
-@method(register=False, name="edges", title="Edges", **CARD)
-class Edges(Method):
-    """Where the photo itself changes; the model is not asked."""
-
-    def maps(self, x, target):
-        return (x[:, :, 1:, 1:] - x[:, :, :-1, :-1]).abs().sum(1)
 
 
 @pytest.fixture(params=[toy_cnn, toy_vit])

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seewhy.methods.base import Method
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Block, Layer, Structure
 from seewhy.preprocess import Preprocess
+from seewhy.registry import Cost, Need, method
 
 
 class ToyCNN(nn.Module):
@@ -117,3 +119,15 @@ def without_inplace(module):
         if isinstance(m, nn.ReLU):
             m.inplace = False
     return module
+
+
+NO_PASSES = {"summary": "Nothing.", "needs": {Need.EMBEDDING}, "signed": False, "class_specific": False,
+             "citation": "none", "cost": lambda self: Cost(0, 0)}
+
+
+@method(register=False, name="edges", title="Edges", **NO_PASSES)
+class Edges(Method):
+    """Where the photo itself changes; the model is not asked."""
+
+    def maps(self, x, target):
+        return (x[:, :, 1:, 1:] - x[:, :, :-1, :-1]).abs().sum(1)

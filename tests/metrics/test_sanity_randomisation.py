@@ -9,6 +9,7 @@ import pytest
 import torch
 import toys
 from scipy.stats import spearmanr
+from toys import NO_PASSES, Edges
 
 import seewhy.sanity
 from seewhy.errors import NonFiniteError, OptionError
@@ -16,18 +17,7 @@ from seewhy.methods import METHODS
 from seewhy.methods.base import Method
 from seewhy.metrics import Randomisation
 from seewhy.metrics.base import fit
-from seewhy.registry import Cost, Need, method
-
-CARD = {"summary": "Nothing.", "needs": {Need.EMBEDDING}, "signed": False, "class_specific": False, "citation": "none",
-        "cost": lambda self: Cost(0, 0)}
-
-
-@method(register=False, name="edges", title="Edges", **CARD)
-class Edges(Method):
-    """Where the photo itself changes; the model is not asked."""
-
-    def maps(self, x, target):
-        return (x[:, :, 1:, 1:] - x[:, :, :-1, :-1]).abs().sum(1)
+from seewhy.registry import method
 
 
 def measured(metric, model, tool, target=(0, 1, 2), x=None, maps=None):
@@ -111,7 +101,7 @@ def test_a_model_with_few_layers_fills_few_points():
 def test_constant_maps_share_nothing_and_a_constant_trained_map_has_no_value():
     model, x = toys.toy_cnn(), toys.batch(2)
 
-    @method(register=False, name="flat", title="Flat", **CARD)
+    @method(register=False, name="flat", title="Flat", **NO_PASSES)
     class Flat(Method):
         def maps(self, x, target):
             return torch.ones(len(x), 4, 6)
@@ -127,7 +117,7 @@ def test_constant_maps_share_nothing_and_a_constant_trained_map_has_no_value():
 def test_an_image_on_which_a_random_model_gives_nan_costs_itself_only():
     model, x = toys.toy_cnn(), toys.batch(3)
 
-    @method(register=False, name="fragile", title="Fragile", **CARD)
+    @method(register=False, name="fragile", title="Fragile", **NO_PASSES)
     class Fragile(Method):
         def maps(self, x, target):
             same = torch.equal(self.model.module.stage1[0].weight, model.module.stage1[0].weight)
