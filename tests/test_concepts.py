@@ -111,8 +111,9 @@ def test_grad_cam_of_a_mean_embedding_is_the_concept_map_of_a_cnn():
 
 def test_tcav_counts_positive_derivatives_and_is_seeded():
     model = toy_cnn()
-    one, same = (tcav(model, pictures(5, 3), "cat", reddish(6), pictures(14, 1), layer="stage1", runs=3)
-                 for _ in range(2))
+    one, same = (
+        tcav(model, pictures(5, 3), "cat", reddish(6), pictures(14, 1), layer="stage1", runs=3) for _ in range(2)
+    )
     assert (one.scores, one.random_scores, one.p_value) == (same.scores, same.random_scores, same.p_value)
     assert one.score == pytest.approx(sum(one.scores) / 3)
     assert one.smooth(1e9) == pytest.approx((one.sensitivities > 0).double().mean().item())
@@ -159,8 +160,15 @@ def test_the_made_worlds_cnn_knows_shapes_and_has_forgotten_textures():
         return [scenes[i].image for i in range(start, 600) if (getattr(plans[i], of)[0] == value) == same][:n]
 
     star, stripes = CLASSES.index("star"), TEXTURES.index("stripes")
-    shape = tcav(model, some("classes", star, True, 300, 5), "star", some("classes", star, True),
-                 some("classes", star, False, n=30), layer="layer3", runs=4)
+    shape = tcav(
+        model,
+        some("classes", star, True, 300, 5),
+        "star",
+        some("classes", star, True),
+        some("classes", star, False, n=30),
+        layer="layer3",
+        runs=4,
+    )
     assert shape.accuracy > 0.85
     assert shape.scores == [1] * 4
     assert cav(model, some("textures", stripes, True, n=24), some("textures", stripes, False, n=24)).accuracy < 0.8
@@ -174,8 +182,20 @@ def test_the_command_prints_the_score_and_what_it_is_worth(monkeypatch, tmp_path
         for i, picture in enumerate(some):
             picture.save(tmp_path / name / f"{i}.png")
     monkeypatch.setattr("seewhy.cli.common.load", lambda *_: toy_cnn())
-    words = ["tcav", "cats", "--class", "cat", "--concept", "red", "--random", "any", "--layer", "stage1",
-             "--runs", "3"]
+    words = [
+        "tcav",
+        "cats",
+        "--class",
+        "cat",
+        "--concept",
+        "red",
+        "--random",
+        "any",
+        "--layer",
+        "stage1",
+        "--runs",
+        "3",
+    ]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["seewhy", *words, "--alpha", "2", "--json"])
     with pytest.raises(SystemExit):
@@ -183,7 +203,8 @@ def test_the_command_prints_the_score_and_what_it_is_worth(monkeypatch, tmp_path
     about = json.loads(capsys.readouterr().out)
     direct = tcav(toy_cnn(), "cats", "cat", "red", "any", layer="stage1", runs=3)
     assert (about["score"], about["p"], about["smooth"]) == pytest.approx(
-        (direct.score, direct.p_value, direct.smooth(2)))
+        (direct.score, direct.p_value, direct.smooth(2))
+    )
     monkeypatch.setattr(sys, "argv", ["seewhy", *words])
     with pytest.raises(SystemExit):
         main()

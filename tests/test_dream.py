@@ -145,13 +145,16 @@ def test_the_model_and_the_random_state_stay(monkeypatch):
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(("options", "error", "advice"), [
-    ({"target": "catt"}, UnknownNameError, "did you mean 'cat'"),
-    ({"steps": 0}, OptionError, "use 1 or more"),
-    ({"step": 0}, OptionError, "does not climb"),
-    ({"l2": -1}, OptionError, "l2=-1"),
-    ({"jitter": 32}, OptionError, "out of sight; use less than 32"),
-])
+@pytest.mark.parametrize(
+    ("options", "error", "advice"),
+    [
+        ({"target": "catt"}, UnknownNameError, "did you mean 'cat'"),
+        ({"steps": 0}, OptionError, "use 1 or more"),
+        ({"step": 0}, OptionError, "does not climb"),
+        ({"l2": -1}, OptionError, "l2=-1"),
+        ({"jitter": 32}, OptionError, "out of sight; use less than 32"),
+    ],
+)
 def test_bad_options_cost_one_line(options, error, advice):
     with pytest.raises(error, match=advice):
         dream(toy_cnn(), **{"target": "cat", **options})
@@ -172,8 +175,23 @@ def test_the_command_writes_a_gif_and_a_picture(monkeypatch, tmp_path, capsys):
     from seewhy.cli import main
 
     monkeypatch.setattr("seewhy.cli.common.load", lambda *_: toy_cnn())
-    monkeypatch.setattr(sys, "argv", ["seewhy", "dream", "--class", "cat", "--steps", "12", "--jitter", "0", "--json",
-                                      "-o", str(tmp_path / "new" / "cat.gif")])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "seewhy",
+            "dream",
+            "--class",
+            "cat",
+            "--steps",
+            "12",
+            "--jitter",
+            "0",
+            "--json",
+            "-o",
+            str(tmp_path / "new" / "cat.gif"),
+        ],
+    )
     with pytest.raises(SystemExit):
         main()
     about = json.loads(capsys.readouterr().out)

@@ -113,14 +113,19 @@ def test_truth_is_the_folder_s_name(cat, tmp_path):
         cat.save(tmp_path / name / "1.png")
     outcomes = list(explain_each(toys.toy_cnn(), sorted(tmp_path.glob("*/*.png")), ["grad_cam"], ["truth"]))
     assert [o.maps[0][0].target["label"] if o.maps else type(o.error) for o in outcomes] == [
-        "bee", "elk", UnknownNameError]
+        "bee",
+        "elk",
+        UnknownNameError,
+    ]
 
 
 def test_impossible_requests_fail_before_the_first_photo():
     model = toys.toy_cnn()
     for error, methods, targets in [
-        (UnknownNameError, ["grad_kam"], [None]), (RequirementError, ["cdam"], [None]),
-        (UnknownNameError, ["grad_cam"], ["unicorn"]), (TargetError, ["grad_cam"], [17]),
+        (UnknownNameError, ["grad_kam"], [None]),
+        (RequirementError, ["cdam"], [None]),
+        (UnknownNameError, ["grad_cam"], ["unicorn"]),
+        (TargetError, ["grad_cam"], [17]),
         (TargetError, ["grad_cam"], ["top-9"]),
     ]:
         with pytest.raises(error):

@@ -43,8 +43,16 @@ def test_exif_orientation(tmp_path, orientation):
     upright[0, 0] = 255, 0, 0
     upright[0, -1] = 0, 255, 0
     # how a camera stores it so that the viewer's transform restores it (EXIF 2.3, tag 274)
-    store = [lambda a: a, lambda a: a[:, ::-1], lambda a: a[::-1, ::-1], lambda a: a[::-1], lambda a: a.swapaxes(0, 1),
-             lambda a: np.rot90(a, 1), lambda a: np.rot90(a, 2).swapaxes(0, 1), lambda a: np.rot90(a, -1)]
+    store = [
+        lambda a: a,
+        lambda a: a[:, ::-1],
+        lambda a: a[::-1, ::-1],
+        lambda a: a[::-1],
+        lambda a: a.swapaxes(0, 1),
+        lambda a: np.rot90(a, 1),
+        lambda a: np.rot90(a, 2).swapaxes(0, 1),
+        lambda a: np.rot90(a, -1),
+    ]
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(store[orientation - 1](upright))).save(tmp_path / "p.png", exif=exif)
@@ -103,8 +111,10 @@ def test_palette_grey_bilevel_cmyk(tmp_path):
 
 
 def test_lab_is_converted():
-    lab = ImageCms.applyTransform(Image.new("RGB", (2, 2), "red"), ImageCms.buildTransform(
-        ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"))
+    lab = ImageCms.applyTransform(
+        Image.new("RGB", (2, 2), "red"),
+        ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"),
+    )
     assert np.abs(values(lab).astype(int) - (255, 0, 0)).max() < 8
 
 
@@ -122,8 +132,13 @@ def test_the_callers_image_is_left_alone(cat):
 
 def test_array_dtypes(cat):
     pixels = np.asarray(cat)
-    for array in (pixels, pixels.astype(np.uint16) * 257, pixels / 255, (pixels / 255).astype(np.float32),
-                  pixels.astype(np.int64)):
+    for array in (
+        pixels,
+        pixels.astype(np.uint16) * 257,
+        pixels / 255,
+        (pixels / 255).astype(np.float32),
+        pixels.astype(np.int64),
+    ):
         np.testing.assert_array_equal(values(array), pixels)
     np.testing.assert_array_equal(values(pixels[..., 0]), grey(pixels[..., 0]))
     np.testing.assert_array_equal(values(pixels[..., :1]), grey(pixels[..., 0]))
@@ -182,6 +197,7 @@ def test_rounding_noise_is_forgiven_but_not_more():
 
 def _png(cols: int, rows: int) -> bytes:
     """A PNG header that promises many pixels, with almost no data behind it."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

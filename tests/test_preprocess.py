@@ -26,9 +26,14 @@ def test_equals_torchvision(size, preprocess):
 
     image = picture(*size)
     mode = transforms.InterpolationMode(preprocess.interpolation)
-    reference = transforms.Compose([
-        transforms.Resize(preprocess.resize, mode), transforms.CenterCrop(preprocess.size), transforms.ToTensor(),
-        transforms.Normalize(preprocess.mean, preprocess.std)])(image)
+    reference = transforms.Compose(
+        [
+            transforms.Resize(preprocess.resize, mode),
+            transforms.CenterCrop(preprocess.size),
+            transforms.ToTensor(),
+            transforms.Normalize(preprocess.mean, preprocess.std),
+        ]
+    )(image)
     torch.testing.assert_close(preprocess(image), reference, atol=1e-6, rtol=1e-6)
 
 
@@ -101,8 +106,14 @@ def coordinates(cols: int, rows: int) -> Image.Image:
 
 @pytest.mark.parametrize(
     "preprocess",
-    [IMAGENET, CLIP, Preprocess(resize=None), Preprocess(size=(100, 200), resize=(120, 230), crop="squash"),
-     Preprocess(size=(100, 200), resize=(120, 230)), Preprocess(resize=200, crop="none")],
+    [
+        IMAGENET,
+        CLIP,
+        Preprocess(resize=None),
+        Preprocess(size=(100, 200), resize=(120, 230), crop="squash"),
+        Preprocess(size=(100, 200), resize=(120, 230)),
+        Preprocess(resize=200, crop="none"),
+    ],
 )
 def test_box_and_view_are_what_the_input_covers(preprocess):
     image = coordinates(600, 400)
@@ -178,8 +189,14 @@ def test_dict_round_trip():
 
 @pytest.mark.parametrize(
     "options",
-    [{"size": (0, 1)}, {"resize": 0}, {"interpolation": "cubic"}, {"crop": "left"}, {"std": (0.0, 1.0, 1.0)},
-     {"offset": "up"}],
+    [
+        {"size": (0, 1)},
+        {"resize": 0},
+        {"interpolation": "cubic"},
+        {"crop": "left"},
+        {"std": (0.0, 1.0, 1.0)},
+        {"offset": "up"},
+    ],
 )
 def test_impossible_options(options):
     with pytest.raises(OptionError):

@@ -24,7 +24,8 @@ def commands() -> list[str]:
     """Every command line of ours, those named in comments too."""
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     return [line.split("#")[0] for line in lines if line.startswith("seewhy ")] + [
-        f"seewhy {inside}" for line in lines for inside in re.findall(r"#.*`(m\w+ [^`]*)`", line)]
+        f"seewhy {inside}" for line in lines for inside in re.findall(r"#.*`(m\w+ [^`]*)`", line)
+    ]
 
 
 @pytest.mark.parametrize("line", commands())
@@ -45,9 +46,14 @@ def test_the_python_runs(cat, coffee, tmp_path, monkeypatch) -> None:
     coffee.save("b.jpg")
     masks = torch.zeros(2, 96, 96, dtype=torch.bool)
     masks[:, 30:60, 30:60] = True
-    names = {"seewhy": seewhy, "masks": masks, "my_module": torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2)),
-        "my_transform": seewhy.Preprocess(size=(32, 32), resize=32)}
+    names = {
+        "seewhy": seewhy,
+        "masks": masks,
+        "my_module": torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2)
+        ),
+        "my_transform": seewhy.Preprocess(size=(32, 32), resize=32),
+    }
     for block in blocks("python"):
         exec(block, names)
     assert {path.name for path in Path("out/a").iterdir()} >= {"map.safetensors", "overlay.png"}

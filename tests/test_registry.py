@@ -49,21 +49,30 @@ def test_a_word_in_place_of_a_number_is_refused(cls) -> None:
                 check_options(made(cls, **{name: "many"}))
 
 
-@pytest.mark.parametrize(("values", "advice"), [
-    ({"n": 2.5}, "n=2.5 is not a whole number; its default is 3"),
-    ({"n": None}, "n=None is not a whole number"),
-    ({"n": True}, "n=True is not a whole number"),
-    ({"part": [1]}, r"part=\[1\] is not a number; its default is 0.5"),
-    ({"yes": 1}, "yes=1 is not True or False"),
-    ({"word": 3}, "word=3 is not a word; its default is 'a'"),
-    ({"maybe": "x"}, "maybe='x' is not a whole number or None"),
-])
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        ({"n": 2.5}, "n=2.5 is not a whole number; its default is 3"),
+        ({"n": None}, "n=None is not a whole number"),
+        ({"n": True}, "n=True is not a whole number"),
+        ({"part": [1]}, r"part=\[1\] is not a number; its default is 0.5"),
+        ({"yes": 1}, "yes=1 is not True or False"),
+        ({"word": 3}, "word=3 is not a word; its default is 'a'"),
+        ({"maybe": "x"}, "maybe='x' is not a whole number or None"),
+    ],
+)
 def test_the_wrong_kind_of_value_is_named(values, advice) -> None:
     with pytest.raises(OptionError, match=advice):
         check_options(made(Asked, **values))
 
 
 def test_numbers_of_numpy_and_whole_floats_pass() -> None:
-    for values in ({"n": np.int64(3)}, {"part": np.float32(2)}, {"part": 1}, {"yes": np.True_}, {"maybe": 4},
-                   {"free": "anything"}):
+    for values in (
+        {"n": np.int64(3)},
+        {"part": np.float32(2)},
+        {"part": 1},
+        {"yes": np.True_},
+        {"maybe": 4},
+        {"free": "anything"},
+    ):
         check_options(made(Asked, **values))

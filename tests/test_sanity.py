@@ -105,15 +105,24 @@ def test_spearman_is_that_of_scipy_for_each_map_ties_included():
 def test_ssim_is_that_of_scikit_image_on_the_displayed_maps(signed):
     a = torch.randn(3, 15, 20)
     b = torch.randn(3, 15, 20) + a
-    theirs = [structural_similarity(one.numpy(), two.numpy(), data_range=1.0 + signed)
-              for one, two in zip(displayed(a, signed), displayed(b, signed), strict=True)]
+    theirs = [
+        structural_similarity(one.numpy(), two.numpy(), data_range=1.0 + signed)
+        for one, two in zip(displayed(a, signed), displayed(b, signed), strict=True)
+    ]
     assert ssim(a, b, signed).tolist() == pytest.approx(theirs, abs=1e-12)
 
 
 def test_constant_and_broken_maps_have_no_correlation_but_words():
     def explanation(values):
-        return Explanation(map=values, method="grad_cam", model="m", image=Image.new("RGB", (8, 8)), input_size=(8, 8),
-                           target={}, signed=False)
+        return Explanation(
+            map=values,
+            method="grad_cam",
+            model="m",
+            image=Image.new("RGB", (8, 8)),
+            input_size=(8, 8),
+            target={},
+            signed=False,
+        )
 
     flat, real = explanation(torch.zeros(4, 4)), explanation(torch.rand(4, 4))
     assert "constant" in Cascade(flat, [Step("head", real, None, None)]).verdict
@@ -146,8 +155,24 @@ def test_the_command_writes_the_figure_and_says_so(photo, monkeypatch, tmp_path,
 
     photo.save(tmp_path / "cat.png")
     monkeypatch.setattr("seewhy.cli.common.load", lambda *_: toy_cnn())
-    monkeypatch.setattr(sys, "argv", ["seewhy", "sanity", str(tmp_path / "cat.png"), "-M", "grad_cam", "-M", "saliency",
-                                      "--steps", "3", "--json", "-o", str(tmp_path / "new" / "s.png")])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "seewhy",
+            "sanity",
+            str(tmp_path / "cat.png"),
+            "-M",
+            "grad_cam",
+            "-M",
+            "saliency",
+            "--steps",
+            "3",
+            "--json",
+            "-o",
+            str(tmp_path / "new" / "s.png"),
+        ],
+    )
     with pytest.raises(SystemExit):
         main()
     about = json.loads(capsys.readouterr().out)

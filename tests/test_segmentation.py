@@ -43,8 +43,11 @@ def test_components_touch_by_their_sides_only_and_come_largest_first():
     parts = component_boxes(labels, min_area=0, border=0)
     assert [(c.cluster, c.area, c.box) for c in parts] == [
         (0, 25, Box(0, 0, 7, 5)),
-        (1, 6, Box(1, 1, 3, 4)), (1, 1, Box(5, 1, 6, 2)), (1, 1, Box(4, 2, 5, 3)),  # corners do not connect
-        (2, 2, Box(5, 4, 7, 5))]
+        (1, 6, Box(1, 1, 3, 4)),
+        (1, 1, Box(5, 1, 6, 2)),
+        (1, 1, Box(4, 2, 5, 3)),  # corners do not connect
+        (2, 2, Box(5, 4, 7, 5)),
+    ]
 
 
 def test_tiny_parts_and_the_border_are_dropped():
@@ -54,7 +57,10 @@ def test_tiny_parts_and_the_border_are_dropped():
     labels[0:60, 90:120] = 3  # cut by the border to 46 × 16
     found = component_boxes(labels, min_area=736, border=14)
     assert [(c.cluster, c.box) for c in found] == [
-        (0, Box(14, 14, 106, 86)), (1, Box(30, 20, 60, 50)), (3, Box(90, 14, 106, 60))]
+        (0, Box(14, 14, 106, 86)),
+        (1, Box(30, 20, 60, 50)),
+        (3, Box(90, 14, 106, 60)),
+    ]
     assert [c.cluster for c in component_boxes(labels, min_area=737, border=14)] == [0, 1]
     assert component_boxes(labels, min_area=0, border=60) == []
 

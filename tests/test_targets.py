@@ -42,16 +42,43 @@ def scores(spec, out=OUT):
     return as_target(spec, NAMES).score(out).tolist()
 
 
-@pytest.mark.parametrize(("spec", "want"), [
-    (3, [4, 6]), (np.int64(3), [4, 6]), (torch.tensor(3), [4, 6]), ("3", [4, 6]), (" 3 ", [4, 6]), ("ant", [1, 9]),
-    ("ANT", [1, 9]), ("egyptian_cat", [4, 6]), ("Egyptian-Cat", [4, 6]), ("hinny", [3, 0]), ("mule, hinny", [3, 0]),
-    ([3, 0], [4, 9]), ((3, 0), [4, 9]), (np.array([3, 0]), [4, 9]), (torch.tensor([3, 0]), [4, 9]),
-    (["tiger cat", 4], [2, 0]), (None, [5, 9]), ("top-1", [5, 9]), ("top1", [5, 9]), ("top", [5, 9]),
-    ("top-2", [4, 8]), ("TOP-5", [1, 0]), (["top-2", "ant"], [4, 9]), ("embedding-sum", [7, -2]),
-    ("embedding-norm", [5, 2]), (lambda logits: logits.sum(1), [15, 30]), (Rank(3), [3, 7]), (Regression(1), [5, 7]),
-    ([embedding_sum(), 1], [7, 7]), ([lambda logits: logits[:, 0] ** 2, "top-1"], [1, 9]),
-    (Custom(lambda e: e[:, 1], on="embedding"), [4, -2]), ([3], [4, 6]),
-])
+@pytest.mark.parametrize(
+    ("spec", "want"),
+    [
+        (3, [4, 6]),
+        (np.int64(3), [4, 6]),
+        (torch.tensor(3), [4, 6]),
+        ("3", [4, 6]),
+        (" 3 ", [4, 6]),
+        ("ant", [1, 9]),
+        ("ANT", [1, 9]),
+        ("egyptian_cat", [4, 6]),
+        ("Egyptian-Cat", [4, 6]),
+        ("hinny", [3, 0]),
+        ("mule, hinny", [3, 0]),
+        ([3, 0], [4, 9]),
+        ((3, 0), [4, 9]),
+        (np.array([3, 0]), [4, 9]),
+        (torch.tensor([3, 0]), [4, 9]),
+        (["tiger cat", 4], [2, 0]),
+        (None, [5, 9]),
+        ("top-1", [5, 9]),
+        ("top1", [5, 9]),
+        ("top", [5, 9]),
+        ("top-2", [4, 8]),
+        ("TOP-5", [1, 0]),
+        (["top-2", "ant"], [4, 9]),
+        ("embedding-sum", [7, -2]),
+        ("embedding-norm", [5, 2]),
+        (lambda logits: logits.sum(1), [15, 30]),
+        (Rank(3), [3, 7]),
+        (Regression(1), [5, 7]),
+        ([embedding_sum(), 1], [7, 7]),
+        ([lambda logits: logits[:, 0] ** 2, "top-1"], [1, 9]),
+        (Custom(lambda e: e[:, 1], on="embedding"), [4, -2]),
+        ([3], [4, 6]),
+    ],
+)
 def test_what_people_write_becomes_this_number(spec, want):
     assert scores(spec) == want
 
@@ -66,10 +93,14 @@ def test_a_model_without_classes_is_explained_by_its_embedding():
         embedding_sum().score(Output(LOGITS, None))
 
 
-@pytest.mark.parametrize(("measure", "want"), [
-    ("dot", [3 * 1 + 4 * -2, 4]), ("cosine", [-5 / (5 * math.sqrt(5)), 4 / (2 * math.sqrt(5))]),
-    ("l2", [-math.hypot(2, 6), -1]),
-])
+@pytest.mark.parametrize(
+    ("measure", "want"),
+    [
+        ("dot", [3 * 1 + 4 * -2, 4]),
+        ("cosine", [-5 / (5 * math.sqrt(5)), 4 / (2 * math.sqrt(5))]),
+        ("l2", [-math.hypot(2, 6), -1]),
+    ],
+)
 def test_similarities(measure, want):
     vector = torch.tensor([1.0, -2])
     assert Similarity(vector, measure).score(OUT).tolist() == pytest.approx(want)
@@ -79,9 +110,18 @@ def test_similarities(measure, want):
     assert each[1] == pytest.approx(again[1])
 
 
-KINDS = [2, [3, 0], ["top-1", 2], [embedding_sum(), "top-2"], Similarity(torch.tensor([1.0, 2])),
-         Similarity(torch.tensor([[1.0, 2], [3, 4]])), [Similarity(torch.tensor([1.0, 2])), 4], Rank(2), Regression(2),
-         lambda logits: logits[:, 1]]
+KINDS = [
+    2,
+    [3, 0],
+    ["top-1", 2],
+    [embedding_sum(), "top-2"],
+    Similarity(torch.tensor([1.0, 2])),
+    Similarity(torch.tensor([[1.0, 2], [3, 4]])),
+    [Similarity(torch.tensor([1.0, 2])), 4],
+    Rank(2),
+    Regression(2),
+    lambda logits: logits[:, 1],
+]
 
 
 @pytest.mark.parametrize("spec", KINDS, ids=range(len(KINDS)))
@@ -165,16 +205,30 @@ def test_concept_folders(tmp_path, cat):
     torch.testing.assert_close(concept(model, str(tmp_path)).vector, model.embed(cat)[0])
 
 
-@pytest.mark.parametrize(("spec", "message"), [
-    (5, "class 5 is out of range; this model has 5: 0 to 4"), (-1, "-1 is out of range"), ("7", "7 is out of range"),
-    ("-1", "out of range"), ([0, 9], "class 9 is out of range"), ([0, 1, 2], "3 targets for 2 images"),
-    ([embedding_sum()] * 3, "3 targets for 2 images"), ("top-0", "rank 0 is out of range"),
-    ("top-6", "rank 6 is out of range; this model has 5 classes"), (Regression(7), "output 7 is out of range"),
-    (["top-9", 1], "rank 9"), (True, "True/False is no target"), (np.bool_(True), "True/False"),
-    ([True, False], "True/False"), (2.5, "float is no target"), (np.float32(2), "float is no target"),
-    ([], "list is no target"),
-    ({"class": 1}, "dict is no target"), (Similarity(torch.ones(3, 2)), "3 reference vectors for 2 images"),
-])
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (5, "class 5 is out of range; this model has 5: 0 to 4"),
+        (-1, "-1 is out of range"),
+        ("7", "7 is out of range"),
+        ("-1", "out of range"),
+        ([0, 9], "class 9 is out of range"),
+        ([0, 1, 2], "3 targets for 2 images"),
+        ([embedding_sum()] * 3, "3 targets for 2 images"),
+        ("top-0", "rank 0 is out of range"),
+        ("top-6", "rank 6 is out of range; this model has 5 classes"),
+        (Regression(7), "output 7 is out of range"),
+        (["top-9", 1], "rank 9"),
+        (True, "True/False is no target"),
+        (np.bool_(True), "True/False"),
+        ([True, False], "True/False"),
+        (2.5, "float is no target"),
+        (np.float32(2), "float is no target"),
+        ([], "list is no target"),
+        ({"class": 1}, "dict is no target"),
+        (Similarity(torch.ones(3, 2)), "3 reference vectors for 2 images"),
+    ],
+)
 def test_targets_that_do_not_exist(spec, message):
     with pytest.raises(TargetError, match=message):
         as_target(spec, NAMES).check(2, 5)
@@ -195,8 +249,16 @@ def test_without_class_names_or_a_known_number_of_classes():
                 wrong.fixed(OUT)
 
 
-@pytest.mark.parametrize(("typo", "near"), [("tigr cat", "tiger cat"), ("Aant", "ant"), ("mule hiny", "mule, hinny"),
-                                            ("egypt", "Egyptian cat"), ("top-two", "")])
+@pytest.mark.parametrize(
+    ("typo", "near"),
+    [
+        ("tigr cat", "tiger cat"),
+        ("Aant", "ant"),
+        ("mule hiny", "mule, hinny"),
+        ("egypt", "Egyptian cat"),
+        ("top-two", ""),
+    ],
+)
 def test_a_typo_suggests_the_nearest(typo, near):
     with pytest.raises(UnknownNameError, match=f"unknown class '{typo}'.*{near}"):
         as_target(typo, NAMES)
@@ -213,9 +275,16 @@ def test_an_exact_name_comes_before_a_word_of_another():
     assert class_index("bee", ["bee eater", "bee"]) == 1
 
 
-@pytest.mark.parametrize("function", [
-    lambda o: o, lambda o: o.sum(), lambda o: 3.0, lambda o: o[:1, 0], lambda o: o[:, :1],
-])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda o: o,
+        lambda o: o.sum(),
+        lambda o: 3.0,
+        lambda o: o[:1, 0],
+        lambda o: o[:, :1],
+    ],
+)
 def test_functions_of_the_wrong_shape(function):
     with pytest.raises(TargetError, match=r"one number per image: \(2,\), not"):
         as_target(function).score(OUT)
@@ -248,7 +317,13 @@ def test_labels_and_descriptions():
         return as_target(spec, NAMES).label(row, NAMES)
 
     assert [label(s) for s in (0, [0, 3], "top-2", "embedding-sum", Regression(3), ["bee", "top-1"])] == [
-        "ant", "Egyptian cat", "top-2", "embedding sum", "Egyptian cat", "top-1"]
+        "ant",
+        "Egyptian cat",
+        "top-2",
+        "embedding sum",
+        "Egyptian cat",
+        "top-1",
+    ]
     assert ClassTarget((7,)).label(0) == "class 7"
     assert Regression(3).label(0) == "output 3"
     assert Similarity(torch.ones(2), name="stripes").label(0) == "stripes"

@@ -58,8 +58,17 @@ class ToyBlock(nn.Module):
 class ToyViT(nn.Module):
     """A ViT with `prefix` extra tokens (0: none), pooled by the first token or by the mean of the patch tokens."""
 
-    def __init__(self, size: tuple[int, int] = (32, 48), patch: int = 8, dim: int = 16, heads: int = 2, depth: int = 3,
-                 prefix: int = 1, pool: str = "cls", classes: int = 5) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int] = (32, 48),
+        patch: int = 8,
+        dim: int = 16,
+        heads: int = 2,
+        depth: int = 3,
+        prefix: int = 1,
+        pool: str = "cls",
+        classes: int = 5,
+    ) -> None:
         super().__init__()
         self.prefix, self.pool = prefix, pool
         self.patch_embed = nn.Conv2d(3, dim, patch, patch)
@@ -91,8 +100,13 @@ def toy_cnn(seed: int = 0) -> VisionModel:
             m.running_var.uniform_(0.5, 2)
     stages = (Layer("stage1", "nchw"), Layer("stage2", "nchw"))
     structure = Structure("toy", stages=stages, cam_layer=stages[-1], head="head")
-    return VisionModel(module, structure, name="toy_cnn", preprocess=Preprocess(size=(32, 48), resize=None),
-                       class_names=["ant", "bee", "cat", "dog", "elk"])
+    return VisionModel(
+        module,
+        structure,
+        name="toy_cnn",
+        preprocess=Preprocess(size=(32, 48), resize=None),
+        class_names=["ant", "bee", "cat", "dog", "elk"],
+    )
 
 
 def toy_vit(seed: int = 0, **kwargs) -> VisionModel:
@@ -101,10 +115,22 @@ def toy_vit(seed: int = 0, **kwargs) -> VisionModel:
     module = ToyViT(**kwargs)
     blocks = tuple(Block(f"blocks.{i}", f"blocks.{i}.norm1", f"blocks.{i}.attn") for i in range(len(module.blocks)))
     structure = Structure(
-        "toy", stages=tuple(Layer(b.name, "tokens") for b in blocks), cam_layer=Layer(blocks[-1].norm1, "tokens"),
-        blocks=blocks, prefix_tokens=module.prefix, class_token=module.pool == "cls", patch_size=(8, 8), head="head")
-    return VisionModel(module, structure, name="toy_vit", preprocess=Preprocess(size=(32, 48), resize=None),
-                       class_names=["ant", "bee", "cat", "dog", "elk"])
+        "toy",
+        stages=tuple(Layer(b.name, "tokens") for b in blocks),
+        cam_layer=Layer(blocks[-1].norm1, "tokens"),
+        blocks=blocks,
+        prefix_tokens=module.prefix,
+        class_token=module.pool == "cls",
+        patch_size=(8, 8),
+        head="head",
+    )
+    return VisionModel(
+        module,
+        structure,
+        name="toy_vit",
+        preprocess=Preprocess(size=(32, 48), resize=None),
+        class_names=["ant", "bee", "cat", "dog", "elk"],
+    )
 
 
 def batch(n: int = 2, seed: int = 1) -> Tensor:
@@ -121,8 +147,14 @@ def without_inplace(module):
     return module
 
 
-NO_PASSES = {"summary": "Nothing.", "needs": {Need.EMBEDDING}, "signed": False, "class_specific": False,
-             "citation": "none", "cost": lambda self: Cost(0, 0)}
+NO_PASSES = {
+    "summary": "Nothing.",
+    "needs": {Need.EMBEDDING},
+    "signed": False,
+    "class_specific": False,
+    "citation": "none",
+    "cost": lambda self: Cost(0, 0),
+}
 
 
 @method(register=False, name="edges", title="Edges", **NO_PASSES)

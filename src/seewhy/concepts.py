@@ -91,8 +91,18 @@ class TCAV:
         return torch.sigmoid(alpha * self.sensitivities.double()).mean().item()
 
 
-def cav(model: VisionModel, concept: Images, random: Images, *, layer: Any = None, pool: str = "mean",
-        ridge: float = 0.01, held_out: float = 1 / 3, seed: int = 0, batch_size: int = 16) -> CAV:
+def cav(
+    model: VisionModel,
+    concept: Images,
+    random: Images,
+    *,
+    layer: Any = None,
+    pool: str = "mean",
+    ridge: float = 0.01,
+    held_out: float = 1 / 3,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> CAV:
     """Separate a concept's pictures from random ones in a layer's activations.
 
     The separator is ridge regression on ±1, classes weighted alike, in closed form: deterministic, and of the size of
@@ -111,13 +121,27 @@ def cav(model: VisionModel, concept: Images, random: Images, *, layer: Any = Non
     """
     _check_pool(pool)
     at = model.cam_layer(layer)
-    yes, no = (_activations(model, images, at, pool, batch_size, kind)
-               for images, kind in ((concept, "concept"), (random, "random")))
+    yes, no = (
+        _activations(model, images, at, pool, batch_size, kind)
+        for images, kind in ((concept, "concept"), (random, "random"))
+    )
     return _cav(yes, no, at, pool, ridge, held_out, seeded(seed, torch.device("cpu")))
 
 
-def tcav(model: VisionModel, images: Images, target: TargetLike, concept: Images, random: Images, *, layer: Any = None,
-         pool: str = "mean", runs: int = 20, ridge: float = 0.01, seed: int = 0, batch_size: int = 16) -> TCAV:
+def tcav(
+    model: VisionModel,
+    images: Images,
+    target: TargetLike,
+    concept: Images,
+    random: Images,
+    *,
+    layer: Any = None,
+    pool: str = "mean",
+    runs: int = 20,
+    ridge: float = 0.01,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> TCAV:
     """Share of `images` whose target grows when the layer's activations move towards the concept.
 
     The directional derivative of a picture is S = ⟨Σ_ij ∂f/∂A_ij, v⟩ for pool `mean` (every position moves by v), and
@@ -140,14 +164,18 @@ def tcav(model: VisionModel, images: Images, target: TargetLike, concept: Images
     require("scipy.stats", "cluster")
     at = model.cam_layer(layer)
     g = _gradients(model, images, target, at, pool, batch_size)
-    yes, no = (_activations(model, images, at, pool, batch_size, kind)
-               for images, kind in ((concept, "concept"), (random, "random")))
+    yes, no = (
+        _activations(model, images, at, pool, batch_size, kind)
+        for images, kind in ((concept, "concept"), (random, "random"))
+    )
     generator = seeded(seed, torch.device("cpu"))
     fit = partial(_cav, layer=at, pool=pool, ridge=ridge, held_out=1 / 3, generator=generator)
     size = min(len(yes), len(no) // 2)
     if size < 2:
-        raise TargetError(f"{len(no)} random pictures are too few to compare with; give 4 or more, best several "
-                          "times as many as of the concept")
+        raise TargetError(
+            f"{len(no)} random pictures are too few to compare with; give 4 or more, best several "
+            "times as many as of the concept"
+        )
     found, chance = [], []
     for _ in range(runs):
         order = torch.randperm(len(no), generator=generator)
@@ -155,8 +183,15 @@ def tcav(model: VisionModel, images: Images, target: TargetLike, concept: Images
         chance.append(fit(no[order[size : 2 * size]], no[order[:size]]))
     whole = fit(yes, no)
     scores, random_scores = ([_share(g, one) for one in some] for some in (found, chance))
-    return TCAV(sum(scores) / runs, scores, random_scores, welch(scores, random_scores),
-                sum(one.accuracy for one in found) / runs, whole, _along(g, whole))
+    return TCAV(
+        sum(scores) / runs,
+        scores,
+        random_scores,
+        welch(scores, random_scores),
+        sum(one.accuracy for one in found) / runs,
+        whole,
+        _along(g, whole),
+    )
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> float:
@@ -169,8 +204,9 @@ def welch(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 # ── the separator ─────────────────────────────────────────────────────────────────────────────────────────────────────
-def _cav(yes: Tensor, no: Tensor, layer: Layer, pool: str, ridge: float, held_out: float,
-         generator: torch.Generator) -> CAV:
+def _cav(
+    yes: Tensor, no: Tensor, layer: Layer, pool: str, ridge: float, held_out: float, generator: torch.Generator
+) -> CAV:
     shape, (yes, no) = yes.shape[1:], (yes.flatten(1).double(), no.flatten(1).double())
     parts = []
     for kind in (yes, no):
@@ -226,8 +262,9 @@ def _activations(model: VisionModel, images: Images, layer: Layer, pool: str, ba
     return values
 
 
-def _gradients(model: VisionModel, images: Images, target: TargetLike, layer: Layer, pool: str,
-               batch_size: int) -> Tensor:
+def _gradients(
+    model: VisionModel, images: Images, target: TargetLike, layer: Layer, pool: str, batch_size: int
+) -> Tensor:
     """∂f/∂A of each picture, summed over positions for pool `mean`; float32 on the CPU."""
     if Need.GRADIENTS not in model.offers:
         raise RequirementError(f"TCAV needs gradients, which {model.name} does not offer; wrap the module itself")

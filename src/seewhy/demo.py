@@ -18,8 +18,13 @@ from seewhy.viz.html import Bar, Figure, Section, page
 
 MODEL = "efficientnet_lite0"
 # fewer samples than the defaults: the pictures look the same, and the demo stays under a minute on two cores
-METHODS = {"lafam": {}, "grad_cam": {}, "saliency": {}, "smooth_grad": {"n_samples": 10},
-           "integrated_gradients": {"n_steps": 20}}
+METHODS = {
+    "lafam": {},
+    "grad_cam": {},
+    "saliency": {},
+    "smooth_grad": {"n_samples": 10},
+    "integrated_gradients": {"n_steps": 20},
+}
 SCENES_MODEL, SCENE = "scenes_vit", 4  # a scene whose objects the model names with near certainty
 INTRO = (
     "A network trained on ImageNet (EfficientNet-Lite0) looks at photos that come with scikit-image. For each: what "
@@ -46,8 +51,10 @@ def build(out: Path, device: str | None = None, progress: Progress = lambda item
     tools = [as_method(model, name, **options) for name, options in METHODS.items()]
     outcomes = explain_each(model, list(pictures.values()), tools, ["top-2"], batch_size=1)
     out.mkdir(parents=True, exist_ok=True)
-    sections = [_section(name, outcome, out)
-                for name, outcome in zip(pictures, progress(outcomes, len(pictures), "explaining"), strict=True)]
+    sections = [
+        _section(name, outcome, out)
+        for name, outcome in zip(pictures, progress(outcomes, len(pictures), "explaining"), strict=True)
+    ]
     sections.append(_scene_section(out))
     return page("What does this model see, and why does it say so?", sections, out / "index.html", INTRO)
 
@@ -67,8 +74,14 @@ def _section(name: str, outcome: Outcome, out: Path) -> Section:
         intro=f"The network says “{first}”, then “{second}”.",
         bars=[Bar(label, chance) for label, _, chance in outcome.top],
         bars_title="Its five best answers",
-        figures=[Figure(figure, f"Why “{first}”, and why “{second}”? Photo as the network sees it, then one column "
-                        "for each method.", alt=f"Heat maps of five methods over {name.lower()}", wide=True)],
+        figures=[
+            Figure(
+                figure,
+                f"Why “{first}”, and why “{second}”? Photo as the network sees it, then one column for each method.",
+                alt=f"Heat maps of five methods over {name.lower()}",
+                wide=True,
+            )
+        ],
     )
 
 
@@ -83,11 +96,17 @@ def _scene_section(out: Path) -> Section:
     wanted = int(scene.labels[0])
     likeness = concept(model, _examples(wanted, 20), name=f"like 20 pictures of a {present[0]}")
     maps.append(explain(model, scene.image, "concept_cdam", likeness))
-    titles = ["scene", "attention map", *(f"CDAM: {name}" for name in present), f"CDAM: {absent} (absent)",
-              f"Concept CDAM: {likeness.name}"]
+    titles = [
+        "scene",
+        "attention map",
+        *(f"CDAM: {name}" for name in present),
+        f"CDAM: {absent} (absent)",
+        f"Concept CDAM: {likeness.name}",
+    ]
     captions = ["", "", *(f"strongest for: {explanation.map.max():.2g}" for explanation in maps)]
-    picture = grid([[look.image.resize((384, 384), Image.Resampling.NEAREST), look, *maps]], col_titles=titles,
-                   captions=[captions])
+    picture = grid(
+        [[look.image.resize((384, 384), Image.Resampling.NEAREST), look, *maps]], col_titles=titles, captions=[captions]
+    )
     picture.save(out / "the_scene.png")
     names = ", a ".join(present[:-1]) + f" and a {present[-1]}"
     return Section(
@@ -98,8 +117,14 @@ def _scene_section(out: Path) -> Section:
         "by example pictures only.",
         bars=[Bar(name, chance) for name, chance in _chances(model, scene.image, (*present, absent))],
         bars_title="How sure the ViT is of each",
-        figures=[Figure(picture, "Orange speaks for the class, blue against it.",
-                        alt="Heat maps of a ViT over a made scene, one for each class", wide=True)],
+        figures=[
+            Figure(
+                picture,
+                "Orange speaks for the class, blue against it.",
+                alt="Heat maps of a ViT over a made scene, one for each class",
+                wide=True,
+            )
+        ],
     )
 
 

@@ -100,8 +100,9 @@ def dream(
     jitter = min(rows, cols) // 8 if jitter is None else jitter
     _check(model, steps=steps, step=step, l2=l2, jitter=jitter, blur=blur, frames=frames)
     if jitter >= min(rows, cols):
-        raise OptionError(f"jitter={jitter} would shift a picture of {rows}×{cols} out of sight; "
-                          f"use less than {min(rows, cols)}")
+        raise OptionError(
+            f"jitter={jitter} would shift a picture of {rows}×{cols} out of sight; use less than {min(rows, cols)}"
+        )
     goal = model.as_target(target)
     if goal.need not in model.offers:
         Output().require(goal.need)
@@ -121,8 +122,9 @@ def dream(
         scores.append(goal.score(model.run(x)))
     values = torch.cat(scores).float().cpu()
     if not torch.isfinite(values).all():
-        raise NonFiniteError(f"the score of {model.name} becomes NaN or infinite on the way; "
-                             "use a smaller step or a larger l2")
+        raise NonFiniteError(
+            f"the score of {model.name} becomes NaN or infinite on the way; use a smaller step or a larger l2"
+        )
     pictures = [_picture(model, one[0]) for one in kept]
     return Dream(goal.label(0, model.class_names), x[0].float(), pictures[-1], pictures, values.tolist())
 
@@ -169,8 +171,10 @@ def _check(model: VisionModel, **options: float) -> None:
     if not options["step"] > 0:
         raise OptionError(f"step={options['step']} does not climb; use for example 0.15")
     if Need.GRADIENTS not in model.offers:
-        raise RequirementError(f"a class picture needs gradients, which {model.name} does not offer; "
-                               "wrap the module itself with seewhy.wrap")
+        raise RequirementError(
+            f"a class picture needs gradients, which {model.name} does not offer; "
+            "wrap the module itself with seewhy.wrap"
+        )
 
 
 def _input_size(model: VisionModel) -> tuple[int, int]:

@@ -124,10 +124,13 @@ def require(package: str, extra: str) -> ModuleType:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] != package.split(".")[0]:
-            raise MissingExtraError(f"{package} is installed but needs {error.name!r}; "
-                                    f"pip install 'seewhy[{extra}]'") from error
+            raise MissingExtraError(
+                f"{package} is installed but needs {error.name!r}; pip install 'seewhy[{extra}]'"
+            ) from error
         raise MissingExtraError(f"{package} is not installed; pip install 'seewhy[{extra}]'") from None
     except (ImportError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise MissingExtraError(f"{package} is installed but does not load ({reason}); "
-                                f"reinstall it: pip install --force-reinstall 'seewhy[{extra}]'") from error
+        raise MissingExtraError(
+            f"{package} is installed but does not load ({reason}); "
+            f"reinstall it: pip install --force-reinstall 'seewhy[{extra}]'"
+        ) from error

@@ -185,15 +185,23 @@ def top_answers(model: VisionModel, output: Output, row: int = 0, k: int = 5) ->
     chances = model.probabilities(logits[None])[0]
     best = logits.topk(min(k, len(logits)))
     names = model.class_names
-    return [(names[i] if names and i < len(names) else f"class {i}", value, chances[i].item())
-            for value, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+    return [
+        (names[i] if names and i < len(names) else f"class {i}", value, chances[i].item())
+        for value, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
 
 
 # ── one batch ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _outcomes(model: VisionModel, images: Sequence[ImageLike], start: int, tools: list[Method],
-              targets: list[TargetLike], max_pixels: int) -> Iterator[Outcome]:
+def _outcomes(
+    model: VisionModel,
+    images: Sequence[ImageLike],
+    start: int,
+    tools: list[Method],
+    targets: list[TargetLike],
+    max_pixels: int,
+) -> Iterator[Outcome]:
     """Outcomes of one batch of photos, read one by one so that a bad file costs only itself."""
     sources = [_source(image, start + i) for i, image in enumerate(images)]
     read: dict[int, Image.Image] = {}
@@ -203,14 +211,16 @@ def _outcomes(model: VisionModel, images: Sequence[ImageLike], start: int, tools
             read[i] = load_image(image, max_pixels=max_pixels)
         except SeewhyError as error:
             errors[i] = error
-    good = dict(zip(read, _try_together(model, list(read.values()), [sources[i] for i in read], tools, targets),
-                    strict=True))
+    good = dict(
+        zip(read, _try_together(model, list(read.values()), [sources[i] for i in read], tools, targets), strict=True)
+    )
     for i, source in enumerate(sources):
         yield good[i] if i in good else Outcome(source, error=errors[i])
 
 
-def _try_together(model: VisionModel, pictures: list[Image.Image], sources: list[str], tools: list[Method],
-                  targets: list[TargetLike]) -> list[Outcome]:
+def _try_together(
+    model: VisionModel, pictures: list[Image.Image], sources: list[str], tools: list[Method], targets: list[TargetLike]
+) -> list[Outcome]:
     """All in one batch; if that fails, one by one, to find out which are to blame."""
     if not pictures:
         return []
@@ -222,28 +232,44 @@ def _try_together(model: VisionModel, pictures: list[Image.Image], sources: list
     return [_try_together(model, [p], [s], tools, targets)[0] for p, s in zip(pictures, sources, strict=True)]
 
 
-def _together(model: VisionModel, pictures: list[Image.Image], sources: list[str], tools: list[Method],
-              targets: list[TargetLike]) -> list[Outcome]:
+def _together(
+    model: VisionModel, pictures: list[Image.Image], sources: list[str], tools: list[Method], targets: list[TargetLike]
+) -> list[Outcome]:
     x = model.stack(pictures)
     output = model.checked_output(x)
     goals = [_settled(model, _truth(sources) if _is_truth(target) else target, output, len(x)) for target in targets]
     columns = [_column(model, tool, x, goals, output, pictures, sources) for tool in tools]
-    return [Outcome(source, [[column[t][i] for column in columns] for t in range(len(goals))],
-                    top_answers(model, output, i)) for i, source in enumerate(sources)]
+    return [
+        Outcome(
+            source, [[column[t][i] for column in columns] for t in range(len(goals))], top_answers(model, output, i)
+        )
+        for i, source in enumerate(sources)
+    ]
 
 
-def _column(model: VisionModel, tool: Method, x: Tensor, goals: list[Target], output: Output,
-            pictures: list[Image.Image], sources: list[str]) -> list[list[Explanation]]:
+def _column(
+    model: VisionModel,
+    tool: Method,
+    x: Tensor,
+    goals: list[Target],
+    output: Output,
+    pictures: list[Image.Image],
+    sources: list[str],
+) -> list[list[Explanation]]:
     """One method's explanations for each target, of each picture."""
     if not tool.card.class_specific:
         return _run(model, tool, x, [None], output, pictures, sources) * len(goals)
     step = max(1, TOGETHER // len(x)) if tool.shares_forwards else 1
-    return [maps for start in range(0, len(goals), step)
-            for maps in _run(model, tool, x, goals[start : start + step], output, pictures, sources)]
+    return [
+        maps
+        for start in range(0, len(goals), step)
+        for maps in _run(model, tool, x, goals[start : start + step], output, pictures, sources)
+    ]
 
 
-def _explain_batch(model: VisionModel, tool: Method, pictures: list[Image.Image], sources: list[str],
-                   target: TargetLike) -> list[Explanation]:
+def _explain_batch(
+    model: VisionModel, tool: Method, pictures: list[Image.Image], sources: list[str], target: TargetLike
+) -> list[Explanation]:
     x = model.stack(pictures)
     if not tool.card.class_specific:
         return _run(model, tool, x, [None], None, pictures, sources)[0]
@@ -259,20 +285,38 @@ def _settled(model: VisionModel, target: TargetLike, output: Output | None, batc
     return goal.fixed(output) if goal.depends_on_output else goal
 
 
-def _run(model: VisionModel, tool: Method, x: Tensor, goals: Sequence[Target | None], output: Output | None,
-         pictures: list[Image.Image], sources: list[str]) -> list[list[Explanation]]:
+def _run(
+    model: VisionModel,
+    tool: Method,
+    x: Tensor,
+    goals: Sequence[Target | None],
+    output: Output | None,
+    pictures: list[Image.Image],
+    sources: list[str],
+) -> list[list[Explanation]]:
     """The explanations of one call of the method: for each target, of each picture."""
     started = time.perf_counter()
     maps = _maps(tool, x, goals).cpu()
     seconds = (time.perf_counter() - started) / len(maps)
-    return [[
-        Explanation(
-            map=maps[t * len(x) + i], method=tool.card.name, model=model.name,
-            target=_describe(model, tool, goal, output, i), layer=tool.cut_layer.name if tool.cut_layer else None,
-            options=tool.options, image=model.view(pictures[i]), signed=tool.card.signed, seconds=seconds,
-            source=sources[i], input_size=tuple(x.shape[-2:]))
-        for i in range(len(x))
-    ] for t, goal in enumerate(goals)]
+    return [
+        [
+            Explanation(
+                map=maps[t * len(x) + i],
+                method=tool.card.name,
+                model=model.name,
+                target=_describe(model, tool, goal, output, i),
+                layer=tool.cut_layer.name if tool.cut_layer else None,
+                options=tool.options,
+                image=model.view(pictures[i]),
+                signed=tool.card.signed,
+                seconds=seconds,
+                source=sources[i],
+                input_size=tuple(x.shape[-2:]),
+            )
+            for i in range(len(x))
+        ]
+        for t, goal in enumerate(goals)
+    ]
 
 
 def _maps(tool: Method, x: Tensor, goals: Sequence[Target | None]) -> Tensor:

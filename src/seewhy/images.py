@@ -57,9 +57,7 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS, upright: bool 
     raise ImageError(f"a {type(image).__name__} is not a picture; pass a path, a PIL image, an array or a tensor")
 
 
-def load_images(
-    images: ImageLike | Iterable[ImageLike], *, max_pixels: int = MAX_PIXELS
-) -> list[Image.Image]:
+def load_images(images: ImageLike | Iterable[ImageLike], *, max_pixels: int = MAX_PIXELS) -> list[Image.Image]:
     """One picture, a list, a batch (B, rows, cols, C) array or (B, C, rows, cols) tensor, or a folder (recursively).
 
     Raises:
@@ -235,8 +233,10 @@ def _channels_last(tensor: Tensor) -> np.ndarray:
         raise ImageError(f"a tensor of shape {tuple(tensor.shape)} is not a picture; pass (channels, rows, cols)")
     if tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4):
         hint = "; it looks channels-last: pass tensor.permute(2, 0, 1)" if tensor.shape[2] in (1, 3, 4) else ""
-        raise ImageError(f"a tensor of shape {tuple(tensor.shape)} has {tensor.shape[0]} channels, not 1, 3 or 4"
-                         f"{hint or '; pass (channels, rows, cols)'}")
+        raise ImageError(
+            f"a tensor of shape {tuple(tensor.shape)} has {tensor.shape[0]} channels, not 1, 3 or 4"
+            f"{hint or '; pass (channels, rows, cols)'}"
+        )
     tensor = tensor.detach().cpu()
     if tensor.is_complex() or tensor.is_quantized:
         raise ImageError(f"a tensor of dtype {tensor.dtype} is not a picture; pass uint8, or floats in [0, 1]")
@@ -285,8 +285,10 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
 def _integers(array: np.ndarray) -> np.ndarray:
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > 255:
-        raise ImageError(f"the picture's {array.dtype} values run from {low} to {high}; pass uint8 in [0, 255], "
-                         "or uint16 for 16-bit pictures")
+        raise ImageError(
+            f"the picture's {array.dtype} values run from {low} to {high}; pass uint8 in [0, 255], "
+            "or uint16 for 16-bit pictures"
+        )
     return array.astype(np.uint8)
 
 

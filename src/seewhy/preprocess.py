@@ -76,8 +76,10 @@ class Preprocess:
         inputs = [self(image) for image in images]
         if len({x.shape for x in inputs}) != 1:
             sizes = ", ".join(sorted({f"{x.shape[1]}x{x.shape[2]}" for x in inputs})) or "no pictures"
-            raise OptionError(f"a batch needs pictures of one input size, got {sizes}; "
-                              "pass them one by one, or fix it with preprocess.with_size(rows, cols)")
+            raise OptionError(
+                f"a batch needs pictures of one input size, got {sizes}; "
+                "pass them one by one, or fix it with preprocess.with_size(rows, cols)"
+            )
         return torch.stack(inputs)
 
     def with_size(self, rows: int, cols: int) -> Preprocess:

@@ -57,8 +57,10 @@ class Cost:
     backward_below: int = 0
 
     def __str__(self) -> str:
-        parts = (_passes("forward", "up to", self.below, self.above),
-                 _passes("backward", "below", self.backward_below, self.backward_above))
+        parts = (
+            _passes("forward", "up to", self.below, self.above),
+            _passes("backward", "below", self.backward_below, self.backward_above),
+        )
         return ", ".join(part for part in parts if part) or "no pass"
 
 
@@ -298,8 +300,11 @@ def options_of(cls: type) -> dict[str, dataclasses.Field]:
 
 
 KINDS: dict[str, tuple[type, str]] = {
-    "int": (Integral, "a whole number"), "float": (Real, "a number"), "bool": (bool, "True or False"),
-    "str": (str, "a word"), "None": (NoneType, "None"),
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "bool": (bool, "True or False"),
+    "str": (str, "a word"),
+    "None": (NoneType, "None"),
 }
 
 
@@ -311,8 +316,10 @@ def check_options(instance: Any) -> None:
             raise OptionError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
         kinds = [kind.strip() for kind in str(field.type).split("|")]
         if set(kinds) <= set(KINDS) and not any(_is(value, kind) for kind in kinds):
-            raise OptionError(f"{name}={value!r} is not {' or '.join(KINDS[kind][1] for kind in kinds)}; "
-                              f"its default is {field.default!r}")
+            raise OptionError(
+                f"{name}={value!r} is not {' or '.join(KINDS[kind][1] for kind in kinds)}; "
+                f"its default is {field.default!r}"
+            )
         if lowest is not None and value is not None and not value >= lowest:
             raise OptionError(f"{name}={value!r} is too small; use {lowest} or more")
 

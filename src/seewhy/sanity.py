@@ -69,8 +69,16 @@ class Cascade:
         return "hardly depends on the weights" if last is not None and last >= UNCHANGED else ""
 
 
-def sanity(model: VisionModel, image: ImageLike, methods: Sequence[Any], target: TargetLike = None, *, steps: int = 7,
-           seed: int = 0, progress: Progress = lambda items, *_: iter(items)) -> list[Cascade]:
+def sanity(
+    model: VisionModel,
+    image: ImageLike,
+    methods: Sequence[Any],
+    target: TargetLike = None,
+    *,
+    steps: int = 7,
+    seed: int = 0,
+    progress: Progress = lambda items, *_: iter(items),
+) -> list[Cascade]:
     """Explain one photo while a copy of the model forgets, from the head down to the first layer.
 
     Args:
@@ -105,8 +113,11 @@ def learnt_modules(model: VisionModel, x: Tensor) -> list[str]:
         RequirementError: there are none.
     """
     order: dict[str, None] = {}
-    handles = [m.register_forward_pre_hook(lambda *_, name=name: order.setdefault(name))
-               for name, m in model.module.named_modules() if any(True for _ in m.parameters(recurse=False))]
+    handles = [
+        m.register_forward_pre_hook(lambda *_, name=name: order.setdefault(name))
+        for name, m in model.module.named_modules()
+        if any(True for _ in m.parameters(recurse=False))
+    ]
     try:
         with torch.no_grad(), model.fitting(x), untouched(model.module):
             model.run(x)
@@ -193,8 +204,9 @@ def spearman(a: Float[Tensor, "batch *positions"], b: Float[Tensor, "batch *posi
     return (one * two).sum(1) / (one.square().sum(1) * two.square().sum(1)).sqrt()
 
 
-def ssim(a: Float[Tensor, "batch rows cols"], b: Float[Tensor, "batch rows cols"],
-         signed: bool = False) -> Float[Tensor, "batch"]:
+def ssim(
+    a: Float[Tensor, "batch rows cols"], b: Float[Tensor, "batch rows cols"], signed: bool = False
+) -> Float[Tensor, "batch"]:
     """Structural similarity of the maps as displayed, each normalised by itself; 7×7 windows, as scikit-image."""
     one, two = (displayed(m, signed)[:, None] for m in (a, b))
     side = min(7, *a.shape[1:])

@@ -41,8 +41,12 @@ class Box:
 
     def iou(self, other: Box) -> float:
         """Intersection over union; 0 where both are empty."""
-        both = Box(max(self.left, other.left), max(self.top, other.top),
-                   min(self.right, other.right), min(self.bottom, other.bottom)).area
+        both = Box(
+            max(self.left, other.left),
+            max(self.top, other.top),
+            min(self.right, other.right),
+            min(self.bottom, other.bottom),
+        ).area
         union = self.area + other.area - both
         return both / union if union else 0.0
 
@@ -81,9 +85,12 @@ class Component:
 # ── boxes of a label map ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def component_boxes(labels: Integer[ndarray, "rows cols"] | Integer[Tensor, "rows cols"],
-                    size: tuple[int, int] | None = None, min_area: int | None = None,
-                    border: int | None = None) -> list[Component]:
+def component_boxes(
+    labels: Integer[ndarray, "rows cols"] | Integer[Tensor, "rows cols"],
+    size: tuple[int, int] | None = None,
+    min_area: int | None = None,
+    border: int | None = None,
+) -> list[Component]:
     """The connected components (4 neighbours) of every cluster, the largest of each cluster first.
 
     Args:
@@ -197,8 +204,9 @@ def _array(labels: ndarray | Tensor) -> ndarray:
     return labels.cpu().numpy() if isinstance(labels, Tensor) else labels
 
 
-def grown_labels(labels: Integer[ndarray, "r c"] | Integer[Tensor, "r c"],
-                 size: tuple[int, int]) -> Integer[ndarray, "rows cols"]:
+def grown_labels(
+    labels: Integer[ndarray, "r c"] | Integer[Tensor, "r c"], size: tuple[int, int]
+) -> Integer[ndarray, "rows cols"]:
     """A label map at another size (rows, cols) by nearest neighbour, pixel centres on pixel centres."""
     return _grown(_array(labels), size)
 
@@ -228,9 +236,15 @@ class Segmentation:
     box: Box
 
 
-def segment_object(image: ImageLike, map: Explanation | Float[Tensor, "r c"], foreground: float = 0.95,
-                   background: float = 0.30, components: int = 5, iterations: int = 5,
-                   max_side: int = 640) -> Segmentation:
+def segment_object(
+    image: ImageLike,
+    map: Explanation | Float[Tensor, "r c"],
+    foreground: float = 0.95,
+    background: float = 0.30,
+    components: int = 5,
+    iterations: int = 5,
+    max_side: int = 640,
+) -> Segmentation:
     """The object that a saliency map points at, outlined by colour: weakly supervised segmentation.
 
     The colours of the pixels above the 95 % quantile of the map make the foreground model, those below the 30 %
@@ -275,19 +289,23 @@ def segment_object(image: ImageLike, map: Explanation | Float[Tensor, "r c"], fo
     cv2.grabCut(pixels, mask, None, *models, 1, cv2.GC_EVAL_FREEZE_MODEL)
     found = mask == cv2.GC_PR_FGD
     if not found.any() or found.all():
-        raise SeewhyError("the graph cut finds no outline: under the map's peak are the same colours as elsewhere; "
-                          "try another method, layer or target")
+        raise SeewhyError(
+            "the graph cut finds no outline: under the map's peak are the same colours as elsewhere; "
+            "try another method, layer or target"
+        )
     return _largest(_grown(found, size))
 
 
-def _seeds(map: Explanation | Tensor, size: tuple[int, int], foreground: float,
-           background: float) -> tuple[Bool[ndarray, "rows cols"], Bool[ndarray, "rows cols"]]:
+def _seeds(
+    map: Explanation | Tensor, size: tuple[int, int], foreground: float, background: float
+) -> tuple[Bool[ndarray, "rows cols"], Bool[ndarray, "rows cols"]]:
     values = map.map if isinstance(map, Explanation) else map.detach().to("cpu", torch.float32)
     if not torch.isfinite(values).all():
         raise NonFiniteError("the map holds NaN or infinity; run the model in float32")
     if values.max() == values.min():
-        raise ConstantMapError(f"the map is {values.max():.3g} everywhere and points at nothing; "
-                               "try another layer, target or method")
+        raise ConstantMapError(
+            f"the map is {values.max():.3g} everywhere and points at nothing; try another layer, target or method"
+        )
     grown = interpolate(values, size).numpy()
     low, high = np.quantile(grown, [background, foreground])
     inside, outside = grown > high, grown < low
@@ -328,5 +346,16 @@ def _largest(mask: Bool[ndarray, "rows cols"]) -> Segmentation:
     return Segmentation(largest, tight_box(largest))
 
 
-__all__ = ["Box", "Component", "Segmentation", "background_clusters", "choose_box", "component_boxes",
-           "foreground_cluster", "grown_labels", "inner_box", "segment_object", "tight_box"]
+__all__ = [
+    "Box",
+    "Component",
+    "Segmentation",
+    "background_clusters",
+    "choose_box",
+    "component_boxes",
+    "foreground_cluster",
+    "grown_labels",
+    "inner_box",
+    "segment_object",
+    "tight_box",
+]

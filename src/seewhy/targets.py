@@ -42,8 +42,12 @@ class Output:
         """
         value = self.logits if need == Need.LOGITS else self.embedding
         if value is None:
-            other = ("an embedding target (embedding-sum, a concept), or wrap(module, output='logits') if it returns "
-                     "class scores" if need == Need.LOGITS else "a class target instead")
+            other = (
+                "an embedding target (embedding-sum, a concept), or wrap(module, output='logits') if it returns "
+                "class scores"
+                if need == Need.LOGITS
+                else "a class target instead"
+            )
             raise TargetError(f"this model gives no {need}; use {other}")
         return value
 
@@ -191,8 +195,10 @@ class Similarity(Target):
     def score(self, output: Output) -> Float[Tensor, "batch"]:
         embedding = output.require(Need.EMBEDDING)
         if embedding.shape[-1] != self.vector.shape[-1]:
-            raise TargetError(f"the concept vector has {self.vector.shape[-1]} numbers, this model's embedding "
-                              f"{embedding.shape[-1]}; make the concept with the same model")
+            raise TargetError(
+                f"the concept vector has {self.vector.shape[-1]} numbers, this model's embedding "
+                f"{embedding.shape[-1]}; make the concept with the same model"
+            )
         vector = self.vector.to(embedding)
         # a vector made in inference mode cannot be part of a graph; its copy can
         return MEASURES[self.measure](embedding, vector.clone() if vector.is_inference() else vector)
@@ -392,5 +398,3 @@ def as_target(spec: TargetLike, names: Sequence[str] | None = None, has_logits: 
 def tiled_rows(batch: int, n: int) -> list[int]:
     """Row numbers of `n` whole batches one after the other."""
     return list(range(batch)) * n
-
-

@@ -28,26 +28,72 @@ pointing_game = 0.9
 """
 METHODS = {"grad_cam": "Grad-CAM", "lafam": "LaFAM", "occlusion": "Occlusion <b>"}
 METRICS = [
-    {"label": "fidelity", "name": "fidelity", "title": "Fidelity", "property": "faithfulness", "summary": "…",
-     "higher_is_better": True, "citation": "A & B, eq. 1", "parts": {"mif": False}, "options": {"steps": 4},
-     "axis": [0, 25, 50, 75, 100], "axis_title": "% of the pixels"},
-    {"label": "pointing_game", "name": "pointing_game", "title": "Pointing Game", "property": "localisation",
-     "higher_is_better": True, "options": {"ties": "share"}},
-    {"label": "compactness", "name": "compactness", "title": "Compactness", "property": "complexity",
-     "higher_is_better": None},
+    {
+        "label": "fidelity",
+        "name": "fidelity",
+        "title": "Fidelity",
+        "property": "faithfulness",
+        "summary": "…",
+        "higher_is_better": True,
+        "citation": "A & B, eq. 1",
+        "parts": {"mif": False},
+        "options": {"steps": 4},
+        "axis": [0, 25, 50, 75, 100],
+        "axis_title": "% of the pixels",
+    },
+    {
+        "label": "pointing_game",
+        "name": "pointing_game",
+        "title": "Pointing Game",
+        "property": "localisation",
+        "higher_is_better": True,
+        "options": {"ties": "share"},
+    },
+    {
+        "label": "compactness",
+        "name": "compactness",
+        "title": "Compactness",
+        "property": "complexity",
+        "higher_is_better": None,
+    },
 ]
 TRUTH = {"grad_cam": 1.0, "lafam": 0.98, "occlusion": 0.0}
 
 
-def write(folder: Path, n: int = 40, per_image: int = 2, seed: int = 0, shift: float = 0.0,
-          odd: str = "<script>alert(1)", plan: str = PLAN, models: tuple[str, ...] = ("toy",),
-          methods: dict[str, str] = METHODS) -> Path:
+def write(
+    folder: Path,
+    n: int = 40,
+    per_image: int = 2,
+    seed: int = 0,
+    shift: float = 0.0,
+    odd: str = "<script>alert(1)",
+    plan: str = PLAN,
+    models: tuple[str, ...] = ("toy",),
+    methods: dict[str, str] = METHODS,
+) -> Path:
     """`n` images with `per_image` maps each; Grad-CAM and LaFAM are level in fidelity, Occlusion is far behind."""
     random = np.random.default_rng(seed)
     samples = [odd if i == 1 else f"img_{i:04d}" for i in range(n)]
     hard = random.normal(size=n)  # what all maps of an image share
-    rows = {name: [] for name in ("model", "data", "split", "sample", "index", "target", "entry", "method", "metric",
-                                  "value", "seconds", "error", "curve", "passes")}
+    rows = {
+        name: []
+        for name in (
+            "model",
+            "data",
+            "split",
+            "sample",
+            "index",
+            "target",
+            "entry",
+            "method",
+            "metric",
+            "value",
+            "seconds",
+            "error",
+            "curve",
+            "passes",
+        )
+    }
     maps = {name: [] for name in ("model", "sample", "entry", "method", "rows", "cols", "map")}
     for model in models:
         for i, sample in enumerate(samples):
@@ -57,36 +103,75 @@ def write(folder: Path, n: int = 40, per_image: int = 2, seed: int = 0, shift: f
                     level = TRUTH.get(method, -k / 10) + shift
                     noise = random.normal(scale=0.3)
                     curve = (np.linspace(1, 0, 5) * (1 + level) + hard[i]).tolist()
-                    values = {"fidelity": (level + hard[i] + noise, None), "fidelity.mif": (1 - level + noise, curve),
-                              "pointing_game": (float(random.random() < 0.3 + 0.4 * level), None),
-                              "compactness": (random.random(), None)}
+                    values = {
+                        "fidelity": (level + hard[i] + noise, None),
+                        "fidelity.mif": (1 - level + noise, curve),
+                        "pointing_game": (float(random.random() < 0.3 + 0.4 * level), None),
+                        "compactness": (random.random(), None),
+                    }
                     for metric, (value, curve) in values.items():
                         broken = i == 1 and method == "occlusion"
-                        new = (model, "scenes", "multi", sample, i, str(t), entry, method, metric,
-                               None if broken else value, 0.01, "the map holds NaN" if broken else None, curve, 5.0)
+                        new = (
+                            model,
+                            "scenes",
+                            "multi",
+                            sample,
+                            i,
+                            str(t),
+                            entry,
+                            method,
+                            metric,
+                            None if broken else value,
+                            0.01,
+                            "the map holds NaN" if broken else None,
+                            curve,
+                            5.0,
+                        )
                         for column, item in zip(rows.values(), new, strict=True):
                             column.append(item)
                     patch = random.random((6, 8)).astype(np.float16)
                     patch[1 + t, 2 + t] = 4
-                    for column, item in zip(maps.values(), (model, sample, entry, method, 6, 8, patch.tobytes()),
-                                            strict=True):
+                    for column, item in zip(
+                        maps.values(), (model, sample, entry, method, 6, 8, patch.tobytes()), strict=True
+                    ):
                         column.append(item)
-    for column, item in zip(rows.values(), ("toy", "scenes", "multi", "", -1, "", "", "cdam", "", None, None,
-                                            "needs tokens", None, None), strict=True):
+    for column, item in zip(
+        rows.values(),
+        ("toy", "scenes", "multi", "", -1, "", "", "cdam", "", None, None, "needs tokens", None, None),
+        strict=True,
+    ):
         column.append(item)
     for sub in ("rows", "maps", "images"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({**rows, "curve": pa.array(rows["curve"], pa.list_(pa.float64()))}),
-                   folder / "rows" / "part.parquet")
+    pq.write_table(
+        pa.table({**rows, "curve": pa.array(rows["curve"], pa.list_(pa.float64()))}), folder / "rows" / "part.parquet"
+    )
     pq.write_table(pa.table(maps), folder / "maps" / "part.parquet")
     pictures = [_picture(i) for i in range(n)]
-    pq.write_table(pa.table({"model": [models[0]] * n, "sample": samples, "jpeg": [p[0] for p in pictures],
-                             "mask": [p[1] for p in pictures]}), folder / "images" / "part.parquet")
-    manifest = {"versions": {"seewhy": "0.1", "torch": "2.13"}, "seed": 0, "hardware": {"device": "cpu"},
-                "data": {"name": "scenes", "split": "multi"}, "models": [{"name": m, "device": "cpu"} for m in models],
-                "methods": [{"label": m, "name": m, "title": t, "citation": "X", "options": {}, "cost": "1 forward",
-                             "passes": 1} for m, t in methods.items()], "metrics": METRICS,
-                "skipped": [{"model": "toy", "method": "cdam", "reason": "needs tokens; these can: lafam"}]}
+    pq.write_table(
+        pa.table(
+            {
+                "model": [models[0]] * n,
+                "sample": samples,
+                "jpeg": [p[0] for p in pictures],
+                "mask": [p[1] for p in pictures],
+            }
+        ),
+        folder / "images" / "part.parquet",
+    )
+    manifest = {
+        "versions": {"seewhy": "0.1", "torch": "2.13"},
+        "seed": 0,
+        "hardware": {"device": "cpu"},
+        "data": {"name": "scenes", "split": "multi"},
+        "models": [{"name": m, "device": "cpu"} for m in models],
+        "methods": [
+            {"label": m, "name": m, "title": t, "citation": "X", "options": {}, "cost": "1 forward", "passes": 1}
+            for m, t in methods.items()
+        ],
+        "metrics": METRICS,
+        "skipped": [{"model": "toy", "method": "cdam", "reason": "needs tokens; these can: lafam"}],
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "plan.toml").write_text(plan)
     return folder

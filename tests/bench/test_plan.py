@@ -10,8 +10,12 @@ from seewhy.bench.plan import Plan
 from seewhy.bench.stages import Bench
 from seewhy.errors import DataError, OptionError, RequirementError, SeewhyError, UnknownNameError
 
-GOOD = {"models": '["scenes_cnn"]', "methods": '["lafam"]', "metrics": '["pointing_game"]',
-        "data": '{name="scenes", split="multi", n=4}'}
+GOOD = {
+    "models": '["scenes_cnn"]',
+    "methods": '["lafam"]',
+    "metrics": '["pointing_game"]',
+    "data": '{name="scenes", split="multi", n=4}',
+}
 
 
 def text(**changes: str) -> str:
@@ -19,8 +23,13 @@ def text(**changes: str) -> str:
 
 
 def test_a_plan_is_read_and_survives_pickling():
-    plan = Plan.parse(text(protocol='{size=[48, 64], upsampling="nearest"}', seed="3",
-                           models='["scenes_cnn", {name="mine", source="scenes_vit"}]'))
+    plan = Plan.parse(
+        text(
+            protocol='{size=[48, 64], upsampling="nearest"}',
+            seed="3",
+            models='["scenes_cnn", {name="mine", source="scenes_vit"}]',
+        )
+    )
     assert [(m.name, m.label) for m in plan.models] == [("scenes_cnn", "scenes_cnn"), ("scenes_vit", "mine")]
     assert (plan.seed, plan.protocol.size, plan.protocol.upsampling) == (3, (48, 64), "nearest")
     assert plan.baselines == ("random",)
@@ -28,8 +37,12 @@ def test_a_plan_is_read_and_survives_pickling():
 
 
 def test_two_entries_of_a_method_are_told_apart():
-    plan = Plan.parse(text(methods='["smooth_cdam", {name="smooth_cdam", n_samples=3}, '
-                                   '{name="smooth_cdam", n_samples=4, label="four"}]'))
+    plan = Plan.parse(
+        text(
+            methods='["smooth_cdam", {name="smooth_cdam", n_samples=3}, '
+            '{name="smooth_cdam", n_samples=4, label="four"}]'
+        )
+    )
     assert [m.label for m in plan.methods] == ["smooth_cdam", "smooth_cdam (n_samples=3)", "four"]
     with pytest.raises(OptionError, match="twice"):
         Plan.parse(text(methods='["lafam", "lafam"]'))
@@ -57,8 +70,13 @@ def test_the_digest_is_of_what_is_said_not_of_how():
 
 
 def test_threshold_and_seed_reach_the_metrics_that_have_them():
-    plan = Plan.parse(text(metrics='["miou", {name="miou", rule="mean", label="own"}, "box_sensitivity"]',
-                           protocol='{threshold="otsu"}', seed="7"))
+    plan = Plan.parse(
+        text(
+            metrics='["miou", {name="miou", rule="mean", label="own"}, "box_sensitivity"]',
+            protocol='{threshold="otsu"}',
+            seed="7",
+        )
+    )
     metrics = plan.made_metrics()
     assert (metrics["miou"].rule, metrics["miou"].level) == ("otsu", None)
     assert metrics["own"].rule == "mean"
@@ -67,52 +85,61 @@ def test_threshold_and_seed_reach_the_metrics_that_have_them():
     assert (metric.rule, metric.level) == ("max", 0.3)
 
 
-@pytest.mark.parametrize(("changes", "error", "words"), [
-    ({"models": ""}, OptionError, "no models"),
-    ({"metrics": "[]"}, OptionError, "no metrics"),
-    ({"modles": '["x"]'}, OptionError, "models"),
-    ({"methods": '["grad_kam"]'}, UnknownNameError, "grad_cam"),
-    ({"metrics": '["pointing"]'}, UnknownNameError, "pointing_game"),
-    ({"data": '{name="scene"}'}, UnknownNameError, "scenes"),
-    ({"methods": '[{name="smooth_cdam", n_sample=3}]'}, OptionError, "n_samples"),
-    ({"metrics": '[{name="fidelity", step=3}]'}, OptionError, "steps"),
-    ({"metrics": '[{name="fidelity", steps=0}]'}, OptionError, "steps"),
-    ({"protocol": '{upsampling="cubic"}'}, OptionError, "bilinear"),
-    ({"protocol": '{upsamplings="nearest"}'}, OptionError, "upsampling"),
-    ({"protocol": '{target="labels"}'}, OptionError, "label"),
-    ({"protocol": "{batch_size=0}"}, OptionError, "1 or more"),
-    ({"protocol": "{size=[0, 3]}"}, OptionError, "rows, cols"),
-    ({"metrics": '["miou"]', "protocol": '{threshold="otsa"}'}, OptionError, "otsu"),
-    ({"metrics": '["miou"]', "protocol": "{threshold=1.5}"}, OptionError, "share"),
-    ({"protocol": '{threshold="otsa"}'}, OptionError, "otsu"),  # also where no metric has a threshold
-    ({"protocol": "{threshold=5}"}, OptionError, "threshold = 5.*share"),
-    ({"published": "3"}, OptionError, "table"),
-    ({"seed": "true"}, OptionError, "whole number"),
-    ({"seed": "-1"}, OptionError, "0 or more"),
-    ({"data": "{name=3}"}, OptionError, "a word"),
-    ({"baselines": '["rnd"]'}, UnknownNameError, "random"),
-    ({"data": '{name="scenes", n=0}'}, OptionError, "1 or more"),
-    ({"methods": '[{name="lafam", label="random"}]'}, OptionError, "baseline"),
-    ({"models": "[3]"}, OptionError, "table"),
-    ({"seed": "= 3"}, OptionError, "TOML"),
-])
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"models": ""}, OptionError, "no models"),
+        ({"metrics": "[]"}, OptionError, "no metrics"),
+        ({"modles": '["x"]'}, OptionError, "models"),
+        ({"methods": '["grad_kam"]'}, UnknownNameError, "grad_cam"),
+        ({"metrics": '["pointing"]'}, UnknownNameError, "pointing_game"),
+        ({"data": '{name="scene"}'}, UnknownNameError, "scenes"),
+        ({"methods": '[{name="smooth_cdam", n_sample=3}]'}, OptionError, "n_samples"),
+        ({"metrics": '[{name="fidelity", step=3}]'}, OptionError, "steps"),
+        ({"metrics": '[{name="fidelity", steps=0}]'}, OptionError, "steps"),
+        ({"protocol": '{upsampling="cubic"}'}, OptionError, "bilinear"),
+        ({"protocol": '{upsamplings="nearest"}'}, OptionError, "upsampling"),
+        ({"protocol": '{target="labels"}'}, OptionError, "label"),
+        ({"protocol": "{batch_size=0}"}, OptionError, "1 or more"),
+        ({"protocol": "{size=[0, 3]}"}, OptionError, "rows, cols"),
+        ({"metrics": '["miou"]', "protocol": '{threshold="otsa"}'}, OptionError, "otsu"),
+        ({"metrics": '["miou"]', "protocol": "{threshold=1.5}"}, OptionError, "share"),
+        ({"protocol": '{threshold="otsa"}'}, OptionError, "otsu"),  # also where no metric has a threshold
+        ({"protocol": "{threshold=5}"}, OptionError, "threshold = 5.*share"),
+        ({"published": "3"}, OptionError, "table"),
+        ({"seed": "true"}, OptionError, "whole number"),
+        ({"seed": "-1"}, OptionError, "0 or more"),
+        ({"data": "{name=3}"}, OptionError, "a word"),
+        ({"baselines": '["rnd"]'}, UnknownNameError, "random"),
+        ({"data": '{name="scenes", n=0}'}, OptionError, "1 or more"),
+        ({"methods": '[{name="lafam", label="random"}]'}, OptionError, "baseline"),
+        ({"models": "[3]"}, OptionError, "table"),
+        ({"seed": "= 3"}, OptionError, "TOML"),
+    ],
+)
 def test_a_mistake_is_named_before_anything_is_loaded(changes, error, words):
     with pytest.raises(error, match=words):
         Plan.parse(text(**changes)).made_metrics()
 
 
-@pytest.mark.parametrize(("changes", "error", "words"), [
-    ({"data": '{name="scenes", split="many"}'}, SeewhyError, "multi"),
-    ({"data": '{name="scenes", splitt="multi"}'}, OptionError, "did you mean 'split'"),
-    ({"data": '{name="voc", root="/nowhere"}'}, DataError, "nowhere"),
-    ({"models": '["scenes_cn"]'}, UnknownNameError, "scenes_cnn"),
-    ({"methods": '["cdam"]'}, RequirementError, "serves none"),
-    ({"methods": '["concept_cdam"]', "models": '["scenes_vit"]'}, RequirementError, "concept"),
-    ({"methods": '[{name="grad_cam", layer="layer9"}]'}, SeewhyError, "layer"),
-    ({"metrics": '["fidelity_discrimination"]', "data": '{name="scenes", split="single", n=4}'}, OptionError,
-     "two classes"),
-    ({"models": '["efficientnet_lite0"]'}, OptionError, "prediction"),
-])
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"data": '{name="scenes", split="many"}'}, SeewhyError, "multi"),
+        ({"data": '{name="scenes", splitt="multi"}'}, OptionError, "did you mean 'split'"),
+        ({"data": '{name="voc", root="/nowhere"}'}, DataError, "nowhere"),
+        ({"models": '["scenes_cn"]'}, UnknownNameError, "scenes_cnn"),
+        ({"methods": '["cdam"]'}, RequirementError, "serves none"),
+        ({"methods": '["concept_cdam"]', "models": '["scenes_vit"]'}, RequirementError, "concept"),
+        ({"methods": '[{name="grad_cam", layer="layer9"}]'}, SeewhyError, "layer"),
+        (
+            {"metrics": '["fidelity_discrimination"]', "data": '{name="scenes", split="single", n=4}'},
+            OptionError,
+            "two classes",
+        ),
+        ({"models": '["efficientnet_lite0"]'}, OptionError, "prediction"),
+    ],
+)
 def test_what_cannot_work_together_is_named_before_the_first_forward(changes, error, words, monkeypatch):
     monkeypatch.setattr("seewhy.models.adapter.VisionModel.run", None)
     with pytest.raises(error, match=words):

@@ -49,8 +49,9 @@ def test_what_runs_offline_needs_nothing():
 
 def test_changes_on_the_command_line_change_that_and_nothing_else():
     before = Plan.parse(plan_text("lafam_voc"))
-    text = plan_text("lafam_voc", root='/a "b"', n=5, sources=["swav=/x.pth"],
-                     settings=["protocol.batch_size=4", "data.task=boxes"])
+    text = plan_text(
+        "lafam_voc", root='/a "b"', n=5, sources=["swav=/x.pth"], settings=["protocol.batch_size=4", "data.task=boxes"]
+    )
     plan = Plan.parse(text)
     assert plan.data == {**before.data, "root": '/a "b"', "n": 5, "task": "boxes"}
     assert plan.protocol.batch_size == 4

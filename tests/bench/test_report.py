@@ -153,9 +153,20 @@ def test_markdown_is_a_table_with_the_best_on_top(run, scores):
     assert lines[2].split(" | ")[1] == f"**{best.mean:.4g}** ± {(best.high - best.low) / 2:.2g}"
 
 
-@pytest.mark.parametrize(("value", "digits", "text"), [
-    (173.2, 2, "170"), (1076.4, 4, "1076"), (12345.6, 4, "12350"), (0.00123, 2, "0.0012"), (-951.4, 2, "-950"),
-    (0.0, 4, "0"), (3.2e7, 3, "3.2e+07"), (1e-7, 3, "1e-07"), (float("inf"), 3, "inf")])
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (173.2, 2, "170"),
+        (1076.4, 4, "1076"),
+        (12345.6, 4, "12350"),
+        (0.00123, 2, "0.0012"),
+        (-951.4, 2, "-950"),
+        (0.0, 4, "0"),
+        (3.2e7, 3, "3.2e+07"),
+        (1e-7, 3, "1e-07"),
+        (float("inf"), 3, "inf"),
+    ],
+)
 def test_numbers_are_written_as_people_do(value, digits, text):
     assert number(value, digits) == text
 
@@ -178,10 +189,11 @@ def test_galleries_show_what_they_say(run):
     info, panel = run.metrics["fidelity"], run.panels[0]
     blocks = extremes(run, panel, info)
     assert [block.title for block in blocks] == ["Grad-CAM", "LaFAM", "Occlusion <b>"]
-    (top,), = run.ask("SELECT max(value) FROM scores WHERE metric = 'fidelity' AND method = 'lafam'")
+    ((top,),) = run.ask("SELECT max(value) FROM scores WHERE metric = 'fidelity' AND method = 'lafam'")
     assert blocks[1].figures[0].caption.startswith(f"best: {top:.3g} · ")
-    (target, sample), = run.ask("SELECT target, sample FROM scores WHERE metric = 'fidelity' AND method = 'lafam' AND "
-                                "value = ?", top)
+    ((target, sample),) = run.ask(
+        "SELECT target, sample FROM scores WHERE metric = 'fidelity' AND method = 'lafam' AND value = ?", top
+    )
     assert blocks[1].figures[0].caption.endswith(f" · {target} · {sample}")  # which of two objects it is for
     widest = disagreements(run, panel, info)
     assert len(widest) == 6
@@ -253,10 +265,14 @@ def test_a_baseline_is_compared_and_never_leads(tmp_path):
     line = leaders(run, run.panels[0], found)[0]
     assert line.startswith("Fidelity ↑: Grad-CAM leads")
     assert f"But the baseline LaFAM ({base.mean:.4g}), which knows nothing of the model, does no worse" in line
-    assert "LaFAM" not in " ".join(f.caption for b in disagreements(run, run.panels[0], run.metrics["fidelity"])
-                                   for f in b.figures)
-    row = next(r for r in csv.DictReader(long_csv(run, found).splitlines())
-               if (r["method"], r["metric"]) == ("lafam", "fidelity"))
+    assert "LaFAM" not in " ".join(
+        f.caption for b in disagreements(run, run.panels[0], run.metrics["fidelity"]) for f in b.figures
+    )
+    row = next(
+        r
+        for r in csv.DictReader(long_csv(run, found).splitlines())
+        if (r["method"], r["metric"]) == ("lafam", "fidelity")
+    )
     assert (row["rank"], row["leads"], row["not_significantly_worse"]) == ("", "False", "True")
     assert "baseline, n 80" in report(run.folder).read_text("utf-8")
     worse = with_baselines(run.folder, "occlusion")
@@ -289,8 +305,10 @@ def test_galleries_go_by_a_metric_that_tells_maps_apart(run, tmp_path):
     manifest = json.loads((path / "manifest.json").read_text())
     by = {m["label"]: m for m in manifest["metrics"]}
     by["compactness"]["higher_is_better"] = True
-    for order, want in ((["pointing_game", "compactness", "fidelity"], "fidelity"),  # one has two values only
-                        (["pointing_game", "compactness"], "pointing_game")):
+    for order, want in (
+        (["pointing_game", "compactness", "fidelity"], "fidelity"),  # one has two values only
+        (["pointing_game", "compactness"], "pointing_game"),
+    ):
         manifest["metrics"] = [by[label] for label in order]
         (path / "manifest.json").write_text(json.dumps(manifest))
         assert judge(Run(path)).label == want

@@ -37,8 +37,9 @@ def forks():
 
 def start(folder: Path) -> multiprocessing.Process:
     begun = (folder / "plan.toml").exists()
-    process = forks().Process(target=engine.resume if begun else engine.run, args=((folder,) if begun else
-                                                                                  (small(), folder)))
+    process = forks().Process(
+        target=engine.resume if begun else engine.run, args=((folder,) if begun else (small(), folder))
+    )
     process.start()
     return process
 
@@ -102,8 +103,9 @@ def test_resume_does_no_finished_work_again(tmp_path, monkeypatch):
     store = engine.run(small(n="n = 4"), folder)
     calls = []
     compute = work._Runner._compute
-    monkeypatch.setattr(work._Runner, "_compute", lambda self, label, chunk: (calls.append(label),
-                                                                              compute(self, label, chunk))[1])
+    monkeypatch.setattr(
+        work._Runner, "_compute", lambda self, label, chunk: (calls.append(label), compute(self, label, chunk))[1]
+    )
     forwards = []
     passed = engine.Bench.load
     monkeypatch.setattr(engine.Bench, "load", lambda self, batch: (forwards.append(batch), passed(self, batch))[1])
@@ -140,13 +142,18 @@ def test_other_weights_or_pictures_are_refused_and_older_manifests_are_not(tmp_p
     store = engine.run(small(n="n = 2", metrics='metrics = ["sparseness"]'), tmp_path / "run")
     good = store.manifest
     model, data = good["models"][0], good["data"]
-    for change, error in (({"models": [{**model, "weights": "0"}]}, "scenes_cnn has other weights"),
-                          ({"data": {**data, "items": "0"}}, "other items than when")):
+    for change, error in (
+        ({"models": [{**model, "weights": "0"}]}, "scenes_cnn has other weights"),
+        ({"data": {**data, "items": "0"}}, "other items than when"),
+    ):
         store.write_manifest({**good, **change})
         with pytest.raises(SeewhyError, match=error):
             engine.resume(store.folder)
-    older = {"plan_digest": "69f4f0a1321fefb8", "models": [{k: v for k, v in model.items() if k != "weights"}],
-             "data": {k: v for k, v in data.items() if k != "items"}}
+    older = {
+        "plan_digest": "69f4f0a1321fefb8",
+        "models": [{k: v for k, v in model.items() if k != "weights"}],
+        "data": {k: v for k, v in data.items() if k != "items"},
+    }
     store.write_manifest({**good, **older})
     assert engine.resume(store.folder).manifest["models"] == good["models"]
 

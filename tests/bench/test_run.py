@@ -31,8 +31,17 @@ def model():
 def breaking(monkeypatch):
     """A method that a test breaks by replacing `maps`; a gradient-free one."""
 
-    @method(name="breaking", title="Breaking", summary="the input's mean", needs=set(), signed=False,
-            class_specific=True, citation="none", cost=lambda self: Cost(0, 0), register=False)
+    @method(
+        name="breaking",
+        title="Breaking",
+        summary="the input's mean",
+        needs=set(),
+        signed=False,
+        class_specific=True,
+        citation="none",
+        cost=lambda self: Cost(0, 0),
+        register=False,
+    )
     class Breaking(Method):
         def maps(self, x, target):
             return x.mean(1)
@@ -47,8 +56,11 @@ def values(store, method: str, metric: str) -> list:
 
 
 def test_values_are_those_of_direct_calls_and_the_columns_are_the_promised_ones(model, tmp_path):
-    plan = small(n="n = 3", metrics='metrics = ["pointing_game", "sparseness", {name="fidelity_discrimination", '
-                                    'steps=2}]', batch_size="batch_size = 3")
+    plan = small(
+        n="n = 3",
+        metrics='metrics = ["pointing_game", "sparseness", {name="fidelity_discrimination", steps=2}]',
+        batch_size="batch_size = 3",
+    )
     store = engine.run(plan, tmp_path / "run")
     assert store.table("SELECT * FROM rows").schema == schemas()[ROWS]
     items = [Scenes("multi")[i] for i in spread(3, 1000)]
@@ -57,11 +69,21 @@ def test_values_are_those_of_direct_calls_and_the_columns_are_the_promised_ones(
     x = model.stack([item.image for item in items])
     maps = fit(seewhy.methods.GradCAM(model)(x, labels, of=rows), (96, 96))
     masks = torch.stack([torch.from_numpy(items[row].masks[k]) for row, k, _ in entries])
-    rivals = maps[[entries.index((row, (k + 1) % len(items[row].labels), items[row].class_names[
-        (k + 1) % len(items[row].labels)])) for row, k, _ in entries]]
-    want = {"pointing_game": PointingGame()(maps, masks=masks), "sparseness": Sparseness()(maps),
-            "fidelity_discrimination": FidelityDiscrimination(steps=2)(maps, model=model, x=x[rows], target=labels,
-                                                                       rivals=rivals)}
+    rivals = maps[
+        [
+            entries.index(
+                (row, (k + 1) % len(items[row].labels), items[row].class_names[(k + 1) % len(items[row].labels)])
+            )
+            for row, k, _ in entries
+        ]
+    ]
+    want = {
+        "pointing_game": PointingGame()(maps, masks=masks),
+        "sparseness": Sparseness()(maps),
+        "fidelity_discrimination": FidelityDiscrimination(steps=2)(
+            maps, model=model, x=x[rows], target=labels, rivals=rivals
+        ),
+    }
     order = sorted(range(len(entries)), key=lambda i: (rows[i], entries[i][2]))
     for name, column in want.items():
         assert values(store, "grad_cam", name) == column[order].tolist(), name
@@ -99,8 +121,9 @@ def test_the_models_own_answers_pictures_maps_and_the_manifest(model, tmp_path):
 
 
 def test_the_models_answer_as_target_is_compared_with_all_objects(model, tmp_path):
-    store = engine.run(small(n="n = 3", split='split = "multi"', device='device = "cpu"\ntarget = "prediction"'),
-                       tmp_path / "run")
+    store = engine.run(
+        small(n="n = 3", split='split = "multi"', device='device = "cpu"\ntarget = "prediction"'), tmp_path / "run"
+    )
     data = Scenes("multi")
     want = []
     for i in spread(3, len(data)):
@@ -111,8 +134,15 @@ def test_the_models_answer_as_target_is_compared_with_all_objects(model, tmp_pat
 
 
 def test_a_method_that_cannot_serve_a_model_is_a_row_with_the_reason(tmp_path):
-    store = engine.run(small(models='models = ["scenes_cnn", "scenes_vit"]', methods='methods = ["lafam", "cdam"]',
-                             metrics='metrics = ["sparseness"]', n="n = 2"), tmp_path / "run")
+    store = engine.run(
+        small(
+            models='models = ["scenes_cnn", "scenes_vit"]',
+            methods='methods = ["lafam", "cdam"]',
+            metrics='metrics = ["sparseness"]',
+            n="n = 2",
+        ),
+        tmp_path / "run",
+    )
     (row,) = store.table("SELECT * FROM rows WHERE error IS NOT NULL").to_pylist()
     assert (row["model"], row["method"], row["sample"]) == ("scenes_cnn", "cdam", "")
     assert "cannot serve" in row["error"]
@@ -149,8 +179,12 @@ def test_a_metric_that_fails_on_one_picture_costs_that_number_only(tmp_path, mon
             raise RuntimeError("no such luck\nat line 3")
         return score(self, maps, given)
 
-    plan = small(n="n = 4", batch_size="batch_size = 4", methods='methods = ["lafam"]',
-                 metrics='metrics = [{name="fidelity", steps=2}, "pointing_game", "sparseness"]')
+    plan = small(
+        n="n = 4",
+        batch_size="batch_size = 4",
+        methods='methods = ["lafam"]',
+        metrics='metrics = [{name="fidelity", steps=2}, "pointing_game", "sparseness"]',
+    )
     clean = engine.run(plan, tmp_path / "clean")
     monkeypatch.setattr(PointingGame, "score", broken)
     store = engine.run(plan, tmp_path / "run")
@@ -181,8 +215,10 @@ def test_a_picture_without_a_class_is_a_row_in_any_company(tmp_path, monkeypatch
 
     monkeypatch.setattr(Scenes, "read", some)
     for size in (1, 3):
-        store = engine.run(small(n="n = 3", metrics='metrics = ["sparseness"]', batch_size=f"batch_size = {size}"),
-                           tmp_path / str(size))
+        store = engine.run(
+            small(n="n = 3", metrics='metrics = ["sparseness"]', batch_size=f"batch_size = {size}"),
+            tmp_path / str(size),
+        )
         rows = store.table("SELECT DISTINCT index, error FROM rows WHERE error IS NOT NULL").to_pylist()
         assert rows == [{"index": bare, "error": "the picture shows no class"}]
 
@@ -238,7 +274,8 @@ def test_a_metric_that_fails_costs_only_its_own_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(Sparseness, "score", score)
     store = engine.run(small(n="n = 2"), tmp_path / "run")
     assert store.table("SELECT DISTINCT metric, error FROM rows WHERE error IS NOT NULL").to_pylist() == [
-        {"metric": "sparseness", "error": "RuntimeError: no such kernel"}]
+        {"metric": "sparseness", "error": "RuntimeError: no such kernel"}
+    ]
     assert None not in values(store, "grad_cam", "pointing_game")
 
 

@@ -59,8 +59,10 @@ def test_the_command_writes_the_page(monkeypatch, tmp_path, capsys):
     from seewhy.cli import main
 
     page = tmp_path / "docs" / "scenes.md"
-    monkeypatch.setattr("sys.argv", ["seewhy", "bench", "scenes", "--n", "1", "-m", "scenes_cnn", "-M", "grad_cam",
-                                     "-o", str(page), "--json"])
+    monkeypatch.setattr(
+        "sys.argv",
+        ["seewhy", "bench", "scenes", "--n", "1", "-m", "scenes_cnn", "-M", "grad_cam", "-o", str(page), "--json"],
+    )
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code

@@ -131,8 +131,12 @@ def test_a_claim_is_held_by_one_and_given_back(tmp_path):
 
 def test_claims_of_the_dead_and_the_silent_are_taken_over(tmp_path, dead):
     path, host = tmp_path / "u.claim", socket.gethostname()
-    for about, age, taken in [({"pid": dead, "host": host}, 0, True), ({"pid": os.getppid(), "host": host}, 900, False),
-                              ({"pid": dead, "host": "far"}, 0, False), ({"pid": dead, "host": "far"}, 900, True)]:
+    for about, age, taken in [
+        ({"pid": dead, "host": host}, 0, True),
+        ({"pid": os.getppid(), "host": host}, 900, False),
+        ({"pid": dead, "host": "far"}, 0, False),
+        ({"pid": dead, "host": "far"}, 900, True),
+    ]:
         path.write_text(json.dumps(about))
         then = path.stat().st_mtime - age
         os.utime(path, (then, then))

@@ -38,9 +38,14 @@ def test_the_report_holds_the_literal_ap(folder, tmp_path):
     assert "AP@50" in (tmp_path / "r.html").read_text() or "ap50" in (tmp_path / "r.html").read_text()
     for label in ("box_iou", "box.inner"):
         for method in ("grad_cam", "lafam", "random"):
-            rows = run.ask("SELECT max(value) FILTER (metric = ?), max(value) FILTER (metric = ?), max(value) FILTER "
-                           "(metric = ?) FROM scores WHERE method = ? GROUP BY entry",
-                           label, f"{label}.confidence", f"{label}.objects", method)
+            rows = run.ask(
+                "SELECT max(value) FILTER (metric = ?), max(value) FILTER (metric = ?), max(value) FILTER "
+                "(metric = ?) FROM scores WHERE method = ? GROUP BY entry",
+                label,
+                f"{label}.confidence",
+                f"{label}.objects",
+                method,
+            )
             row = told[method, f"{label}.ap50"]
             assert float(row["mean"]) == pytest.approx(literal_ap(rows), abs=1e-12)
             assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
@@ -58,8 +63,7 @@ def test_values_meet_their_own_parts(folder):
 
 
 def test_images_are_resampled_with_all_their_maps():
-    perfect = {"": np.array([0.9, 0.1, 0.9, 0.1]), "confidence": np.array([0.9, 0.1, 0.8, 0.2]),
-               "objects": np.ones(4)}
+    perfect = {"": np.array([0.9, 0.1, 0.9, 0.1]), "confidence": np.array([0.9, 0.1, 0.8, 0.2]), "objects": np.ones(4)}
     two = np.array(["a", "a", "b", "b"])  # each image has one right and one wrong map: every resample is alike
     assert measured("box_iou", "ap50", perfect, two) == (0.5, 0.5, 0.5)
     mean, low, high = measured("box_iou", "ap50", perfect, np.array(list("abcd")))

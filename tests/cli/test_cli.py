@@ -42,8 +42,10 @@ def run(monkeypatch, capsys, tmp_path):
 
 def test_help_is_quick_and_imports_nothing_heavy():
     started = time.perf_counter()
-    code = "import sys; sys.argv = ['seewhy', '--help']\nfrom seewhy.cli import main\n" \
-           "try: main()\nexcept SystemExit: pass\nassert not {'torch', 'matplotlib', 'numpy', 'PIL'} & set(sys.modules)"
+    code = (
+        "import sys; sys.argv = ['seewhy', '--help']\nfrom seewhy.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\nassert not {'torch', 'matplotlib', 'numpy', 'PIL'} & set(sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "explain" in done.stdout
@@ -84,18 +86,21 @@ def test_same_names_from_two_folders_do_not_overwrite_each_other(run, cat, coffe
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"x", "x-2"}
 
 
-@pytest.mark.parametrize(("words", "code", "advice"), [
-    (["-t", "taby"], 2, "did you mean 'tabby'"),
-    (["-t", "5000"], 4, "0 to 999"),
-    (["-M", "grd_cam"], 2, "did you mean 'grad_cam'"),
-    (["-M", "cdam"], 6, "these can: "),
-    (["--layer", "_blocks.99"], 2, "did you mean '_blocks.9'"),
-    (["-O", "relu"], 2, "name=value"),
-    (["-O", "steps=3"], 2, "they have: layer, relu"),
-    (["--concept", "empty"], 4, "holds no images"),
-    (["-m", "eficientnet_lite0"], 2, "efficientnet_lite0'"),
-    (["--max-pixels", "1000"], 3, "--max-pixels"),
-])
+@pytest.mark.parametrize(
+    ("words", "code", "advice"),
+    [
+        (["-t", "taby"], 2, "did you mean 'tabby'"),
+        (["-t", "5000"], 4, "0 to 999"),
+        (["-M", "grd_cam"], 2, "did you mean 'grad_cam'"),
+        (["-M", "cdam"], 6, "these can: "),
+        (["--layer", "_blocks.99"], 2, "did you mean '_blocks.9'"),
+        (["-O", "relu"], 2, "name=value"),
+        (["-O", "steps=3"], 2, "they have: layer, relu"),
+        (["--concept", "empty"], 4, "holds no images"),
+        (["-m", "eficientnet_lite0"], 2, "efficientnet_lite0'"),
+        (["--max-pixels", "1000"], 3, "--max-pixels"),
+    ],
+)
 def test_each_mistake_has_one_line_and_an_exit_code(run, photo, tmp_path, words, code, advice):
     (tmp_path / "empty").mkdir()
     got, _, err = run("explain", photo, *words)

@@ -86,10 +86,14 @@ def test_maps_of_targets_with_like_names_are_all_kept(run, photos):
     assert all((photos / row["folder"] / "map.safetensors").exists() for row in rows)
 
 
-@pytest.mark.parametrize("words", [
-    ("compare", "a.png", "-M", "lafam", "-o", "c.png2"), ("compare", "a.png", "-M", "lafam", "-o", "."),
-    ("sanity", "a.png", "-M", "lafam", "-o", "c.html"),
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", "a.png", "-M", "lafam", "-o", "c.png2"),
+        ("compare", "a.png", "-M", "lafam", "-o", "."),
+        ("sanity", "a.png", "-M", "lafam", "-o", "c.html"),
+    ],
+)
 def test_what_cannot_work_is_said_in_one_line_before_the_work(run, photos, words, monkeypatch):
     monkeypatch.setattr("seewhy.methods.Method.__call__", lambda *_, **__: pytest.fail("worked"))
     code, _, err = run(*words)

@@ -69,8 +69,9 @@ def test_joint_is_one_figure_with_the_same_clusters(run, scenes, tmp_path):
 
 def test_options_reach_the_method(run, scenes):
     path = next(iter(scenes))
-    _, out, _ = run(path, "--k", "auto", "--layer", "layer3", "-O", "balance=channels", "--min-area", "0", "--border",
-                    "0", "--json")
+    _, out, _ = run(
+        path, "--k", "auto", "--layer", "layer3", "-O", "balance=channels", "--min-area", "0", "--border", "0", "--json"
+    )
     (row,) = json.loads(out)
     assert row["options"]["k"] is None
     assert row["options"]["balance"] == "channels"  # the command's own default is equal
@@ -100,12 +101,18 @@ def test_bad_photos_cost_only_themselves(run, scenes, tmp_path):
     assert run("bad.png", "--joint")[0] == 3
 
 
-@pytest.mark.parametrize(("words", "code", "message"), [
-    (("--k", "many"), 2, "neither a number nor auto"), (("--k", "1"), 2, "use 2 or more"),
-    (("--k", "9", "-O", "size=(2,2)"), 2, "only 4 positions"), (("--layer", "layer9"), 2, "unknown layer"),
-    (("-O", "colour=red"), 2, "no option 'colour'"), (("--border", "-1"), 2, "negative"),
-    (("--graphcut", "-M", "no_such"), 2, "unknown method"),
-])
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--k", "many"), 2, "neither a number nor auto"),
+        (("--k", "1"), 2, "use 2 or more"),
+        (("--k", "9", "-O", "size=(2,2)"), 2, "only 4 positions"),
+        (("--layer", "layer9"), 2, "unknown layer"),
+        (("-O", "colour=red"), 2, "no option 'colour'"),
+        (("--border", "-1"), 2, "negative"),
+        (("--graphcut", "-M", "no_such"), 2, "unknown method"),
+    ],
+)
 def test_mistakes_have_one_line_and_a_code(run, scenes, words, code, message):
     got, _, err = run(next(iter(scenes)), *words)
     assert got == code

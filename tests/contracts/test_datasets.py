@@ -44,8 +44,11 @@ def coco(tmp_path: Path, _: pytest.FixtureRequest) -> tuple[Path, dict]:
     rows = importlib.import_module("test_coco").ROWS
     (tmp_path / "annotations").mkdir()
     (tmp_path / "val2017").mkdir()
-    about = {"images": [{"id": 9, "file_name": "000000000009.jpg", "height": 4, "width": 6, "license": 1}],
-             "annotations": rows, "categories": [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}]}
+    about = {
+        "images": [{"id": 9, "file_name": "000000000009.jpg", "height": 4, "width": 6, "license": 1}],
+        "annotations": rows,
+        "categories": [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}],
+    }
     (tmp_path / "annotations/instances_val2017.json").write_text(json.dumps(about))
     Image.new("RGB", (6, 4)).save(tmp_path / "val2017/000000000009.jpg")
     return tmp_path, {}
@@ -72,8 +75,16 @@ def test_dataset(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> N
 
 
 # ── saboteurs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-CARD = {"name": "blocks", "title": "Blocks", "summary": "Blocks.", "splits": ("all",), "layout": ("blocks.txt",),
-        "has": {Ask.OBJECTS, Ask.BOXES, Ask.LABEL}, "source": "the tests", "citation": "none"}
+CARD = {
+    "name": "blocks",
+    "title": "Blocks",
+    "summary": "Blocks.",
+    "splits": ("all",),
+    "layout": ("blocks.txt",),
+    "has": {Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    "source": "the tests",
+    "citation": "none",
+}
 
 
 @dataset(register=False, **CARD)
@@ -91,9 +102,16 @@ class Blocks(Dataset):
 
     def read(self, index: int) -> Item:
         masks = np.zeros((2, 10, 12), dtype=bool)
-        masks[0, 1:5, 1 + index:6] = masks[1, 6:9, 7:11] = True
-        return Item(self.ids[index], Image.new("RGB", (12, 10), (index, 9, 9)), (0, 1), masks, boxes_around(masks),
-                    ~masks.any(0) & (np.arange(12) == 0), {"number": index})
+        masks[0, 1:5, 1 + index : 6] = masks[1, 6:9, 7:11] = True
+        return Item(
+            self.ids[index],
+            Image.new("RGB", (12, 10), (index, 9, 9)),
+            (0, 1),
+            masks,
+            boxes_around(masks),
+            ~masks.any(0) & (np.arange(12) == 0),
+            {"number": index},
+        )
 
 
 def item(**change) -> type[Blocks]:
@@ -172,8 +190,11 @@ SABOTEURS = [
     ("card_is_filled_in", card(summary=""), "summary is empty"),
     ("card_is_filled_in", card(summary="blocks"), "not one sentence"),
     ("card_is_filled_in", card(splits=("all", "all")), "names one twice"),
-    ("ids_are_unique", type("Same", (Blocks,), {"ids": ("a", "a", "c"), "read": lambda self, i: Blocks.read(self, i)}),
-     "two items have one id"),
+    (
+        "ids_are_unique",
+        type("Same", (Blocks,), {"ids": ("a", "a", "c"), "read": lambda self, i: Blocks.read(self, i)}),
+        "two items have one id",
+    ),
     ("ids_are_unique", item(id="x"), "calls itself 'x'"),
     ("ids_are_unique", type("Long", (Blocks,), {"__len__": lambda self: 2}), "3 ids for 2 items"),
     ("numbers_like_a_sequence", Wraps, "raises no IndexError"),

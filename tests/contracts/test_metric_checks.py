@@ -16,21 +16,34 @@ from seewhy.registry import Ask, metric
 
 TOY = toys.toy_cnn()
 # imputation is slow, nothing else differs; two sizes of boxes have the area of ten
-FEW = {"road": {"percentages": (50,)}, "arcc": {"percentages": (50,)},
-       "box_sensitivity": {"sizes": (1, 27)}, "box_discrimination": {"sizes": (1, 27)}}
+FEW = {
+    "road": {"percentages": (50,)},
+    "arcc": {"percentages": (50,)},
+    "box_sensitivity": {"sizes": (1, 27)},
+    "box_discrimination": {"sizes": (1, 27)},
+}
 CHECKS = dict(METRIC_CHECKS)
 
 
-@pytest.mark.parametrize("cls", [pytest.param(cls, id=cls.card.name, marks=pytest.mark.slow if cls.card.name == "arcc"
-                                              else ()) for cls in METRICS])
+@pytest.mark.parametrize(
+    "cls",
+    [pytest.param(cls, id=cls.card.name, marks=pytest.mark.slow if cls.card.name == "arcc" else ()) for cls in METRICS],
+)
 def test_metric(cls):
     skipped = check_metric(cls(**FEW.get(cls.card.name, {})), TOY)
     assert (Ask.MODEL in cls.card.needs) == ("exceptions_come_out" not in skipped)
 
 
 # ── bad metrics ───────────────────────────────────────────────────────────────────────────────────────────────────────
-CARD = {"title": "Saboteur", "property": "localisation", "summary": "The map is in the mask.", "needs": {Ask.MASK},
-        "bounds": (0.0, 1.0), "higher_is_better": True, "citation": "none"}
+CARD = {
+    "title": "Saboteur",
+    "property": "localisation",
+    "summary": "The map is in the mask.",
+    "needs": {Ask.MASK},
+    "bounds": (0.0, 1.0),
+    "higher_is_better": True,
+    "citation": "none",
+}
 CASES: list[tuple[str, type[Metric], str]] = []
 
 
@@ -240,8 +253,9 @@ class PointsTheWrongWay(Honest):
     pass
 
 
-@sabotages("what_it_asks_for_matters", "the class that the image truly shows, but no change",
-           needs={Ask.MASK, Ask.LABEL})
+@sabotages(
+    "what_it_asks_for_matters", "the class that the image truly shows, but no change", needs={Ask.MASK, Ask.LABEL}
+)
 class AsksForNothing(Honest):
     pass
 

@@ -20,8 +20,15 @@ from seewhy.registry import Cost, Need, method
 from seewhy.targets import ClassTarget, Target, as_target
 
 CHECKS = dict(METHOD_CHECKS)
-CARD = {"title": "Saboteur", "summary": "What each pixel adds to the score.", "needs": {Need.GRADIENTS}, "signed": True,
-        "class_specific": True, "citation": "none", "cost": lambda self: Cost(1, 1, 1, 1)}
+CARD = {
+    "title": "Saboteur",
+    "summary": "What each pixel adds to the score.",
+    "needs": {Need.GRADIENTS},
+    "signed": True,
+    "class_specific": True,
+    "citation": "none",
+    "cost": lambda self: Cost(1, 1, 1, 1),
+}
 CASES: list[tuple[str, type[Method], str]] = []
 
 
@@ -373,8 +380,14 @@ class GoesBackBelow(Honest):
         self.at = self.model.cam_layer()
 
 
-@sabotages("cost_as_declared", "1 forwards through head, above the layer; the card says 0",
-           cost=lambda self: Cost(1, 0), needs={Need.FEATURES}, class_specific=False, signed=False)
+@sabotages(
+    "cost_as_declared",
+    "1 forwards through head, above the layer; the card says 0",
+    cost=lambda self: Cost(1, 0),
+    needs={Need.FEATURES},
+    class_specific=False,
+    signed=False,
+)
 class DoesNotStop(Method):
     def prepare(self):
         self.at = self.model.layer()

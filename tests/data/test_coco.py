@@ -14,12 +14,30 @@ from seewhy.errors import DataError, ImageError
 pytest.importorskip("pycocotools")
 
 ROWS = [
-    {"id": 1, "image_id": 9, "category_id": 18, "iscrowd": 0, "bbox": [1, 1, 3, 2],
-     "segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]]},
-    {"id": 2, "image_id": 9, "category_id": 1, "iscrowd": 0, "bbox": [5, 0, 1, 4],  # by columns: 20 out, 4 in
-     "segmentation": {"counts": [20, 4], "size": [4, 6]}},
-    {"id": 3, "image_id": 9, "category_id": 1, "iscrowd": 1, "bbox": [0, 0, 2, 4],
-     "segmentation": {"counts": [0, 8, 16], "size": [4, 6]}},
+    {
+        "id": 1,
+        "image_id": 9,
+        "category_id": 18,
+        "iscrowd": 0,
+        "bbox": [1, 1, 3, 2],
+        "segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]],
+    },
+    {
+        "id": 2,
+        "image_id": 9,
+        "category_id": 1,
+        "iscrowd": 0,
+        "bbox": [5, 0, 1, 4],  # by columns: 20 out, 4 in
+        "segmentation": {"counts": [20, 4], "size": [4, 6]},
+    },
+    {
+        "id": 3,
+        "image_id": 9,
+        "category_id": 1,
+        "iscrowd": 1,
+        "bbox": [0, 0, 2, 4],
+        "segmentation": {"counts": [0, 8, 16], "size": [4, 6]},
+    },
     {"id": 4, "image_id": 9, "category_id": 1, "iscrowd": 0, "bbox": [0, 0, 0, 0], "segmentation": [[1, 1, 2, 2]]},
 ]
 
@@ -28,10 +46,14 @@ ROWS = [
 def root(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "train2014").mkdir()
-    images = [{"id": n, "file_name": f"COCO_train2014_{n:012d}.jpg", "height": 4, "width": 6, "license": 1}
-              for n in (9, 2)]
-    about = {"images": images, "annotations": ROWS,
-             "categories": [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}]}
+    images = [
+        {"id": n, "file_name": f"COCO_train2014_{n:012d}.jpg", "height": 4, "width": 6, "license": 1} for n in (9, 2)
+    ]
+    about = {
+        "images": images,
+        "annotations": ROWS,
+        "categories": [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}],
+    }
     (tmp_path / "annotations/instances_train2014.json").write_text(json.dumps(about))
     Image.new("RGB", (6, 4)).save(tmp_path / "train2014/COCO_train2014_000000000009.jpg")
     return tmp_path
@@ -93,8 +115,11 @@ def test_wrong_folders_and_broken_annotations(root):
     path.write_text(path.read_text().replace('"category_id": 18', '"category_id": 5'))
     with pytest.raises(DataError, match="broken annotation"):
         load_data("coco", root, "train2014")[1]
-    for broken in ({"counts": "no runs", "size": [4, 6]}, {"counts": [20, 400], "size": [4, 6]},
-                   {"counts": [20, 4], "size": [6, 4]}):
+    for broken in (
+        {"counts": "no runs", "size": [4, 6]},
+        {"counts": [20, 400], "size": [4, 6]},
+        {"counts": [20, 4], "size": [6, 4]},
+    ):
         rows = [{**ROWS[0], "segmentation": broken}]
         path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": rows}))
         with pytest.raises(DataError, match="broken annotation"):

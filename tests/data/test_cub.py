@@ -11,8 +11,11 @@ from PIL import Image
 from seewhy.data import load_data
 from seewhy.errors import DataError, ImageError, OptionError
 
-NAMES = ["001.Black_footed_Albatross/Black_Footed_Albatross_0046_18", "001.Black_footed_Albatross/Black_Footed_B_2",
-         "002.Laysan_Albatross/Laysan_Albatross_0003_1"]
+NAMES = [
+    "001.Black_footed_Albatross/Black_Footed_Albatross_0046_18",
+    "001.Black_footed_Albatross/Black_Footed_B_2",
+    "002.Laysan_Albatross/Laysan_Albatross_0003_1",
+]
 LEVELS = np.array([0, 51, 102, 153, 204, 255], dtype=np.uint8)
 
 
@@ -21,11 +24,15 @@ def build(tmp_path: Path) -> tuple[Path, dict]:
     root = tmp_path / "CUB_200_2011"
     numbered = lambda values: "".join(f"{i} {value}\n" for i, value in enumerate(values, 1))  # noqa: E731
     classes = sorted({name.split("/")[0] for name in NAMES})
-    files = {"images.txt": numbered(f"{name}.jpg" for name in NAMES), "image_class_labels.txt": numbered([1, 1, 2]),
-             "train_test_split.txt": numbered([0, 1, 0]), "classes.txt": numbered(classes),
-             "bounding_boxes.txt": numbered(["4.0 2.0 12.0 10.0", "1.0 1.0 5.0 5.0", "20.0 10.0 12.0 10.0"]),
-             "parts/parts.txt": numbered(["back", "left eye"]),
-             "parts/part_locs.txt": "1 1 5.0 6.0 1\n1 2 0.0 0.0 0\n3 2 22.0 12.5 1\n"}
+    files = {
+        "images.txt": numbered(f"{name}.jpg" for name in NAMES),
+        "image_class_labels.txt": numbered([1, 1, 2]),
+        "train_test_split.txt": numbered([0, 1, 0]),
+        "classes.txt": numbered(classes),
+        "bounding_boxes.txt": numbered(["4.0 2.0 12.0 10.0", "1.0 1.0 5.0 5.0", "20.0 10.0 12.0 10.0"]),
+        "parts/parts.txt": numbered(["back", "left eye"]),
+        "parts/part_locs.txt": "1 1 5.0 6.0 1\n1 2 0.0 0.0 0\n3 2 22.0 12.5 1\n",
+    }
     for file, text in files.items():
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_text(text)
@@ -34,8 +41,10 @@ def build(tmp_path: Path) -> tuple[Path, dict]:
         levels[3:9, 5:11] = LEVELS if k == 0 else 255
         if k == 2:
             levels = np.roll(levels, (9, 17), (0, 1))
-        for folder, suffix, picture in (("images", "jpg", Image.new("RGB", (30, 20), (k * 50, 90, 30))),
-                                        ("segmentations", "png", Image.fromarray(levels))):
+        for folder, suffix, picture in (
+            ("images", "jpg", Image.new("RGB", (30, 20), (k * 50, 90, 30))),
+            ("segmentations", "png", Image.fromarray(levels)),
+        ):
             path = root / folder / f"{name}.{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path)
@@ -97,14 +106,18 @@ def test_one_broken_picture_costs_only_itself(tmp_path: Path) -> None:
         birds[1]
 
 
-@pytest.mark.parametrize(("file", "text", "says"), [
-    ("images.txt", b"\xff\xfe", "cannot be read"), ("images.txt", b"1\n", "each needs a number and a value"),
-    ("bounding_boxes.txt", b"1 nan 2 3 4\n3 1 2 3 4\n", "is not left, top, right, bottom"),
-    ("bounding_boxes.txt", b"1 a b c d\n3 1 2 3 4\n", "its class or box is no number"),
-    ("image_class_labels.txt", b"1 77\n3 2\n", "its class or box is no number"),
-    ("parts/part_locs.txt", b"1 1 x\n", "has the line '1 1 x'"),
-    ("parts/part_locs.txt", b"1 9 1 2 1\n", "unpack the archive again"),
-])
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("images.txt", b"\xff\xfe", "cannot be read"),
+        ("images.txt", b"1\n", "each needs a number and a value"),
+        ("bounding_boxes.txt", b"1 nan 2 3 4\n3 1 2 3 4\n", "is not left, top, right, bottom"),
+        ("bounding_boxes.txt", b"1 a b c d\n3 1 2 3 4\n", "its class or box is no number"),
+        ("image_class_labels.txt", b"1 77\n3 2\n", "its class or box is no number"),
+        ("parts/part_locs.txt", b"1 1 x\n", "has the line '1 1 x'"),
+        ("parts/part_locs.txt", b"1 9 1 2 1\n", "unpack the archive again"),
+    ],
+)
 def test_broken_lists_are_told(tmp_path: Path, file: str, text: bytes, says: str) -> None:
     root, _ = build(tmp_path)
     (root / file).write_bytes(text)

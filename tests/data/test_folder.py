@@ -104,9 +104,13 @@ def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
 
 def test_tables_that_cannot_be_meant_are_told(tmp_path: Path) -> None:
     root, _ = build(tmp_path)
-    for text, says in [("file,label\na.jpg,ox\nimages/a.jpg,tabby\n", "names 'a.jpg' twice"),
-                       ("file,label\n", "has no rows"), ("file,kind\na.jpg,ox\n", "it needs label"),
-                       ("", "has the columns none"), ("file;label\na.jpg;ox\n", "separated by commas")]:
+    for text, says in [
+        ("file,label\na.jpg,ox\nimages/a.jpg,tabby\n", "names 'a.jpg' twice"),
+        ("file,label\n", "has no rows"),
+        ("file,kind\na.jpg,ox\n", "it needs label"),
+        ("", "has the columns none"),
+        ("file;label\na.jpg;ox\n", "separated by commas"),
+    ]:
         (root / "labels.csv").write_text(text)
         with pytest.raises(DataError, match=says):
             load_data("folder", root)
@@ -137,15 +141,21 @@ def test_any_picture_of_any_name(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "images/ü 猫").mkdir(parents=True)
-    for name, image, options in [("grau.JPG", Image.fromarray(rgb[..., 0]), {}),
-                                 ("viele.tif", Image.new("CMYK", (16, 12)), {}),
-                                 ("tief.PNG", Image.fromarray(rgb[..., 0].astype(np.uint16) * 257), {}),
-                                 ("hoch.jpg", Image.fromarray(rgb), {"exif": exif})]:
+    for name, image, options in [
+        ("grau.JPG", Image.fromarray(rgb[..., 0]), {}),
+        ("viele.tif", Image.new("CMYK", (16, 12)), {}),
+        ("tief.PNG", Image.fromarray(rgb[..., 0].astype(np.uint16) * 257), {}),
+        ("hoch.jpg", Image.fromarray(rgb), {"exif": exif}),
+    ]:
         image.save(tmp_path / "images/ü 猫" / name, **options)
     _save(tmp_path / "masks/ü 猫/hoch.png", np.ascontiguousarray(mask.T))  # drawn on the photo as it is shown
     items = {item.id.split("/")[1]: item for item in load_data("folder", tmp_path)}
     assert {name: item.image.size for name, item in items.items()} == {
-        "grau.JPG": (16, 12), "hoch.jpg": (12, 16), "tief.PNG": (16, 12), "viele.tif": (16, 12)}
+        "grau.JPG": (16, 12),
+        "hoch.jpg": (12, 16),
+        "tief.PNG": (16, 12),
+        "viele.tif": (16, 12),
+    }
     assert all(item.image.mode == "RGB" for item in items.values())
     assert (np.asarray(items["tief.PNG"].image) == rgb[..., :1]).all()
     assert items["grau.JPG"].masks.sum() == items["hoch.jpg"].masks.sum() == 18

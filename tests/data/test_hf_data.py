@@ -37,13 +37,28 @@ def rows(broken: bool = False):
         pictures[1] = {"bytes": b"no picture", "path": None}
     one = np.where(_levels() == 2, 1, 0).astype(np.uint8)
     return datasets.Dataset.from_dict(
-        {"image": pictures, "label": [1, 0, 1], "annotation": [_png(_levels()), _png(0 * one), _png(one)],
-         "objects": [{"bbox": [[2, 1, 5, 3], [8, 6, 70, 5]], "category": [0, 1]}, {"bbox": [], "category": []},
-                     {"bbox": [[8, 6, 7, 5]], "category": [1]}]},
-        datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"]),
-                           "annotation": datasets.Image(),
-                           "objects": {"bbox": datasets.List(datasets.List(datasets.Value("float32"), 4)),
-                                       "category": datasets.List(datasets.ClassLabel(names=["cat", "dog"]))}}))
+        {
+            "image": pictures,
+            "label": [1, 0, 1],
+            "annotation": [_png(_levels()), _png(0 * one), _png(one)],
+            "objects": [
+                {"bbox": [[2, 1, 5, 3], [8, 6, 70, 5]], "category": [0, 1]},
+                {"bbox": [], "category": []},
+                {"bbox": [[8, 6, 7, 5]], "category": [1]},
+            ],
+        },
+        datasets.Features(
+            {
+                "image": datasets.Image(),
+                "label": datasets.ClassLabel(names=["cat", "dog"]),
+                "annotation": datasets.Image(),
+                "objects": {
+                    "bbox": datasets.List(datasets.List(datasets.Value("float32"), 4)),
+                    "category": datasets.List(datasets.ClassLabel(names=["cat", "dog"])),
+                },
+            }
+        ),
+    )
 
 
 def build(tmp_path: Path) -> tuple[Path, dict]:
@@ -88,9 +103,12 @@ def test_boxes_end_at_the_edge_and_objects_may_be_a_list_of_dicts() -> None:
     assert (data[0].labels, data[0].masks) == ((0, 1), None)
     kinds = {"bbox": datasets.List(datasets.Value("int64")), "kind": datasets.Value("string")}
     listed = datasets.Dataset.from_dict(
-        {"image": [_png(np.zeros((9, 9, 3), np.uint8))],
-         "objects": [[{"bbox": [1, 2, 5, 6], "kind": "b"}, {"bbox": [0, 0, 9, 9], "kind": "a"}]]},
-        datasets.Features({"image": datasets.Image(), "objects": datasets.List(kinds)}))
+        {
+            "image": [_png(np.zeros((9, 9, 3), np.uint8))],
+            "objects": [[{"bbox": [1, 2, 5, 6], "kind": "b"}, {"bbox": [0, 0, 9, 9], "kind": "a"}]],
+        },
+        datasets.Features({"image": datasets.Image(), "objects": datasets.List(kinds)}),
+    )
     item = HFDataset(listed, boxes=("objects", "bbox"), label=("objects", "kind"), box_format="xyxy")[0]
     assert (item.boxes.tolist(), item.labels) == ([[1, 2, 5, 6], [0, 0, 9, 9]], (1, 0))
     assert HFDataset(listed, boxes=("objects", "bbox")).class_names == ("object",)
@@ -125,9 +143,10 @@ def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
         HFDataset([1, 2])
     with pytest.raises(DataError, match="IterableDataset is no"):
         HFDataset(rows().to_iterable_dataset())
-    boxes = datasets.Dataset.from_dict({"image": [_png(_levels())], "box": [[[5.0, 1, 2, 3]]]},
-                                       datasets.Features({"image": datasets.Image(), "box": datasets.List(
-                                           datasets.List(datasets.Value("float32")))}))
+    boxes = datasets.Dataset.from_dict(
+        {"image": [_png(_levels())], "box": [[[5.0, 1, 2, 3]]]},
+        datasets.Features({"image": datasets.Image(), "box": datasets.List(datasets.List(datasets.Value("float32")))}),
+    )
     with pytest.raises(DataError, match="is not left, top, right, bottom"):
         HFDataset(boxes, boxes="box", box_format="xyxy")[0]
 

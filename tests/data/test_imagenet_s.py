@@ -22,8 +22,10 @@ def root(tmp_path):
     top = tmp_path / "imagenet-s/ImageNetS300"
     for wnid in CHOSEN:
         (top / "validation" / wnid).mkdir(parents=True)
-    rows = {f"{CHOSEN[0]}/ILSVRC2012_val_00000001": [[1, 1, 0], [1000, 0, 0]],
-            f"{CHOSEN[256]}/ILSVRC2012_val_00000002": [[257, 0, 2], [0, 1000, 1000]]}
+    rows = {
+        f"{CHOSEN[0]}/ILSVRC2012_val_00000001": [[1, 1, 0], [1000, 0, 0]],
+        f"{CHOSEN[256]}/ILSVRC2012_val_00000002": [[257, 0, 2], [0, 1000, 1000]],
+    }
     for name, values in rows.items():
         (top / "validation-segmentation" / name).parent.mkdir(parents=True)
         Image.new("RGB", (3, 2), "blue").save(top / "validation" / f"{name}.JPEG")
@@ -69,6 +71,7 @@ def test_broken_items_and_wrong_folders(root, tmp_path):
 
 def test_a_number_beyond_the_classes_is_an_error(root):
     _mask(np.full((2, 3), 301)).save(
-        root / f"ImageNetS300/validation-segmentation/{CHOSEN[0]}/ILSVRC2012_val_00000001.png")
+        root / f"ImageNetS300/validation-segmentation/{CHOSEN[0]}/ILSVRC2012_val_00000001.png"
+    )
     with pytest.raises(DataError, match="number 301"):
         load_data("imagenet_s", root, classes=300)[0]

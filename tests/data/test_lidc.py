@@ -21,43 +21,60 @@ ROWS, COLS = 80, 96
 def square(left: int, top: int, side: int) -> list[tuple[int, int]]:
     """The outline whose inside is the square of that corner and side: every pixel of the ring around it, as (x, y)."""
     a, b, c, d = left - 1, top - 1, left + side, top + side
-    return ([(x, b) for x in range(a, c)] + [(c, y) for y in range(b, d)]
-            + [(x, d) for x in range(c, a, -1)] + [(a, y) for y in range(d, b, -1)])
+    return (
+        [(x, b) for x in range(a, c)]
+        + [(c, y) for y in range(b, d)]
+        + [(x, d) for x in range(c, a, -1)]
+        + [(a, y) for y in range(d, b, -1)]
+    )
 
 
 def _roi(k: int, points: list[tuple[int, int]], inclusion: bool = True) -> str:
     uid, z = list(SLICES.items())[k]
     edges = "".join(f"<edgeMap>\n<xCoord>{x}</xCoord>\n<yCoord>{y}</yCoord>\n</edgeMap>\n" for x, y in points)
-    return (f"<roi>\n<imageZposition>{z:.6f} </imageZposition>\n<imageSOP_UID>{uid}</imageSOP_UID>\n"
-            f"<inclusion>{str(inclusion).upper()}</inclusion>\n{edges}</roi>\n")
+    return (
+        f"<roi>\n<imageZposition>{z:.6f} </imageZposition>\n<imageSOP_UID>{uid}</imageSOP_UID>\n"
+        f"<inclusion>{str(inclusion).upper()}</inclusion>\n{edges}</roi>\n"
+    )
 
 
 def _nodule(name: str, ratings: list[int], rois: str) -> str:
     rated = "".join(f"<{n}>{v}</{n}>\n" for n, v in zip(RATED, ratings, strict=False))
-    return (f"<unblindedReadNodule>\n<noduleID>{name}</noduleID>\n<characteristics>\n{rated}</characteristics>\n"
-            f"{rois}</unblindedReadNodule>\n")
+    return (
+        f"<unblindedReadNodule>\n<noduleID>{name}</noduleID>\n<characteristics>\n{rated}</characteristics>\n"
+        f"{rois}</unblindedReadNodule>\n"
+    )
 
 
 def xml() -> str:
     """Three readers. Nodule A on slices 1 and 2 (all three, the third with a hole), B on slice 0 (the first only);
     also a nodule below 3 mm and a non-nodule."""
     small = _nodule("small", [], _roi(3, [(70, 70)]))
-    non = (f"<nonNodule>\n<nonNoduleID>9</nonNoduleID>\n<imageZposition>-125.0</imageZposition>\n"
-           f"<imageSOP_UID>{SERIES}.0</imageSOP_UID>\n<locus>\n<xCoord>5</xCoord>\n<yCoord>5</yCoord>\n</locus>\n</nonNodule>\n")
+    non = (
+        f"<nonNodule>\n<nonNoduleID>9</nonNoduleID>\n<imageZposition>-125.0</imageZposition>\n"
+        f"<imageSOP_UID>{SERIES}.0</imageSOP_UID>\n<locus>\n<xCoord>5</xCoord>\n<yCoord>5</yCoord>\n</locus>\n</nonNodule>\n"
+    )
     sessions = [
         _nodule("Nodule 001", [5, 1, 6, 3, 3, 3, 4, 5, 5], _roi(1, square(40, 30, 8)) + _roi(2, square(41, 31, 6)))
-        + _nodule("Nodule 002", [2, 1, 6, 4, 4, 1, 1, 5, 1], _roi(0, square(5, 60, 4))) + small,
+        + _nodule("Nodule 002", [2, 1, 6, 4, 4, 1, 1, 5, 1], _roi(0, square(5, 60, 4)))
+        + small,
         _nodule("77", [4, 1, 6, 4, 3, 3, 4, 5, 4], _roi(1, square(42, 30, 8))) + non,
-        _nodule("IL1", [3, 1, 6, 5, 3, 3, 4, 5, 3],
-                _roi(1, square(40, 32, 8)) + _roi(1, square(43, 34, 2), inclusion=False)),
+        _nodule(
+            "IL1", [3, 1, 6, 5, 3, 3, 4, 5, 3], _roi(1, square(40, 32, 8)) + _roi(1, square(43, 34, 2), inclusion=False)
+        ),
     ]
-    body = "".join(f"<readingSession>\n<annotationVersion>3.12</annotationVersion>\n<servicingRadiologistID>anonymous"
-                   f"</servicingRadiologistID>\n{s}</readingSession>\n" for s in sessions)
-    return ('<?xml version="1.0" encoding="UTF-8"?>\n<LidcReadMessage uid="1.3.6.1.4.1.14519.5.2.1.6279.6001.1308168" '
-            'xmlns="http://www.nih.gov" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:schemaLocation='
-            '"http://www.nih.gov http://troll.rad.med.umich.edu/lidc/LidcReadMessage.xsd">\n<ResponseHeader>\n<Version>'
-            f"1.8.1</Version>\n<TaskDescription>Second unblinded read</TaskDescription>\n<SeriesInstanceUid>{SERIES}"
-            f"</SeriesInstanceUid>\n</ResponseHeader>\n{body}</LidcReadMessage>\n")
+    body = "".join(
+        f"<readingSession>\n<annotationVersion>3.12</annotationVersion>\n<servicingRadiologistID>anonymous"
+        f"</servicingRadiologistID>\n{s}</readingSession>\n"
+        for s in sessions
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<LidcReadMessage uid="1.3.6.1.4.1.14519.5.2.1.6279.6001.1308168" '
+        'xmlns="http://www.nih.gov" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:schemaLocation='
+        '"http://www.nih.gov http://troll.rad.med.umich.edu/lidc/LidcReadMessage.xsd">\n<ResponseHeader>\n<Version>'
+        f"1.8.1</Version>\n<TaskDescription>Second unblinded read</TaskDescription>\n<SeriesInstanceUid>{SERIES}"
+        f"</SeriesInstanceUid>\n</ResponseHeader>\n{body}</LidcReadMessage>\n"
+    )
 
 
 def hounsfield(k: int) -> np.ndarray:
@@ -114,13 +131,21 @@ def test_consensus_ratings_and_crop_of_a_scan(tmp_path: Path) -> None:
     whole = _consensus_of_a()
     ys, xs = np.nonzero(whole)
     top, left = (ys.min() + ys.max() + 1 - 32) // 2, (xs.min() + xs.max() + 1 - 32) // 2
-    assert (item.masks[0] == whole[top:top + 32, left:left + 32]).all()
+    assert (item.masks[0] == whole[top : top + 32, left : left + 32]).all()
     assert item.masks.sum() == whole.sum() > 50
-    wanted = np.rint(255 * np.clip((hounsfield(1) + 600) / 1500 + 0.5, 0, 1))[top:top + 32, left:left + 32]
+    wanted = np.rint(255 * np.clip((hounsfield(1) + 600) / 1500 + 0.5, 0, 1))[top : top + 32, left : left + 32]
     assert (np.asarray(item.image) == wanted[..., None]).all()
     assert (item.labels, item.about["malignancy"], item.about["readers"]) == ((1,), 4.0, 3)
-    assert item.about["biomarkers"] == {"subtlety": 4, "internalStructure": 1, "calcification": 6, "sphericity": 4,
-                                        "margin": 3, "lobulation": 3, "spiculation": 4, "texture": 5}
+    assert item.about["biomarkers"] == {
+        "subtlety": 4,
+        "internalStructure": 1,
+        "calcification": 6,
+        "sphericity": 4,
+        "margin": 3,
+        "lobulation": 3,
+        "spiculation": 4,
+        "texture": 5,
+    }
     assert item.about["diameter_mm"] == pytest.approx(0.7 * 9 * 2**0.5)
 
 
@@ -180,8 +205,10 @@ def test_a_fill_is_what_is_strictly_inside() -> None:
         own = {tuple(p) for p in points.tolist()}
         for y in range(28):
             for x in range(26):
-                crossings = sum((y1 <= y < y2 or y2 <= y < y1) and x > x1 + (y - y1) * (x2 - x1) / (y2 - y1)
-                                for (x1, y1), (x2, y2) in zip(points, np.roll(points, -1, 0), strict=True))
+                crossings = sum(
+                    (y1 <= y < y2 or y2 <= y < y1) and x > x1 + (y - y1) * (x2 - x1) / (y2 - y1)
+                    for (x1, y1), (x2, y2) in zip(points, np.roll(points, -1, 0), strict=True)
+                )
                 wanted[y, x] = crossings % 2 and (x, y) not in own
         assert (inside == wanted).all()
 
@@ -223,8 +250,11 @@ def test_prepared_crops(tmp_path: Path) -> None:
     np.save(tmp_path / "a_mask.npy", mask)
     Image.fromarray(np.full((8, 10), 77, np.uint8)).save(tmp_path / "b.png")
     Image.fromarray(mask * 255).save(tmp_path / "b_mask.png")
-    rows = ["id,image,mask,malignancy," + ",".join(BIOMARKERS) + ",readers,hospital",
-            "a,a.npy,a_mask.npy,4.5," + "2.5," * 8 + "4,x", "b,b.png,b_mask.png,3," + "1," * 8 + "3,y"]
+    rows = [
+        "id,image,mask,malignancy," + ",".join(BIOMARKERS) + ",readers,hospital",
+        "a,a.npy,a_mask.npy,4.5," + "2.5," * 8 + "4,x",
+        "b,b.png,b_mask.png,3," + "1," * 8 + "3,y",
+    ]
     (tmp_path / "nodules.csv").write_text("\n".join(rows))
     data = load_data("lidc", tmp_path, split="all")
     a, b = data
@@ -239,13 +269,16 @@ def test_prepared_crops(tmp_path: Path) -> None:
         load_data("lidc", tmp_path)
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    (lambda text: text.replace("4.5,", "nan,", 1), "line 2: 'nan' is no rating"),
-    (lambda text: text.replace("4.5,", "9,", 1), "line 2: '9' is no rating"),
-    (lambda text: text.replace("4.5,", "high,", 1), "line 2: .* ratings are numbers"),
-    (lambda text: text + text.splitlines()[1], "names 'a' twice"),
-    (lambda text: text.replace("2.5,", ",", 1), "line 2: .* ratings are numbers"),
-])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text.replace("4.5,", "nan,", 1), "line 2: 'nan' is no rating"),
+        (lambda text: text.replace("4.5,", "9,", 1), "line 2: '9' is no rating"),
+        (lambda text: text.replace("4.5,", "high,", 1), "line 2: .* ratings are numbers"),
+        (lambda text: text + text.splitlines()[1], "names 'a' twice"),
+        (lambda text: text.replace("2.5,", ",", 1), "line 2: .* ratings are numbers"),
+    ],
+)
 def test_a_table_of_crops_that_cannot_be_right(tmp_path: Path, change, says) -> None:
     text = f"id,image,mask,malignancy,{','.join(BIOMARKERS)}\na,a.npy,m.npy,4.5,{','.join(['2.5'] * 8)}\n"
     (tmp_path / "nodules.csv").write_text(text)
@@ -255,11 +288,15 @@ def test_a_table_of_crops_that_cannot_be_right(tmp_path: Path, change, says) -> 
         load_data("lidc", tmp_path)
 
 
-@pytest.mark.parametrize("array", [np.full((8, 10), np.nan), np.zeros((8, 10), complex), np.full((8, 10), "a"),
-                                   np.zeros((8, 10, 3))], ids=["nan", "complex", "text", "3d"])
+@pytest.mark.parametrize(
+    "array",
+    [np.full((8, 10), np.nan), np.zeros((8, 10), complex), np.full((8, 10), "a"), np.zeros((8, 10, 3))],
+    ids=["nan", "complex", "text", "3d"],
+)
 def test_crops_that_are_no_numbers(tmp_path: Path, array) -> None:
-    (tmp_path / "nodules.csv").write_text(f"id,image,mask,malignancy,{','.join(BIOMARKERS)}\n"
-                                          f"a,a.npy,m.npy,4.5,{','.join(['2.5'] * 8)}\n")
+    (tmp_path / "nodules.csv").write_text(
+        f"id,image,mask,malignancy,{','.join(BIOMARKERS)}\na,a.npy,m.npy,4.5,{','.join(['2.5'] * 8)}\n"
+    )
     for bad, good in (("a", "m"), ("m", "a")):
         np.save(tmp_path / f"{bad}.npy", array)
         np.save(tmp_path / f"{good}.npy", np.ones((8, 10)))
@@ -292,5 +329,9 @@ def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
 def test_the_readers_of_an_xml_file(tmp_path: Path) -> None:
     (tmp_path / "x.xml").write_text(xml())
     marks = read_xml(tmp_path / "x.xml")
-    assert [(m.reader, m.ratings["malignancy"], len(m.outlines)) for m in marks] == [(0, 5, 2), (0, 1, 1), (1, 4, 1),
-                                                                                  (2, 3, 2)]
+    assert [(m.reader, m.ratings["malignancy"], len(m.outlines)) for m in marks] == [
+        (0, 5, 2),
+        (0, 1, 1),
+        (1, 4, 1),
+        (2, 3, 2),
+    ]

@@ -34,9 +34,11 @@ def test_the_world_is_the_one_that_the_weights_were_trained_on(split: str) -> No
 
 
 def test_another_process_draws_the_same_bits_in_another_order() -> None:
-    code = ("import hashlib; from seewhy.data.scenes import Scenes\n"
-            "for i in (5, 2): s = Scenes('multi', seed=3)[i]; "
-            "print(hashlib.sha256(s.image.tobytes() + s.masks.tobytes()).hexdigest())")
+    code = (
+        "import hashlib; from seewhy.data.scenes import Scenes\n"
+        "for i in (5, 2): s = Scenes('multi', seed=3)[i]; "
+        "print(hashlib.sha256(s.image.tobytes() + s.masks.tobytes()).hexdigest())"
+    )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     here = [Scenes("multi", seed=3, n=6)[i] for i in (2, 5)]
     assert told[::-1] == [hashlib.sha256(s.image.tobytes() + s.masks.tobytes()).hexdigest() for s in here]

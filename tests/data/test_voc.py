@@ -14,9 +14,11 @@ PART = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax
 
 
 def _xml(*objects: tuple[str, tuple[float, ...], int]) -> str:
-    rows = "".join(f"<object><name>{kind}</name><difficult>{hard}</difficult><bndbox><xmin>{b[0]}</xmin><ymin>{b[1]}"
-                   f"</ymin><xmax>{b[2]}</xmax><ymax>{b[3]}</ymax></bndbox>{PART}</object>"
-                   for kind, b, hard in objects)
+    rows = "".join(
+        f"<object><name>{kind}</name><difficult>{hard}</difficult><bndbox><xmin>{b[0]}</xmin><ymin>{b[1]}"
+        f"</ymin><xmax>{b[2]}</xmax><ymax>{b[3]}</ymax></bndbox>{PART}</object>"
+        for kind, b, hard in objects
+    )
     return f"<annotation>{rows}</annotation>"
 
 
@@ -29,8 +31,14 @@ def _palette(values: np.ndarray) -> Image.Image:
 @pytest.fixture
 def kit(tmp_path):
     year = tmp_path / "VOCdevkit/VOC2012"
-    for part in ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationObject", "ImageSets/Main",
-                 "ImageSets/Segmentation"):
+    for part in (
+        "JPEGImages",
+        "Annotations",
+        "SegmentationClass",
+        "SegmentationObject",
+        "ImageSets/Main",
+        "ImageSets/Segmentation",
+    ):
         (year / part).mkdir(parents=True)
     names = ("2007_000001", "2007_000002")
     for name in names:

@@ -236,8 +236,13 @@ def test_a_score_without_gradient_is_not_a_map_of_zeros():
 
 def test_what_is_no_batch_is_refused():
     model = toy_cnn()
-    for wrong, message in [(batch()[0], "preprocessed float batch"), (batch().int(), "int32"), ("cat.jpg", "not str"),
-                           (batch()[:0], "empty"), (batch().to("meta"), "on meta, the model on cpu")]:
+    for wrong, message in [
+        (batch()[0], "preprocessed float batch"),
+        (batch().int(), "int32"),
+        ("cat.jpg", "not str"),
+        (batch()[:0], "empty"),
+        (batch().to("meta"), "on meta, the model on cpu"),
+    ]:
         with pytest.raises(ModelError, match=message):
             _check_batch(wrong, model)  # the shape checks of the tests would be before it in a call
     with pytest.raises(ModelError, match="empty"):

@@ -69,8 +69,9 @@ def plain(model):
 def inside(module, x, *names):
     """Activations and gradients of layers, in one forward of a plain module."""
     kept = {}
-    handles = [module.get_submodule(n).register_forward_hook(lambda _, __, out, n=n: kept.update({n: out}))
-               for n in names]
+    handles = [
+        module.get_submodule(n).register_forward_hook(lambda _, __, out, n=n: kept.update({n: out})) for n in names
+    ]
     logits = module(x)
     for handle in handles:
         handle.remove()
@@ -248,9 +249,15 @@ def test_score_cam_takes_the_channels_that_vary_most(mild, x, agree):
     assert torch.equal(ScoreCAM(mild, top_k=100)(x, CLASSES), ScoreCAM(mild)(x, CLASSES))
 
 
-@pytest.mark.parametrize(("options", "above"), [
-    ({}, 8), ({"top_k": 3}, 3), ({"top_k": 100}, 8), ({"layer": "stage1.0"}, 8),
-])
+@pytest.mark.parametrize(
+    ("options", "above"),
+    [
+        ({}, 8),
+        ({"top_k": 3}, 3),
+        ({"top_k": 100}, 8),
+        ({"layer": "stage1.0"}, 8),
+    ],
+)
 def test_score_cam_says_what_it_costs(mild, x, options, above):
     method, ran = ScoreCAM(mild, **options), []
     assert (method.cost.below, method.cost.above) == (above + 1, above)
@@ -325,8 +332,14 @@ def test_lafam_by_norm_is_the_length_of_each_token(x, agree):
         model = make()
         model.module.double()
         features = model.activations(x, [model.layer()])[model.layer().name]
-        want = torch.stack([features[:, :, r, c].pow(2).sum(1).sqrt() for r in range(features.shape[2])
-                            for c in range(features.shape[3])], 1).unflatten(1, features.shape[2:])
+        want = torch.stack(
+            [
+                features[:, :, r, c].pow(2).sum(1).sqrt()
+                for r in range(features.shape[2])
+                for c in range(features.shape[3])
+            ],
+            1,
+        ).unflatten(1, features.shape[2:])
         agree("LaFAM, norm", "literal equation", LaFAM(model, reduce="norm")(x), want)
 
 
@@ -380,8 +393,12 @@ def test_layers_that_do_not_lead_to_the_score_or_do_not_run_are_named():
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.dead, self.idle, self.head = (nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), nn.Conv2d(1, 1, 1),
-                                                       nn.Linear(4, 5))
+            self.a, self.dead, self.idle, self.head = (
+                nn.Conv2d(3, 4, 3),
+                nn.Conv2d(4, 2, 1),
+                nn.Conv2d(1, 1, 1),
+                nn.Linear(4, 5),
+            )
 
         def forward(self, x):
             x = self.a(x)

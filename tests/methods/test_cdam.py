@@ -12,8 +12,12 @@ from seewhy.methods import CDAM, ConceptCDAM, IntegratedCDAM, SmoothCDAM
 from seewhy.targets import ClassTarget, Similarity, concept, embedding_sum, reference
 
 VITS = {
-    "class token": {}, "registers": {"prefix": 5}, "mean of patches": {"prefix": 0, "pool": "mean"},
-    "mean beside a class token": {"prefix": 1, "pool": "mean"}, "one head": {"heads": 1}, "one block": {"depth": 1},
+    "class token": {},
+    "registers": {"prefix": 5},
+    "mean of patches": {"prefix": 0, "pool": "mean"},
+    "mean beside a class token": {"prefix": 1, "pool": "mean"},
+    "one head": {"heads": 1},
+    "one block": {"depth": 1},
 }
 CLASSES = [3, 1]
 
@@ -144,8 +148,11 @@ def test_prefix_tokens_are_dropped_not_shared_out(x):
 def test_concept_cdam_is_equations_3_and_4(model, x, measure, agree):
     examples = batch(5, seed=3).double()
     vit = model.module
-    mean = torch.stack([literal.embedding(vit, literal.through(vit, literal.embed(vit, e[None]))[0])[0]
-                        for e in examples]).mean(0).detach()
+    mean = (
+        torch.stack([literal.embedding(vit, literal.through(vit, literal.embed(vit, e[None]))[0])[0] for e in examples])
+        .mean(0)
+        .detach()
+    )
 
     def g(T):
         l = literal.embedding(vit, literal.after_norm1(vit.blocks[-1], residual, T))  # noqa: E741 (the paper's name)
@@ -192,8 +199,13 @@ def test_a_model_without_blocks_is_refused_before_any_forward(monkeypatch):
 
 def test_options_that_cannot_work():
     model = toy_vit()
-    for cls, options in [(SmoothCDAM, {"sigma": -1}), (SmoothCDAM, {"n_samples": 0}), (IntegratedCDAM, {"n_steps": 0}),
-                         (SmoothCDAM, {"sigma_unit": "pixels"}), (IntegratedCDAM, {"batch_size": 0})]:
+    for cls, options in [
+        (SmoothCDAM, {"sigma": -1}),
+        (SmoothCDAM, {"n_samples": 0}),
+        (IntegratedCDAM, {"n_steps": 0}),
+        (SmoothCDAM, {"sigma_unit": "pixels"}),
+        (IntegratedCDAM, {"batch_size": 0}),
+    ]:
         with pytest.raises(OptionError, match=next(iter(options))):
             cls(model, **options)
 

@@ -64,8 +64,12 @@ def test_smooth_grad_averages_signed_gradients(model, x, agree):
     want = sum(gradient(model, x + 0.2 * spread * draw) for draw in draws) / 4
     method = SmoothGrad(model, n_samples=4, sigma=0.2, seed=5)
     agree("SmoothGrad", "literal equation", method(x, CLASSES), want.abs().amax(1))
-    agree("SmoothGrad", "saliency, σ = 0", SmoothGrad(model, n_samples=2, sigma=0)(x, CLASSES),
-          Saliency(model)(x, CLASSES))
+    agree(
+        "SmoothGrad",
+        "saliency, σ = 0",
+        SmoothGrad(model, n_samples=2, sigma=0)(x, CLASSES),
+        Saliency(model)(x, CLASSES),
+    )
 
 
 def test_smooth_grad_is_captums_noise_tunnel_over_signed_saliency(model, x, agree):

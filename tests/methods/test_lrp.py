@@ -156,8 +156,12 @@ def test_lafam_lrp_starts_with_the_embedding(composite, agree):
     headless.add_module("net", Residual())
     headless.net.load_state_dict(net.state_dict())
     headless.net.head = nn.Identity()
-    agree("LaFAM-LRP", "of the same model without a head",
-          LaFAMLRP(wrap(headless, head=None), composite=composite)(x), got)
+    agree(
+        "LaFAM-LRP",
+        "of the same model without a head",
+        LaFAMLRP(wrap(headless, head=None), composite=composite)(x),
+        got,
+    )
 
 
 def test_the_box_is_black_and_white_after_the_preprocessing():
@@ -165,8 +169,9 @@ def test_the_box_is_black_and_white_after_the_preprocessing():
     pre = Preprocess()
     for bound, level in ((low, 0.0), (high, 1.0)):
         torch.testing.assert_close(bound.flatten(), (level - torch.tensor(pre.mean)) / torch.tensor(pre.std))
-    turned = VisionModel(ToyCNN(), Structure("t", head="head"),
-                         preprocess=lambda p: 1 - 2 * toy_cnn().preprocess(p.resize((48, 32))))
+    turned = VisionModel(
+        ToyCNN(), Structure("t", head="head"), preprocess=lambda p: 1 - 2 * toy_cnn().preprocess(p.resize((48, 32)))
+    )
     assert (input_bounds(turned)[0] < input_bounds(turned)[1]).all()
 
 
@@ -179,11 +184,17 @@ def test_the_box_of_a_network_without_convolutions(agree):
     z = x * w - low * w.clamp(min=0) - high * w.clamp(max=0)
     want = z / z.sum((1, 2, 3), keepdim=True) * net(x).detach().view(-1, 1, 1, 1)
     agree("LRP", "z^B at a flattened image", LRP(model, composite="epsilon_gamma_box")(x, 0), want.sum(1))
-    rows = VisionModel(nn.Sequential(nn.Linear(5, 2), nn.Flatten(), nn.Linear(24, 2)), Structure("test", head="2"),
-                       preprocess=Preprocess(size=(4, 5), resize=None))
+    rows = VisionModel(
+        nn.Sequential(nn.Linear(5, 2), nn.Flatten(), nn.Linear(24, 2)),
+        Structure("test", head="2"),
+        preprocess=Preprocess(size=(4, 5), resize=None),
+    )
     assert LRP(rows, composite="epsilon_gamma_box")(image().float(), 0).shape == (2, 4, 5)  # channels are in place
-    tokens = VisionModel(nn.Sequential(nn.Flatten(2), nn.Linear(20, 2), nn.Flatten(), nn.Linear(6, 2)),
-                         Structure("test", head="3"), preprocess=Preprocess(size=(4, 5), resize=None))
+    tokens = VisionModel(
+        nn.Sequential(nn.Flatten(2), nn.Linear(20, 2), nn.Flatten(), nn.Linear(6, 2)),
+        Structure("test", head="3"),
+        preprocess=Preprocess(size=(4, 5), resize=None),
+    )
     with pytest.raises(ModelError, match="epsilon_plus_flat"):
         LRP(tokens, composite="epsilon_gamma_box")(image().float(), 0)
 
@@ -195,9 +206,11 @@ def zennit_map(module, x, target, composite, canonizer, model):
     from zennit import composites
 
     low, high = (b.to(x).expand(1, *x.shape[1:]) for b in input_bounds(model))
-    made = {"epsilon_plus_flat": lambda: composites.EpsilonPlusFlat(canonizers=[canonizer]),
-            "epsilon_gamma_box": lambda: composites.EpsilonGammaBox(low, high, canonizers=[canonizer]),
-            "epsilon_alpha2_beta1_flat": lambda: composites.EpsilonAlpha2Beta1Flat(canonizers=[canonizer])}[composite]()
+    made = {
+        "epsilon_plus_flat": lambda: composites.EpsilonPlusFlat(canonizers=[canonizer]),
+        "epsilon_gamma_box": lambda: composites.EpsilonGammaBox(low, high, canonizers=[canonizer]),
+        "epsilon_alpha2_beta1_flat": lambda: composites.EpsilonAlpha2Beta1Flat(canonizers=[canonizer]),
+    }[composite]()
     x = x.clone().requires_grad_()
     with made.context(module) as hooked:
         out = hooked(x)
@@ -350,9 +363,14 @@ class Inside(nn.Module):
         return self.head(self.what(self.conv(x)).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("name", "what"), [("softmax", lambda x: x.softmax(1)), ("matmul", lambda x: x @ x),
-                                            ("scaled_dot_product_attention",
-                                             lambda x: nn.functional.scaled_dot_product_attention(x, x, x))])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("softmax", lambda x: x.softmax(1)),
+        ("matmul", lambda x: x @ x),
+        ("scaled_dot_product_attention", lambda x: nn.functional.scaled_dot_product_attention(x, x, x)),
+    ],
+)
 def test_what_no_rule_fits_is_an_error(name, what):
     with pytest.raises(ModelError, match=f"no rule for {name}.*input_x_gradient"):
         LRP(wrap(Inside(what)))(image(2, 4, 4).float(), 1)

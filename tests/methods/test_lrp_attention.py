@@ -104,8 +104,14 @@ class Torch(nn.Module):
     def __init__(self, inner):
         super().__init__()
         self.mha = nn.MultiheadAttention(inner.proj.in_features, inner.num_heads, batch_first=True).double()
-        self.mha.load_state_dict({"in_proj_weight": inner.qkv.weight, "in_proj_bias": inner.qkv.bias,
-                                  "out_proj.weight": inner.proj.weight, "out_proj.bias": inner.proj.bias})
+        self.mha.load_state_dict(
+            {
+                "in_proj_weight": inner.qkv.weight,
+                "in_proj_bias": inner.qkv.bias,
+                "out_proj.weight": inner.proj.weight,
+                "out_proj.bias": inner.proj.bias,
+            }
+        )
 
     def forward(self, x):
         return self.mha(x, x, x, need_weights=False)[0]
@@ -135,7 +141,9 @@ def down(f, x, plain=False):
 
 
 SMOOTH = {
-    "gelu": F.gelu, "silu": F.silu, "quick gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "quick gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "gelu by tanh": lambda x: 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.04 * torch.pow(x, 3)))),
     "in place": lambda x: F.silu(x, inplace=True),
 }
@@ -151,12 +159,18 @@ def test_activations_pass_relevance_on_however_they_are_written(name, agree):
 
 def test_root_mean_square_norms_conserve_and_so_do_products(agree):
     x, w = torch.randn(4, 8, dtype=torch.float64), torch.rand(8, dtype=torch.float64)
-    for f in (lambda x: F.rms_norm(x, (8,), w), lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True)),
-              lambda x: x[:2] * x[2:].exp(), lambda x: (x[:, :4] @ x[:, 4:].T), lambda x: x * nn.Parameter(w)):
+    for f in (
+        lambda x: F.rms_norm(x, (8,), w),
+        lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True)),
+        lambda x: x[:2] * x[2:].exp(),
+        lambda x: x[:, :4] @ x[:, 4:].T,
+        lambda x: x * nn.Parameter(w),
+    ):
         y, slope = down(f, x)
         shares = (x * slope)[:2] if y.shape == (2, 8) else x * slope
-        agree("Σ R of norms, gates and products", "Σ R above", shares.sum(),
-              y.sum() / 2 if y.shape == (2, 8) else y.sum())
+        agree(
+            "Σ R of norms, gates and products", "Σ R above", shares.sum(), y.sum() / 2 if y.shape == (2, 8) else y.sum()
+        )
 
 
 def test_fused_attention_outside_of_blocks(agree):

@@ -58,7 +58,8 @@ def literal_features(maps: list[torch.Tensor], grid: tuple[int, int]) -> torch.T
             unit[:, i, j] = m[:, i, j] / m[:, i, j].square().sum().sqrt()
         out = torch.zeros(m.shape[0], *grid, dtype=m.dtype)
         for (i, row_taps), (j, col_taps) in itertools.product(
-                enumerate(taps(m.shape[1], grid[0])), enumerate(taps(m.shape[2], grid[1]))):
+            enumerate(taps(m.shape[1], grid[0])), enumerate(taps(m.shape[2], grid[1]))
+        ):
             for (r, u), (c, v) in itertools.product(row_taps, col_taps):
                 out[:, i, j] += u * v * unit[:, r, c]
         found.append(out * (1 + first) / (1 + m.shape[0]))
@@ -246,8 +247,14 @@ def test_joint_clusters_mean_the_same_in_every_image(agree):
     x[1] = x[0].flip(-1) * torch.tensor([1.0, 1, 0.5])[:, None, None]
     joint = NAVE(model, k=4, joint=True)
     segments, similar = joint.explore(x)
-    rows = torch.cat([literal_features([m[i].double() for m in layer_maps(model, x, ["stage1", "stage2"])], (16, 24))
-                      .nan_to_num(0) for i in range(2)])
+    rows = torch.cat(
+        [
+            literal_features([m[i].double() for m in layer_maps(model, x, ["stage1", "stage2"])], (16, 24)).nan_to_num(
+                0
+            )
+            for i in range(2)
+        ]
+    )
     assert same_partition(segments, literal_kmeans(rows, 4)[0])
     assert torch.equal(similar.argmax(1), segments)
     assert not torch.equal(joint(x)[:1], joint(x[:1]))  # unlike the default, the batch matters
@@ -315,11 +322,17 @@ def test_models_with_one_layer_or_none_are_refused_before_any_forward():
 
 def test_impossible_options_are_refused_before_any_forward():
     model = never_runs(toy_cnn())
-    for options, words in (({"k": 1}, "use 2 or more"), ({"cluster": 5}, "numbered from 0"),
-                           ({"size": 7}, "two numbers"), ({"size": (0, 3)}, "no cells"),
-                           ({"size": (2, 2)}, "4 positions"),
-                           ({"k": None, "size": (1, 2)}, "2 positions"), ({"layers": "stage1"}, "no list of layers"),
-                           ({"layers": []}, "no list of layers"), ({"algorithm": "dbscan"}, "is not one of")):
+    for options, words in (
+        ({"k": 1}, "use 2 or more"),
+        ({"cluster": 5}, "numbered from 0"),
+        ({"size": 7}, "two numbers"),
+        ({"size": (0, 3)}, "no cells"),
+        ({"size": (2, 2)}, "4 positions"),
+        ({"k": None, "size": (1, 2)}, "2 positions"),
+        ({"layers": "stage1"}, "no list of layers"),
+        ({"layers": []}, "no list of layers"),
+        ({"algorithm": "dbscan"}, "is not one of"),
+    ):
         with pytest.raises(OptionError, match=words):
             NAVE(model, **options)
     with pytest.raises(UnknownNameError):

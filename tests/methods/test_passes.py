@@ -102,10 +102,15 @@ def test_rollout_stops_inside_the_last_attention():
     assert found.of("blocks.2.attn.proj") == found.of("blocks.2.mlp") == found.of("head") == NONE
 
 
-@pytest.mark.parametrize(("cls", "options", "n"), [
-    (Saliency, {}, 1), (InputXGradient, {}, 1), (SmoothGrad, {"n_samples": 5}, 5),
-    (IntegratedGradients, {"n_steps": 5}, 5),
-])
+@pytest.mark.parametrize(
+    ("cls", "options", "n"),
+    [
+        (Saliency, {}, 1),
+        (InputXGradient, {}, 1),
+        (SmoothGrad, {"n_samples": 5}, 5),
+        (IntegratedGradients, {"n_steps": 5}, 5),
+    ],
+)
 def test_the_gradient_family_runs_forwards_and_backwards_as_often_as_it_says(cls, options, n):
     found = passes(cls(toy_cnn(), **options), [3, 1])
     for everywhere in ("stage1", "stage2", "head"):

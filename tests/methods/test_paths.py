@@ -49,12 +49,21 @@ def _old_numpy(monkeypatch):
 
 
 @pytest.mark.usefixtures("_old_numpy")
-@pytest.mark.parametrize(("n", "fraction", "max_dist"), [
-    (7, 0.05, 1.0), (7, 0.25, 0.02), (5, 0.3, 0.2), (9, 0.01, 0.1), (4, 1.0, 1.0), (1, 0.05, 1.0),
-])
+@pytest.mark.parametrize(
+    ("n", "fraction", "max_dist"),
+    [
+        (7, 0.05, 1.0),
+        (7, 0.25, 0.02),
+        (5, 0.3, 0.2),
+        (9, 0.01, 0.1),
+        (4, 1.0, 1.0),
+        (1, 0.05, 1.0),
+    ],
+)
 def test_guided_ig_is_the_authors(model, x, start, n, fraction, max_dist, agree):
     want = []
     for i, c in enumerate(CLASSES):
+
         def slope(point, c=c):
             return gradient(model.module, torch.from_numpy(point), c).numpy()
 
@@ -66,8 +75,12 @@ def test_guided_ig_is_the_authors(model, x, start, n, fraction, max_dist, agree)
 
 def test_guided_ig_bound_to_the_line_is_left_end_integrated_gradients(model, x, start, agree):
     n = 5
-    want = [sum((x[i] - start[i]) / n * gradient(model.module, start[i] + k / n * (x[i] - start[i]), c)
-                for k in range(n)).sum(0) for i, c in enumerate(CLASSES)]
+    want = [
+        sum(
+            (x[i] - start[i]) / n * gradient(model.module, start[i] + k / n * (x[i] - start[i]), c) for k in range(n)
+        ).sum(0)
+        for i, c in enumerate(CLASSES)
+    ]
     ours = GuidedIG(model, n_steps=n, max_dist=0, baseline=start)(x, CLASSES)
     agree("Guided IG, max_dist = 0", "left-end IG", ours, torch.stack(want))
 
@@ -242,20 +255,31 @@ def test_a_baseline_of_your_own_has_a_name(x):
     assert all(function.__doc__ for function in BASELINES.values())
 
 
-@pytest.mark.parametrize(("cls", "options"), [
-    (GuidedIG, {"fraction": 0}), (GuidedIG, {"fraction": 1.5}), (GuidedIG, {"max_dist": -1}),
-    (GuidedIG, {"n_steps": 0}),
-    (SpectralIG, {"width": 0}), (SpectralIG, {"width": 1.1}), (SpectralIG, {"of": "loss"}),
-    (SpectralIG, {"n_steps": 0}),
-    (MultiCropSaliency, {"fraction": 0.4}), (MultiCropSaliency, {"fraction": 1.1}),
-])
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (GuidedIG, {"fraction": 0}),
+        (GuidedIG, {"fraction": 1.5}),
+        (GuidedIG, {"max_dist": -1}),
+        (GuidedIG, {"n_steps": 0}),
+        (SpectralIG, {"width": 0}),
+        (SpectralIG, {"width": 1.1}),
+        (SpectralIG, {"of": "loss"}),
+        (SpectralIG, {"n_steps": 0}),
+        (MultiCropSaliency, {"fraction": 0.4}),
+        (MultiCropSaliency, {"fraction": 1.1}),
+    ],
+)
 def test_options_that_cannot_work_are_refused_before_any_forward(cls, options):
     with pytest.raises(OptionError, match=next(iter(options))):
         cls(toy_cnn(), **options)
 
 
-@pytest.mark.parametrize("cls", [functools.partial(GuidedIG, n_steps=3), functools.partial(SpectralIG, n_steps=3),
-                                 MultiCropSaliency], ids=["guided", "spectral", "crops"])
+@pytest.mark.parametrize(
+    "cls",
+    [functools.partial(GuidedIG, n_steps=3), functools.partial(SpectralIG, n_steps=3), MultiCropSaliency],
+    ids=["guided", "spectral", "crops"],
+)
 def test_zero_gradients_give_zeros(cls, x):
     model = toy_cnn()
     with torch.no_grad():

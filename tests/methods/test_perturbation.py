@@ -52,8 +52,12 @@ def captum(model, x, window, stride, pad):
     inner = (..., slice(pad, pad + x.shape[-2]), slice(pad, pad + x.shape[-1]))
     cover = F.pad(x.mean((2, 3), keepdim=True).expand_as(x), [pad] * 4)
     attribution = TheirOcclusion(lambda padded: model.module(padded[inner])).attribute(
-        F.pad(x, [pad] * 4), sliding_window_shapes=(3, window, window), strides=(3, stride, stride), baselines=cover,
-        target=CLASSES)
+        F.pad(x, [pad] * 4),
+        sliding_window_shapes=(3, window, window),
+        strides=(3, stride, stride),
+        baselines=cover,
+        target=CLASSES,
+    )
     return attribution[inner][:, 0]
 
 
@@ -144,8 +148,9 @@ def relax_mask(grid, offset):
 
 
 def nearest_mask(grid, offset):
-    return torch.stack([torch.stack([grid[int((r + 0.5) * 7 / 32), int((c + 0.5) * 7 / 48)] for c in range(48)])
-                        for r in range(32)])
+    return torch.stack(
+        [torch.stack([grid[int((r + 0.5) * 7 / 32), int((c + 0.5) * 7 / 48)] for c in range(48)]) for r in range(32)]
+    )
 
 
 LITERAL = {"rise": (rise_mask, (5, 7)), "relax": (relax_mask, (7, 7)), "nearest": (nearest_mask, (1, 1))}

@@ -59,17 +59,31 @@ def session(module):
         conv, norm = stage[0], stage[1]
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         nodes += [
-            helper.make_node("Conv", [at, given(f"w{i}", conv.weight * scale[:, None, None, None]),
-                                      given(f"b{i}", (conv.bias - norm.running_mean) * scale + norm.bias)],
-                             [f"c{i}"], strides=[2, 2], pads=[1, 1, 1, 1]),
+            helper.make_node(
+                "Conv",
+                [
+                    at,
+                    given(f"w{i}", conv.weight * scale[:, None, None, None]),
+                    given(f"b{i}", (conv.bias - norm.running_mean) * scale + norm.bias),
+                ],
+                [f"c{i}"],
+                strides=[2, 2],
+                pads=[1, 1, 1, 1],
+            ),
             helper.make_node("Relu", [f"c{i}"], [f"r{i}"]),
         ]
         at = f"r{i}"
-    nodes += [helper.make_node("GlobalAveragePool", [at], ["mean"]), helper.make_node("Flatten", ["mean"], ["flat"]),
-              helper.make_node("Gemm", ["flat", given("w", module.head.weight), given("b", module.head.bias)],
-                               ["scores"], transB=1)]
-    ends = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 32, 48])], \
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 5])]
+    nodes += [
+        helper.make_node("GlobalAveragePool", [at], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node(
+            "Gemm", ["flat", given("w", module.head.weight), given("b", module.head.bias)], ["scores"], transB=1
+        ),
+    ]
+    ends = (
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 32, 48])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 5])],
+    )
     graph = helper.make_graph(nodes, "toy", *ends, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
@@ -106,8 +120,12 @@ def test_exactly_the_methods_that_need_no_look_inside_work(module):
     assert {cls for cls in METHODS if not cls.unmet(model)} >= {RISE, Occlusion}
     for cls in METHODS:
         assert bool(cls.unmet(model)) == bool(cls.card.needs - {Need.LOGITS})
-    for cls, words in [(Saliency, "it needs gradients"), (GradCAM, "gradients"), (LaFAM, "feature maps"),
-                       (RELAX, "it needs an embedding")]:
+    for cls, words in [
+        (Saliency, "it needs gradients"),
+        (GradCAM, "gradients"),
+        (LaFAM, "feature maps"),
+        (RELAX, "it needs an embedding"),
+    ]:
         with pytest.raises(RequirementError, match=f"{words}.*these can: .*rise"):
             cls(model)
 
@@ -128,8 +146,12 @@ def test_probabilities_are_not_put_through_a_softmax_again(module, multi_label, 
     model = seewhy.wrap_function(chances, output="probabilities", multi_label=multi_label, preprocess=RECIPE)
     with torch.no_grad():
         agree("probabilities", "the function's", model.probabilities(model.run(batch()).logits), chances(batch()))
-    certain = seewhy.wrap_function(lambda x: F.one_hot(torch.ones(len(x), dtype=torch.long), 5), output="probabilities",
-                                   multi_label=multi_label, preprocess=RECIPE)
+    certain = seewhy.wrap_function(
+        lambda x: F.one_hot(torch.ones(len(x), dtype=torch.long), 5),
+        output="probabilities",
+        multi_label=multi_label,
+        preprocess=RECIPE,
+    )
     torch.testing.assert_close(RISE(certain, n_masks=2000)(batch(1), 1).mean(), torch.tensor(1.0), rtol=0.03, atol=0)
     assert RISE(certain, n_masks=9)(batch(1), 2).max() < 1e-6
 
@@ -163,12 +185,15 @@ def test_batches_are_made_where_the_function_wants_them():
     assert model.run(torch.zeros(2, 3, 8, 8, device="meta")).logits.shape == (2, 3)
 
 
-@pytest.mark.parametrize(("raw", "message"), [
-    (lambda x: [np.zeros((len(x), 5))], r"shape \(1, 2, 5\) for 2 images"),
-    (lambda x: np.zeros(5), r"shape \(5,\) for 2 images"),
-    (lambda x: {"scores": 1}, "returns dict, which is no array"),
-    (lambda x: [[1.0], [1.0, 2.0]], "returns list, which is no array"),
-])
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (lambda x: [np.zeros((len(x), 5))], r"shape \(1, 2, 5\) for 2 images"),
+        (lambda x: np.zeros(5), r"shape \(5,\) for 2 images"),
+        (lambda x: {"scores": 1}, "returns dict, which is no array"),
+        (lambda x: [[1.0], [1.0, 2.0]], "returns list, which is no array"),
+    ],
+)
 def test_answers_of_the_wrong_shape(raw, message):
     with pytest.raises(LayoutError, match=message):
         Occlusion(seewhy.wrap_function(raw, preprocess=RECIPE))(batch(), 0)

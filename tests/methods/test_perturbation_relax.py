@@ -93,8 +93,9 @@ def test_relax_is_the_authors_but_for_the_division_that_they_forget(model, x, ag
     monkeypatch.setattr(relax_xai.relax, "mask_generator", lambda n, *_, **__: iter([masks[:, None]]))
     torch.set_default_dtype(torch.float64)
     try:
-        theirs = relax_xai.relax.RELAX(x[:1], Encoder(model), batch_size=40, num_batches=1,
-                                       sum_of_weights_initial_value=1e-20)
+        theirs = relax_xai.relax.RELAX(
+            x[:1], Encoder(model), batch_size=40, num_batches=1, sum_of_weights_initial_value=1e-20
+        )
         theirs()
     finally:
         torch.set_default_dtype(torch.float32)
@@ -104,15 +105,21 @@ def test_relax_is_the_authors_but_for_the_division_that_they_forget(model, x, ag
     assert (theirs.uncertainty / uncertainty[0]).median() > 15, "it does divide now: compare without Σ M"
     sure = theirs.uncertainty / masks.sum(0)
     clear = (sure / sure.median() - 1).abs() > 2e-4  # of ties, we keep both
-    agree("U-RELAX", "relax-xai, U divided by Σ M", URELAX(model, n_masks=40)(x[:1])[0] * clear,
-          theirs.importance * (sure <= sure.median()) * clear)
+    agree(
+        "U-RELAX",
+        "relax-xai, U divided by Σ M",
+        URELAX(model, n_masks=40)(x[:1])[0] * clear,
+        theirs.importance * (sure <= sure.median()) * clear,
+    )
 
 
 def test_the_relax_masks_are_the_authors(agree):
     """The same grids and offsets through their code: it draws from the global generator, in another order."""
     generator = torch.Generator().manual_seed(5)
-    draws = [(torch.rand(7, 7, generator=generator), [int(torch.randint(7, (), generator=generator)) for _ in "yx"])
-             for _ in range(4)]
+    draws = [
+        (torch.rand(7, 7, generator=generator), [int(torch.randint(7, (), generator=generator)) for _ in "yx"])
+        for _ in range(4)
+    ]
     ours = RandomMasks("relax", (32, 48), cells=7, p=0.5, seed=5, like=torch.zeros(1)).next(4)
     answers = iter([torch.stack([g for g, _ in draws])[:, None], *torch.tensor([o for _, o in draws]).T])
     with pytest.MonkeyPatch.context() as patch:
@@ -153,8 +160,13 @@ def test_distance_is_one_minus_cosine(agree):
     a, b = torch.randn(50, 16).double(), torch.randn(50, 16).double()
     agree("distance", "1 − cosine", distance(a, b), 1 - F.cosine_similarity(a, b, dim=-1), 1e-12)
     near = a + 1e-4 * b
-    agree("distance", "1 − cosine in float64, nearly parallel", distance(a.float(), near.float()),
-          1 - F.cosine_similarity(a, near, dim=-1), 5e-3)
+    agree(
+        "distance",
+        "1 − cosine in float64, nearly parallel",
+        distance(a.float(), near.float()),
+        1 - F.cosine_similarity(a, near, dim=-1),
+        5e-3,
+    )
     zeros = torch.zeros_like(a)
     for pair in ((a, zeros), (zeros, a), (zeros, zeros)):
         assert (distance(*pair) == 1).all()

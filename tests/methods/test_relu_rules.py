@@ -69,10 +69,15 @@ class ByHand(nn.Module):
         return self.head(self.activation(self.first(x.flatten(1))))
 
 
-@pytest.mark.parametrize(("cls", "want"), [
-    # inputs 1, 1, -1; the gradient is 2, -3, 0 (closed); deconvnet keeps what is positive, guided what is open too
-    (Saliency, [2, 3, 0, 0]), (GuidedBackprop, [2, 0, 0, 0]), (Deconvnet, [2, 0, 5, 5]),
-])
+@pytest.mark.parametrize(
+    ("cls", "want"),
+    [
+        # inputs 1, 1, -1; the gradient is 2, -3, 0 (closed); deconvnet keeps what is positive, guided what is open too
+        (Saliency, [2, 3, 0, 0]),
+        (GuidedBackprop, [2, 0, 0, 0]),
+        (Deconvnet, [2, 0, 5, 5]),
+    ],
+)
 def test_the_rules_on_paper(cls, want):
     model = VisionModel(ByHand(torch.relu), Structure("toy", head="head"), name="paper")
     x = torch.tensor([1.0, 1, -2, 1]).view(1, 1, 2, 2)
@@ -91,12 +96,23 @@ def in_place_on_a_view(v):
 
 
 SPELLINGS = {
-    "nn.ReLU": nn.ReLU(), "nn.ReLU in place": nn.ReLU(inplace=True), "F.relu": F.relu, "torch.relu": torch.relu,
-    "F.relu in place": lambda v: F.relu(v, inplace=True), "F.relu in place, positional": lambda v: F.relu(v, True),
-    "Tensor.relu": torch.Tensor.relu, "Tensor.relu_": torch.Tensor.relu_, "torch.relu_": torch.relu_,
-    "F.relu_": F.relu_, "a statement": in_place_statement, "a view": in_place_on_a_view,
-    "keyword": lambda v: F.relu(input=v), "F.hardtanh as ReLU6": lambda v: F.hardtanh(v, 0.0, 6.0),
-    "nn.ReLU6": nn.ReLU6(), "F.relu6": F.relu6, "nn.ReLU6 in place": nn.ReLU6(inplace=True),
+    "nn.ReLU": nn.ReLU(),
+    "nn.ReLU in place": nn.ReLU(inplace=True),
+    "F.relu": F.relu,
+    "torch.relu": torch.relu,
+    "F.relu in place": lambda v: F.relu(v, inplace=True),
+    "F.relu in place, positional": lambda v: F.relu(v, True),
+    "Tensor.relu": torch.Tensor.relu,
+    "Tensor.relu_": torch.Tensor.relu_,
+    "torch.relu_": torch.relu_,
+    "F.relu_": F.relu_,
+    "a statement": in_place_statement,
+    "a view": in_place_on_a_view,
+    "keyword": lambda v: F.relu(input=v),
+    "F.hardtanh as ReLU6": lambda v: F.hardtanh(v, 0.0, 6.0),
+    "nn.ReLU6": nn.ReLU6(),
+    "F.relu6": F.relu6,
+    "nn.ReLU6 in place": nn.ReLU6(inplace=True),
     "F.hardtanh_": lambda v: F.hardtanh_(v, 0.0, 1e9),
 }
 

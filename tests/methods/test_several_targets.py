@@ -25,9 +25,11 @@ def test_a_map_is_the_same_whatever_else_is_asked_of_its_picture(cls: type, toy:
     torch.testing.assert_close(method(x, target, of=OF), method(x[OF], target), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("cls", "toy"), [p for p in PAIRS if p[0].card.class_specific
-                                          and Need.GRADIENTS not in p[0].card.needs],
-                         ids=lambda v: v if isinstance(v, str) else v.card.name)
+@pytest.mark.parametrize(
+    ("cls", "toy"),
+    [p for p in PAIRS if p[0].card.class_specific and Need.GRADIENTS not in p[0].card.needs],
+    ids=lambda v: v if isinstance(v, str) else v.card.name,
+)
 def test_a_picture_runs_once_for_all_its_targets(cls: type, toy: str) -> None:
     model = TOYS[toy]()
     rows: list[int] = []

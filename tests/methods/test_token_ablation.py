@@ -56,8 +56,14 @@ class Mixer(nn.Module):
 
 def test_a_model_that_needs_all_tokens_says_so_and_keeps_no_hook():
     module = NeedsAllTokens()
-    structure = Structure("toy", blocks=(Block("blocks.0", "blocks.1.norm1", "blocks.1.attn"),), prefix_tokens=1,
-                          class_token=True, patch_size=(8, 8), head="head")
+    structure = Structure(
+        "toy",
+        blocks=(Block("blocks.0", "blocks.1.norm1", "blocks.1.attn"),),
+        prefix_tokens=1,
+        class_token=True,
+        patch_size=(8, 8),
+        head="head",
+    )
     with pytest.raises(LayoutError, match="cannot run with one token less"):
         TokenAblation(VisionModel(module, structure))(batch(), 1)
     assert not module.blocks[0]._forward_pre_hooks

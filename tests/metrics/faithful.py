@@ -16,10 +16,15 @@ from seewhy.targets import Output
 
 CLASSES = [3, 1]
 SMALL = {
-    "fidelity": {"steps": 5}, "fidelity_discrimination": {"steps": 5},
-    "box_sensitivity": {"sizes": (3, 9, 20), "draws": 7}, "box_discrimination": {"sizes": (3, 9, 20), "draws": 7},
-    "infidelity": {"sizes": (3, 9), "draws": 7}, "insertion": {"steps": 6}, "deletion": {"steps": 6},
-    "id_score": {"steps": 6}, "road": {"percentages": (40, 85)},
+    "fidelity": {"steps": 5},
+    "fidelity_discrimination": {"steps": 5},
+    "box_sensitivity": {"sizes": (3, 9, 20), "draws": 7},
+    "box_discrimination": {"sizes": (3, 9, 20), "draws": 7},
+    "infidelity": {"sizes": (3, 9), "draws": 7},
+    "insertion": {"steps": 6},
+    "deletion": {"steps": 6},
+    "id_score": {"steps": 6},
+    "road": {"percentages": (40, 85)},
 }
 OURS = {cls.card.name: cls for cls in METRICS if cls.card.property == "faithfulness"}
 every = pytest.mark.parametrize("name", sorted(OURS))
@@ -60,6 +65,7 @@ class Linear(nn.Module):
 
 
 def linear(**options):
-    structure = Structure("toy", has_logits=True, has_embedding=False, classes=4,
-                          read=lambda raw, _: Output(logits=raw))
+    structure = Structure(
+        "toy", has_logits=True, has_embedding=False, classes=4, read=lambda raw, _: Output(logits=raw)
+    )
     return VisionModel(Linear(**options), structure, preprocess=Preprocess(size=(32, 48), resize=None))

@@ -56,8 +56,9 @@ def test_it_is_the_formula_over_the_pixels_that_count(metric, literal, signed):
 @pytest.mark.parametrize(("ours", "other"), [(Sparseness(), quantus.Sparseness), (Entropy(), quantus.Complexity)])
 def test_quantus_agrees(ours, other, signed):
     maps, _ = draw(signed)
-    found = other(**QUANTUS)(model=None, x_batch=np.zeros((5, 3, 11, 8)), y_batch=None,
-                             a_batch=maps[:, None].numpy().copy())
+    found = other(**QUANTUS)(
+        model=None, x_batch=np.zeros((5, 3, 11, 8)), y_batch=None, a_batch=maps[:, None].numpy().copy()
+    )
     np.testing.assert_allclose(ours(maps).numpy(), np.array(found), atol=1e-5)
 
 
@@ -90,8 +91,10 @@ def test_maps_of_zeros_have_no_score():
         valid = maps == 0  # the only other pixel does not count
         assert set(metric.measure(maps, valid=valid).reasons) == {0, 1}
     for variant in ("signed_maximum", "signed"):
-        assert Compactness(variant=variant).measure(-maps).reasons == {0: "no pixel that counts is positive",
-                                                                       1: "no pixel that counts is positive"}
+        assert Compactness(variant=variant).measure(-maps).reasons == {
+            0: "no pixel that counts is positive",
+            1: "no pixel that counts is positive",
+        }
 
 
 def test_one_pixel():

@@ -38,8 +38,13 @@ def test_coherency_and_complexity_are_those_of_the_grad_cam_package(make):
         return ((maps - low) / (high - low)).double().numpy()  # theirs adds 1e-8 to the product of the spreads
 
     cams = unit(maps)
-    again = arcc.Coherency()(known["x"], cams.astype("float32"), known["target"], model.module,
-                             lambda input_tensor, targets: unit(fit(tool(input_tensor, targets), (32, 48))))
+    again = arcc.Coherency()(
+        known["x"],
+        cams.astype("float32"),
+        known["target"],
+        model.module,
+        lambda input_tensor, targets: unit(fit(tool(input_tensor, targets), (32, 48))),
+    )
     assert parts["coherency"].tolist() == pytest.approx(again.tolist(), abs=1e-5)
     assert parts["complexity"].tolist() == pytest.approx(arcc.Complexity()(cams).tolist(), abs=1e-6)
 
@@ -57,8 +62,13 @@ def test_it_is_the_harmonic_mean_of_three_numbers():
         assert 0 <= value <= min(3 * a, 3 * c)
 
 
-CARD = {"summary": "Nothing.", "needs": {Need.EMBEDDING}, "class_specific": False, "citation": "none",
-        "cost": lambda self: Cost(0, 0)}
+CARD = {
+    "summary": "Nothing.",
+    "needs": {Need.EMBEDDING},
+    "class_specific": False,
+    "citation": "none",
+    "cost": lambda self: Cost(0, 0),
+}
 
 
 @method(register=False, name="brightness", title="Brightness", signed=False, **CARD)
@@ -90,8 +100,10 @@ def test_evidence_against_the_class_hides_as_no_evidence_does():
     clipped = ARCC(percentages=(50,)).measure(x[:, 0].clamp(min=0), method=Signed(model), **known).parts
     for name in ("coherency", "complexity"):
         assert torch.equal(signed[name], clipped[name])
-    assert (ARCC(percentages=(50,)).measure(x[:, 0], method=Brightness(model), **known).parts["complexity"]
-            > signed["complexity"] + 0.1).all()
+    assert (
+        ARCC(percentages=(50,)).measure(x[:, 0], method=Brightness(model), **known).parts["complexity"]
+        > signed["complexity"] + 0.1
+    ).all()
 
 
 def test_a_constant_map_has_no_value():

@@ -29,8 +29,9 @@ def diagnosed(monkeypatch, active, evidence, answer=2, label=2, objects=None, va
     """The verdict for one image where the label-free map, the map, and the answer are as said."""
     model, x = toys.toy_cnn(), toys.batch(1)
     monkeypatch.setattr(Diagnosis, "_label_free", lambda *_: active.float()[None])
-    given = Given(masks=OBJECT[None], model=model, x=x, target=0, labels=torch.tensor([label]), valid=valid,
-                  objects=objects)
+    given = Given(
+        masks=OBJECT[None], model=model, x=x, target=0, labels=torch.tensor([label]), valid=valid, objects=objects
+    )
     logits = torch.zeros(1, 5)
     logits[0, answer] = 1
     given.memo["output"] = type("Said", (), {"require": lambda *_: logits})()
@@ -86,8 +87,9 @@ def test_the_threshold_is_that_of_the_auc(monkeypatch):
 def test_a_mask_without_background_and_an_unknown_class_have_no_verdict():
     model, x = toys.toy_cnn(), toys.batch(3)
     masks = torch.stack([torch.ones(SIZE, dtype=torch.bool), OBJECT, OBJECT])
-    found = Diagnosis().measure(torch.rand(3, *SIZE), model=model, x=x, target=0, masks=masks,
-                                labels=torch.tensor([0, -1, 0]))
+    found = Diagnosis().measure(
+        torch.rand(3, *SIZE), model=model, x=x, target=0, masks=masks, labels=torch.tensor([0, -1, 0])
+    )
     assert found.reasons == {0: "the objects leave no background", 1: "the true class is not known"}
     assert found.value.isnan().tolist() == [True, True, False]
 
@@ -110,8 +112,13 @@ def test_the_label_free_method_is_chosen_by_name_never_silently():
         Diagnosis(label_free="nothing")
     with pytest.raises(OptionError, match="above 1"):
         Diagnosis(seen=1.1)
-    given = {"x": toys.batch(1), "model": toys.toy_cnn(), "target": 0, "masks": OBJECT[None],
-             "labels": torch.tensor([0])}
+    given = {
+        "x": toys.batch(1),
+        "model": toys.toy_cnn(),
+        "target": 0,
+        "masks": OBJECT[None],
+        "labels": torch.tensor([0]),
+    }
     with pytest.raises(RequirementError, match=r"choose label_free= from .*lafam"):
         Diagnosis(label_free="attention_map")(torch.rand(1, *SIZE), **given)
     given["model"] = toys.toy_vit()
@@ -126,9 +133,14 @@ def on_scenes(name, split, n, wanted="answer", method="grad_cam"):
     target = labels if wanted == "true" else model.checked_output(x).logits.argmax(1)
     tool = METHODS.get(method)(model)
     found = Diagnosis().measure(
-        fit(tool(x, target.tolist()), x.shape[-2:]), model=model, x=x, target=target.tolist(), labels=labels,
+        fit(tool(x, target.tolist()), x.shape[-2:]),
+        model=model,
+        x=x,
+        target=target.tolist(),
+        labels=labels,
         masks=torch.stack([torch.from_numpy(item.masks[0]) for item in items]),
-        objects=[torch.from_numpy(item.masks) for item in items])
+        objects=[torch.from_numpy(item.masks) for item in items],
+    )
     assert not found.reasons
     return {part: values.mean().item() for part, values in found.parts.items()}
 

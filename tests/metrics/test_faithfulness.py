@@ -37,8 +37,14 @@ def chance(model, image, c):
 
 def blurred(x):
     """σ = 14 px at 224: 2 px at 32."""
-    return torch.stack([torch.stack([torch.from_numpy(gaussian_filter(c.numpy(), 2.0, mode="nearest", truncate=3.0))
-                                     for c in image]) for image in x])
+    return torch.stack(
+        [
+            torch.stack(
+                [torch.from_numpy(gaussian_filter(c.numpy(), 2.0, mode="nearest", truncate=3.0)) for c in image]
+            )
+            for image in x
+        ]
+    )
 
 
 def literal_curve(read, image, base, map, c, steps, first):
@@ -71,8 +77,11 @@ def test_fidelity_is_the_literal_area_between_the_curves(model, x):
 @pytest.mark.parametrize(("first", "start"), [("zero", "zero"), ("black", "blur")])
 def test_insertion_and_deletion_are_literal_areas_of_the_probability(model, x, first, start):
     maps, steps = some_maps(), 7
-    bases = {"zero": torch.zeros_like(x), "blur": blurred(x),
-             "black": torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]).double()[:, None, None] + 0 * x}
+    bases = {
+        "zero": torch.zeros_like(x),
+        "blur": blurred(x),
+        "black": torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]).double()[:, None, None] + 0 * x,
+    }
     found = IDScore(steps=steps, baseline=first, start=start).measure(maps, known(model, x))
     for i, c in enumerate(CLASSES):
         deletion = literal_curve(lambda v, c: chance(model, v, c), x[i], bases[first][i], maps[i], c, steps, "most")
@@ -195,8 +204,10 @@ def test_road_removes_by_rank_imputes_and_reads_the_probability(model, x):
 
 def test_class_discrimination_takes_the_rivals_map_for_the_same_score(model, x):
     maps, given = some_maps(), known(model, x)
-    for plain, delta in ((Fidelity(steps=5), FidelityDiscrimination(steps=5)),
-                         (BoxSensitivity(**SMALL["box_sensitivity"]), BoxDiscrimination(**SMALL["box_sensitivity"]))):
+    for plain, delta in (
+        (Fidelity(steps=5), FidelityDiscrimination(steps=5)),
+        (BoxSensitivity(**SMALL["box_sensitivity"]), BoxDiscrimination(**SMALL["box_sensitivity"])),
+    ):
         found = delta.measure(maps, given)
         own, rival = plain(maps, known(model, x)), plain(given.rivals, known(model, x))
         assert torch.allclose(found.parts["own"], own)
@@ -280,5 +291,3 @@ def test_a_large_offset_takes_nothing_from_box_sensitivity(model, x):
 def test_box_sensitivity_of_values_whose_squares_are_no_numbers(model, x, scale):
     given, maps, metric = known(model, x), some_maps(), small("box_sensitivity")
     assert torch.allclose(metric(maps, given), metric(maps * scale, given), atol=1e-6)
-
-

@@ -38,8 +38,16 @@ def test_the_card_says_how_many_passes_a_map_costs(name, images):
 
 def test_passes_at_the_defaults():
     assert {name: cls().passes for name, cls in OURS.items()} == {
-        "fidelity": 40, "fidelity_discrimination": 78, "box_sensitivity": 1001, "box_discrimination": 1001,
-        "infidelity": 301, "insertion": 225, "deletion": 225, "id_score": 448, "road": 18}
+        "fidelity": 40,
+        "fidelity_discrimination": 78,
+        "box_sensitivity": 1001,
+        "box_discrimination": 1001,
+        "infidelity": 301,
+        "insertion": 225,
+        "deletion": 225,
+        "id_score": 448,
+        "road": 18,
+    }
     assert IDScore(start="blur").passes == 449
 
 
@@ -197,8 +205,16 @@ def test_black_boxes_and_any_target(name):
     vectors = torch.randn(2, 8)
     for target in (Similarity(vectors), Custom(lambda logits: logits[:, 0] - logits[:, 1]), ["bee", "top-2"]):
         both = small(name)(maps, known(inner, x, target))
-        one = Given(model=inner, x=x[1:], target=Similarity(vectors[1]) if target.__class__ is Similarity else
-                    target[1] if isinstance(target, list) else target, rivals=some_maps(seed=6)[1:])
+        one = Given(
+            model=inner,
+            x=x[1:],
+            target=Similarity(vectors[1])
+            if target.__class__ is Similarity
+            else target[1]
+            if isinstance(target, list)
+            else target,
+            rivals=some_maps(seed=6)[1:],
+        )
         assert both[1].item() == pytest.approx(small(name)(maps[1:], one).item(), abs=1e-5)
 
 
@@ -211,11 +227,16 @@ def test_a_target_that_does_not_fit_the_batch():
 
 def test_options_that_cannot_work():
     for cls, options, match in [
-        (Fidelity, {"steps": 0}, "use 1 or more"), (Fidelity, {"baseline": "grass"}, "not one of black"),
-        (IDScore, {"start": "grass"}, "not one of black"), (BoxSensitivity, {"sizes": (3,)}, "2 or more increasing"),
-        (BoxSensitivity, {"sizes": (3, 2)}, "increasing"), (BoxSensitivity, {"sizes": (3, 29)}, "to 28"),
-        (BoxSensitivity, {"draws": 1}, "use 2 or more"), (ROAD, {"percentages": (10, 120)}, "to 100"),
-        (ROAD, {"read": "luck"}, "not one of"), (Infidelity, {"scale": "worst"}, "not one of"),
+        (Fidelity, {"steps": 0}, "use 1 or more"),
+        (Fidelity, {"baseline": "grass"}, "not one of black"),
+        (IDScore, {"start": "grass"}, "not one of black"),
+        (BoxSensitivity, {"sizes": (3,)}, "2 or more increasing"),
+        (BoxSensitivity, {"sizes": (3, 2)}, "increasing"),
+        (BoxSensitivity, {"sizes": (3, 29)}, "to 28"),
+        (BoxSensitivity, {"draws": 1}, "use 2 or more"),
+        (ROAD, {"percentages": (10, 120)}, "to 100"),
+        (ROAD, {"read": "luck"}, "not one of"),
+        (Infidelity, {"scale": "worst"}, "not one of"),
         (Deletion, {"batch_size": 0}, "use 1 or more"),
     ]:
         with pytest.raises(OptionError, match=match):

@@ -57,8 +57,14 @@ def maps():
 
 
 def theirs(metric, model, x, maps, softmax):
-    found = metric(model=model.module, x_batch=x.numpy(), y_batch=np.array(CLASSES), a_batch=maps[:, None].numpy(),
-                   softmax=softmax, channel_first=True)
+    found = metric(
+        model=model.module,
+        x_batch=x.numpy(),
+        y_batch=np.array(CLASSES),
+        a_batch=maps[:, None].numpy(),
+        softmax=softmax,
+        channel_first=True,
+    )
     return torch.as_tensor(np.asarray(found, dtype=np.float64))
 
 
@@ -85,11 +91,19 @@ def test_pixel_flipping_of_colour_flips_channel_values():
     colour = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 4)).eval()
     images, map = noise(1, 3, SIDE, SIDE, seed=5) + 2, noise(1, 1, SIDE, SIDE, seed=6)
     flipping = quantus.PixelFlipping(features_in_step=256, perturb_baseline=0.0, **PLAIN)
-    found = flipping(model=colour, x_batch=images.numpy(), y_batch=np.array([1]), a_batch=map.numpy(), softmax=True,
-                     channel_first=True)
+    found = flipping(
+        model=colour,
+        x_batch=images.numpy(),
+        y_batch=np.array([1]),
+        a_batch=map.numpy(),
+        softmax=True,
+        channel_first=True,
+    )
     assert len(found[0]) == 3
-    model = VisionModel(colour, Structure("toy", has_logits=True, has_embedding=False, classes=4,
-                                                 read=lambda raw, _: Output(logits=raw)))
+    model = VisionModel(
+        colour,
+        Structure("toy", has_logits=True, has_embedding=False, classes=4, read=lambda raw, _: Output(logits=raw)),
+    )
     ours = Deletion(steps=1).measure(map[:, 0], Given(model=model, x=images, target=1))
     assert ours.curves[""][0, -1].item() == pytest.approx(found[0][-1], abs=1e-5)
     assert ours.curves[""][0, -1].item() != pytest.approx(found[0][0], abs=1e-3)
@@ -99,8 +113,9 @@ def test_pixel_flipping_of_colour_flips_channel_values():
 def test_fidelity_of_a_map_of_patches_is_region_perturbation(model, x, order, curve):
     patches = noise(3, 4, 4, seed=4)
     maps = patches.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    regions = quantus.RegionPerturbation(patch_size=4, order=order, regions_evaluation=16, perturb_baseline=0.0,
-                                         **PLAIN)
+    regions = quantus.RegionPerturbation(
+        patch_size=4, order=order, regions_evaluation=16, perturb_baseline=0.0, **PLAIN
+    )
     found = Fidelity(steps=16, baseline="zero").measure(maps, given(model, x)).curves[curve]
     lost = theirs(regions, model, x, maps, softmax=False)
     assert torch.allclose(found[:, :1] - found[:, 1:], lost, atol=1e-5)
@@ -120,12 +135,21 @@ def test_road_by_accuracy_is_theirs_for_each_image(model, x, maps):
     with torch.no_grad():
         answers = model.module(x).argmax(1).tolist()
     percentages = list(range(5, 100, 10))
-    found = ROAD(percentages=percentages, noise=0.0, read="accuracy").measure(
-        maps, Given(model=model, x=x, target=answers)).curves["morf"]
+    found = (
+        ROAD(percentages=percentages, noise=0.0, read="accuracy")
+        .measure(maps, Given(model=model, x=x, target=answers))
+        .curves["morf"]
+    )
     for i in range(3):
         their = quantus.ROAD(percentages=percentages, noise=0.0, **PLAIN)
-        want = their(model=model.module, x_batch=x[i : i + 1].numpy(), y_batch=np.array(answers[i : i + 1]),
-                     a_batch=maps[i : i + 1, None].numpy(), softmax=True, channel_first=True)
+        want = their(
+            model=model.module,
+            x_batch=x[i : i + 1].numpy(),
+            y_batch=np.array(answers[i : i + 1]),
+            a_batch=maps[i : i + 1, None].numpy(),
+            softmax=True,
+            channel_first=True,
+        )
         assert found[i].tolist() == [want[p] for p in percentages]
     assert 0 < found.mean() < 1
 
@@ -139,6 +163,7 @@ def test_infidelity_of_one_patch_is_theirs(model, x, maps):
 
 def test_infidelity_of_several_patches_is_not_because_theirs_pile_up(model, x, maps):
     """Quantus goes on from what the patch before has left: its second perturbation holds the first, and so on."""
+
     def error(piled):
         total = torch.zeros(3, dtype=torch.float64)
         changed = x.clone()
@@ -160,8 +185,12 @@ def test_infidelity_of_several_patches_is_not_because_theirs_pile_up(model, x, m
 @pytest.mark.parametrize("normalize", [False, True])
 def test_infidelity_is_captums_for_the_same_boxes(model, x, maps, normalize):
     metric = Infidelity(sizes=(5, 11), draws=20, scale="best" if normalize else "none", baseline="zero")
-    boxes = [(side, *corner) for size in metric.sizes
-             for side, corners in [metric.boxes((SIDE, SIDE), size)] for corner in corners.tolist()]
+    boxes = [
+        (side, *corner)
+        for size in metric.sizes
+        for side, corners in [metric.boxes((SIDE, SIDE), size)]
+        for corner in corners.tolist()
+    ]
     turn = iter(boxes * 2)
 
     def perturb(inputs):
@@ -172,6 +201,14 @@ def test_infidelity_is_captums_for_the_same_boxes(model, x, maps, normalize):
         change[place] = inputs[place]
         return change, inputs - change
 
-    want = infidelity(model.module, perturb, x, maps[:, None], target=torch.tensor(CLASSES),
-                      n_perturb_samples=len(boxes), max_examples_per_batch=len(x), normalize=normalize)
+    want = infidelity(
+        model.module,
+        perturb,
+        x,
+        maps[:, None],
+        target=torch.tensor(CLASSES),
+        n_perturb_samples=len(boxes),
+        max_examples_per_batch=len(x),
+        normalize=normalize,
+    )
     assert torch.allclose(metric(maps, given(model, x)).float(), want.detach(), rtol=1e-4)

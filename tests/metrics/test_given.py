@@ -21,20 +21,23 @@ def masks():
     return found
 
 
-@pytest.mark.parametrize(("name", "value", "says"), [
-    ("masks", masks().byte(), r"masks are torch\.uint8; pass a tensor of bools, such as masks == 1"),
-    ("masks", masks().float(), r"masks are torch\.float32; pass a tensor of bools"),
-    ("masks", masks().numpy(), "masks are ndarray; pass a tensor of bools"),
-    ("masks", masks()[:, :10], r"masks have the shape \(3, 10, 48\), .* resize the maps first"),
-    ("masks", masks()[:2], r"masks have the shape \(2, 32, 48\)"),
-    ("valid", masks().byte(), r"valid are torch\.uint8"),
-    ("objects", [masks().byte()] * 3, r"objects\[0\] are torch\.uint8"),
-    ("objects", [masks(), masks(), masks()[0]], r"objects\[2\] have the shape \(32, 48\)"),
-    ("objects", [masks(), masks()[..., :9], masks()], r"objects\[1\] have the shape \(3, 32, 9\)"),
-    ("objects", [masks()] * 2, "objects are for 2 images, the maps for 3"),
-    ("rivals", masks(), r"rivals are torch\.bool; pass a tensor of floats"),
-    ("labels", [0, 1, 2], "labels are a list; pass a tensor of class numbers"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("masks", masks().byte(), r"masks are torch\.uint8; pass a tensor of bools, such as masks == 1"),
+        ("masks", masks().float(), r"masks are torch\.float32; pass a tensor of bools"),
+        ("masks", masks().numpy(), "masks are ndarray; pass a tensor of bools"),
+        ("masks", masks()[:, :10], r"masks have the shape \(3, 10, 48\), .* resize the maps first"),
+        ("masks", masks()[:2], r"masks have the shape \(2, 32, 48\)"),
+        ("valid", masks().byte(), r"valid are torch\.uint8"),
+        ("objects", [masks().byte()] * 3, r"objects\[0\] are torch\.uint8"),
+        ("objects", [masks(), masks(), masks()[0]], r"objects\[2\] have the shape \(32, 48\)"),
+        ("objects", [masks(), masks()[..., :9], masks()], r"objects\[1\] have the shape \(3, 32, 9\)"),
+        ("objects", [masks()] * 2, "objects are for 2 images, the maps for 3"),
+        ("rivals", masks(), r"rivals are torch\.bool; pass a tensor of floats"),
+        ("labels", [0, 1, 2], "labels are a list; pass a tensor of class numbers"),
+    ],
+)
 def test_what_is_no_truth_about_these_maps_is_refused(name, value, says):
     given = Given(masks=masks(), objects=[masks()] * 3)
     setattr(given, name, value)

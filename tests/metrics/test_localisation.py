@@ -50,8 +50,9 @@ def draw(batch=6, seed=0, levels=None, signed=False):
 def rows(maps, masks, valid):
     """For each image the values and the mask of the pixels that count, as lists."""
     for a, m, v in zip(maps.tolist(), masks.tolist(), valid.tolist(), strict=True):
-        kept = [(x, y) for x, y, z in zip(itertools.chain(*a), itertools.chain(*m), itertools.chain(*v), strict=True)
-                if z]
+        kept = [
+            (x, y) for x, y, z in zip(itertools.chain(*a), itertools.chain(*m), itertools.chain(*v), strict=True) if z
+        ]
         yield [x for x, _ in kept], [y for _, y in kept]
 
 
@@ -122,9 +123,17 @@ def test_it_is_the_formula_over_the_pixels_that_count(metric, literal, draws):
 
 def theirs(metric, maps, masks):
     with np.errstate(all="ignore"):
-        return np.array(metric(model=None, x_batch=np.zeros((len(maps), 3, *maps.shape[1:])), y_batch=None,
-                               a_batch=maps[:, None].double().numpy(), s_batch=masks[:, None].numpy(),
-                               channel_first=True), dtype=float)
+        return np.array(
+            metric(
+                model=None,
+                x_batch=np.zeros((len(maps), 3, *maps.shape[1:])),
+                y_batch=None,
+                a_batch=maps[:, None].double().numpy(),
+                s_batch=masks[:, None].numpy(),
+                channel_first=True,
+            ),
+            dtype=float,
+        )
 
 
 OPTIONS = {"disable_warnings": True, "display_progressbar": False}
@@ -144,8 +153,9 @@ SAME = [
 @pytest.mark.parametrize(("ours", "other", "options"), SAME, ids=lambda v: repr(v) if hasattr(v, "card") else "")
 def test_quantus_agrees(ours, other, options, signed):
     maps, masks, _ = draw(signed=signed)
-    np.testing.assert_allclose(ours(maps, masks=masks).numpy(), theirs(other(**OPTIONS, **options), maps, masks),
-                               atol=1e-5)
+    np.testing.assert_allclose(
+        ours(maps, masks=masks).numpy(), theirs(other(**OPTIONS, **options), maps, masks), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("ours", "other"), [(PointingGame(ties="any"), quantus.PointingGame), (AUC(), quantus.AUC)])
@@ -158,8 +168,10 @@ def test_quantus_breaks_ties_by_its_sort_and_we_by_share():
     """A constant map: every pixel ties; Quantus takes the first ones, so the score depends on where the mask is."""
     maps, masks = torch.tensor([0.5, 0.25])[:, None, None].expand(2, 4, 4), torch.zeros(2, 4, 4, dtype=torch.bool)
     masks[0, 0], masks[1, 3] = True, True  # the first row; the last row
-    for ours, other in ((TopKIntersection(k=4), quantus.TopKIntersection(k=4, **OPTIONS)),
-                        (RelevanceRankAccuracy(), quantus.RelevanceRankAccuracy(**OPTIONS))):
+    for ours, other in (
+        (TopKIntersection(k=4), quantus.TopKIntersection(k=4, **OPTIONS)),
+        (RelevanceRankAccuracy(), quantus.RelevanceRankAccuracy(**OPTIONS)),
+    ):
         assert theirs(other, maps, masks).tolist() == [1, 0]
         assert ours(maps, masks=masks).tolist() == [0.25, 0.25]
 
@@ -230,13 +242,21 @@ def test_the_best_level_is_found_on_validation_images_and_then_fixed():
         best_level(maps[:1], masks[:1])
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: MeanIoU(rule="best"), "best_level"), (lambda: MeanIoU(rule="mean", level=0.5), "has no level"),
-    (lambda: MeanIoU(level=1.0), "less than 1"), (lambda: BoxIoU(rule="best"), "best_level"),
-    (lambda: MeanIoU(rule="median"), "not one of"), (lambda: PointingGame(ties="half"), "not one of"),
-    (lambda: TopKIntersection(k=0), "use 1 or more"), (lambda: TopKIntersection(fraction=1.5), "at most 1"),
-    (lambda: TopKIntersection(fraction=0.0), "more than 0"), (lambda: BoxIoU(shape="round"), "not one of"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MeanIoU(rule="best"), "best_level"),
+        (lambda: MeanIoU(rule="mean", level=0.5), "has no level"),
+        (lambda: MeanIoU(level=1.0), "less than 1"),
+        (lambda: BoxIoU(rule="best"), "best_level"),
+        (lambda: MeanIoU(rule="median"), "not one of"),
+        (lambda: PointingGame(ties="half"), "not one of"),
+        (lambda: TopKIntersection(k=0), "use 1 or more"),
+        (lambda: TopKIntersection(fraction=1.5), "at most 1"),
+        (lambda: TopKIntersection(fraction=0.0), "more than 0"),
+        (lambda: BoxIoU(shape="round"), "not one of"),
+    ],
+)
 def test_an_option_that_cannot_work_says_what_can(make, message):
     with pytest.raises(OptionError, match=message):
         make()
@@ -263,7 +283,10 @@ def test_the_box_of_the_largest_part_against_the_nearest_object():
     expected = literal_box_iou((5, 4, 9, 9), (4, 3, 9, 8))
     assert found.value.tolist() == pytest.approx([expected])
     assert {k: v.item() for k, v in found.parts.items()} == {
-        "corloc": float(expected >= 0.5), "confidence": pytest.approx(20 / 24), "objects": 3}
+        "corloc": float(expected >= 0.5),
+        "confidence": pytest.approx(20 / 24),
+        "objects": 3,
+    }
 
 
 def test_corloc_begins_at_one_half():
@@ -318,8 +341,9 @@ def test_energy_is_the_share_in_the_union_of_the_boxes():
     inside[0, 0:2, 0:3] = inside[0, 1:4, 2:5] = True
     inside[1, 2:4, 1:4] = True  # the pixels whose centre is in it
     assert torch.equal(EnergyPointing()(maps, boxes=boxes), RelevanceMassAccuracy()(maps, masks=inside))
-    assert torch.equal(EnergyPointing(absolute=True)(maps, boxes=boxes),
-                       RelevanceMassAccuracy(absolute=True)(maps, masks=inside))
+    assert torch.equal(
+        EnergyPointing(absolute=True)(maps, boxes=boxes), RelevanceMassAccuracy(absolute=True)(maps, masks=inside)
+    )
 
 
 def test_average_precision_is_scikit_learns_where_every_object_has_a_box():

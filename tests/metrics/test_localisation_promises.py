@@ -26,8 +26,12 @@ def scene(levels=None):
 
 
 def pick(given, rows):
-    return Given(masks=given.masks[rows], objects=[given.objects[i] for i in rows],
-                 boxes=[given.boxes[i] for i in rows], valid=given.valid[rows])
+    return Given(
+        masks=given.masks[rows],
+        objects=[given.objects[i] for i in rows],
+        boxes=[given.boxes[i] for i in rows],
+        valid=given.valid[rows],
+    )
 
 
 def everything(found):
@@ -36,9 +40,20 @@ def everything(found):
 
 def test_there_are_all_of_them():
     assert {c.card.name for c in CLASSES} >= {
-        "pointing_game", "top_k_intersection", "relevance_mass_accuracy", "relevance_rank_accuracy", "auc", "miou",
-        "attribution_localisation", "energy_pointing", "box_iou", "multi_object", "sparseness", "entropy",
-        "compactness"}
+        "pointing_game",
+        "top_k_intersection",
+        "relevance_mass_accuracy",
+        "relevance_rank_accuracy",
+        "auc",
+        "miou",
+        "attribution_localisation",
+        "energy_pointing",
+        "box_iou",
+        "multi_object",
+        "sparseness",
+        "entropy",
+        "compactness",
+    }
 
 
 def top_k_small(cls):
@@ -62,8 +77,12 @@ def test_an_image_is_scored_alone(cls):
     assert beside.reasons == {3: "the map holds NaN or infinity"}
 
 
-RISING = {"exp": lambda a: (8 * a).exp(), "cube": lambda a: (a - 0.4) ** 3, "shift": lambda a: a + 5,
-          "root": lambda a: a.sqrt() / 7}
+RISING = {
+    "exp": lambda a: (8 * a).exp(),
+    "cube": lambda a: (a - 0.4) ** 3,
+    "shift": lambda a: a + 5,
+    "root": lambda a: a.sqrt() / 7,
+}
 
 
 @each
@@ -71,8 +90,11 @@ RISING = {"exp": lambda a: (8 * a).exp(), "cube": lambda a: (a - 0.4) ** 3, "shi
 def test_rising_changes_of_the_values(cls, levels):
     metric, (maps, given) = top_k_small(cls), scene(levels)
     value = everything(metric.measure(maps, given))
-    changed = [name for name, f in RISING.items()
-               if not torch.allclose(everything(metric.measure(f(maps), given)), value, atol=1e-9)]
+    changed = [
+        name
+        for name, f in RISING.items()
+        if not torch.allclose(everything(metric.measure(f(maps), given)), value, atol=1e-9)
+    ]
     assert bool(changed) is not cls.card.monotone_invariant, changed
 
 
@@ -80,8 +102,10 @@ def test_rising_changes_of_the_values(cls, levels):
 def test_positive_factors(cls):
     metric, (maps, given) = top_k_small(cls), scene()
     value = everything(metric.measure(maps, given))
-    same = all(torch.allclose(everything(metric.measure(maps * factor, given)), value, rtol=1e-9, atol=1e-12)
-               for factor in (1e-6, 0.3, 4, 1e6))
+    same = all(
+        torch.allclose(everything(metric.measure(maps * factor, given)), value, rtol=1e-9, atol=1e-12)
+        for factor in (1e-6, 0.3, 4, 1e6)
+    )
     assert same is cls.card.scale_invariant
 
 
@@ -92,9 +116,16 @@ def test_bounds_and_reasons(cls, kind):
     maps, given = scene()
     peak = torch.zeros_like(maps)
     peak[:, 4, 4] = 1
-    maps = {"noise": maps, "signed": maps - 0.5, "constant": torch.full_like(maps, 0.7), "zero": maps * 0,
-            "negative": -1 - maps, "peak": peak, "object": given.masks.double(),
-            "inverse": 1 - given.masks.double()}[kind]
+    maps = {
+        "noise": maps,
+        "signed": maps - 0.5,
+        "constant": torch.full_like(maps, 0.7),
+        "zero": maps * 0,
+        "negative": -1 - maps,
+        "peak": peak,
+        "object": given.masks.double(),
+        "inverse": 1 - given.masks.double(),
+    }[kind]
     found = top_k_small(cls).measure(maps, given)
     low, high = cls.card.bounds
     for i, value in enumerate(found.value.tolist()):
@@ -105,11 +136,32 @@ def test_bounds_and_reasons(cls, kind):
 
 
 NONE = None  # no value
-CONSTANT = {"pointing_game": 0.25, "top_k_intersection": 0.25, "relevance_mass_accuracy": 0.25, "auc": 0.5,
-            "relevance_rank_accuracy": 0.25, "attribution_localisation": 0.25, "miou": 0.25, "energy_pointing": 0.25,
-            "box_iou": 0.25, "multi_object": 0.25, "sparseness": 0, "entropy": math.log(16), "compactness": 0}
-ZERO = {**CONSTANT, "relevance_mass_accuracy": NONE, "attribution_localisation": NONE, "energy_pointing": NONE,
-        "miou": 0, "box_iou": 0, "sparseness": NONE, "entropy": NONE, "compactness": NONE}
+CONSTANT = {
+    "pointing_game": 0.25,
+    "top_k_intersection": 0.25,
+    "relevance_mass_accuracy": 0.25,
+    "auc": 0.5,
+    "relevance_rank_accuracy": 0.25,
+    "attribution_localisation": 0.25,
+    "miou": 0.25,
+    "energy_pointing": 0.25,
+    "box_iou": 0.25,
+    "multi_object": 0.25,
+    "sparseness": 0,
+    "entropy": math.log(16),
+    "compactness": 0,
+}
+ZERO = {
+    **CONSTANT,
+    "relevance_mass_accuracy": NONE,
+    "attribution_localisation": NONE,
+    "energy_pointing": NONE,
+    "miou": 0,
+    "box_iou": 0,
+    "sparseness": NONE,
+    "entropy": NONE,
+    "compactness": NONE,
+}
 FULL = {**dict.fromkeys(CONSTANT, 1), "auc": NONE}
 PIXEL = {**FULL, "sparseness": 0, "entropy": 0, "compactness": 0}
 

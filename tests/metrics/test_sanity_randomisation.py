@@ -50,15 +50,26 @@ def test_each_stage_is_that_of_quantus_with_the_same_random_weights(name, monkey
         inputs = torch.as_tensor(np.asarray(inputs))
         return METHODS.get(name)(other)(inputs, np.asarray(targets).tolist())[:, None].numpy()
 
-    theirs = quantus.MPRT(layer_order="top_down", seed=42, disable_warnings=True, abs=False, normalise=False,
-                          similarity_func=quantus.correlation_spearman)(
-        model=copy.deepcopy(model.module), x_batch=x.numpy(), y_batch=np.array([0, 1, 2]), a_batch=None,
-        explain_func=explain)
+    theirs = quantus.MPRT(
+        layer_order="top_down",
+        seed=42,
+        disable_warnings=True,
+        abs=False,
+        normalise=False,
+        similarity_func=quantus.correlation_spearman,
+    )(
+        model=copy.deepcopy(model.module),
+        x_batch=x.numpy(),
+        y_batch=np.array([0, 1, 2]),
+        a_batch=None,
+        explain_func=explain,
+    )
     assert theirs.pop("original") == pytest.approx([1, 1, 1])  # counted by their average, not by ours
     ours = measured(Randomisation(steps=5), model, tool)
     assert list(theirs) == ["head", "stage2.1", "stage2.0", "stage1.1", "stage1.0"]
-    torch.testing.assert_close(ours.curves[""], torch.tensor(list(theirs.values()), dtype=torch.float64).T,
-                               atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        ours.curves[""], torch.tensor(list(theirs.values()), dtype=torch.float64).T, atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(ours.value, ours.curves[""].mean(1))
     torch.testing.assert_close(ours.parts["untrained"], ours.curves[""][:, -1])
 
@@ -75,8 +86,10 @@ def test_it_is_the_literal_cascade_on_the_maps_size(make):
         if number == 0:
             head = fit(METHODS.get("grad_cam")(random, relu=False)(x, [0, 3]), (32, 48))
     last = fit(METHODS.get("grad_cam")(random, relu=False)(x, [0, 3]), (32, 48))
-    literal = [[spearmanr(a.flatten(), b.flatten()).statistic for a, b in zip(trained, other, strict=True)]
-               for other in (head, last)]
+    literal = [
+        [spearmanr(a.flatten(), b.flatten()).statistic for a, b in zip(trained, other, strict=True)]
+        for other in (head, last)
+    ]
     torch.testing.assert_close(found.curves[""], torch.tensor(literal, dtype=torch.float64).T)
 
 
@@ -85,8 +98,10 @@ def test_the_way_to_the_images_size_is_an_option():
     model = toys.toy_cnn()
     tool, x = METHODS.get("lafam")(model, layer="stage1"), toys.batch(2)
     maps = fit(tool(x), (32, 48), "nearest")
-    curves = [measured(Randomisation(steps=5, upsampling=mode), model, tool, (0, 0), x, maps).curves[""][:, :3]
-              for mode in ("nearest", "bilinear")]
+    curves = [
+        measured(Randomisation(steps=5, upsampling=mode), model, tool, (0, 0), x, maps).curves[""][:, :3]
+        for mode in ("nearest", "bilinear")
+    ]
     assert curves[0].flatten().tolist() == pytest.approx([1] * 6)
     assert (curves[1] < 0.99).all()
 

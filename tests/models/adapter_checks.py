@@ -33,9 +33,17 @@ def left_alone(module: nn.Module):
     """Weights, buffers, modes, hooks, gradients and forwards are afterwards what they were."""
 
     def state() -> list:
-        return [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in m.__dict__,
-                 [(n, id(p), p._version, p.requires_grad, p.grad) for n, p in m.named_parameters(recurse=False)],
-                 [(n, id(b), b._version) for n, b in m.named_buffers(recurse=False)]) for m in module.modules()]
+        return [
+            (
+                m.training,
+                len(m._forward_hooks),
+                len(m._forward_pre_hooks),
+                "forward" in m.__dict__,
+                [(n, id(p), p._version, p.requires_grad, p.grad) for n, p in m.named_parameters(recurse=False)],
+                [(n, id(b), b._version) for n, b in m.named_buffers(recurse=False)],
+            )
+            for m in module.modules()
+        ]
 
     before = state()
     yield
@@ -77,8 +85,7 @@ def check_grids(model: VisionModel, x: Tensor, shapes: Sequence[tuple[int, int]]
             assert abs(found % width - col) <= near, name
 
 
-def check_places(model: VisionModel, x: Tensor, stages: Sequence[Layer],
-                 grids: Sequence[tuple[int, int]]) -> None:
+def check_places(model: VisionModel, x: Tensor, stages: Sequence[Layer], grids: Sequence[tuple[int, int]]) -> None:
     """Each map has the expected rows and columns, and changes most in the corner where the picture was changed."""
     with left_alone(model.module):
         before = model.activations(x, stages)
@@ -104,8 +111,11 @@ def check_attention(model: VisionModel, x: Tensor, reference: Sequence[Tensor]) 
         plain = vector(model.run(x))
     for differentiable in (False, True):
         found: dict[int, Tensor] = {}
-        with torch.no_grad(), left_alone(model.module), \
-                model.attention(found.__setitem__, x, differentiable=differentiable):
+        with (
+            torch.no_grad(),
+            left_alone(model.module),
+            model.attention(found.__setitem__, x, differentiable=differentiable),
+        ):
             output = vector(model.run(x))
         assert len(found) == len(reference) == len(model.structure.blocks)
         for block, matrix in enumerate(reference):
@@ -145,7 +155,8 @@ def check_cut(model: VisionModel, x: Tensor, layer: Layer) -> None:
         (gradient,) = torch.autograd.grad(score(), leaf[0])
     kept: list[Tensor] = []
     handle = model.submodule(layer.name).register_forward_hook(
-        lambda _, __, output: kept.append(output if isinstance(output, Tensor) else output[0]))
+        lambda _, __, output: kept.append(output if isinstance(output, Tensor) else output[0])
+    )
     try:
         (reference,) = torch.autograd.grad(score(), kept)
     finally:
@@ -159,8 +170,12 @@ def vector(output: Output) -> Tensor:
     return output.embedding if output.logits is None else output.logits
 
 
-def check_all(model: VisionModel, x: Tensor, plain: Callable[[Tensor], tuple[Tensor | None, Tensor]],
-              shapes: Sequence[tuple[int, int]]) -> None:
+def check_all(
+    model: VisionModel,
+    x: Tensor,
+    plain: Callable[[Tensor], tuple[Tensor | None, Tensor]],
+    shapes: Sequence[tuple[int, int]],
+) -> None:
     """All of the above but attention, which needs a reference."""
     with torch.no_grad():
         logits, embedding = plain(x)

@@ -73,8 +73,12 @@ def test_layers_by_name_number_module_and_default():
     assert toy_vit().layer("blocks.1.norm2") == Layer("blocks.1.norm2", "tokens")
     assert toy_vit().layer("patch_embed") == Layer("patch_embed", "nchw")  # a convolution among tokens
     assert model.layer("head", layout="nhwc") == Layer("head", "nhwc")
-    for spec, near in [("stage3", "'stage[12]'"), (7, "choose from 0, 1"), (nn.ReLU(), "not part"),
-                       (Layer("stagee2", "nchw"), "'stage2'")]:
+    for spec, near in [
+        ("stage3", "'stage[12]'"),
+        (7, "choose from 0, 1"),
+        (nn.ReLU(), "not part"),
+        (Layer("stagee2", "nchw"), "'stage2'"),
+    ]:
         with pytest.raises(UnknownNameError, match=near):
             model.layer(spec)
     with pytest.raises(UnknownNameError, match="did you mean 'nhwc'"):
@@ -99,8 +103,9 @@ def test_layers_after_the_last_attention_are_refused_for_class_token_models(dead
     assert toy_vit(prefix=0, pool="mean").cam_layer(dead).name == dead
 
 
-@pytest.mark.parametrize("alive", [None, "blocks.2.norm1", "blocks.2.attn.qkv", "blocks.1", "blocks.0.mlp",
-                                   "patch_embed"])
+@pytest.mark.parametrize(
+    "alive", [None, "blocks.2.norm1", "blocks.2.attn.qkv", "blocks.1", "blocks.0.mlp", "patch_embed"]
+)
 def test_layers_before_it_are_not(alive):
     assert toy_vit().cam_layer(alive).name == (alive or "blocks.2.norm1")
 
@@ -155,9 +160,13 @@ def test_each_layout_becomes_channels_then_rows_then_columns():
 def test_what_does_not_fit_the_grid_is_an_error_not_a_guess():
     """Pitfall 4: 28 × 14 patches must not become 19 × 19 with 32 prefix tokens."""
     model = toy_vit()
-    for value, layout in [(torch.zeros(1, 24, 16), "tokens"), (torch.zeros(1, 26, 16), "tokens"),
-                          (torch.zeros(1, 16, 4, 6), "tokens"), (torch.zeros(1, 25, 16), "nchw"),
-                          (torch.zeros(1, 16), "nhwc")]:
+    for value, layout in [
+        (torch.zeros(1, 24, 16), "tokens"),
+        (torch.zeros(1, 26, 16), "tokens"),
+        (torch.zeros(1, 16, 4, 6), "tokens"),
+        (torch.zeros(1, 25, 16), "nchw"),
+        (torch.zeros(1, 16), "nhwc"),
+    ]:
         with pytest.raises(LayoutError, match=r"gives shape \(1, "):
             model.to_grid(value, Layer("a", layout), (32, 48))
     with pytest.raises(LayoutError, match=r"1 \+ 4×6"):

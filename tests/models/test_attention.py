@@ -63,8 +63,9 @@ class Fused(Base):
 
 class FusedByKeyword(Base):
     def mix(self, q, k, v):
-        return nn.functional.scaled_dot_product_attention(query=q, key=k, value=v, attn_mask=self.mask,
-                                                          dropout_p=0.0, is_causal=False, scale=self.scale)
+        return nn.functional.scaled_dot_product_attention(
+            query=q, key=k, value=v, attn_mask=self.mask, dropout_p=0.0, is_causal=False, scale=self.scale
+        )
 
 
 class Eager(Base):
@@ -76,8 +77,12 @@ class Eager(Base):
         scores = q @ k.mT * (self.scale or 1 / math.sqrt(D // H))
         if self.mask is not None:
             scores = scores.masked_fill(~self.mask, -math.inf) if self.mask.dtype == torch.bool else scores + self.mask
-        soft = {"method": lambda s: s.softmax(-1), "torch": lambda s: torch.softmax(s, -1),
-                "functional": lambda s: F.softmax(s, dim=-1, dtype=torch.float32), "module": nn.Softmax(-1)}
+        soft = {
+            "method": lambda s: s.softmax(-1),
+            "torch": lambda s: torch.softmax(s, -1),
+            "functional": lambda s: F.softmax(s, dim=-1, dtype=torch.float32),
+            "module": nn.Softmax(-1),
+        }
         return soft[self.how](scores) @ v
 
 
@@ -93,8 +98,11 @@ def eager(how):
     return type(f"Eager_{how}", (Eager,), {"how": how})
 
 
-READABLE = {"fused": Fused, "fused, by keyword": FusedByKeyword, **{f"softmax, {how}": eager(how) for how in (
-    "method", "torch", "functional", "module")}}
+READABLE = {
+    "fused": Fused,
+    "fused, by keyword": FusedByKeyword,
+    **{f"softmax, {how}": eager(how) for how in ("method", "torch", "functional", "module")},
+}
 
 
 def read(module, x, **options):
@@ -222,8 +230,10 @@ def test_multihead_attention_that_is_not_plain_is_refused():
         (nn.MultiheadAttention(D, H, batch_first=True, kdim=4, vdim=4), lambda m: m(x, x, x)),
         (nn.MultiheadAttention(D, H, batch_first=True, add_bias_kv=True), lambda m: m(x, x, x)),
         (nn.MultiheadAttention(D, H, batch_first=True, add_zero_attn=True), lambda m: m(x, x, x)),
-        (nn.MultiheadAttention(D, H, batch_first=True),
-         lambda m: m(x, x, x, key_padding_mask=torch.zeros(B, N, dtype=torch.bool))),
+        (
+            nn.MultiheadAttention(D, H, batch_first=True),
+            lambda m: m(x, x, x, key_padding_mask=torch.zeros(B, N, dtype=torch.bool)),
+        ),
     ]:
         with pytest.raises(LayoutError, match="plain self-attention"), reading_attention({0: module}, print, batch=B):
             call(module)
@@ -271,6 +281,7 @@ def test_a_softmax_that_is_no_attention_is_passed_over():
 def test_everything_is_gone_after_an_error_and_after_stop():
     model = toy_vit()
     for error, seen in ((Stop, nullcontext()), (ZeroDivisionError, pytest.raises(ZeroDivisionError))):
+
         def fail(block, matrix, error=error):
             raise error
 

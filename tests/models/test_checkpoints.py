@@ -73,8 +73,9 @@ def moco_v3(module: nn.Module) -> dict:
     return {"state_dict": {**both, **heads("module.base_encoder.fc.0.weight", "module.predictor.0.weight")}}
 
 
-@pytest.mark.parametrize(("layout", "name"), [
-    (bolts, "simclr"), (vissl, "vissl"), (swav, "swav"), (moco, "moco"), (moco_v3, "moco")])
+@pytest.mark.parametrize(
+    ("layout", "name"), [(bolts, "simclr"), (vissl, "vissl"), (swav, "swav"), (moco, "moco"), (moco_v3, "moco")]
+)
 def test_self_supervised_resnet_is_its_trunk(layout: Callable, name: str, resnet, tmp_path: Path) -> None:
     torch.save(layout(resnet), tmp_path / "checkpoint.pth.tar")
     assert strip_layout(read_state(tmp_path / "checkpoint.pth.tar"))[1] == name
@@ -109,10 +110,20 @@ def dino_full(state: State) -> dict:
 @pytest.mark.parametrize("layout", [dino, dino_full])
 def test_dino_vit_is_the_teacher(layout: Callable, vit, tmp_path: Path) -> None:
     """DINO's own names of parameters are written out here: timm's must be the same."""
-    per_block = [f"{part}.{kind}" for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
-                 for kind in ("weight", "bias")]
-    dinos = ["cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias",
-             *(f"blocks.{i}.{name}" for i in range(12) for name in per_block), "norm.weight", "norm.bias"]
+    per_block = [
+        f"{part}.{kind}"
+        for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+        for kind in ("weight", "bias")
+    ]
+    dinos = [
+        "cls_token",
+        "pos_embed",
+        "patch_embed.proj.weight",
+        "patch_embed.proj.bias",
+        *(f"blocks.{i}.{name}" for i in range(12) for name in per_block),
+        "norm.weight",
+        "norm.bias",
+    ]
     torch.save(layout({name: vit.state_dict()[name] for name in dinos}), tmp_path / "dino.pth")
     model = load_model(tmp_path / "dino.pth")
     x = image(224, 224, batch=1)
@@ -121,12 +132,21 @@ def test_dino_vit_is_the_teacher(layout: Callable, vit, tmp_path: Path) -> None:
     assert Need.LOGITS not in model.offers
 
 
-@pytest.mark.parametrize(("dim", "patch", "name"), [
-    (384, 16, "timm/vit_small_patch16_224.dino"), (384, 8, "timm/vit_small_patch8_224.dino"),
-    (768, 16, "timm/vit_base_patch16_224.dino"), (192, 16, "timm/vit_tiny_patch16_224"), (100, 16, None)])
+@pytest.mark.parametrize(
+    ("dim", "patch", "name"),
+    [
+        (384, 16, "timm/vit_small_patch16_224.dino"),
+        (384, 8, "timm/vit_small_patch8_224.dino"),
+        (768, 16, "timm/vit_base_patch16_224.dino"),
+        (192, 16, "timm/vit_tiny_patch16_224"),
+        (100, 16, None),
+    ],
+)
 def test_vit_is_recognised_by_its_width_and_patch(dim: int, patch: int, name: str | None) -> None:
-    state = {"patch_embed.proj.weight": torch.zeros(dim, 3, patch, patch),
-             "blocks.0.attn.qkv.weight": torch.zeros(3 * dim, dim)}
+    state = {
+        "patch_embed.proj.weight": torch.zeros(dim, 3, patch, patch),
+        "blocks.0.attn.qkv.weight": torch.zeros(3 * dim, dim),
+    }
     assert recognised(state) == (name and (name, {}))
     if name:
         assert timm.is_model(name.removeprefix("timm/").split(".")[0])
@@ -144,11 +164,18 @@ def test_resnet_is_recognised_by_its_depth() -> None:
         assert recognised(torchvision.models.wide_resnet50_2().state_dict()) is None
 
 
-@pytest.mark.parametrize("wrapping", [
-    lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}, lambda s: {"model_state_dict": s},
-    lambda s: under("_orig_mod.", s), lambda s: under("module._orig_mod.", s),
-    lambda s: {"state_dict": under("model.", s)},
-])
+@pytest.mark.parametrize(
+    "wrapping",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s},
+        lambda s: {"model": s, "epoch": 3},
+        lambda s: {"model_state_dict": s},
+        lambda s: under("_orig_mod.", s),
+        lambda s: under("module._orig_mod.", s),
+        lambda s: {"state_dict": under("model.", s)},
+    ],
+)
 def test_classifiers_out_of_training_loops(wrapping: Callable, resnet, tmp_path: Path) -> None:
     torch.save(wrapping(resnet.state_dict()), tmp_path / "best.pt")
     model = load_model(tmp_path / "best.pt", architecture="torchvision/resnet18")
@@ -203,16 +230,25 @@ def test_code_in_a_checkpoint_never_runs(tmp_path: Path) -> None:
 def test_files_that_are_no_checkpoints(tmp_path: Path, resnet) -> None:
     torch.save(resnet.state_dict(), tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
-    files = {"empty.pt": b"", "hello.pt": b"hello\n", "text.pth": b"<html>404</html>",
-             "cut.pt": whole[: len(whole) // 2], "empty.safetensors": b"", "text.safetensors": b"<html>404</html>" * 9}
+    files = {
+        "empty.pt": b"",
+        "hello.pt": b"hello\n",
+        "text.pth": b"<html>404</html>",
+        "cut.pt": whole[: len(whole) // 2],
+        "empty.safetensors": b"",
+        "text.safetensors": b"<html>404</html>" * 9,
+    }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(WeightsError, match=rf"{name} is damaged or no checkpoint .*download it again") as caught:
             load_model(tmp_path / name, architecture="torchvision/resnet18")
         assert "\n" not in str(caught.value)
         assert "(101)" not in str(caught.value)  # the bare key of a KeyError
-    for content, message in [(torch.ones(3), "holds Tensor"), ({}, "holds dict"),
-                             ({"epoch": 3}, "no weights found under epoch")]:
+    for content, message in [
+        (torch.ones(3), "holds Tensor"),
+        ({}, "holds dict"),
+        ({"epoch": 3}, "no weights found under epoch"),
+    ]:
         torch.save(content, tmp_path / "other.pt")
         with pytest.raises(WeightsError, match=message):
             load_model(tmp_path / "other.pt", architecture="torchvision/resnet18")
@@ -238,7 +274,8 @@ def test_weights_of_another_architecture_are_refused(resnet, tmp_path: Path) -> 
         load_model(tmp_path / "odd.pth", architecture="torchvision/resnet18")
     assert str(caught.value).startswith(
         "the weights do not fit ResNet: 1 unexpected: extra.bias, "
-        "1 of another shape: conv1.weight (64×3×3×3 instead of 64×3×7×7)")
+        "1 of another shape: conv1.weight (64×3×3×3 instead of 64×3×7×7)"
+    )
 
 
 def test_a_misfit_changes_nothing() -> None:

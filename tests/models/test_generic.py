@@ -36,9 +36,21 @@ def check(model, shapes, size=SIZE) -> None:
 
 # ── maps ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def plain_cnn() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8),
-                         nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 9, 3, 1, 1), nn.ReLU(), nn.AvgPool2d(2),
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(9, 5))
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(6, 8, 1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 9, 3, 1, 1),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(9, 5),
+    )
 
 
 def test_plain_cnn_has_the_map_after_the_activation_and_before_the_pooling() -> None:
@@ -220,8 +232,14 @@ def test_vit_is_opened_up(prefix: int, pool: str) -> None:
 class Patches(nn.Module):
     """Patches cut out by reshaping and projected by a linear layer; `order` is how they are then counted."""
 
-    def __init__(self, patch: tuple[int, int] = (8, 8), order: str = "rows", extra: int = 1, last: bool = False,
-                 mixed: bool = False) -> None:
+    def __init__(
+        self,
+        patch: tuple[int, int] = (8, 8),
+        order: str = "rows",
+        extra: int = 1,
+        last: bool = False,
+        mixed: bool = False,
+    ) -> None:
         super().__init__()
         self.patch, self.order, self.last, self.mixed = patch, order, last, mixed
         self.project = nn.Linear(3 * math.prod(patch), 16)
@@ -303,10 +321,15 @@ def encoder_layer() -> nn.Module:
     return nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
 
 
-@pytest.mark.parametrize(("make", "norm", "attention"), [
-    (SelfAttention, "norm", "mha"), (ByHand, "pre", "core"), (encoder_layer, "norm1", "self_attn"),
-    (lambda: nn.Sequential(ByHand(), nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 16))), "0.pre", "0.core"),
-])
+@pytest.mark.parametrize(
+    ("make", "norm", "attention"),
+    [
+        (SelfAttention, "norm", "mha"),
+        (ByHand, "pre", "core"),
+        (encoder_layer, "norm1", "self_attn"),
+        (lambda: nn.Sequential(ByHand(), nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 16))), "0.pre", "0.core"),
+    ],
+)
 def test_blocks_are_known_by_what_they_compute(make, norm: str, attention: str) -> None:
     module = ToyViT(SIZE, depth=2)
     module.blocks = nn.Sequential(make(), make())
@@ -449,11 +472,19 @@ def test_head_and_output_can_be_told() -> None:
 def test_class_names_from_list_dict_and_file(tmp_path) -> None:
     words = ["ant", "bee", "cat", "dog", "eel"]
     (tmp_path / "names.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    for given in (words, {str(i): w for i, w in reversed(list(enumerate(words)))}, tmp_path / "names.txt",
-                  str(tmp_path / "names.txt")):
+    for given in (
+        words,
+        {str(i): w for i, w in reversed(list(enumerate(words)))},
+        tmp_path / "names.txt",
+        str(tmp_path / "names.txt"),
+    ):
         assert wrap(ToyCNN(), input_size=SIZE, class_names=given).class_names == tuple(words)
-    for wrong, message in [(words[:4], "4 class names for 5 classes"), ({0: "ant", 2: "cat"}, "lacks some of 0 … 2"),
-                           ({"ant": "0"}, "from index to name"), (tmp_path / "none.txt", "cannot read class names")]:
+    for wrong, message in [
+        (words[:4], "4 class names for 5 classes"),
+        ({0: "ant", 2: "cat"}, "lacks some of 0 … 2"),
+        ({"ant": "0"}, "from index to name"),
+        (tmp_path / "none.txt", "cannot read class names"),
+    ]:
         with pytest.raises(OptionError, match=message):
             wrap(ToyCNN(), input_size=SIZE, class_names=wrong)
 
@@ -476,9 +507,12 @@ def test_what_hooks_cannot_reach_is_refused() -> None:
     in_place = ToyCNN()
     in_place.compile()
     for module, message in [
-        (torch.jit.trace(ToyCNN().eval(), torch.zeros(1, 3, 8, 8)), "TorchScript"), (part, "1 is compiled"),
-        (in_place, "the module is compiled"), (nn.Sequential(nn.LazyConv2d(3, 3)), "0 has no weights yet"),
-        ("resnet50", "use load_model"), (ToyCNN, "not type"),
+        (torch.jit.trace(ToyCNN().eval(), torch.zeros(1, 3, 8, 8)), "TorchScript"),
+        (part, "1 is compiled"),
+        (in_place, "the module is compiled"),
+        (nn.Sequential(nn.LazyConv2d(3, 3)), "0 has no weights yet"),
+        ("resnet50", "use load_model"),
+        (ToyCNN, "not type"),
     ]:
         with pytest.raises(ModelError, match=message):
             wrap(module, input_size=8)
@@ -578,11 +612,15 @@ def torchvision_vit() -> nn.Module:
     return vit(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32)
 
 
-@pytest.mark.parametrize(("make", "size"), [
-    (lambda: library_vit("test_vit"), 160), (lambda: library_vit("test_vit2"), 160),
-    (lambda: library_vit("test_vit", img_size=(96, 64), reg_tokens=4, global_pool="avg"), (96, 64)),
-    (torchvision_vit, 32),
-])
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (lambda: library_vit("test_vit"), 160),
+        (lambda: library_vit("test_vit2"), 160),
+        (lambda: library_vit("test_vit", img_size=(96, 64), reg_tokens=4, global_pool="avg"), (96, 64)),
+        (torchvision_vit, 32),
+    ],
+)
 def test_transformers_of_libraries_are_found_as_their_adapters_know_them(make, size, monkeypatch) -> None:
     module = shaken(make())
     known = wrap(module).structure

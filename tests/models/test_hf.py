@@ -22,11 +22,25 @@ from seewhy.registry import Need
 
 T = pytest.importorskip("transformers")
 
-VIT = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 32, "image_size": 32,
-       "patch_size": 8}
+VIT = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 32,
+    "image_size": 32,
+    "patch_size": 8,
+}
 FIVE = {"num_labels": 5}
-TEXT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20,
-        "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+TEXT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 20,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
 SWIN = {"image_size": 64, "patch_size": 4, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4}
 CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2}
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic"}
@@ -77,45 +91,77 @@ TRANSFORMERS = {
     "vit": Case(lambda: T.ViTForImageClassification(T.ViTConfig(**VIT, **FIVE)), first("vit"), 1, True, INTERPOLATE),
     "vit_pooler": Case(lambda: T.ViTModel(T.ViTConfig(**VIT)), pooled(), 1, True, INTERPOLATE),
     "vit_bare": Case(lambda: T.ViTModel(T.ViTConfig(**VIT), add_pooling_layer=False), first(""), 1, True, INTERPOLATE),
-    "vit_headless": Case(lambda: T.ViTForImageClassification(T.ViTConfig(**VIT, num_labels=0)), first("vit"), 1, True,
-                         INTERPOLATE),
-    "deit": Case(lambda: T.DeiTForImageClassification(T.DeiTConfig(**VIT, **FIVE)), first("deit"), 2, True,
-                 INTERPOLATE),
-    "deit_teacher": Case(lambda: T.DeiTForImageClassificationWithTeacher(T.DeiTConfig(**VIT, **FIVE)), first("deit"), 2,
-                         True, INTERPOLATE),
+    "vit_headless": Case(
+        lambda: T.ViTForImageClassification(T.ViTConfig(**VIT, num_labels=0)), first("vit"), 1, True, INTERPOLATE
+    ),
+    "deit": Case(
+        lambda: T.DeiTForImageClassification(T.DeiTConfig(**VIT, **FIVE)), first("deit"), 2, True, INTERPOLATE
+    ),
+    "deit_teacher": Case(
+        lambda: T.DeiTForImageClassificationWithTeacher(T.DeiTConfig(**VIT, **FIVE)),
+        first("deit"),
+        2,
+        True,
+        INTERPOLATE,
+    ),
     "dinov2": Case(lambda: T.Dinov2Model(T.Dinov2Config(**VIT)), first(""), 1, True),
-    "dinov2_classifier": Case(lambda: T.Dinov2ForImageClassification(T.Dinov2Config(**VIT, **FIVE)),
-                              first_and_mean("dinov2", 1), 1, True),
-    "registers": Case(lambda: T.Dinov2WithRegistersModel(T.Dinov2WithRegistersConfig(**VIT, **REGISTERS)), first(""), 5,
-                      True),
+    "dinov2_classifier": Case(
+        lambda: T.Dinov2ForImageClassification(T.Dinov2Config(**VIT, **FIVE)), first_and_mean("dinov2", 1), 1, True
+    ),
+    "registers": Case(
+        lambda: T.Dinov2WithRegistersModel(T.Dinov2WithRegistersConfig(**VIT, **REGISTERS)), first(""), 5, True
+    ),
     "registers_classifier": Case(
         lambda: T.Dinov2WithRegistersForImageClassification(T.Dinov2WithRegistersConfig(**VIT, **REGISTERS, **FIVE)),
-        first_and_mean("dinov2_with_registers", 5), 5, True),
+        first_and_mean("dinov2_with_registers", 5),
+        5,
+        True,
+    ),
     "clip_vision": Case(lambda: T.CLIPVisionModel(clip_config().vision_config), pooled(), 1, True, INTERPOLATE),
-    "clip_projection": Case(lambda: T.CLIPVisionModelWithProjection(clip_config().vision_config),
-                            lambda m, x, call: m(x, **call).image_embeds, 1, True, INTERPOLATE),
-    "clip_classifier": Case(lambda: T.CLIPForImageClassification(clip_config(**FIVE)),
-                            lambda m, x, call: hidden("vision_model")(m, x, call)[:, 1:].mean(1), 1, False,
-                            INTERPOLATE),
+    "clip_projection": Case(
+        lambda: T.CLIPVisionModelWithProjection(clip_config().vision_config),
+        lambda m, x, call: m(x, **call).image_embeds,
+        1,
+        True,
+        INTERPOLATE,
+    ),
+    "clip_classifier": Case(
+        lambda: T.CLIPForImageClassification(clip_config(**FIVE)),
+        lambda m, x, call: hidden("vision_model")(m, x, call)[:, 1:].mean(1),
+        1,
+        False,
+        INTERPOLATE,
+    ),
     "siglip": Case(lambda: T.SiglipVisionModel(siglip_config().vision_config), pooled(), 0, False, INTERPOLATE),
-    "siglip_classifier": Case(lambda: T.SiglipForImageClassification(siglip_config(**FIVE)),
-                              lambda m, x, call: hidden("vision_model")(m, x, call).mean(1), 0, False, INTERPOLATE),
+    "siglip_classifier": Case(
+        lambda: T.SiglipForImageClassification(siglip_config(**FIVE)),
+        lambda m, x, call: hidden("vision_model")(m, x, call).mean(1),
+        0,
+        False,
+        INTERPOLATE,
+    ),
 }
 if hasattr(T, "DINOv3ViTModel"):
     TRANSFORMERS["dinov3"] = Case(
-        lambda: T.DINOv3ViTModel(T.DINOv3ViTConfig(**{**VIT, "num_attention_heads": 2}, **REGISTERS)), first(""), 5,
-        True)
+        lambda: T.DINOv3ViTModel(T.DINOv3ViTConfig(**{**VIT, "num_attention_heads": 2}, **REGISTERS)),
+        first(""),
+        5,
+        True,
+    )
 OTHERS = {
     "resnet": Case(lambda: T.ResNetForImageClassification(T.ResNetConfig(**RESNET, **FIVE)), pooled("resnet")),
     "resnet_bare": Case(lambda: T.ResNetModel(T.ResNetConfig(**RESNET)), pooled()),
-    "convnext": Case(lambda: T.ConvNextForImageClassification(T.ConvNextConfig(**CONVNEXT, **FIVE)),
-                     pooled("convnext")),
+    "convnext": Case(
+        lambda: T.ConvNextForImageClassification(T.ConvNextConfig(**CONVNEXT, **FIVE)), pooled("convnext")
+    ),
     "convnextv2_bare": Case(lambda: T.ConvNextV2Model(T.ConvNextV2Config(**CONVNEXT)), pooled()),
     "swin": Case(lambda: T.SwinForImageClassification(T.SwinConfig(**SWIN, **FIVE)), pooled("swin"), call=INTERPOLATE),
-    "swin_positions": Case(lambda: T.SwinModel(T.SwinConfig(**SWIN, use_absolute_embeddings=True)), pooled(),
-                           call=INTERPOLATE),
-    "swinv2": Case(lambda: T.Swinv2ForImageClassification(T.Swinv2Config(**SWIN, **FIVE)), pooled("swinv2"),
-                   call=INTERPOLATE),
+    "swin_positions": Case(
+        lambda: T.SwinModel(T.SwinConfig(**SWIN, use_absolute_embeddings=True)), pooled(), call=INTERPOLATE
+    ),
+    "swinv2": Case(
+        lambda: T.Swinv2ForImageClassification(T.Swinv2Config(**SWIN, **FIVE)), pooled("swinv2"), call=INTERPOLATE
+    ),
 }
 
 
@@ -135,8 +181,9 @@ def test_vision_transformer(name: str, shape: tuple[int, int]) -> None:
     assert s.call == (case.call or {})
     assert s.cam_layer.name == s.blocks[-1].norm1
     assert {Need.TOKENS, Need.ATTENTION, Need.LAST_BLOCK} <= model.offers
-    check_all(model, image(*shape), _plain(model.module, case, native=shape == (32, 32)),
-              [(shape[0] // 8, shape[1] // 8)] * 3)
+    check_all(
+        model, image(*shape), _plain(model.module, case, native=shape == (32, 32)), [(shape[0] // 8, shape[1] // 8)] * 3
+    )
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 96)])
@@ -146,8 +193,12 @@ def test_pyramid(name: str, shape: tuple[int, int]) -> None:
     model = made(case)
     assert model.structure.call == (case.call or {})
     assert Need.ATTENTION not in model.offers
-    check_all(model, image(*shape), _plain(model.module, case, native=shape == (64, 64)),
-              [(shape[0] // 4, shape[1] // 4), (shape[0] // 8, shape[1] // 8)])
+    check_all(
+        model,
+        image(*shape),
+        _plain(model.module, case, native=shape == (64, 64)),
+        [(shape[0] // 4, shape[1] // 4), (shape[0] // 8, shape[1] // 8)],
+    )
 
 
 def _plain(module: nn.Module, case: Case, native: bool) -> Callable[[Tensor], tuple[Tensor | None, Tensor]]:
@@ -171,8 +222,9 @@ def test_attention_is_that_of_the_eager_path(name: str) -> None:
     found: dict[int, Tensor] = {}
     with model.attention(found.__setitem__, x, differentiable=True):
         score = vector(model.run(x)).square().sum()
-    (expected,) = torch.autograd.grad(vector(model.structure.read(slow, _head_input(eager, model, x))).square().sum(),
-                                      slow.attentions[1])
+    (expected,) = torch.autograd.grad(
+        vector(model.structure.read(slow, _head_input(eager, model, x))).square().sum(), slow.attentions[1]
+    )
     (gradient,) = torch.autograd.grad(score, found[1])
     torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-3)
 
@@ -264,9 +316,17 @@ def test_the_last_patch_tokens_of_a_dinov2_classifier_still_count() -> None:
 
 # ── from disk ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-PROCESSOR = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": 32, "width": 32},
-             "resample": 2, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-             "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
+PROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": 32, "width": 32},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.4, 0.5, 0.6],
+    "image_std": [0.2, 0.25, 0.3],
+}
 
 
 def saved(module: nn.Module, folder: Path, processor: dict | None = PROCESSOR) -> str:
@@ -300,12 +360,17 @@ def test_round_trip_through_the_hub_format(tmp_path: Path, cat: Image.Image) -> 
     assert not model.module.training
 
 
-@pytest.mark.parametrize("make", [lambda: T.SwinModel(T.SwinConfig(**SWIN)),
-                                  lambda: T.ResNetModel(T.ResNetConfig(**RESNET)),
-                                  lambda: T.Dinov2Model(T.Dinov2Config(**VIT)),
-                                  lambda: T.CLIPVisionModel(clip_config().vision_config),
-                                  lambda: T.CLIPVisionModelWithProjection(clip_config().vision_config),
-                                  lambda: T.SiglipVisionModel(siglip_config().vision_config)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: T.SwinModel(T.SwinConfig(**SWIN)),
+        lambda: T.ResNetModel(T.ResNetConfig(**RESNET)),
+        lambda: T.Dinov2Model(T.Dinov2Config(**VIT)),
+        lambda: T.CLIPVisionModel(clip_config().vision_config),
+        lambda: T.CLIPVisionModelWithProjection(clip_config().vision_config),
+        lambda: T.SiglipVisionModel(siglip_config().vision_config),
+    ],
+)
 def test_the_saved_class_comes_back(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     module = shaken(make())
     model, x = hf.load(saved(module, tmp_path)), image(64, 64)
@@ -319,10 +384,17 @@ def other_clip_config() -> Any:
     return T.CLIPConfig(vision_config=VIT, text_config=TEXT, projection_dim=12)
 
 
-@pytest.mark.parametrize("make", [lambda: T.CLIPModel(clip_config()), lambda: T.CLIPModel(other_clip_config()),
-                                  lambda: T.SiglipModel(siglip_config())])
-def test_of_a_model_of_images_and_texts_the_image_side_is_loaded(make: Callable, tmp_path: Path,
-                                                                 capfd: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: T.CLIPModel(clip_config()),
+        lambda: T.CLIPModel(other_clip_config()),
+        lambda: T.SiglipModel(siglip_config()),
+    ],
+)
+def test_of_a_model_of_images_and_texts_the_image_side_is_loaded(
+    make: Callable, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     full = shaken(make())
     model, x = hf.load(saved(full, tmp_path)), image(32, 32)
     tower = hf.tower(full)
@@ -407,8 +479,10 @@ def test_half_precision_checkpoints_load_as_float(tmp_path: Path) -> None:
     assert hf.load(folder, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(("name", "says"), [("nobody/nothing", "check the name and the network"),
-                                            ("./nowhere", "no folder"), ("a/b/c", "no folder")])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("nobody/nothing", "check the name and the network"), ("./nowhere", "no folder"), ("a/b/c", "no folder")],
+)
 def test_what_is_not_there(name: str, says: str) -> None:
     with pytest.raises(WeightsError, match=says) as caught:
         hf.load(name, local_files_only=True)

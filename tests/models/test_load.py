@@ -35,8 +35,15 @@ def test_every_source_is_whole() -> None:
 
 def test_a_folder_in_the_hubs_format(tmp_path: Path, cat) -> None:
     transformers = pytest.importorskip("transformers")
-    config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-                                    image_size=32, patch_size=8, num_labels=3)
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=32,
+        patch_size=8,
+        num_labels=3,
+    )
     module = transformers.ViTForImageClassification(config).eval()
     module.save_pretrained(tmp_path / "vit")
     model = load_model(tmp_path / "vit", device="cpu")
@@ -54,15 +61,21 @@ def test_wrap_knows_the_libraries_modules_and_their_preprocessing() -> None:
     assert (model.structure.source, model.preprocess.mean) == ("timm", (0.5, 0.5, 0.5))
     seen = seewhy.wrap(module, layers=["blocks.3", "blocks.5"], preprocess=Preprocess(size=(224, 224)))
     assert [layer.name for layer in seen.structure.stages] == ["blocks.3", "blocks.5"]
-    assert (seen.structure.source, seen.structure.prefix_tokens, seen.structure.blocks) == \
-        ("module", model.structure.prefix_tokens, model.structure.blocks)
+    assert (seen.structure.source, seen.structure.prefix_tokens, seen.structure.blocks) == (
+        "module",
+        model.structure.prefix_tokens,
+        model.structure.blocks,
+    )
 
 
 def test_wrap_takes_the_image_side_of_a_model_of_images_and_texts() -> None:
     transformers = pytest.importorskip("transformers")
     small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = transformers.CLIPConfig(text_config={**small, "vocab_size": 20}, projection_dim=8,
-                                     vision_config={**small, "image_size": 32, "patch_size": 8})
+    config = transformers.CLIPConfig(
+        text_config={**small, "vocab_size": 20},
+        projection_dim=8,
+        vision_config={**small, "image_size": 32, "patch_size": 8},
+    )
     model = seewhy.wrap(transformers.CLIPModel(config).eval())
     assert (model.structure.source, model.preprocess.size) == ("hf", (32, 32))
     assert model.run(torch.randn(1, 3, 32, 32)).embedding.shape == (1, 8)
@@ -76,10 +89,15 @@ def test_list_models_by_pattern() -> None:
     assert list_models("nothing*") == []
 
 
-@pytest.mark.parametrize(("wrong", "suggested"), [
-    ("resnet50", ["'torchvision/resnet50'", "'timm/resnet50'"]), ("efficientnet-lite0", ["'efficientnet_lite0'"]),
-    ("timm/vit_smal_patch16_224", ["vit_small_patch16_224"]), ("torchvision/resnet500", ["resnet50"]),
-])
+@pytest.mark.parametrize(
+    ("wrong", "suggested"),
+    [
+        ("resnet50", ["'torchvision/resnet50'", "'timm/resnet50'"]),
+        ("efficientnet-lite0", ["'efficientnet_lite0'"]),
+        ("timm/vit_smal_patch16_224", ["vit_small_patch16_224"]),
+        ("torchvision/resnet500", ["resnet50"]),
+    ],
+)
 def test_near_misses_are_suggested(wrong: str, suggested: list[str]) -> None:
     pytest.importorskip("timm")
     with pytest.raises(UnknownNameError) as caught:
@@ -94,8 +112,13 @@ def test_a_name_like_no_other_leads_to_the_list() -> None:
 
 
 def test_missing_library_gives_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    for package, extra in [("timm", "timm"), ("torchvision", "torchvision"), ("transformers", "hf"),
-                           ("open_clip", "open_clip"), ("efficientnet_lite_pytorch", "efficientnet")]:
+    for package, extra in [
+        ("timm", "timm"),
+        ("torchvision", "torchvision"),
+        ("transformers", "hf"),
+        ("open_clip", "open_clip"),
+        ("efficientnet_lite_pytorch", "efficientnet"),
+    ]:
         monkeypatch.setitem(sys.modules, package, None)
         name = {"efficientnet": "efficientnet_lite0", "open_clip": "open_clip/RN50:openai"}.get(extra, f"{extra}/x")
         with pytest.raises(MissingExtraError, match=rf"pip install 'seewhy\[{extra}\]'"):
@@ -135,6 +158,8 @@ def test_half_precision_and_nan_weights(cat) -> None:
 
 
 def test_importing_imports_no_library() -> None:
-    code = ("import sys, seewhy, seewhy.models.load, seewhy.models.generic; "
-            "bad = {'timm', 'torchvision', 'transformers', 'open_clip'} & set(sys.modules); assert not bad, bad")
+    code = (
+        "import sys, seewhy, seewhy.models.load, seewhy.models.generic; "
+        "bad = {'timm', 'torchvision', 'transformers', 'open_clip'} & set(sys.modules); assert not bad, bad"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -98,9 +98,26 @@ def outcome(model, cls, x) -> str:
     return "yes"
 
 
-KINDS = {"timm class token", "timm registers", "timm mean", "timm Swin", "timm ResNet", "timm EfficientNet",
-         "torchvision ResNet", "torchvision ViT", "torchvision Swin", "hf vit", "hf registers", "hf clip_projection",
-         "hf siglip", "hf resnet", "hf swin", "open_clip class_token", "toy cnn", "toy vit"}
+KINDS = {
+    "timm class token",
+    "timm registers",
+    "timm mean",
+    "timm Swin",
+    "timm ResNet",
+    "timm EfficientNet",
+    "torchvision ResNet",
+    "torchvision ViT",
+    "torchvision Swin",
+    "hf vit",
+    "hf registers",
+    "hf clip_projection",
+    "hf siglip",
+    "hf resnet",
+    "hf swin",
+    "open_clip class_token",
+    "toy cnn",
+    "toy vit",
+}
 """One of each kind; the others are slow tests."""
 
 

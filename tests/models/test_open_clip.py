@@ -103,8 +103,10 @@ def test_modified_resnet(side: int) -> None:
     check_all(model, image(side, side), lambda x: (None, module(x)), [(side // s, side // s) for s in (4, 8, 16, 32)])
 
 
-@pytest.mark.parametrize(("name", "pool", "blocks", "class_token"), [
-    ("test_vit", "", 6, True), ("test_vit3", "map", 9, False), ("test_convnext", "avg", 0, False)])
+@pytest.mark.parametrize(
+    ("name", "pool", "blocks", "class_token"),
+    [("test_vit", "", 6, True), ("test_vit3", "map", 9, False), ("test_convnext", "avg", 0, False)],
+)
 def test_a_tower_made_by_timm(name: str, pool: str, blocks: int, class_token: bool) -> None:
     pytest.importorskip("timm")
     module = shaken(open_clip.timm_model.TimmModel(name, embed_dim=12, pool=pool, proj="linear"))
@@ -127,11 +129,19 @@ def test_a_tower_made_by_timm(name: str, pool: str, blocks: int, class_token: bo
 
 # ── whole models, and from disk ───────────────────────────────────────────────────────────────────────────────────────
 
-WHOLE = {"embed_dim": 12,
-         "vision_cfg": {"image_size": 32, "layers": 2, "width": 24, "head_width": 8, "patch_size": 8},
-         "text_cfg": {"context_length": 6, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}}
-RECIPE = {"size": 32, "mode": "RGB", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "interpolation": "bilinear",
-          "resize_mode": "squash"}
+WHOLE = {
+    "embed_dim": 12,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 24, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"context_length": 6, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1},
+}
+RECIPE = {
+    "size": 32,
+    "mode": "RGB",
+    "mean": [0.4, 0.5, 0.6],
+    "std": [0.2, 0.25, 0.3],
+    "interpolation": "bilinear",
+    "resize_mode": "squash",
+}
 
 
 @pytest.fixture
@@ -172,8 +182,12 @@ def test_round_trip_through_open_clips_own_format(whole: nn.Module, folder: Path
 @pytest.mark.parametrize("size", [32, (32, 48)])
 def test_preprocessing_is_open_clips(folder: Path, cat: Image.Image, mode: str, size: Any) -> None:
     """On the picture as it stands, so that only the geometry and the normalisation can differ."""
-    model = towers.load(f"local-dir:{folder}", pretrained=False, force_image_size=size,
-                        force_preprocess_cfg={"resize_mode": mode, "interpolation": "bicubic"})
+    model = towers.load(
+        f"local-dir:{folder}",
+        pretrained=False,
+        force_image_size=size,
+        force_preprocess_cfg={"resize_mode": mode, "interpolation": "bicubic"},
+    )
     recipe = open_clip.transform.PreprocessCfg(**model.module.preprocess_cfg)
     theirs = open_clip.transform.image_transform_v2(recipe, is_train=False)(cat)
     torch.testing.assert_close(model.prepare(cat)[0], theirs, atol=1e-5, rtol=1e-5)
@@ -207,7 +221,8 @@ def test_names() -> None:
 
 @pytest.mark.parametrize(("name", "quick"), [("ViT-B-32:openai", True), ("ViT-B-32:laion2b_s34b_b79k", False)])
 def test_the_activation_is_the_one_that_the_weights_were_trained_with(
-        name: str, quick: bool, whole: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    name: str, quick: bool, whole: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """open_clip itself warns of OpenAI's QuickGELU, and then computes with another activation."""
     asked: dict[str, Any] = {}
 

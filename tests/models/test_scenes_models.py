@@ -29,7 +29,7 @@ def _slow_vit(model: SceneViT, x: torch.Tensor) -> torch.Tensor:
     tokens += [] if model.reg_token is None else list(model.reg_token[0])
     for i in range(gh):
         for j in range(gw):
-            patch = x[:, i * p:(i + 1) * p, j * p:(j + 1) * p].flatten()
+            patch = x[:, i * p : (i + 1) * p, j * p : (j + 1) * p].flatten()
             tokens.append(weight @ patch + bias + model.pos_embed[0, i * gw + j])
     t = torch.stack(tokens)
     for block in model.blocks:
@@ -42,7 +42,7 @@ def _slow_vit(model: SceneViT, x: torch.Tensor) -> torch.Tensor:
         t = t + block.attn.proj(torch.cat(heads, 1))
         t = t + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(t))))
     t = model.norm(t)
-    return model.head(t[0] if model.pool == "cls" else t[model.num_prefix_tokens:].mean(0))
+    return model.head(t[0] if model.pool == "cls" else t[model.num_prefix_tokens :].mean(0))
 
 
 @pytest.mark.parametrize("options", [{}, {"registers": 4, "pool": "mean"}, {"registers": 2}])

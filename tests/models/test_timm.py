@@ -54,8 +54,14 @@ VITS: dict[str, tuple[str, dict[str, Any], int, bool, tuple[int, int]]] = {
 }
 
 CONVNEXT = {"depths": (1, 1, 2, 1), "dims": (8, 12, 16, 20), "num_classes": 5}
-SWIN = {"img_size": (64, 96), "embed_dim": 8, "depths": (1, 2, 1), "num_heads": (1, 2, 2), "window_size": 4,
-        "num_classes": 5}
+SWIN = {
+    "img_size": (64, 96),
+    "embed_dim": 8,
+    "depths": (1, 2, 1),
+    "num_heads": (1, 2, 2),
+    "window_size": 4,
+    "num_classes": 5,
+}
 FIVE = {"num_classes": 5}
 
 # name: architecture, options, layouts of the stages, CAM layer, grids for 64×96
@@ -210,8 +216,9 @@ def test_swin_maps_are_what_timm_says() -> None:
 
 def test_a_classifier_that_pools_itself() -> None:
     """What enters its linear layer is the embedding, not the map that enters its pooling."""
-    model = make("sequencer2d_s", {"layers": (1, 1, 1, 1), "embed_dims": (8, 12, 12, 12), "hidden_sizes": (4, 6, 6, 6),
-                                   **FIVE})
+    model = make(
+        "sequencer2d_s", {"layers": (1, 1, 1, 1), "embed_dims": (8, 12, 12, 12), "hidden_sizes": (4, 6, 6, 6), **FIVE}
+    )
     x = image(224, 224, batch=1)
     check_run(model, x, *plain(model.module, x))
 
@@ -222,12 +229,15 @@ def test_where_channels_and_cells_are_as_many_the_model_tells() -> None:
     assert model.structure.stages[0].layout == "nhwc"
 
 
-@pytest.mark.parametrize(("name", "options", "says"), [
-    ("hiera_tiny_224", {}, "do not lie on a grid"),
-    ("crossvit_tiny_240", {}, "not one module"),
-    (VIT, {**WIDE, "global_pool": ""}, "no vector per image"),
-    ("test_resnet", {"features_only": True}, "does not tell"),
-])
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("hiera_tiny_224", {}, "do not lie on a grid"),
+        ("crossvit_tiny_240", {}, "not one module"),
+        (VIT, {**WIDE, "global_pool": ""}, "no vector per image"),
+        ("test_resnet", {"features_only": True}, "does not tell"),
+    ],
+)
 def test_what_cannot_be_known_is_asked_for(name: str, options: dict[str, Any], says: str) -> None:
     module = timm.create_model(name, pretrained=False, **options)
     with left_alone(module), pytest.raises(LayoutError, match=f"{says}.*seewhy.wrap"):

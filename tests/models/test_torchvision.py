@@ -30,10 +30,23 @@ models = pytest.importorskip("torchvision").models
 tiny_vit = models.vision_transformer.VisionTransformer
 tiny_swin = models.swin_transformer.SwinTransformer
 
-VIT = {"image_size": 32, "patch_size": 8, "num_layers": 3, "num_heads": 3, "hidden_dim": 24, "mlp_dim": 32,
-       "num_classes": 5}
-SWIN = {"patch_size": [4, 4], "embed_dim": 8, "depths": [1, 2, 1], "num_heads": [1, 2, 2], "window_size": [4, 4],
-        "num_classes": 5}
+VIT = {
+    "image_size": 32,
+    "patch_size": 8,
+    "num_layers": 3,
+    "num_heads": 3,
+    "hidden_dim": 24,
+    "mlp_dim": 32,
+    "num_classes": 5,
+}
+SWIN = {
+    "patch_size": [4, 4],
+    "embed_dim": 8,
+    "depths": [1, 2, 1],
+    "num_heads": [1, 2, 2],
+    "window_size": [4, 4],
+    "num_classes": 5,
+}
 
 
 def resnet(**options: Any) -> nn.Module:
@@ -71,8 +84,16 @@ MAPS: dict[str, tuple[Any, str, str, list[int]]] = {
     "ShuffleNetV2": (named("shufflenet_v2_x0_5"), "nchw", "conv5", [2, 4, 8, 16, 32]),
     "RegNet": (named("regnet_x_400mf"), "nchw", "trunk_output.block4", [2, 4, 8, 16, 32]),
     "Swin": (lambda: tiny_swin(**SWIN), "nhwc", "norm", [4, 8, 16]),
-    "SwinV2": (lambda: tiny_swin(**SWIN, block=models.swin_transformer.SwinTransformerBlockV2,
-                                 downsample_layer=models.swin_transformer.PatchMergingV2), "nhwc", "norm", [4, 8, 16]),
+    "SwinV2": (
+        lambda: tiny_swin(
+            **SWIN,
+            block=models.swin_transformer.SwinTransformerBlockV2,
+            downsample_layer=models.swin_transformer.PatchMergingV2,
+        ),
+        "nhwc",
+        "norm",
+        [4, 8, 16],
+    ),
 }
 
 
@@ -237,8 +258,9 @@ def test_names_are_the_classifiers() -> None:
 def test_load_brings_preprocessing_and_names() -> None:
     model = source.load("efficientnet_b1", pretrained=False)
     recipe = models.EfficientNet_B1_Weights.DEFAULT.transforms()
-    wanted = Preprocess(size=(240, 240), resize=255, mean=tuple(recipe.mean), std=tuple(recipe.std),
-                        interpolation="bilinear")
+    wanted = Preprocess(
+        size=(240, 240), resize=255, mean=tuple(recipe.mean), std=tuple(recipe.std), interpolation="bilinear"
+    )
     assert model.preprocess == wanted
     assert (recipe.crop_size, recipe.resize_size) == ([240], [255])
     assert model.class_names[281] == "tabby"

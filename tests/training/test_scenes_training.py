@@ -43,8 +43,9 @@ def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize(("name", "changes"), [("scenes_cnn", NARROW), ("scenes_vit", SMALL)])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_a_resumed_run_ends_in_the_same_bits(name: str, changes: dict, precision: str, tmp_path: Path,
-                                             pool_dir: Path) -> None:
+def test_a_resumed_run_ends_in_the_same_bits(
+    name: str, changes: dict, precision: str, tmp_path: Path, pool_dir: Path
+) -> None:
     common = dict(TINY, **changes, pool_dir=pool_dir, precision=precision, every=2, quiet=True, threads=1)
     whole = train(name, tmp_path / "whole", **common)
     train(name, tmp_path / "broken", stop_at=3, **common)
@@ -59,10 +60,12 @@ def test_a_resumed_run_ends_in_the_same_bits(name: str, changes: dict, precision
 @pytest.mark.slow
 def test_a_team_of_two_takes_the_steps_of_one(tmp_path: Path, pool_dir: Path) -> None:
     """Equal halves of a batch: the mean of their gradients is the batch's, up to rounding."""
-    code = ("import sys; from seewhy.training.scenes import train\n"
-            "train('scenes_vit', sys.argv[1], teacher=None, augment=False, images=12, batch=4, steps=5, "
-            "warmup=2, quiet=True, precision='fp32', threads=1, pool_dir=sys.argv[2], "
-            "options={'dim': 16, 'depth': 2, 'num_heads': 2})")
+    code = (
+        "import sys; from seewhy.training.scenes import train\n"
+        "train('scenes_vit', sys.argv[1], teacher=None, augment=False, images=12, batch=4, steps=5, "
+        "warmup=2, quiet=True, precision='fp32', threads=1, pool_dir=sys.argv[2], "
+        "options={'dim': 16, 'depth': 2, 'num_heads': 2})"
+    )
     (tmp_path / "run.py").write_text(code)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     ends = []
@@ -161,8 +164,9 @@ def test_calibration_on_paper() -> None:
     truth = np.array([[True], [True], [True], [False]])
     assert figures.calibration_error(np.full((4, 1), 0.75), truth) == pytest.approx(0)
     assert figures.calibration_error(np.full((4, 1), 1.0), truth) == pytest.approx(0.25)
-    assert figures.calibration_error(np.array([[0.9], [0.9], [0.1], [0.1]]),
-                                     np.array([[True], [True], [True], [False]])) == pytest.approx(0.25)
+    assert figures.calibration_error(
+        np.array([[0.9], [0.9], [0.1], [0.1]]), np.array([[True], [True], [True], [False]])
+    ) == pytest.approx(0.25)
 
 
 def test_evaluation_asks_the_right_question_of_each_split() -> None:
@@ -202,7 +206,11 @@ def test_half_precision_keeps_whole_numbers(tmp_path: Path) -> None:
 
 def test_changes_are_read_as_their_fields() -> None:
     assert parse_changes(["steps=5", "lr=1e-3", "augment=no", "teacher=none"]) == {
-        "steps": 5, "lr": 1e-3, "augment": False, "teacher": None}
+        "steps": 5,
+        "lr": 1e-3,
+        "augment": False,
+        "teacher": None,
+    }
     with pytest.raises(OptionError, match="KEY=VALUE"):
         parse_changes(["steps"])
     with pytest.raises(OptionError, match="not a number"):
@@ -215,7 +223,7 @@ def test_a_pool_is_drawn_once_and_never_half(tmp_path: Path) -> None:
     pool = scene_pool(tmp_path, "multi", 3)
     assert (pool.images[2] == np.asarray(Scenes("multi")[2].image)).all()
     assert pool.targets[2].nonzero()[0].tolist() == sorted(Scenes("multi")[2].labels)
-    answers, = tmp_path.glob("*.targets.npy")
+    (answers,) = tmp_path.glob("*.targets.npy")
     answers.unlink()  # as if killed before the end
     assert (scene_pool(tmp_path, "multi", 3).images == pool.images).all()
     assert answers.exists()

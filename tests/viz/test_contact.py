@@ -15,7 +15,7 @@ def test_outlines_are_the_border_and_nothing_else_changes() -> None:
     for i, mask in enumerate(scene.masks):
         padded = np.pad(mask, 1)
         for y, x in np.argwhere(mask):
-            around = padded[y:y + 3, x:x + 3]
+            around = padded[y : y + 3, x : x + 3]
             border = not (around[0, 1] and around[2, 1] and around[1, 0] and around[1, 2])
             assert (tuple(drawn[y, x]) == OUTLINES[i]) == border or not border
     untouched = scene.background
@@ -34,5 +34,5 @@ def test_every_scene_has_its_place() -> None:
     sheet = np.asarray(contact_sheet(scenes, columns=2, scale=1))
     for i, scene in enumerate(scenes):
         x, y = 8 + i % 2 * (96 + 8), 8 + i // 2 * (96 + 4 * 15 + 8)
-        assert (sheet[y:y + 96, x:x + 96] == np.asarray(scene.image)).all()
+        assert (sheet[y : y + 96, x : x + 96] == np.asarray(scene.image)).all()
     assert contact_sheet([]).size == Image.new("RGB", (8, 8)).size

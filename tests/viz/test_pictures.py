@@ -58,8 +58,10 @@ def test_strength_darkens_signed_maps_and_lights_unsigned_ones():
 
 @pytest.mark.parametrize(
     "matrix",  # Viénot 1999, linear RGB: what people without red or without green cones see
-    [[[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
-     [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]],
+    [
+        [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+        [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+    ],
 )
 def test_signs_differ_for_the_colour_blind(matrix):
     linear = (colorize(np.array([[-0.5, 0.5], [-1.0, 1.0]]), signed=True) / 255.0) ** 2.2
@@ -99,8 +101,9 @@ def test_signed_overlay_hides_zero_and_shows_both_signs(cat):
 def test_where_zero_means_hidden_the_rest_has_the_full_range(cat):
     """U-RELAX keeps 0.80 to 0.90 here: from zero on that would be one bright spot without any inside."""
     half = [[0.0, 0.80], [0.85, 0.90]]
-    kept, plain = (heatmap(Explanation(torch.tensor(half), name), size=(2, 2), mode="nearest")
-                   for name in ("u_relax", "relax"))
+    kept, plain = (
+        heatmap(Explanation(torch.tensor(half), name), size=(2, 2), mode="nearest") for name in ("u_relax", "relax")
+    )
     tones = [lightness(np.asarray(picture)).ravel() for picture in (kept, plain)]
     for tone in tones:
         assert (np.diff(tone) > 0).all()  # hidden, weak, middle, strong
@@ -185,8 +188,9 @@ def test_a_narrow_grid_breaks_its_legend_into_lines(cat):
 
 
 def test_columns_of_one_method_say_how_they_differ(cat):
-    maps = [Explanation(torch.rand(2, 2), "attention_map", options={"block": -1, "head": h}, image=cat)
-            for h in (None, 1)]
+    maps = [
+        Explanation(torch.rand(2, 2), "attention_map", options={"block": -1, "head": h}, image=cat) for h in (None, 1)
+    ]
     maps.append(Explanation(torch.rand(2, 2), "lafam", options={"reduce": "norm"}, image=cat))
     assert distinct_titles(maps) == ["Attention map", "Attention map head=1", "LaFAM"]
     assert distinct_titles(maps[1:]) == ["Attention map", "LaFAM"]
@@ -265,6 +269,8 @@ def test_pictures_pull_no_pyplot():
     import subprocess
     import sys
 
-    code = ("import sys, seewhy.viz.grid, seewhy.viz.html, seewhy.preprocess; "
-            "print([m for m in ('matplotlib', 'jinja2', 'torchvision', 'timm') if m in sys.modules])")
+    code = (
+        "import sys, seewhy.viz.grid, seewhy.viz.html, seewhy.preprocess; "
+        "print([m for m in ('matplotlib', 'jinja2', 'torchvision', 'timm') if m in sys.modules])"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

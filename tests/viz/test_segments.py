@@ -15,8 +15,14 @@ from seewhy.viz.segments import COLORS, borders, color_of, object_figure, segmen
 def example(labels: np.ndarray, k: int = 3) -> PictureSegments:
     parts = component_boxes(labels, (240, 240), 0, 0)
     background = background_clusters(labels)
-    return PictureSegments(Image.new("RGB", (240, 240), (120, 130, 140)), labels, torch.zeros(k, *labels.shape), parts,
-                           background, choose_box(parts, background))
+    return PictureSegments(
+        Image.new("RGB", (240, 240), (120, 130, 140)),
+        labels,
+        torch.zeros(k, *labels.shape),
+        parts,
+        background,
+        choose_box(parts, background),
+    )
 
 
 def count(picture: Image.Image, color: str) -> int:
@@ -47,8 +53,9 @@ def test_colours_differ_for_ten_clusters_and_follow_the_number():
 def test_the_box_of_the_object_is_where_the_object_is():
     mask = np.zeros((100, 200), dtype=bool)
     mask[20:60, 50:150] = True
-    explanation = Explanation(torch.rand(5, 10), "grad_cam", image=Image.new("RGB", (200, 100), (10, 90, 10)),
-                              input_size=(100, 200))
+    explanation = Explanation(
+        torch.rand(5, 10), "grad_cam", image=Image.new("RGB", (200, 100), (10, 90, 10)), input_size=(100, 200)
+    )
     inside = object_figure(explanation, Segmentation(mask, Box(50, 20, 150, 60)), cell=200)
     everything = object_figure(explanation, Segmentation(mask | True, Box(0, 0, 200, 100)), cell=200)
     # the photo's own colour shows in the photo's cell and inside the object

@@ -38,7 +38,10 @@ def _center(seed: int, index: int, label: int) -> Tensor:
     return torch.exp(-2 * (line[:, None] ** 2 + line[None] ** 2))
 
 
-BASELINES = {each.name: each for each in (
-    Baseline("random", "Random map", "Normal noise, another map for each item and class.", True, _random),
-    Baseline("center", "Centre", "A Gaussian in the middle, the same for every picture.", False, _center),
-)}
+BASELINES = {
+    each.name: each
+    for each in (
+        Baseline("random", "Random map", "Normal noise, another map for each item and class.", True, _random),
+        Baseline("center", "Centre", "A Gaussian in the middle, the same for every picture.", False, _center),
+    )
+}

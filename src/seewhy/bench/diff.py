@@ -67,8 +67,12 @@ class Difference:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {"protocol": self.protocol, "surroundings": self.surroundings, "only": self.only,
-                "changes": [{**asdict(c), "significant": c.significant} for c in self.changes]}
+        return {
+            "protocol": self.protocol,
+            "surroundings": self.surroundings,
+            "only": self.only,
+            "changes": [{**asdict(c), "significant": c.significant} for c in self.changes],
+        }
 
 
 def diff(first: str | Path, second: str | Path, seed: int = 0) -> Difference:
@@ -103,7 +107,8 @@ def _only(a: Run, b: Run) -> list[tuple[str, str]]:
     sql = f"SELECT DISTINCT {', '.join(IDENTITY)} FROM scores WHERE method <> '' AND metric <> '' ORDER BY ALL"
     left, right = a.ask(sql), b.ask(sql)
     return [(" · ".join(row), "first") for row in left if row not in set(right)] + [
-        (" · ".join(row), "second") for row in right if row not in set(left)]
+        (" · ".join(row), "second") for row in right if row not in set(left)
+    ]
 
 
 def _changes(a: Run, b: Run, seed: int) -> list[Change]:
@@ -135,29 +140,40 @@ def _paired(a: Run, b: Run) -> tuple[list[tuple], dict[str, np.ndarray]]:
     keys = ", ".join(IDENTITY)
     rows = b.db.sql(f"SELECT {keys}, entry, value FROM scores WHERE method <> '' AND value IS NOT NULL")
     a.db.register("other", rows.to_arrow_table())
-    a.db.execute(f"CREATE TEMP TABLE both_runs AS SELECT {keys}, sample, scores.value AS x, other.value AS y FROM "
-                 f"scores JOIN other USING ({keys}, entry) WHERE method <> '' AND scores.value IS NOT NULL")
-    a.db.execute(f"CREATE TEMP TABLE common AS SELECT {keys}, count(*) AS n, avg(x) AS before, avg(y) AS after, "
-                 f"row_number() OVER (ORDER BY {keys}) - 1 AS j FROM both_runs GROUP BY {keys}")
+    a.db.execute(
+        f"CREATE TEMP TABLE both_runs AS SELECT {keys}, sample, scores.value AS x, other.value AS y FROM "
+        f"scores JOIN other USING ({keys}, entry) WHERE method <> '' AND scores.value IS NOT NULL"
+    )
+    a.db.execute(
+        f"CREATE TEMP TABLE common AS SELECT {keys}, count(*) AS n, avg(x) AS before, avg(y) AS after, "
+        f"row_number() OVER (ORDER BY {keys}) - 1 AS j FROM both_runs GROUP BY {keys}"
+    )
     arrays = a.arrays(
         "WITH pictures AS (SELECT sample, row_number() OVER () - 1 AS i FROM (SELECT DISTINCT sample FROM both_runs)) "
         "SELECT i, j, sum(y - x) AS total, count(*) AS n FROM both_runs JOIN pictures USING (sample) JOIN common "
-        f"USING ({keys}) GROUP BY i, j")
+        f"USING ({keys}) GROUP BY i, j"
+    )
     return a.ask(f"SELECT {keys}, n, before, after FROM common ORDER BY j"), arrays
 
 
 def lines(found: Difference) -> Iterator[str]:
     """The comparison in words: the protocol, the surroundings, then the changes."""
-    yield ("DIFFERENT PROTOCOLS: the numbers answer different questions" if found.protocol else
-           "The protocols are the same.")
+    yield (
+        "DIFFERENT PROTOCOLS: the numbers answer different questions"
+        if found.protocol
+        else "The protocols are the same."
+    )
     for key, before, after in (*found.protocol, *found.surroundings):
         yield f"  {key}: {before} -> {after}"
     for name, which in found.only:
         yield f"  only in the {which} run: {name}"
     significant = sum(change.significant for change in found.changes)
     judged = sum(change.p is not None for change in found.changes)
-    yield (f"{significant} of {judged} scores changed significantly (paired bootstrap over common images, Holm, 5 %)."
-           if judged else f"No verdicts: fewer than {stats.FEWEST} images are common to both runs.")
+    yield (
+        f"{significant} of {judged} scores changed significantly (paired bootstrap over common images, Holm, 5 %)."
+        if judged
+        else f"No verdicts: fewer than {stats.FEWEST} images are common to both runs."
+    )
     for change in found.changes:
         yield "  " + _line(change)
 
@@ -168,5 +184,7 @@ def _line(change: Change) -> str:
     ends = [] if change.low is None else [round(end, 12) + 0.0 for end in (change.low, change.high)]  # no -7e-18
     interval = f" [{ends[0]:+.4g}, {ends[1]:+.4g}]" if ends else ""
     p = "" if change.p is None else f", p {change.p:.2g}"
-    return (f"{mark} {change.model} · {change.method} · {change.metric}: {change.before:.4g} -> {change.after:.4g}, "
-            f"{change.difference:+.4g}{interval}{verdict}{p}, n {change.n}")
+    return (
+        f"{mark} {change.model} · {change.method} · {change.metric}: {change.before:.4g} -> {change.after:.4g}, "
+        f"{change.difference:+.4g}{interval}{verdict}{p}, n {change.n}"
+    )

@@ -60,12 +60,13 @@ def class_map(data: Dataset, model: VisionModel, must: bool = True) -> list[int]
             return list(range(len(asked)))
         why = f"the data set has {len(asked)} classes, the model {model.classes}, and their names are not known"
     if must:
-        raise OptionError(f"{model.name} on {data.card.title}: {why}; use target = \"prediction\" in [protocol]")
+        raise OptionError(f'{model.name} on {data.card.title}: {why}; use target = "prediction" in [protocol]')
     return None
 
 
-def seen(model: VisionModel, image: Image.Image, planes: Bool[ndarray, "n h w"],
-         size: tuple[int, int]) -> Bool[ndarray, "n rows cols"]:
+def seen(
+    model: VisionModel, image: Image.Image, planes: Bool[ndarray, "n h w"], size: tuple[int, int]
+) -> Bool[ndarray, "n rows cols"]:
     """Masks of a picture as the model sees it: the nearest pixel to each cell's centre; padding is False.
 
     Raises:
@@ -79,8 +80,9 @@ def seen(model: VisionModel, image: Image.Image, planes: Bool[ndarray, "n h w"],
     return planes[:, ys.clip(0, height - 1)][:, :, xs.clip(0, width - 1)] & inside
 
 
-def seen_boxes(model: VisionModel, image: Image.Image, boxes: Float[ndarray, "n 4"],
-               size: tuple[int, int]) -> Float[ndarray, "some 4"]:
+def seen_boxes(
+    model: VisionModel, image: Image.Image, boxes: Float[ndarray, "n 4"], size: tuple[int, int]
+) -> Float[ndarray, "some 4"]:
     """Boxes in cells of the map; what the model does not see is cut off, and boxes that it does not see are left out.
 
     Raises:
@@ -95,8 +97,10 @@ def seen_boxes(model: VisionModel, image: Image.Image, boxes: Float[ndarray, "n 
 
 def _box(model: VisionModel, image: Image.Image) -> tuple[float, float, float, float]:
     if not hasattr(model.preprocess, "box"):
-        raise ModelError(f"{model.name} has its own preprocess function, which does not tell what it cuts out; "
-                         "wrap(module, preprocess=Preprocess(…))")
+        raise ModelError(
+            f"{model.name} has its own preprocess function, which does not tell what it cuts out; "
+            "wrap(module, preprocess=Preprocess(…))"
+        )
     return model.preprocess.box(image)
 
 
@@ -135,9 +139,11 @@ class Chunk:
     def entries(self) -> list[Entry]:
         if self.protocol.target == "prediction":
             return [Entry(row, None, cls, self._name(cls)) for row, cls in enumerate(self._answers())]
-        return [Entry(row, label, self._cls(label), self._own_name(label))
-                for row, (_, item) in enumerate(self.items)
-                for label in list(dict.fromkeys(item.labels))[: 1 if self.protocol.target == "first" else None]]
+        return [
+            Entry(row, label, self._cls(label), self._own_name(label))
+            for row, (_, item) in enumerate(self.items)
+            for label in list(dict.fromkeys(item.labels))[: 1 if self.protocol.target == "first" else None]
+        ]
 
     @cached_property
     def pairs(self) -> list[tuple[int, int | None]]:
@@ -202,16 +208,25 @@ class Chunk:
         at_input = size == self.input_size
         return Given(
             masks=put([facts[e.row].mask_of(e.label, empty) for e in entries]) if some["masks"] else None,
-            objects=[put(list(facts[r].shown)) if len(facts[r].shown) else torch.zeros((0, *size), dtype=torch.bool,
-                                                                                       device=device)
-                     for r in rows] if some["masks"] else None,
+            objects=[
+                put(list(facts[r].shown))
+                if len(facts[r].shown)
+                else torch.zeros((0, *size), dtype=torch.bool, device=device)
+                for r in rows
+            ]
+            if some["masks"]
+            else None,
             valid=put([~(empty if facts[r].ignore is None else facts[r].ignore) for r in rows])
-            if some["ignore"] else None,
+            if some["ignore"]
+            else None,
             boxes=[torch.from_numpy(facts[e.row].boxes_of(e.label)).float().to(device) for e in entries]
-            if some["boxes"] else None,
-            model=self.model if at_input else None, x=self.x[rows] if at_input else None,
+            if some["boxes"]
+            else None,
+            model=self.model if at_input else None,
+            x=self.x[rows] if at_input else None,
             target=None if entries[0].cls is None else [e.cls for e in entries],
-            labels=torch.tensor([self._truth(e) for e in entries], device=device))
+            labels=torch.tensor([self._truth(e) for e in entries], device=device),
+        )
 
     def _truth(self, entry: Entry) -> int:
         if entry.label is not None:
@@ -246,8 +261,11 @@ class _Facts:
         return np.zeros((0, 1, 1), bool) if self.masks is None else self.masks[self.masks.any((1, 2))]
 
     def mask_of(self, label: int | None, empty: ndarray) -> Bool[ndarray, "rows cols"]:
-        rows = [mask for mask, own in zip(() if self.masks is None else self.masks, self.labels, strict=False)
-                if label is None or own == label]
+        rows = [
+            mask
+            for mask, own in zip(() if self.masks is None else self.masks, self.labels, strict=False)
+            if label is None or own == label
+        ]
         return np.any(rows, axis=0) if rows else empty
 
     def boxes_of(self, label: int | None) -> Float[ndarray, "some 4"]:

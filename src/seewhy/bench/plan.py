@@ -110,9 +110,18 @@ class Plan:
             raise OptionError(f"seed = {seed} is negative; use 0 or more")
         _kind("[published]", published, dict)
         methods, all_methods = _methods(given["methods"])
-        return cls(text, seed, _choices("models", given["models"], None), methods, all_methods,
-                   _choices("metrics", given["metrics"], METRICS.get), _baselines(given), _data(given["data"]),
-                   _protocol(given.get("protocol", {})), published)
+        return cls(
+            text,
+            seed,
+            _choices("models", given["models"], None),
+            methods,
+            all_methods,
+            _choices("metrics", given["metrics"], METRICS.get),
+            _baselines(given),
+            _data(given["data"]),
+            _protocol(given.get("protocol", {})),
+            published,
+        )
 
     @property
     def digest(self) -> str:
@@ -155,8 +164,12 @@ def _threshold(cls: type, value: float | str | None) -> dict[str, Any]:
     return {"rule": value} if isinstance(value, str) else {"rule": "max", "level": value}
 
 
-_EXAMPLES = {"models": 'models = ["scenes_vit"]', "metrics": 'metrics = ["pointing_game"]',
-             "methods": 'methods = "all"', "data": '[data] name = "scenes"'}
+_EXAMPLES = {
+    "models": 'models = ["scenes_vit"]',
+    "metrics": 'metrics = ["pointing_game"]',
+    "methods": 'methods = "all"',
+    "data": '[data] name = "scenes"',
+}
 
 
 def _known(where: str, given: Any, known: Iterable[str]) -> None:
@@ -173,8 +186,14 @@ def _kind(name: str, value: Any, *kinds: type) -> None:
         raise OptionError(f"{name} = {value!r} cannot be; it must be {' or '.join(_WORDS[k] for k in kinds)}")
 
 
-_WORDS = {int: "a whole number", dict: "a table", list: "a list", str: "a word", bool: "true or false",
-          float: "a number"}
+_WORDS = {
+    int: "a whole number",
+    dict: "a table",
+    list: "a list",
+    str: "a word",
+    bool: "true or false",
+    float: "a number",
+}
 
 
 def _methods(given: Any) -> tuple[tuple[Choice, ...], bool]:
@@ -209,7 +228,7 @@ def _choice(kind: str, entry: Any, find: Callable[[str], type] | None) -> Choice
     name = entry.pop("name", entry.get("source", ""))
     _kind(f"name of an entry of {kind}", name, str)
     if not name:
-        raise OptionError(f"an entry of {kind} has no name; write {{name = \"…\"}}")
+        raise OptionError(f'an entry of {kind} has no name; write {{name = "…"}}')
     if find is None:  # a model: the name is what results call it, the source what is loaded
         return Choice(entry.pop("source", name), label or name, entry)
     cls = find(name)
@@ -224,9 +243,12 @@ def _choice(kind: str, entry: Any, find: Callable[[str], type] | None) -> Choice
 def _distinct(made: list[Choice]) -> list[str]:
     """Labels; entries of one name without labels of their own are told apart by their options."""
     names = [c.label or c.name for c in made]
-    return [f"{c.name} ({', '.join(f'{k}={v}' for k, v in c.options.items())})"
-            if not c.label and names.count(c.name) > 1 and c.options else name
-            for c, name in zip(made, names, strict=True)]
+    return [
+        f"{c.name} ({', '.join(f'{k}={v}' for k, v in c.options.items())})"
+        if not c.label and names.count(c.name) > 1 and c.options
+        else name
+        for c, name in zip(made, names, strict=True)
+    ]
 
 
 def _baselines(given: Mapping[str, Any]) -> tuple[str, ...]:
@@ -265,8 +287,10 @@ def _protocol(given: Any) -> Protocol:
     made = Protocol(**given)
     for name, choices in (("upsampling", UPSAMPLINGS), ("target", TARGETS)):
         if getattr(made, name) not in choices:
-            raise OptionError(f"[protocol] {name} = {getattr(made, name)!r}{suggestion(str(getattr(made, name)), ())}"
-                              f" is not one of {', '.join(choices)}")
+            raise OptionError(
+                f"[protocol] {name} = {getattr(made, name)!r}{suggestion(str(getattr(made, name)), ())}"
+                f" is not one of {', '.join(choices)}"
+            )
     if made.threshold is not None:
         _kind("[protocol] threshold", made.threshold, float, int, str)
         _check_threshold(made.threshold)

@@ -38,8 +38,13 @@ def on_ray(workers: int = 2, gpus: float = 0, cpus: float = 1, address: str | No
         rows = [{"model": unit.model, "batch": unit.batch} for unit in units]
         with _cluster(ray, address, max(1, round(workers * cpus))):
             made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-                _Worker, fn_constructor_args=(bench.plan.text, str(store.folder.absolute())), batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=workers), num_gpus=gpus, num_cpus=cpus)
+                _Worker,
+                fn_constructor_args=(bench.plan.text, str(store.folder.absolute())),
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                num_gpus=gpus,
+                num_cpus=cpus,
+            )
             for done in made.iter_batches(batch_size=1, prefetch_batches=0):
                 if done["error"][0]:
                     raise SeewhyError(str(done["error"][0]))

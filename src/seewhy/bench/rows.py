@@ -30,8 +30,9 @@ def metric_rows(stage: Stage, chunk: Chunk, tool: Tool, maps: Float[Tensor, "pai
     """A row for each entry and metric, and one for each part of a metric."""
     rows: list[Row] = []
     fitted: dict[tuple[int, int], Tensor] = {}
-    about = [_row(stage, chunk, entry, tool.label, seconds=seconds, passes=float(tool.passes))
-             for entry in chunk.entries]
+    about = [
+        _row(stage, chunk, entry, tool.label, seconds=seconds, passes=float(tool.passes)) for entry in chunk.entries
+    ]
     for label, metric in stage.metrics.items():
         own = chunk.input_size
         size = own if Ask.MODEL in metric.card.needs else stage.plan.protocol.size or own
@@ -45,15 +46,25 @@ def metric_rows(stage: Stage, chunk: Chunk, tool: Tool, maps: Float[Tensor, "pai
 def _values(label: str, metric: Metric, found: Measurement) -> Iterator[tuple[int, Row]]:
     """By position of the entry."""
     columns = {label: (found.value, found.curves.get(""))}
-    columns |= {f"{label}.{part}": (found.parts[part], found.curves.get(part)) for part in metric.card.parts
-                if part in found.parts}
+    columns |= {
+        f"{label}.{part}": (found.parts[part], found.curves.get(part))
+        for part in metric.card.parts
+        if part in found.parts
+    }
     for name, (values, curves) in columns.items():
         numbers, lines = values.tolist(), None if curves is None else curves.float().tolist()
         for i, value in enumerate(numbers):
             known = math.isfinite(value)
             why = None if known else found.reasons.get(i, "the metric gives no number")
-            yield i, {"metric": name, "value": value if known else None, "error": why,
-                      "curve": lines[i] if lines is not None and known else None}
+            yield (
+                i,
+                {
+                    "metric": name,
+                    "value": value if known else None,
+                    "error": why,
+                    "curve": lines[i] if lines is not None and known else None,
+                },
+            )
 
 
 def model_rows(stage: Stage, chunk: Chunk) -> list[Row]:
@@ -70,8 +81,12 @@ def model_rows(stage: Stage, chunk: Chunk) -> list[Row]:
         rank = 1 + int((logits[entry.row] > own).sum())
         labels = chunk.items[entry.row][1].labels
         shown = None if stage.classes is None or not labels else {stage.classes[label] for label in labels}
-        values = {"logit": own.item(), "probability": chances[entry.row, entry.cls].item(), "rank": float(rank),
-                  "correct": None if shown is None else float(answers[entry.row] in shown)}
+        values = {
+            "logit": own.item(),
+            "probability": chances[entry.row, entry.cls].item(),
+            "rank": float(rank),
+            "correct": None if shown is None else float(answers[entry.row] in shown),
+        }
         rows += [_row(stage, chunk, entry, "", metric=f"model.{name}", value=value) for name, value in values.items()]
     return rows
 
@@ -79,8 +94,19 @@ def model_rows(stage: Stage, chunk: Chunk) -> list[Row]:
 def failed_rows(stage: Stage, method: str, number: int, sample: str, why: str) -> list[Row]:
     """Rows of a picture that gives none: one for each metric."""
     metrics = list(stage.metrics) if method else [""]
-    return [{**_about(stage), "sample": sample, "index": number, "target": "", "entry": f"{sample}#",
-             "method": method, "metric": metric, "error": why} for metric in metrics]
+    return [
+        {
+            **_about(stage),
+            "sample": sample,
+            "index": number,
+            "target": "",
+            "entry": f"{sample}#",
+            "method": method,
+            "metric": metric,
+            "error": why,
+        }
+        for metric in metrics
+    ]
 
 
 def map_rows(stage: Stage, chunk: Chunk, tool: Tool, maps: Float[Tensor, "pairs r c"]) -> list[Row]:
@@ -91,9 +117,18 @@ def map_rows(stage: Stage, chunk: Chunk, tool: Tool, maps: Float[Tensor, "pairs 
     small = torch.nn.functional.adaptive_avg_pool2d(maps[:, None], size)[:, 0] if factor > 1 else maps
     small = small / small.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     stored = small.half().cpu().numpy()
-    return [{"model": stage.label, "sample": chunk.items[entry.row][1].id, "entry": _entry_id(chunk, entry),
-             "method": tool.label, "rows": size[0], "cols": size[1], "map": stored[i].tobytes()}
-            for i, entry in enumerate(chunk.entries)]
+    return [
+        {
+            "model": stage.label,
+            "sample": chunk.items[entry.row][1].id,
+            "entry": _entry_id(chunk, entry),
+            "method": tool.label,
+            "rows": size[0],
+            "cols": size[1],
+            "map": stored[i].tobytes(),
+        }
+        for i, entry in enumerate(chunk.entries)
+    ]
 
 
 def image_rows(stage: Stage, chunk: Chunk) -> list[Row]:
@@ -105,8 +140,14 @@ def image_rows(stage: Stage, chunk: Chunk) -> list[Row]:
         view = stage.model.view(item.image)
         view.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
         mask = chunk.outline(i)
-        rows.append({"model": stage.label, "sample": item.id, "jpeg": _bytes(view.convert("RGB"), "jpeg", quality=85),
-                     "mask": None if mask is None else _bytes(Image.fromarray(mask), "png")})
+        rows.append(
+            {
+                "model": stage.label,
+                "sample": item.id,
+                "jpeg": _bytes(view.convert("RGB"), "jpeg", quality=85),
+                "mask": None if mask is None else _bytes(Image.fromarray(mask), "png"),
+            }
+        )
     return rows
 
 
@@ -118,8 +159,15 @@ def _bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def _row(stage: Stage, chunk: Chunk, entry: Entry, method: str, **values: Any) -> Row:
     number, item = chunk.items[entry.row]
-    return {**_about(stage), "sample": item.id, "index": number, "target": entry.name,
-            "entry": _entry_id(chunk, entry), "method": method, **values}
+    return {
+        **_about(stage),
+        "sample": item.id,
+        "index": number,
+        "target": entry.name,
+        "entry": _entry_id(chunk, entry),
+        "method": method,
+        **values,
+    }
 
 
 def _entry_id(chunk: Chunk, entry: Entry) -> str:

@@ -40,8 +40,9 @@ class Watcher:
         """A method has done a batch."""
 
 
-def run(plan: Plan | str | Path, folder: str | Path, watcher: Watcher | None = None,
-        engine: Engine | None = None) -> Store:
+def run(
+    plan: Plan | str | Path, folder: str | Path, watcher: Watcher | None = None, engine: Engine | None = None
+) -> Store:
     """Run a plan into a new folder.
 
     Args:
@@ -59,8 +60,12 @@ def run(plan: Plan | str | Path, folder: str | Path, watcher: Watcher | None = N
     return _go(bench, stages, Store.create(folder, plan.text), watcher or Watcher(), engine or local)
 
 
-def resume(folder: str | Path, plan: Plan | str | Path | None = None, watcher: Watcher | None = None,
-           engine: Engine | None = None) -> Store:
+def resume(
+    folder: str | Path,
+    plan: Plan | str | Path | None = None,
+    watcher: Watcher | None = None,
+    engine: Engine | None = None,
+) -> Store:
     """Do what a run has left to do; finished parts are not touched.
 
     Raises:
@@ -74,8 +79,9 @@ def resume(folder: str | Path, plan: Plan | str | Path | None = None, watcher: W
             raise OptionError(f"{store.folder} was run with another plan; leave the plan out, or start another run")
     begun = store.manifest.get("plan_digest", "")
     if begun.startswith(DIGEST) and begun != own.digest:
-        raise OptionError(f"the plan in {store.folder} was changed since the run began; put it back, or start another "
-                          "run with it")
+        raise OptionError(
+            f"the plan in {store.folder} was changed since the run began; put it back, or start another run with it"
+        )
     bench = Bench(own)
     return _go(bench, bench.check(), store, watcher or Watcher(), engine or local)
 
@@ -88,8 +94,9 @@ def _go(bench: Bench, stages: list[Stage], store: Store, watcher: Watcher, engin
     store.write_manifest(_merged(begun, now, [f"broken, made again: {name}" for name in broken]))
     _write_skipped(store, stages)
     watcher.begin(bench, stages)
-    parts = [name for stage in stages for batch in range(len(bench.batches))
-             for name in parts_of(stage, batch).values()]
+    parts = [
+        name for stage in stages for batch in range(len(bench.batches)) for name in parts_of(stage, batch).values()
+    ]
     stages.clear()  # their models are loaded again one after the other
     engine(bench, store, bench.units, watcher.part)
     missing = [name for name in parts if not store.has(name)]
@@ -121,15 +128,33 @@ def local(bench: Bench, store: Store, units: list[Unit], on_part: OnPart) -> Non
 def _manifest(bench: Bench, stages: list[Stage]) -> dict[str, Any]:
     plan, data = bench.plan, bench.data
     return {
-        "schema": SCHEMA, "plan_digest": plan.digest, "seed": plan.seed, "started": _now(), "finished": None,
-        "versions": _versions(), "hardware": _hardware(stages), "warnings": [], "protocol": asdict(plan.protocol),
+        "schema": SCHEMA,
+        "plan_digest": plan.digest,
+        "seed": plan.seed,
+        "started": _now(),
+        "finished": None,
+        "versions": _versions(),
+        "hardware": _hardware(stages),
+        "warnings": [],
+        "protocol": asdict(plan.protocol),
         "published": plan.published,
-        "data": {**_card(data.card), "split": data.split, "root": plan.data.get("root"), "length": len(data),
-                 "n": len(bench.numbers), "items": _items(bench), "options": bench.data_options},
+        "data": {
+            **_card(data.card),
+            "split": data.split,
+            "root": plan.data.get("root"),
+            "length": len(data),
+            "n": len(bench.numbers),
+            "items": _items(bench),
+            "options": bench.data_options,
+        },
         "models": [_model(stage, plan) for stage in stages],
-        "methods": _methods(stages), "metrics": [_metric(label, metric) for label, metric in bench.metrics.items()],
-        "skipped": [{"model": stage.label, "method": label, "reason": why}
-                    for stage in stages for label, why in stage.skipped.items()],
+        "methods": _methods(stages),
+        "metrics": [_metric(label, metric) for label, metric in bench.metrics.items()],
+        "skipped": [
+            {"model": stage.label, "method": label, "reason": why}
+            for stage in stages
+            for label, why in stage.skipped.items()
+        ],
     }
 
 
@@ -140,35 +165,52 @@ def _check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
         DataError, ModelError: they are not those that the run began with.
     """
     if old.get("data", {}).get("items", new["data"]["items"]) != new["data"]["items"]:
-        raise DataError(f"{new['data']['title']} {new['data']['split']} holds other items than when the run began; "
-                        "put them back, or start another run")
+        raise DataError(
+            f"{new['data']['title']} {new['data']['split']} holds other items than when the run began; "
+            "put them back, or start another run"
+        )
     begun = {model["name"]: model.get("weights") for model in old.get("models", ())}
     for model in new["models"]:
         if begun.get(model["name"]) not in (None, model["weights"]):
-            raise ModelError(f"{model['source']} has other weights than when the run began; put them back, or start "
-                             "another run")
+            raise ModelError(
+                f"{model['source']} has other weights than when the run began; put them back, or start another run"
+            )
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any], told: list[str]) -> dict[str, Any]:
     """What a resumed run keeps of its beginning: the start, and a warning where the versions changed."""
     if not old:
         return new
-    changed = [f"{name} {old['versions'].get(name)} -> {now}" for name, now in new["versions"].items()
-               if old["versions"].get(name) != now]
+    changed = [
+        f"{name} {old['versions'].get(name)} -> {now}"
+        for name, now in new["versions"].items()
+        if old["versions"].get(name) != now
+    ]
     if changed:
         told = [*told, f"resumed with other versions: {', '.join(changed)}"]
     warnings = [*old["warnings"], *(f"{_now()}: {line}" for line in told)]
-    return {**new, "started": old["started"], "versions": old["versions"], "hardware": old["hardware"],
-            "warnings": warnings}
+    return {
+        **new,
+        "started": old["started"],
+        "versions": old["versions"],
+        "hardware": old["hardware"],
+        "warnings": warnings,
+    }
 
 
 def _model(stage: Stage, plan: Plan) -> dict[str, Any]:
     choice = next(choice for choice in plan.models if choice.label == stage.label)
     preprocess = stage.model.preprocess
-    return {"name": stage.label, "source": choice.name, "options": choice.options, "classes": stage.model.classes,
-            "weights": fingerprint(stage.model.module), "device": str(stage.model.device),
-            "dtype": str(stage.model.dtype),
-            "preprocess": preprocess.to_dict() if hasattr(preprocess, "to_dict") else str(preprocess)}
+    return {
+        "name": stage.label,
+        "source": choice.name,
+        "options": choice.options,
+        "classes": stage.model.classes,
+        "weights": fingerprint(stage.model.module),
+        "device": str(stage.model.device),
+        "dtype": str(stage.model.dtype),
+        "preprocess": preprocess.to_dict() if hasattr(preprocess, "to_dict") else str(preprocess),
+    }
 
 
 def fingerprint(module: torch.nn.Module) -> str:
@@ -197,22 +239,46 @@ def _methods(stages: list[Stage]) -> list[dict[str, Any]]:
 def _method(tool: Tool) -> dict[str, Any]:
     if tool.method is None:
         base = BASELINES[tool.label]
-        return {"label": tool.label, "name": base.name, "title": base.title, "family": "baseline",
-                "summary": base.summary, "class_specific": base.class_specific, "signed": False, "citation": "",
-                "options": {}, "cost": "0 forward", "passes": 0}
-    return {"label": tool.label, **_card(tool.method.card), "options": tool.method.options,
-            "cost": str(tool.method.cost), "passes": tool.passes}
+        return {
+            "label": tool.label,
+            "name": base.name,
+            "title": base.title,
+            "family": "baseline",
+            "summary": base.summary,
+            "class_specific": base.class_specific,
+            "signed": False,
+            "citation": "",
+            "options": {},
+            "cost": "0 forward",
+            "passes": 0,
+        }
+    return {
+        "label": tool.label,
+        **_card(tool.method.card),
+        "options": tool.method.options,
+        "cost": str(tool.method.cost),
+        "passes": tool.passes,
+    }
 
 
 def _metric(label: str, metric: Any) -> dict[str, Any]:
-    return {"label": label, **_card(metric.card), "options": metric.options, "axis": metric.axis,
-            "axis_title": metric.axis_title, "passes": metric.passes}
+    return {
+        "label": label,
+        **_card(metric.card),
+        "options": metric.options,
+        "axis": metric.axis,
+        "axis_title": metric.axis_title,
+        "passes": metric.passes,
+    }
 
 
 def _card(card: Any) -> dict[str, Any]:
     """The fields of a card that are values."""
-    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in vars(card).items()
-            if not callable(value)}
+    return {
+        name: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in vars(card).items()
+        if not callable(value)
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -225,9 +291,15 @@ def _versions() -> dict[str, str]:
 
 def _hardware(stages: list[Stage]) -> dict[str, Any]:
     place = stages[0].model.device
-    return {"device": str(place), "machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(), "host": platform.node(),
-            "gpu": torch.cuda.get_device_name(place) if place.type == "cuda" else None}
+    return {
+        "device": str(place),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "host": platform.node(),
+        "gpu": torch.cuda.get_device_name(place) if place.type == "cuda" else None,
+    }
 
 
 def _write_skipped(store: Store, stages: list[Stage]) -> None:
@@ -235,9 +307,24 @@ def _write_skipped(store: Store, stages: list[Stage]) -> None:
     for stage, label, why in ((own, *pair) for own in stages for pair in own.skipped.items()):
         name = part_name(stage.label, label, 0)
         if not store.has(name):
-            store.write(ROWS, name, [{
-                "model": stage.label, "data": stage.data.card.name, "split": stage.data.split, "sample": "",
-                "index": -1, "target": "", "entry": "", "method": label, "metric": "", "error": why}])
+            store.write(
+                ROWS,
+                name,
+                [
+                    {
+                        "model": stage.label,
+                        "data": stage.data.card.name,
+                        "split": stage.data.split,
+                        "sample": "",
+                        "index": -1,
+                        "target": "",
+                        "entry": "",
+                        "method": label,
+                        "metric": "",
+                        "error": why,
+                    }
+                ],
+            )
 
 
 def _now() -> str:

@@ -53,8 +53,15 @@ class Row:
         return self.right - self.margin > self.wrong + self.margin
 
 
-def table(model: VisionModel, n: int = 300, methods: Sequence[str] | None = None, *, seed: int = 0, thin: bool = True,
-          progress: Progress = lambda items, *_: iter(items)) -> list[Row]:
+def table(
+    model: VisionModel,
+    n: int = 300,
+    methods: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    thin: bool = True,
+    progress: Progress = lambda items, *_: iter(items),
+) -> list[Row]:
     """Score every method that can serve the model on the first `n` scenes of `multi`, best first, and a random map.
 
     One map for each object present, for that object's class; bilinear to the image's size. A concept method gets the
@@ -70,8 +77,12 @@ def table(model: VisionModel, n: int = 300, methods: Sequence[str] | None = None
 
 
 def _row(model: VisionModel, cls: type[Method], scenes: Scenes, n: int, thin: bool) -> Row:
-    about = {"model": model.name, "method": cls.card.name, "title": cls.card.title,
-             "class_specific": cls.card.class_specific}
+    about = {
+        "model": model.name,
+        "method": cls.card.name,
+        "title": cls.card.title,
+        "class_specific": cls.card.class_specific,
+    }
     try:
         method = cls(model, **quick_options(cls))
         passes = max(method.cost.below, method.cost.above)
@@ -86,12 +97,21 @@ def _row(model: VisionModel, cls: type[Method], scenes: Scenes, n: int, thin: bo
 def _mean(about: dict, scores: list[tuple[float, float, float, float]], passes: int) -> Row:
     right, wrong, mass_right, mass_wrong = np.mean(scores, axis=0).tolist()
     margin = 1.96 * (right * (1 - right) / len(scores)) ** 0.5
-    return Row(**about, maps=len(scores), right=right, wrong=wrong, mass_right=mass_right, mass_wrong=mass_wrong,
-               margin=margin, passes=passes)
+    return Row(
+        **about,
+        maps=len(scores),
+        right=right,
+        wrong=wrong,
+        mass_right=mass_right,
+        mass_wrong=mass_wrong,
+        margin=margin,
+        passes=passes,
+    )
 
 
-def _scores(method: Method, scenes: Scenes, indices: Iterable[int],
-            concepts: list | None) -> Iterator[tuple[float, float, float, float]]:
+def _scores(
+    method: Method, scenes: Scenes, indices: Iterable[int], concepts: list | None
+) -> Iterator[tuple[float, float, float, float]]:
     items = [scenes[i] for i in indices]
     pairs = [(i, k) for i, item in enumerate(items) for k in range(len(item.labels))]
     x = method.model.stack([item.image for item in items])
@@ -105,8 +125,9 @@ def _scores(method: Method, scenes: Scenes, indices: Iterable[int],
         yield score(map, torch.from_numpy(items[i].masks), k)
 
 
-def score(map: Float[Tensor, "r c"], masks: Bool[Tensor, "objects rows cols"],
-          k: int) -> tuple[float, float, float, float]:
+def score(
+    map: Float[Tensor, "r c"], masks: Bool[Tensor, "objects rows cols"], k: int
+) -> tuple[float, float, float, float]:
     """Maximum in the right object, in a wrong one; share of the positive values in the right, in the wrong ones.
 
     A constant map scores nothing. Ties go to the first pixel, row by row.
@@ -118,8 +139,12 @@ def score(map: Float[Tensor, "r c"], masks: Bool[Tensor, "objects rows cols"],
     top = full.flatten().argmax()
     positive = full.clamp(min=0)
     total = positive.sum().clamp(min=1e-30)
-    return (float(right.flatten()[top]), float(wrong.flatten()[top]),
-            float(positive[right].sum() / total), float(positive[wrong].sum() / total))
+    return (
+        float(right.flatten()[top]),
+        float(wrong.flatten()[top]),
+        float(positive[right].sum() / total),
+        float(positive[wrong].sum() / total),
+    )
 
 
 def _random_row(model: VisionModel, scenes: Scenes, n: int) -> Row:
@@ -147,16 +172,21 @@ def _concepts(model: VisionModel, each: int = 20) -> list:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table for the documentation. A method whose maximum does not prefer the right object is told so."""
-    lines = ["| method | max in right object | max in wrong object | positive mass right | … wrong | maps | passes | "
-             "tells classes apart |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| method | max in right object | max in wrong object | positive mass right | … wrong | maps | passes | "
+        "tells classes apart |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         if row.error:
             lines.append(f"| {row.title} | {row.error} | | | | | | |")
             continue
         verdict = "yes" if row.discriminates else "no"
         promise = " (label-free)" if not row.class_specific else ""
-        lines.append(f"| {row.title} | {row.right:.1%} ± {row.margin:.1%} | {row.wrong:.1%} | {row.mass_right:.1%} | "
-                     f"{row.mass_wrong:.1%} | {row.maps} | {row.passes} | {verdict}{promise} |")
+        lines.append(
+            f"| {row.title} | {row.right:.1%} ± {row.margin:.1%} | {row.wrong:.1%} | {row.mass_right:.1%} | "
+            f"{row.mass_wrong:.1%} | {row.maps} | {row.passes} | {verdict}{promise} |"
+        )
     broken = [row.title for row in rows if row.class_specific and not row.error and not row.discriminates]
     if broken:
         lines += ["", f"Asked for a class, and yet not discriminative here: {', '.join(broken)}."]
@@ -165,12 +195,17 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def write(tables: dict[str, list[Row]], n: int, path: Path, thin: bool = True) -> Path:
     """The documentation page with a table for each model."""
-    parts = ["# Which methods tell objects apart?", "",
-             f"Made by `seewhy bench scenes --n {n}{'' if thin else ' --no-thin'} -o {path}`. "
-             f"The first {n} scenes of the split `multi` (two or three objects of different classes); one map for each "
-             "object, for its own class, bilinear to the image. "
-             + (f"Methods of {EXPENSIVE} or more forward passes see a fifth of the scenes. " if thin else "")
-             + "Repetitions here: " + ", ".join(f"{k}={v}" for k, v in QUICK.items()) + "."]
+    parts = [
+        "# Which methods tell objects apart?",
+        "",
+        f"Made by `seewhy bench scenes --n {n}{'' if thin else ' --no-thin'} -o {path}`. "
+        f"The first {n} scenes of the split `multi` (two or three objects of different classes); one map for each "
+        "object, for its own class, bilinear to the image. "
+        + (f"Methods of {EXPENSIVE} or more forward passes see a fifth of the scenes. " if thin else "")
+        + "Repetitions here: "
+        + ", ".join(f"{k}={v}" for k, v in QUICK.items())
+        + ".",
+    ]
     for name, rows in tables.items():
         parts += ["", f"## {name}", "", markdown(rows)]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from seewhy.bench.stages import Stage, Tool
 
 
-def measured(stage: Stage, chunk: Chunk, tool: Tool, metric: Metric, maps: Float[Tensor, "pairs rows cols"]
-             ) -> Measurement:
+def measured(
+    stage: Stage, chunk: Chunk, tool: Tool, metric: Metric, maps: Float[Tensor, "pairs rows cols"]
+) -> Measurement:
     """A value for each entry of the chunk, NaN with the error as its reason where the metric fails.
 
     Raises:
@@ -60,8 +61,9 @@ def joined(pieces: Sequence[Measurement]) -> Measurement:
     for piece in pieces:
         reasons |= {start + i: why for i, why in piece.reasons.items()}
         start += len(piece.value)
-    return Measurement(torch.cat([piece.value for piece in pieces]), _together(pieces, "parts"),
-                       _together(pieces, "curves"), reasons)
+    return Measurement(
+        torch.cat([piece.value for piece in pieces]), _together(pieces, "parts"), _together(pieces, "curves"), reasons
+    )
 
 
 def _together(pieces: Sequence[Measurement], kind: str) -> dict[str, Tensor]:
@@ -76,7 +78,8 @@ def _together(pieces: Sequence[Measurement], kind: str) -> dict[str, Tensor]:
 def out_of_memory(error: Exception) -> bool:
     """Also as PyTorch says it on a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def first_line(error: Exception) -> str:

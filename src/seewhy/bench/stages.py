@@ -56,8 +56,9 @@ class Tool:
         """A map for each pair of the chunk; label-free ones are made once for each picture."""
         rows = [row for row, _ in chunk.pairs]
         if self.method is None:
-            return torch.stack([self.by.make(self.seed, chunk.items[row][0], -1 if cls is None else cls)
-                                for row, cls in chunk.pairs]).to(chunk.x.device)
+            return torch.stack(
+                [self.by.make(self.seed, chunk.items[row][0], -1 if cls is None else cls) for row, cls in chunk.pairs]
+            ).to(chunk.x.device)
         if not self.method.card.class_specific:
             return self.method(chunk.x)[rows]
         return self.method(chunk.x, [cls for _, cls in chunk.pairs], of=rows)
@@ -153,8 +154,9 @@ class Bench:
                 raise RequirementError(f"{choice.label} serves none of the plan's models: {reasons[0]}")
         for stage in stages:
             if not any(tool.method for tool in stage.tools.values()):
-                raise RequirementError(f"no method of the plan serves {stage.label}: "
-                                       f"{next(iter(stage.skipped.values()), '')}")
+                raise RequirementError(
+                    f"no method of the plan serves {stage.label}: {next(iter(stage.skipped.values()), '')}"
+                )
         return stages
 
     def load(self, batch: int) -> tuple[list[tuple[int, Item]], dict[int, str]]:
@@ -193,20 +195,29 @@ class Bench:
 
     def _check_needs(self) -> None:
         has = self.data.card.has
-        given = {Ask.MASK: {Ask.OBJECTS, Ask.MASK}, Ask.OBJECTS: {Ask.OBJECTS}, Ask.RIVAL: {Ask.LABEL},
-                 Ask.BOXES: {Ask.BOXES, Ask.OBJECTS}, Ask.LABEL: {Ask.LABEL}}
+        given = {
+            Ask.MASK: {Ask.OBJECTS, Ask.MASK},
+            Ask.OBJECTS: {Ask.OBJECTS},
+            Ask.RIVAL: {Ask.LABEL},
+            Ask.BOXES: {Ask.BOXES, Ask.OBJECTS},
+            Ask.LABEL: {Ask.LABEL},
+        }
         what = {Ask.MASK: "masks", Ask.OBJECTS: "masks", Ask.BOXES: "boxes", Ask.LABEL: "classes", Ask.RIVAL: "classes"}
         for label, metric in self.metrics.items():
             for ask in sorted(metric.card.needs & given.keys()):
                 if not given[ask] & has:
-                    raise OptionError(f"metric {label} needs {what[ask]}, which {self.data.card.title} does not have; "
-                                      "remove the metric or choose other data")
+                    raise OptionError(
+                        f"metric {label} needs {what[ask]}, which {self.data.card.title} does not have; "
+                        "remove the metric or choose other data"
+                    )
         if self.plan.protocol.target != "prediction" and Ask.LABEL not in has:
-            raise OptionError(f"{self.data.card.title} has no classes; use target = \"prediction\" in [protocol]")
+            raise OptionError(f'{self.data.card.title} has no classes; use target = "prediction" in [protocol]')
         if any(Ask.RIVAL in m.card.needs for m in self.metrics.values()) and not self._two_classes():
             label = next(k for k, m in self.metrics.items() if Ask.RIVAL in m.card.needs)
-            raise OptionError(f"metric {label} needs pictures with two classes, and none of the first is one; "
-                              "remove the metric or choose other data")
+            raise OptionError(
+                f"metric {label} needs pictures with two classes, and none of the first is one; "
+                "remove the metric or choose other data"
+            )
 
     def _two_classes(self) -> bool:
         for number in self.numbers[:PROBED]:

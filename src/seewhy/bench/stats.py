@@ -42,8 +42,9 @@ def draws_for(tests: int, draws: int = DRAWS) -> int:
     return min(max(draws, 80 * tests), max(draws, MOST_DRAWS))
 
 
-def intervals(sums: Float[ndarray, "images columns"], counts: Int[ndarray, "images columns"], draws: int = DRAWS,
-              seed: int = 0) -> Intervals:
+def intervals(
+    sums: Float[ndarray, "images columns"], counts: Int[ndarray, "images columns"], draws: int = DRAWS, seed: int = 0
+) -> Intervals:
     """The cluster bootstrap of Σ sums / Σ counts.
 
     Args:
@@ -122,8 +123,9 @@ def ranks(means: Float[ndarray, "methods"], higher_is_better: bool | None) -> li
     return [None if np.isnan(own) else 1 + int((signed > own).sum()) for own in signed]
 
 
-def band(sums: Float[ndarray, "images points"], counts: Int[ndarray, "images points"]
-         ) -> tuple[Float[ndarray, "points"], Float[ndarray, "points"]]:
+def band(
+    sums: Float[ndarray, "images points"], counts: Int[ndarray, "images points"]
+) -> tuple[Float[ndarray, "points"], Float[ndarray, "points"]]:
     """Means and half-widths of pointwise 95 % bands, 1.96 standard errors of a ratio of sums over images.
 
     For curves, where thousands of points would make the bootstrap dear: the closed form that the bootstrap tends to,

@@ -31,13 +31,35 @@ def schemas() -> dict[str, Any]:
     pa = require("pyarrow", "bench")
     text, number = pa.string(), pa.float64()
     return {
-        ROWS: pa.schema([
-            ("model", text), ("data", text), ("split", text), ("sample", text), ("index", pa.int64()),
-            ("target", text), ("entry", text), ("method", text), ("metric", text), ("value", number),
-            ("seconds", number), ("error", text), ("curve", pa.list_(pa.float32())), ("passes", number)]),
-        MAPS: pa.schema([
-            ("model", text), ("sample", text), ("entry", text), ("method", text), ("rows", pa.int64()),
-            ("cols", pa.int64()), ("map", pa.binary())]),
+        ROWS: pa.schema(
+            [
+                ("model", text),
+                ("data", text),
+                ("split", text),
+                ("sample", text),
+                ("index", pa.int64()),
+                ("target", text),
+                ("entry", text),
+                ("method", text),
+                ("metric", text),
+                ("value", number),
+                ("seconds", number),
+                ("error", text),
+                ("curve", pa.list_(pa.float32())),
+                ("passes", number),
+            ]
+        ),
+        MAPS: pa.schema(
+            [
+                ("model", text),
+                ("sample", text),
+                ("entry", text),
+                ("method", text),
+                ("rows", pa.int64()),
+                ("cols", pa.int64()),
+                ("map", pa.binary()),
+            ]
+        ),
         IMAGES: pa.schema([("model", text), ("sample", text), ("jpeg", pa.binary()), ("mask", pa.binary())]),
     }
 
@@ -68,8 +90,9 @@ class Store:
         """
         store = cls(folder)
         if store.folder.exists() and not _is_fresh(store.folder):
-            raise SeewhyError(f"{store.folder} exists; go on with `seewhy bench resume {store.folder}`, "
-                              "or choose another folder")
+            raise SeewhyError(
+                f"{store.folder} exists; go on with `seewhy bench resume {store.folder}`, or choose another folder"
+            )
         try:
             for kind in (ROWS, MAPS, IMAGES, "claims"):
                 (store.folder / kind).mkdir(parents=True, exist_ok=True)
@@ -87,8 +110,10 @@ class Store:
         """
         store = cls(folder)
         if not (store.folder / PLAN).is_file():
-            raise DataError(f"{store.folder} holds no benchmark run (no {PLAN}); start one: "
-                            f"seewhy bench run plan.toml -o {store.folder}")
+            raise DataError(
+                f"{store.folder} holds no benchmark run (no {PLAN}); start one: "
+                f"seewhy bench run plan.toml -o {store.folder}"
+            )
         return store
 
     @property
@@ -104,8 +129,9 @@ class Store:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is broken ({error}); remove it and resume the run") from error
         if found.get("schema", SCHEMA) > SCHEMA:
-            raise DataError(f"{path} has schema {found['schema']}, this seewhy reads up to {SCHEMA}; "
-                            "pip install --upgrade seewhy")
+            raise DataError(
+                f"{path} has schema {found['schema']}, this seewhy reads up to {SCHEMA}; pip install --upgrade seewhy"
+            )
         return found
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
@@ -141,8 +167,12 @@ class Store:
 
     def drop_broken(self) -> list[str]:
         """Remove parts that a failing disk cut off, so that they are made again; returns their names."""
-        broken = [path for kind in (ROWS, MAPS, IMAGES) for path in (self.folder / kind).glob("*.parquet")
-                  if not _is_whole(path)]
+        broken = [
+            path
+            for kind in (ROWS, MAPS, IMAGES)
+            for path in (self.folder / kind).glob("*.parquet")
+            if not _is_whole(path)
+        ]
         for path in broken:
             for file in (self.folder / ROWS / path.name, path):  # rows say that a part is done
                 file.unlink(missing_ok=True)
@@ -169,10 +199,14 @@ class Store:
 
     def _failed(self, error: OSError) -> SeewhyError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return SeewhyError(f"the disk of {self.folder} is full, nothing finished is lost; free some space, then "
-                               f"`seewhy bench resume {self.folder}`")
-        return SeewhyError(f"{self.folder} cannot be written ({error.strerror or error}); mend that, then "
-                           f"`seewhy bench resume {self.folder}`")
+            return SeewhyError(
+                f"the disk of {self.folder} is full, nothing finished is lost; free some space, then "
+                f"`seewhy bench resume {self.folder}`"
+            )
+        return SeewhyError(
+            f"{self.folder} cannot be written ({error.strerror or error}); mend that, then "
+            f"`seewhy bench resume {self.folder}`"
+        )
 
     # ── questions ─────────────────────────────────────────────────────────────────────────────────────────────────
     def table(self, sql: str, parameters: Iterable[Any] = ()) -> Any:
@@ -192,8 +226,10 @@ class Store:
             try:
                 return base.sql(sql, params=list(parameters)).to_arrow_table()
             except duckdb.Error as error:
-                raise DataError(f"{self.folder}: {str(error).splitlines()[0]}; check the query, or resume the run "
-                                "if a part is broken") from error
+                raise DataError(
+                    f"{self.folder}: {str(error).splitlines()[0]}; check the query, or resume the run "
+                    "if a part is broken"
+                ) from error
 
 
 def open_run(path: str | Path) -> Store:
@@ -208,7 +244,8 @@ def open_run(path: str | Path) -> Store:
 def _is_fresh(folder: Path) -> bool:
     """Whether it is an empty folder, or one whose run was killed before it began."""
     return folder.is_dir() and all(
-        path.name.endswith(".tmp") or (path.is_dir() and not any(path.iterdir())) for path in folder.iterdir())
+        path.name.endswith(".tmp") or (path.is_dir() and not any(path.iterdir())) for path in folder.iterdir()
+    )
 
 
 def _is_whole(path: Path) -> bool:

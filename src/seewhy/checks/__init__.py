@@ -19,6 +19,15 @@ from seewhy.checks.models import MODEL_CHECKS, check_model
 
 globals().update({name: check for name, check in (*METHOD_CHECKS, *MODEL_CHECKS, *DATASET_CHECKS)})
 
-__all__ = ["DATASET_CHECKS", "METHOD_CHECKS", "METRIC_CHECKS", "MODEL_CHECKS", "ContractError", "check_dataset",
-           "check_method", "check_metric", "check_model",
-           *(name for name, _ in (*METHOD_CHECKS, *MODEL_CHECKS, *DATASET_CHECKS))]
+__all__ = [
+    "DATASET_CHECKS",
+    "METHOD_CHECKS",
+    "METRIC_CHECKS",
+    "MODEL_CHECKS",
+    "ContractError",
+    "check_dataset",
+    "check_method",
+    "check_metric",
+    "check_model",
+    *(name for name, _ in (*METHOD_CHECKS, *MODEL_CHECKS, *DATASET_CHECKS)),
+]

@@ -113,9 +113,11 @@ def numbers_like_a_sequence(probe: Probe) -> None:
     """Negative numbers count from the end, slices give lists, and beyond the end is an IndexError."""
     data, i, n = probe.data, probe.some, len(probe.data)
     ensure(_same(data[i - n], probe.items[i]), f"item {i - n} is not item {i}")
-    part = data[i:i + 1]
-    ensure(isinstance(part, list) and len(part) == 1 and _same(part[0], probe.items[i]),
-           f"[{i}:{i + 1}] is not the list of item {i}")
+    part = data[i : i + 1]
+    ensure(
+        isinstance(part, list) and len(part) == 1 and _same(part[0], probe.items[i]),
+        f"[{i}:{i + 1}] is not the list of item {i}",
+    )
     for beyond in (n, -n - 1):
         with expect(IndexError, f"item {beyond} of {n}"):
             data[beyond]
@@ -153,10 +155,14 @@ def labels_are_classes(probe: Probe) -> None:
     ensure(isinstance(names, tuple) and all(isinstance(n, str) and n for n in names), "class_names are no texts")
     ensure(len(set(names)) == len(names), "two classes have one name")
     for item in probe.items.values():
-        ensure(isinstance(item.labels, tuple) and all(type(label) is int for label in item.labels),
-               f"{item.id}: its labels are no tuple of ints but {item.labels!r}")
-        ensure(all(0 <= label < len(names) for label in item.labels),
-               f"{item.id}: the label {item.labels} is out of the range of {len(names)} classes")
+        ensure(
+            isinstance(item.labels, tuple) and all(type(label) is int for label in item.labels),
+            f"{item.id}: its labels are no tuple of ints but {item.labels!r}",
+        )
+        ensure(
+            all(0 <= label < len(names) for label in item.labels),
+            f"{item.id}: the label {item.labels} is out of the range of {len(names)} classes",
+        )
         if item.masks is None and item.boxes is None:
             ensure(len(set(item.labels)) == len(item.labels), f"{item.id}: a class twice without objects")
 
@@ -168,8 +174,10 @@ def masks_are_the_images(probe: Probe) -> None:
         ensure(isinstance(masks, ndarray) and masks.dtype == bool, f"{item.id}: the masks are no booleans")
         wanted = (len(item.labels), item.image.height, item.image.width)
         ensure(masks.shape == wanted, f"{item.id}: the masks' shape is {masks.shape}, not {wanted}")
-    ensure(any(masks.any() for _, masks in _each(probe, "masks")) or not any(i.labels for i in probe.items.values()),
-           "all masks are empty")
+    ensure(
+        any(masks.any() for _, masks in _each(probe, "masks")) or not any(i.labels for i in probe.items.values()),
+        "all masks are empty",
+    )
 
 
 @check
@@ -194,8 +202,9 @@ def boxes_hold_their_masks(probe: Probe) -> None:
         for k, (mask, box) in enumerate(zip(item.masks, item.boxes, strict=True)):
             left, top, right, bottom = (*np.floor(box[:2]).astype(int), *np.ceil(box[2:]).astype(int))
             share = mask[top:bottom, left:right].sum() / max(mask.sum(), 1)
-            ensure(share >= INSIDE or not mask.any(),
-                   f"{item.id}: {share:.0%} of mask {k} lies in its box {box.tolist()}")
+            ensure(
+                share >= INSIDE or not mask.any(), f"{item.id}: {share:.0%} of mask {k} lies in its box {box.tolist()}"
+            )
 
 
 @check
@@ -227,15 +236,21 @@ def wrong_folder_is_told(probe: Probe) -> None:
     card = probe.data.card
     if not card.layout:
         raise SkipTest("nothing is on disk")
-    words = {word for text in card.layout for word in text.replace("(", " ").replace(",", " ").split()
-             if any(mark in word for mark in "./*_")}
+    words = {
+        word
+        for text in card.layout
+        for word in text.replace("(", " ").replace(",", " ").split()
+        if any(mark in word for mark in "./*_")
+    }
     with tempfile.TemporaryDirectory() as folder:
         for root in (Path(folder) / "missing", Path(folder)):
             try:
                 type(probe.data)(root)
             except DataError as error:
-                ensure(any(word in str(error) for word in words),
-                       f"the message for a wrong folder names none of the expected files: {error}")
+                ensure(
+                    any(word in str(error) for word in words),
+                    f"the message for a wrong folder names none of the expected files: {error}",
+                )
                 continue
             except Exception as error:
                 ensure(False, f"a wrong folder raises {type(error).__name__} ({error}) instead of DataError")
@@ -251,8 +266,10 @@ def item_is_the_readers_own(probe: Probe) -> None:
             value[...] = 1
     first.image.paste((1, 2, 3), (0, 0, *first.image.size))
     first.about["seewhy"] = "was here"
-    ensure(_same(probe.data[probe.some], before),
-           f"item {probe.some} shows what was written into an earlier reading of it; give copies")
+    ensure(
+        _same(probe.data[probe.some], before),
+        f"item {probe.some} shows what was written into an earlier reading of it; give copies",
+    )
 
 
 def _random_states() -> list[Any]:

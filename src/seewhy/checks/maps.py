@@ -151,9 +151,11 @@ def seeded_runs_repeat(probe: Probe) -> None:
         runs.append(probe.maps())
     ensure(torch.equal(*runs), "two runs differ: it draws from the global random state")
     has_seed = "seed" in options_of(probe.cls)
-    ensure(has_seed == probe.card.stochastic,
-           f"the card says {'' if probe.card.stochastic else 'not '}stochastic, but the method has "
-           f"{'an' if has_seed else 'no'} option `seed`")
+    ensure(
+        has_seed == probe.card.stochastic,
+        f"the card says {'' if probe.card.stochastic else 'not '}stochastic, but the method has "
+        f"{'an' if has_seed else 'no'} option `seed`",
+    )
     if probe.card.stochastic:
         other = gap(runs[0], probe.maps(seed=12345))
         ensure(other > 0, "the card says stochastic, but another seed gives the same map")
@@ -197,8 +199,10 @@ def autocast_agrees(probe: Probe) -> None:
 def any_input_form(probe: Probe) -> None:
     """A float64 batch, a channels-last batch and a float64 model give the same float32 map."""
     maps = probe.plain
-    forms = {"a float64 batch": probe.x.double(),
-             "a channels-last batch": probe.x.to(memory_format=torch.channels_last)}
+    forms = {
+        "a float64 batch": probe.x.double(),
+        "a channels-last batch": probe.x.to(memory_format=torch.channels_last),
+    }
     for name, x in forms.items():
         ensure_same(maps, probe.maps(x), f"{name} gives another map")
     double = clone(probe.model)
@@ -206,5 +210,3 @@ def any_input_form(probe: Probe) -> None:
     exact = probe.maps(probe.x.double(), model=double)
     ensure(exact.dtype == torch.float32, f"a float64 model gives a {exact.dtype} map, not torch.float32")
     ensure_same(maps, exact, "a float64 model gives another map")
-
-

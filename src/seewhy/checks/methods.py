@@ -12,8 +12,9 @@ from seewhy.models.adapter import VisionModel
 from seewhy.targets import TargetLike
 
 
-def check_method(cls: type[Method], model: VisionModel, x: Tensor | None = None,
-                 target: TargetLike = None) -> dict[str, str]:
+def check_method(
+    cls: type[Method], model: VisionModel, x: Tensor | None = None, target: TargetLike = None
+) -> dict[str, str]:
     """Run every check of a method on one model; faster than one by one, because they share the plain map.
 
     Args:

@@ -16,8 +16,10 @@ from seewhy.registry import Ask
 def inputs_untouched(trial: Trial) -> None:
     """Maps, masks and all else that is given keep their values, versions and places."""
     known = trial.given()
-    tensors = {"the maps": trial.maps, **{name: value for name, value in vars(known).items()
-                                          if isinstance(value, Tensor)}}
+    tensors = {
+        "the maps": trial.maps,
+        **{name: value for name, value in vars(known).items() if isinstance(value, Tensor)},
+    }
     for name in ("objects", "boxes"):
         tensors |= {f"{name} {i}": value for i, value in enumerate(getattr(known, name))}
     before = {name: (tensor_state(t, name), t._version) for name, t in tensors.items()}

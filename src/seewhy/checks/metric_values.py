@@ -13,7 +13,11 @@ from seewhy.checks.trial import EXACT, FIELDS, Trial, metric_check, random_maps,
 from seewhy.registry import ASK_TEXT, Ask, options_of
 
 INCREASING: dict[str, Callable[[Tensor], Tensor]] = {
-    "exp(a)": torch.exp, "a³ + a": lambda a: a**3 + a, "a + 5": lambda a: a + 5, "a − 5": lambda a: a - 5}
+    "exp(a)": torch.exp,
+    "a³ + a": lambda a: a**3 + a,
+    "a + 5": lambda a: a + 5,
+    "a − 5": lambda a: a - 5,
+}
 
 
 @metric_check
@@ -28,8 +32,10 @@ def value_for_each_map(trial: Trial) -> None:
         ensure(not value.requires_grad, f"{name} drags a graph behind it")
     bare = [i for i, bad in enumerate(found.value.isnan().tolist()) if bad != (i in found.reasons)]
     ensure(not bare, f"row {bare[:1]} has NaN without a reason, or a reason without NaN")
-    ensure(set(found.parts) == set(trial.card.parts),
-           f"parts {sorted(found.parts)}, the card says {sorted(trial.card.parts)}")
+    ensure(
+        set(found.parts) == set(trial.card.parts),
+        f"parts {sorted(found.parts)}, the card says {sorted(trial.card.parts)}",
+    )
 
 
 @metric_check
@@ -60,11 +66,18 @@ def _extremes(trial: Trial) -> Iterator[tuple[str, Tensor]]:
     spot = torch.zeros_like(maps)
     spot[:, 0, 0] = 1
     mask = trial.known.masks.to(maps)
-    yield from {"random": maps, "not negative": maps.abs(), "negative": -maps.abs() - 1, "one pixel": spot,
-                "all but one pixel": 1 - spot, "the mask": mask, "all but the mask": 1 - mask,
-                "huge": maps * 2.0**60, "tiny": maps * 2.0**-60,
-                "a ramp": torch.linspace(-1, 1, size[0] * size[1]).view(1, *size).to(maps).expand_as(maps),
-                }.items()
+    yield from {
+        "random": maps,
+        "not negative": maps.abs(),
+        "negative": -maps.abs() - 1,
+        "one pixel": spot,
+        "all but one pixel": 1 - spot,
+        "the mask": mask,
+        "all but the mask": 1 - mask,
+        "huge": maps * 2.0**60,
+        "tiny": maps * 2.0**-60,
+        "a ramp": torch.linspace(-1, 1, size[0] * size[1]).view(1, *size).to(maps).expand_as(maps),
+    }.items()
 
 
 @metric_check
@@ -76,8 +89,10 @@ def bounds_hold(trial: Trial) -> None:
         for value in found.value[~found.value.isnan()].tolist():
             ensure(low is None or value >= low - EXACT, f"a map that is {words} has {value:.6g}, below {low}")
             ensure(high is None or value <= high + EXACT, f"a map that is {words} has {value:.6g}, above {high}")
-        ensure(set(found.value.isnan().nonzero().flatten().tolist()) == set(found.reasons),
-               f"for a map that is {words}, NaN and reasons do not agree")
+        ensure(
+            set(found.value.isnan().nonzero().flatten().tolist()) == set(found.reasons),
+            f"for a map that is {words}, NaN and reasons do not agree",
+        )
 
 
 @metric_check
@@ -86,12 +101,16 @@ def batch_is_its_images(trial: Trial) -> None:
     n = len(trial.maps)
     for i in range(n):
         alone = trial.metric.measure(*trial.rows([i]))
-        ensure(torch.allclose(alone.value, trial.plain.value[i : i + 1], rtol=1e-5, atol=1e-5, equal_nan=True),
-               f"map {i} has {trial.plain.value[i]:.6g} in the batch and {alone.value[0]:.6g} alone")
+        ensure(
+            torch.allclose(alone.value, trial.plain.value[i : i + 1], rtol=1e-5, atol=1e-5, equal_nan=True),
+            f"map {i} has {trial.plain.value[i]:.6g} in the batch and {alone.value[0]:.6g} alone",
+        )
     order = [*range(1, n), 0]
     moved = trial.metric.measure(*trial.rows(order)).value
-    ensure(torch.allclose(moved, trial.plain.value[order], rtol=1e-5, atol=1e-5, equal_nan=True),
-           "a batch in another order has other values")
+    ensure(
+        torch.allclose(moved, trial.plain.value[order], rtol=1e-5, atol=1e-5, equal_nan=True),
+        "a batch in another order has other values",
+    )
 
 
 @metric_check
@@ -131,8 +150,10 @@ def full_mask(trial: Trial) -> None:
     found = trial.measure(masks=full)
     value = found.value[1].item()
     ensure(found.value[1].isnan() == (1 in found.reasons), "a full mask gives NaN without a reason")
-    ensure(value != value or ((low is None or value >= low - EXACT) and (high is None or value <= high + EXACT)),
-           f"a full mask gives {value:.6g}, outside of the bounds")
+    ensure(
+        value != value or ((low is None or value >= low - EXACT) and (high is None or value <= high + EXACT)),
+        f"a full mask gives {value:.6g}, outside of the bounds",
+    )
     ensure(same(found, trial.plain, rows=[0, 2, 3]), "a full mask changes the neighbours' values")
 
 
@@ -167,8 +188,9 @@ def monotone_invariance_as_declared(trial: Trial) -> None:
 @metric_check
 def scale_invariance_as_declared(trial: Trial) -> None:
     """Multiplying the map by a positive number leaves the value as it is if, and only if, the card says so."""
-    changed = [f"{k:g}" for k in (4.0, 0.25, 1024.0) 
-               if not _unmoved(trial, lambda a, k=k: a * k, trial.card.scale_invariant)]
+    changed = [
+        f"{k:g}" for k in (4.0, 0.25, 1024.0) if not _unmoved(trial, lambda a, k=k: a * k, trial.card.scale_invariant)
+    ]
     if trial.card.scale_invariant:
         ensure(not changed, f"the card says scale-invariant, but times {', '.join(changed)} changes the value")
     else:
@@ -191,8 +213,7 @@ def direction_is_true(trial: Trial) -> None:
     if trial.card.higher_is_better is None or trial.card.needs - {Ask.MASK, Ask.OBJECTS} or not trial.card.needs:
         raise SkipTest("only for metrics that ask for masks alone and have a direction")
     alone = [mask[None] for mask in trial.known.masks]
-    good, bad = (trial.measure(maps.to(trial.maps), objects=alone)
-                 for maps in (trial.known.masks, ~trial.known.masks))
+    good, bad = (trial.measure(maps.to(trial.maps), objects=alone) for maps in (trial.known.masks, ~trial.known.masks))
     gain = (good.value - bad.value) * (1 if trial.card.higher_is_better else -1)
     ensure((gain > 0).all(), "a map that is the mask is no better than one that is all but the mask")
 
@@ -209,10 +230,14 @@ def _moves(trial: Trial, ask: Ask, seed: int) -> bool:
     other = trial if not seed else trial_of(trial.metric, trial.known.model, seed=seed)
     known = other.known
     here = {
-        Ask.MASK: lambda: known.masks.roll((9, 13), (1, 2)), Ask.OBJECTS: lambda: [~each for each in known.objects],
-        Ask.BOXES: lambda: [b * 0.5 for b in known.boxes], Ask.RIVAL: lambda: known.rivals.flip(0),
-        Ask.LABEL: lambda: known.model.checked_output(known.x).logits.argmax(1), Ask.MODEL: lambda: known.x.flip(0),
-        Ask.METHOD: lambda: some_method(known.model, 1)}[ask]()
+        Ask.MASK: lambda: known.masks.roll((9, 13), (1, 2)),
+        Ask.OBJECTS: lambda: [~each for each in known.objects],
+        Ask.BOXES: lambda: [b * 0.5 for b in known.boxes],
+        Ask.RIVAL: lambda: known.rivals.flip(0),
+        Ask.LABEL: lambda: known.model.checked_output(known.x).logits.argmax(1),
+        Ask.MODEL: lambda: known.x.flip(0),
+        Ask.METHOD: lambda: some_method(known.model, 1),
+    }[ask]()
     return not same(other.plain, other.measure(**{FIELDS[ask]: here}), EXACT)
 
 
@@ -235,8 +260,12 @@ def pixels_that_do_not_count(trial: Trial) -> None:
 def any_form_of_map(trial: Trial) -> None:
     """The same numbers in another float type, memory layout or grad mode have the same value."""
     maps = trial.maps
-    forms = {"float64": maps.double(), "bfloat16": maps.bfloat16(), "not contiguous": maps.mT.contiguous().mT,
-             "wanting gradients": maps.clone().requires_grad_()}
+    forms = {
+        "float64": maps.double(),
+        "bfloat16": maps.bfloat16(),
+        "not contiguous": maps.mT.contiguous().mT,
+        "wanting gradients": maps.clone().requires_grad_(),
+    }
     for words, form in forms.items():
         ensure(same(trial.plain, trial.measure(form), EXACT), f"the same map, {words}, has another value")
     with torch.inference_mode():
@@ -253,8 +282,11 @@ def seeded_runs_repeat(trial: Trial) -> None:
         runs.append(trial.measure())
     ensure(same(*runs), "two runs differ: it draws from the global random state")
     has_seed, says = "seed" in options_of(type(trial.metric)), trial.card.stochastic
-    ensure(has_seed == says, f"the card says {'' if says else 'not '}stochastic, but the metric has "
-                             f"{'an' if has_seed else 'no'} option `seed`")
+    ensure(
+        has_seed == says,
+        f"the card says {'' if says else 'not '}stochastic, but the metric has "
+        f"{'an' if has_seed else 'no'} option `seed`",
+    )
     if has_seed:
         other = type(trial.metric)(**{**trial.metric.options, "seed": 12345})
         ensure(not same(trial.plain, trial.measure(metric=other)), "another seed gives the same values")

@@ -122,8 +122,10 @@ def stages_lie_on_grids(model: VisionModel, x: Tensor) -> None:
         shape, grid = tuple(value.shape), tuple(value.shape[-2:])
         ensure(len(shape) == 4 and shape[0] == len(x), f"{stage.name} gives {shape}, not (B, C, rows, cols)")
         ensure(all(g <= n for g, n in zip(grid, last, strict=True)), f"{stage.name} has a grid of {grid} after {last}")
-        ensure(_one_stride(x.shape[-2:], grid, stage.stride or model.structure.patch_size or (1, 1)),
-               f"{stage.name} has a grid of {grid} for {tuple(x.shape[-2:])} pixels: wrong axes?")
+        ensure(
+            _one_stride(x.shape[-2:], grid, stage.stride or model.structure.patch_size or (1, 1)),
+            f"{stage.name} has a grid of {grid} for {tuple(x.shape[-2:])} pixels: wrong axes?",
+        )
         ensure(torch.isfinite(value).all(), f"{stage.name} gives NaN or infinity")
         last = grid
 
@@ -143,8 +145,10 @@ def tokens_are_prefix_and_grid(model: VisionModel, x: Tensor) -> None:
     ensure(list(tokens) == list(range(depth)), f"tokens come from blocks {list(tokens)}, not from all {depth}")
     prefix = model.structure.prefix_tokens
     for block, value in tokens.items():
-        ensure(value.ndim == 3 and value.shape[1] == prefix + rows * cols,
-               f"block {block} gives {tuple(value.shape)}; expected {prefix} + {rows}×{cols} tokens")
+        ensure(
+            value.ndim == 3 and value.shape[1] == prefix + rows * cols,
+            f"block {block} gives {tuple(value.shape)}; expected {prefix} + {rows}×{cols} tokens",
+        )
 
 
 @model_check
@@ -158,8 +162,10 @@ def attention_is_a_distribution(model: VisionModel, x: Tensor) -> None:
     rows, cols = model.grid(*x.shape[-2:])
     tokens = model.structure.prefix_tokens + rows * cols
     for block, matrix in found.items():
-        ensure(matrix.ndim == 4 and tuple(matrix.shape[-2:]) == (tokens, tokens) and len(matrix) == len(x),
-               f"block {block} attends {tuple(matrix.shape)}, not (B, heads, {tokens}, {tokens})")
+        ensure(
+            matrix.ndim == 4 and tuple(matrix.shape[-2:]) == (tokens, tokens) and len(matrix) == len(x),
+            f"block {block} attends {tuple(matrix.shape)}, not (B, heads, {tokens}, {tokens})",
+        )
         sums = matrix.float().sum(-1)
         ensure(matrix.min() >= 0 and (sums - 1).abs().max() < 1e-2, f"rows of block {block} are no distribution")
     some: dict[int, Tensor] = {}
@@ -241,8 +247,9 @@ def cells_lie_where_the_pixels_are(model: VisionModel, x: Tensor) -> None:
     # the last patch may lie partly outside of the image
     cell = first.stride or model.structure.patch_size or (height / rows, width / cols)
     near = [round(n * c) for n, c in zip(size, cell, strict=True)]
-    far = [length - round((g - n) * c)
-           for length, g, n, c in zip((height, width), (rows, cols), size, cell, strict=True)]
+    far = [
+        length - round((g - n) * c) for length, g, n, c in zip((height, width), (rows, cols), size, cell, strict=True)
+    ]
     for place in ("top left", "top right", "bottom left", "bottom right"):
         down, right = "bottom" in place, "right" in place
         changed = x.clone()

@@ -52,8 +52,9 @@ class Probe:
         """The method with few passes, on the model or on another."""
         return self.cls(model=model or self.model, **{**self.few, **options})
 
-    def maps(self, x: Tensor | None = None, target: TargetLike = None, model: VisionModel | None = None,
-             **options: Any) -> Tensor:
+    def maps(
+        self, x: Tensor | None = None, target: TargetLike = None, model: VisionModel | None = None, **options: Any
+    ) -> Tensor:
         """The maps of the batch and target, or of others."""
         x, target = self.x if x is None else x, self.target if target is None else target
         return self.method(model, **options)(x, target)

@@ -25,8 +25,15 @@ from seewhy.targets import ClassTarget
 METRIC_CHECKS: list[tuple[str, Check]] = []
 """Every check of a metric as (name, check), filled by the decorator; `check(metric, model=None)`."""
 
-FIELDS = {Ask.MASK: "masks", Ask.OBJECTS: "objects", Ask.BOXES: "boxes", Ask.LABEL: "labels", Ask.RIVAL: "rivals",
-          Ask.METHOD: "method", Ask.MODEL: "x"}
+FIELDS = {
+    Ask.MASK: "masks",
+    Ask.OBJECTS: "objects",
+    Ask.BOXES: "boxes",
+    Ask.LABEL: "labels",
+    Ask.RIVAL: "rivals",
+    Ask.METHOD: "method",
+    Ask.MODEL: "x",
+}
 """The field of `Given` for each need."""
 
 BATCH, SIZE = 4, (24, 32)
@@ -89,13 +96,22 @@ def trial_of(metric: Metric | type[Metric], model: VisionModel | None, few: int 
     device = torch.device("cpu") if x is None else x.device
     objects = [boxes_to_masks(boxes, size).to(device) for boxes in _boxes(draws, size)]
     known = Given(
-        masks=torch.stack([each[0] for each in objects]), objects=objects,
+        masks=torch.stack([each[0] for each in objects]),
+        objects=objects,
         boxes=[b.to(device) for b in _boxes(torch.Generator().manual_seed(seed), size)],
-        rivals=random_maps(size, draws).to(device), labels=torch.arange(BATCH).to(device) % 3)
+        rivals=random_maps(size, draws).to(device),
+        labels=torch.arange(BATCH).to(device) % 3,
+    )
     if model is not None:
         width = output_of(model, x).require(Need.LOGITS).shape[1]
-        known = replace(known, model=model, x=x, target=ClassTarget(tuple(i % width for i in range(BATCH))),
-                        labels=known.labels % width, method=some_method(model))
+        known = replace(
+            known,
+            model=model,
+            x=x,
+            target=ClassTarget(tuple(i % width for i in range(BATCH))),
+            labels=known.labels % width,
+            method=some_method(model),
+        )
     return Trial(metric, random_maps(size, draws).to(device), known)
 
 
@@ -137,8 +153,11 @@ def boxes_to_masks(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 def some_method(model: VisionModel, number: int = 0) -> Method:
     """A class-specific method that needs one forward of the whole model."""
-    fit = [cls for cls in METHODS if not cls.unmet(model) and cls.card.class_specific and not cls.card.stochastic
-           and cls.card.target_kind is None]
+    fit = [
+        cls
+        for cls in METHODS
+        if not cls.unmet(model) and cls.card.class_specific and not cls.card.stochastic and cls.card.target_kind is None
+    ]
     one = [m for m in (cls(model) for cls in fit) if (m.cost.below, m.cost.above) == (1, 1)]
     ensure(number < len(one), f"{model.name} serves no method of one forward")
     return one[number]
@@ -148,8 +167,12 @@ def same(a: Measurement, b: Measurement, tolerance: float = 0.0, rows: list[int]
     """Whether values and parts are equal within a tolerance relative to the largest; NaN equals NaN."""
     pick = slice(None) if rows is None else rows
     pairs = [(a.value, b.value), *((a.parts[name], b.parts[name]) for name in a.parts if name in b.parts)]
-    return all(torch.allclose(one[pick], two[pick], rtol=0, equal_nan=True,
-                              atol=tolerance * float(one.nan_to_num().abs().max())) for one, two in pairs)
+    return all(
+        torch.allclose(
+            one[pick], two[pick], rtol=0, equal_nan=True, atol=tolerance * float(one.nan_to_num().abs().max())
+        )
+        for one, two in pairs
+    )
 
 
 @contextmanager

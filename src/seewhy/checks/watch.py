@@ -50,10 +50,13 @@ def _same(before: Any, after: Any) -> bool:
 def tensor_state(tensor: Tensor, name: str) -> State:
     """Everything about a tensor that a method could change by mistake."""
     grad = tensor.grad if tensor.is_leaf else None
-    return {f"{name} itself": tensor, f"the values of {name}": _Bits(tensor),
-            f"requires_grad of {name}": tensor.requires_grad,
-            f"the gradient of {name}": (grad, None if grad is None else _Bits(grad)),
-            f"the hooks of {name}": dict(tensor._backward_hooks or {})}
+    return {
+        f"{name} itself": tensor,
+        f"the values of {name}": _Bits(tensor),
+        f"requires_grad of {name}": tensor.requires_grad,
+        f"the gradient of {name}": (grad, None if grad is None else _Bits(grad)),
+        f"the hooks of {name}": dict(tensor._backward_hooks or {}),
+    }
 
 
 def model_state(module: nn.Module) -> State:
@@ -87,19 +90,27 @@ def process_state(module: nn.Module) -> State:
     }
     kernels = torch.backends.cuda
     switches = {
-        "grad mode": torch.is_grad_enabled(), "inference mode": torch.is_inference_mode_enabled(),
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
         "the default dtype": torch.get_default_dtype(),
         "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "the choice of attention kernels": (kernels.flash_sdp_enabled(), kernels.math_sdp_enabled(),
-                                            kernels.mem_efficient_sdp_enabled()),
+        "the choice of attention kernels": (
+            kernels.flash_sdp_enabled(),
+            kernels.math_sdp_enabled(),
+            kernels.mem_efficient_sdp_enabled(),
+        ),
     }
     classes = {c for m in module.modules() for c in type(m).__mro__ if c is not object}
     spaces = {"torch.nn.functional": F, "torch.nn": nn, "torch.Tensor": Tensor, **{c.__qualname__: c for c in classes}}
-    patched = {f"a function of {name}": {k: v for k, v in vars(space).items() if callable(v)}
-               for name, space in spaces.items()}
-    everywhere = {key: dict(value) for key, value in vars(nn.modules.module).items()
-                  if key.startswith("_global_") and isinstance(value, dict)}
+    patched = {
+        f"a function of {name}": {k: v for k, v in vars(space).items() if callable(v)} for name, space in spaces.items()
+    }
+    everywhere = {
+        key: dict(value)
+        for key, value in vars(nn.modules.module).items()
+        if key.startswith("_global_") and isinstance(value, dict)
+    }
     return {**random_states, **switches, **patched, **everywhere}
 
 

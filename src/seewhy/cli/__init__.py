@@ -30,7 +30,10 @@ EXIT_CODES = (
 )
 
 app = typer.Typer(
-    name="seewhy", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_show_locals=False,
+    name="seewhy",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
     help="See what a vision model looks at, ask why, and measure how far the picture can be trusted.",
     epilog=EXIT_CODES,
 )

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from seewhy.bench.run import Engine
     from seewhy.bench.store import Store
 
-app = typer.Typer(help="Score methods by metrics on data: run a plan, resume, report, compare two runs.",
-                  no_args_is_help=True)
+app = typer.Typer(
+    help="Score methods by metrics on data: run a plan, resume, report, compare two runs.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -36,8 +37,10 @@ def scenes(
     from seewhy.bench import scenes as board
     from seewhy.models.load import load_model
 
-    tables = {name: board.table(load_model(name), n, method, thin=thin, progress=common.progress)
-              for name in model or ["scenes_vit", "scenes_cnn"]}
+    tables = {
+        name: board.table(load_model(name), n, method, thin=thin, progress=common.progress)
+        for name in model or ["scenes_vit", "scenes_cnn"]
+    }
     if out:
         board.write(tables, n, out, thin)
     if as_json:
@@ -55,15 +58,18 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=Fa
 
 @app.command()
 def run(
-    plan: Annotated[str, typer.Argument(help="The plan: a TOML file, or a name of `seewhy bench presets`.",
-                                        show_default=False)],
+    plan: Annotated[
+        str, typer.Argument(help="The plan: a TOML file, or a name of `seewhy bench presets`.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the run.")],
     root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the plan's.")] = None,
     n: Annotated[int | None, typer.Option("--n", help="How many pictures, in place of the plan's.")] = None,
-    source: Annotated[list[str] | None, typer.Option(help="LABEL=PATH: where a model of the plan lies; may "
-                                                     "repeat.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value in the plan, e.g. "
-                                                       "protocol.batch_size=4; may repeat.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="LABEL=PATH: where a model of the plan lies; may repeat.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value in the plan, e.g. protocol.batch_size=4; may repeat.")
+    ] = None,
     engine: EngineName = "local",
     workers: Workers = 2,
     as_json: common.AsJson = False,
@@ -110,14 +116,18 @@ def _engine(name: str, workers: int) -> Engine | None:
 
 
 def _summary(store: Store, as_json: bool) -> None:
-    counts = store.table("SELECT model, method, count(DISTINCT entry) AS maps, count(value) AS values, "
-                         "count(error) AS errors FROM rows WHERE method <> '' GROUP BY ALL ORDER BY ALL").to_pylist()
+    counts = store.table(
+        "SELECT model, method, count(DISTINCT entry) AS maps, count(value) AS values, "
+        "count(error) AS errors FROM rows WHERE method <> '' GROUP BY ALL ORDER BY ALL"
+    ).to_pylist()
     if as_json:
         common.print_json({"run": str(store.folder), "manifest": store.manifest, "methods": counts})
         return
     for row in counts:
-        typer.echo(f"{row['model']}  {row['method']}: {row['maps']} maps, {row['values']} values"
-                   + (f", {row['errors']} without" if row["errors"] else ""))
+        typer.echo(
+            f"{row['model']}  {row['method']}: {row['maps']} maps, {row['values']} values"
+            + (f", {row['errors']} without" if row["errors"] else "")
+        )
     typer.echo(f"{store.folder} (next: seewhy bench report {store.folder})")
 
 
@@ -137,8 +147,14 @@ def presets(as_json: common.AsJson = False) -> None:
 @app.command()
 def report(
     folder: Folder,
-    output: Annotated[Path | None, typer.Option("--out", "-o", help="The page; default: report.html in the run's "
-                                                "folder. CSV, LaTeX and Markdown lie beside it.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The page; default: report.html in the run's folder. CSV, LaTeX and Markdown lie beside it.",
+        ),
+    ] = None,
 ) -> None:
     """Write what a run found: a page with tables, curves and pictures, and the tables as CSV, LaTeX and Markdown."""
     from seewhy.bench.report import report as write

@@ -25,9 +25,15 @@ Model = Annotated[str, typer.Option("--model", "-m", help="Model: a name of `see
 Architecture = Annotated[str | None, typer.Option(help="What a checkpoint file fits, e.g. timm/vit_small_patch16_224.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps …; default: the best there is.")]
 Methods = Annotated[list[str] | None, typer.Option("--method", "-M", help="A name of `seewhy methods`; may repeat.")]
-Targets = Annotated[list[str] | None, typer.Option(
-    "--target", "-t", help="Class name or number, top-1, top-3 (the three best), embedding-sum, "
-    "embedding-norm, or truth (the name of the photo's folder); may repeat.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="Class name or number, top-1, top-3 (the three best), embedding-sum, "
+        "embedding-norm, or truth (the name of the photo's folder); may repeat.",
+    ),
+]
 Concept = Annotated[Path | None, typer.Option(help="Explain likeness to a concept: a folder of example images.")]
 Reference = Annotated[Path | None, typer.Option(help="Explain likeness to one reference image.")]
 Measure = Annotated[str, typer.Option(help="Likeness for --concept and --reference: dot, cosine or l2.")]
@@ -53,7 +59,10 @@ def all_images(given: Sequence[Path]) -> list[Path]:
 
 
 def configured(
-    model: VisionModel, names: Sequence[str] | None, layer: str | None, options: Sequence[str] | None,
+    model: VisionModel,
+    names: Sequence[str] | None,
+    layer: str | None,
+    options: Sequence[str] | None,
     presets: dict[str, dict[str, Any]] | None = None,
 ) -> list:
     """The methods asked for, each with those of the options that it has, over its presets."""
@@ -89,8 +98,9 @@ def parse_options(options: Sequence[str] | None, layer: str | None = None) -> di
     return found
 
 
-def all_targets(model: VisionModel, words: Sequence[str] | None, concept: Path | None, reference: Path | None,
-                measure: str) -> list:
+def all_targets(
+    model: VisionModel, words: Sequence[str] | None, concept: Path | None, reference: Path | None, measure: str
+) -> list:
     """The targets asked for; the model's own answer where nothing is asked."""
     from seewhy import targets
 
@@ -123,8 +133,15 @@ def bars() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                    console=console, transient=True, disable=not console.is_terminal)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def progress(items: Iterable, total: int, label: str) -> Iterator:
@@ -179,8 +196,9 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console().print(table)
 
 
-def print_cards(cards: list[dict[str, Any]], headers: Sequence[str], row: Callable[[dict[str, Any]], Sequence[str]],
-                as_json: bool) -> None:
+def print_cards(
+    cards: list[dict[str, Any]], headers: Sequence[str], row: Callable[[dict[str, Any]], Sequence[str]], as_json: bool
+) -> None:
     """Cards as JSON, as a table with a row for each, or, if it is one, with all that it says."""
     if as_json:
         print_json(cards)
@@ -205,8 +223,10 @@ def option_cards(cls: type) -> dict[str, dict[str, Any]]:
     """The options of a method or metric as a card shows them."""
     from seewhy.registry import options_of
 
-    return {name: {"default": field.default, **{key: field.metadata[key] for key in ("help", "choices")}}
-            for name, field in options_of(cls).items()}
+    return {
+        name: {"default": field.default, **{key: field.metadata[key] for key in ("help", "choices")}}
+        for name, field in options_of(cls).items()
+    }
 
 
 def print_json(value: Any) -> None:

@@ -24,8 +24,14 @@ def compare(
     measure: common.Measure = "dot",
     layer: common.LayerName = None,
     option: common.Options = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The figure: a PNG, or an HTML page with what each method "
-                                      "shows, its cost and its citation.")] = Path("out/compare.png"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The figure: a PNG, or an HTML page with what each method shows, its cost and its citation.",
+        ),
+    ] = Path("out/compare.png"),
     full: Annotated[bool, typer.Option(help="Each method's own number of repetitions, not a quick look.")] = False,
     device: common.Device = None,
     architecture: common.Architecture = None,
@@ -53,11 +59,30 @@ def compare(
     if not as_json:
         typer.echo(str(out))
         return
-    about = {tool.card.name: {"shows": tool.card.summary, "cost": str(tool.cost), "citation": tool.card.citation}
-             for tool in tools}
-    common.print_json({"image": str(image), "model": loaded.name, "figure": str(out), "maps": [
-        {"method": e.method, "target": e.target, "layer": e.layer, "grid": list(e.map.shape), "seconds": e.seconds,
-         "constant": e.is_constant, **about[e.method]} for row in outcome.maps for e in row]})
+    about = {
+        tool.card.name: {"shows": tool.card.summary, "cost": str(tool.cost), "citation": tool.card.citation}
+        for tool in tools
+    }
+    common.print_json(
+        {
+            "image": str(image),
+            "model": loaded.name,
+            "figure": str(out),
+            "maps": [
+                {
+                    "method": e.method,
+                    "target": e.target,
+                    "layer": e.layer,
+                    "grid": list(e.map.shape),
+                    "seconds": e.seconds,
+                    "constant": e.is_constant,
+                    **about[e.method],
+                }
+                for row in outcome.maps
+                for e in row
+            ],
+        }
+    )
 
 
 def _catalogue(model: VisionModel, with_concepts: bool) -> list[str]:

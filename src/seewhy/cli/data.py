@@ -30,14 +30,19 @@ def list_(as_json: common.AsJson = False) -> None:
         common.print_json([{**vars(card), "has": sorted(card.has)} for card in cards])
         return
     for card in cards:
-        typer.echo(f"{card.name}\n  {card.summary}\n  has: {', '.join(sorted(card.has))}\n"
-                   f"  splits: {', '.join(card.splits)}\n  from: {card.source}")
+        typer.echo(
+            f"{card.name}\n  {card.summary}\n  has: {', '.join(sorted(card.has))}\n"
+            f"  splits: {', '.join(card.splits)}\n  from: {card.source}"
+        )
         typer.echo("\n    ".join(["  files:", *card.layout]) + "\n" if card.layout else "  files: none, it is made\n")
 
 
 @app.command()
 def show(
-    name: Name, root: Root = None, split: Split = None, options: common.Options = None,
+    name: Name,
+    root: Root = None,
+    split: Split = None,
+    options: common.Options = None,
     n: Annotated[int, typer.Option(min=1, max=400, help="How many pictures.")] = 8,
     side: Annotated[int, typer.Option(min=48, max=1024, help="Long side of a picture in pixels.")] = 224,
     columns: Annotated[int, typer.Option(min=1, help="Pictures per row.")] = 4,
@@ -55,8 +60,9 @@ def show(
 
 
 @app.command()
-def check(name: Name, root: Root = None, split: Split = None, options: common.Options = None,
-          as_json: common.AsJson = False) -> None:
+def check(
+    name: Name, root: Root = None, split: Split = None, options: common.Options = None, as_json: common.AsJson = False
+) -> None:
     """Read every item; list those whose picture or annotation is broken (exit code 9 if there are any)."""
     from seewhy.errors import DataError, SeewhyError
 

@@ -69,11 +69,20 @@ def _write(outcome: Outcome, folder: Path) -> list[dict]:
     for explanation, name in zip(maps, names, strict=True):
         explanation.save(folder / name)
         constant = ConstantMapError(explanation.constant_advice) if explanation.is_constant else None
-        rows.append(_row(
-            outcome.source, model=explanation.model, method=explanation.method, target=explanation.target,
-            layer=explanation.layer, grid=list(explanation.map.shape), seconds=explanation.seconds,
-            folder=str(folder / name), error=str(constant) if constant else None,
-            exit_code=constant.exit_code if constant else 0))
+        rows.append(
+            _row(
+                outcome.source,
+                model=explanation.model,
+                method=explanation.method,
+                target=explanation.target,
+                layer=explanation.layer,
+                grid=list(explanation.map.shape),
+                seconds=explanation.seconds,
+                folder=str(folder / name),
+                error=str(constant) if constant else None,
+                exit_code=constant.exit_code if constant else 0,
+            )
+        )
     return rows
 
 

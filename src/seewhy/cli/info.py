@@ -26,14 +26,27 @@ def info(
     from rich.console import Console
 
     console = Console()
-    console.print(f"[bold]{facts['name']}[/] ({facts['source']}), {facts['parameters'] / 1e6:.1f} M parameters, "
-                  f"input {facts['input'][0]}×{facts['input'][1]}", highlight=False)
+    console.print(
+        f"[bold]{facts['name']}[/] ({facts['source']}), {facts['parameters'] / 1e6:.1f} M parameters, "
+        f"input {facts['input'][0]}×{facts['input'][1]}",
+        highlight=False,
+    )
     console.print(f"offers: {', '.join(facts['offers'])}", highlight=False)
     for key in ("classes", "embedding", "grid", "prefix_tokens", "note"):
         if facts[key]:
             console.print(f"{key.replace('_', ' ')}: {facts[key]}", highlight=False)
-    common.print_table(("layer", "layout", "grid", "channels"), [
-        (stage["name"] + ("  ← default for Grad-CAM" if stage["name"] == facts["cam_layer"] else ""), stage["layout"],
-         "×".join(map(str, stage["grid"])), str(stage["channels"])) for stage in facts["stages"]])
-    common.print_table(("method", "works", ""), [
-        (name, "no" if why else "yes", why) for name, why in facts["methods"].items()])
+    common.print_table(
+        ("layer", "layout", "grid", "channels"),
+        [
+            (
+                stage["name"] + ("  ← default for Grad-CAM" if stage["name"] == facts["cam_layer"] else ""),
+                stage["layout"],
+                "×".join(map(str, stage["grid"])),
+                str(stage["channels"]),
+            )
+            for stage in facts["stages"]
+        ],
+    )
+    common.print_table(
+        ("method", "works", ""), [(name, "no" if why else "yes", why) for name, why in facts["methods"].items()]
+    )

@@ -30,8 +30,15 @@ def _shown(card: dict) -> tuple[str, ...]:
 def _row(cls: type) -> dict:
     card = cls.card
     return {
-        "name": card.name, "title": card.title, "family": card.family, "summary": card.summary,
-        "needs": sorted(card.needs), "signed": card.signed, "class_specific": card.class_specific,
-        "stochastic": card.stochastic, "citation": card.citation, "about": inspect.getdoc(cls),
+        "name": card.name,
+        "title": card.title,
+        "family": card.family,
+        "summary": card.summary,
+        "needs": sorted(card.needs),
+        "signed": card.signed,
+        "class_specific": card.class_specific,
+        "stochastic": card.stochastic,
+        "citation": card.citation,
+        "about": inspect.getdoc(cls),
         "options": common.option_cards(cls),
     }

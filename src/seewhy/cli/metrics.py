@@ -20,24 +20,42 @@ def metrics(
     names = METRICS.names(pattern) or [METRICS.get(pattern).card.name]  # an unknown name is an error
     cards = [_row(METRICS.get(name)) for name in names]
     cards.sort(key=lambda card: card["property"])
-    common.print_cards(cards, ("metric", "property", "better", "bounds", "passes", "needs", "what it measures"), _shown,
-                       as_json)
+    common.print_cards(
+        cards, ("metric", "property", "better", "bounds", "passes", "needs", "what it measures"), _shown, as_json
+    )
 
 
 def _shown(card: dict) -> tuple[str, ...]:
     better = {True: "higher", False: "lower", None: "–"}[card["higher_is_better"]]
     low, high = ("" if bound is None else f"{bound:g}" for bound in card["bounds"])
-    return (card["name"], card["property"], better, f"{low} … {high}".strip(), str(card["passes"]),
-            ", ".join(card["needs"]), card["summary"])
+    return (
+        card["name"],
+        card["property"],
+        better,
+        f"{low} … {high}".strip(),
+        str(card["passes"]),
+        ", ".join(card["needs"]),
+        card["summary"],
+    )
 
 
 def _row(cls: type) -> dict:
     card = cls.card
     return {
-        "name": card.name, "title": card.title, "property": card.property, "summary": card.summary,
-        "needs": sorted(card.needs), "bounds": list(card.bounds), "higher_is_better": card.higher_is_better,
-        "passes": cls().passes, "parts": card.parts, "whole": card.whole, "monotone_invariant": card.monotone_invariant,
-        "scale_invariant": card.scale_invariant, "stochastic": card.stochastic, "citation": card.citation,
+        "name": card.name,
+        "title": card.title,
+        "property": card.property,
+        "summary": card.summary,
+        "needs": sorted(card.needs),
+        "bounds": list(card.bounds),
+        "higher_is_better": card.higher_is_better,
+        "passes": cls().passes,
+        "parts": card.parts,
+        "whole": card.whole,
+        "monotone_invariant": card.monotone_invariant,
+        "scale_invariant": card.scale_invariant,
+        "stochastic": card.stochastic,
+        "citation": card.citation,
         "about": inspect.getdoc(cls),
         "options": common.option_cards(cls),
     }

@@ -17,8 +17,9 @@ def sanity(
     image: Annotated[Path, typer.Argument(help="One photo.", show_default=False)],
     model: common.Model = common.DEFAULT_MODEL,
     method: common.Methods = None,
-    target: Annotated[str | None, typer.Option("--target", "-t", help="Class name or number, top-1 …; it stays the "
-                                               "same throughout.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="Class name or number, top-1 …; it stays the same throughout.")
+    ] = None,
     layer: common.LayerName = None,
     option: common.Options = None,
     steps: Annotated[int, typer.Option(help="How many models, from a random head to random weights only.")] = 7,
@@ -40,8 +41,14 @@ def sanity(
     title = f"{image.name} · {loaded.name} · ρ: rank correlation with the trained model's map"
     sanity_figure(cascades, title).save(out)
     if as_json:
-        common.print_json({"image": str(image), "model": loaded.name, "figure": str(out),
-                           "methods": [_row(cascade) for cascade in cascades]})
+        common.print_json(
+            {
+                "image": str(image),
+                "model": loaded.name,
+                "figure": str(out),
+                "methods": [_row(cascade) for cascade in cascades],
+            }
+        )
         return
     for cascade in cascades:
         last = cascade.steps[-1].spearman
@@ -51,6 +58,12 @@ def sanity(
 
 
 def _row(cascade: Cascade) -> dict[str, Any]:
-    return {"method": cascade.trained.method, "target": cascade.trained.target, "verdict": cascade.verdict, "steps": [
-        {"layer": s.layer, "spearman": s.spearman, "ssim": s.ssim, "finite": s.explanation is not None}
-        for s in cascade.steps]}
+    return {
+        "method": cascade.trained.method,
+        "target": cascade.trained.target,
+        "verdict": cascade.verdict,
+        "steps": [
+            {"layer": s.layer, "spearman": s.spearman, "ssim": s.ssim, "finite": s.explanation is not None}
+            for s in cascade.steps
+        ],
+    }

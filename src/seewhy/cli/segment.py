@@ -22,8 +22,9 @@ Joint = Annotated[bool, typer.Option(help="Cluster all photos together: the same
 GraphCut = Annotated[bool, typer.Option(help="Instead of segments: the outline of the object that a map points at.")]
 OfMap = Annotated[str, typer.Option("--method", "-M", help="With --graphcut: whose map, a name of `seewhy methods`.")]
 OfTarget = Annotated[str | None, typer.Option("--target", "-t", help="With --graphcut: class name or number, top-1 …")]
-MinArea = Annotated[int | None, typer.Option(help="Parts with fewer pixels get no box; default 784, less in photos "
-                                                  "below 224 pixels.")]
+MinArea = Annotated[
+    int | None, typer.Option(help="Parts with fewer pixels get no box; default 784, less in photos below 224 pixels.")
+]
 Border = Annotated[int | None, typer.Option(help="Pixels along the edge that are in no box; default 14, likewise.")]
 
 Row = dict[str, Any]
@@ -60,8 +61,10 @@ def segment(
     names = common.numbered(path.stem for path in paths)
     if graphcut:
         tool = common.configured(loaded, [method], layer[0] if layer else None, option)[0]
-        rows = [_tried(path, lambda p, name=name: _object(loaded, p, tool, target, out / f"{name}.png", max_pixels))
-                for path, name in zip(paths, names, strict=True)]
+        rows = [
+            _tried(path, lambda p, name=name: _object(loaded, p, tool, target, out / f"{name}.png", max_pixels))
+            for path, name in zip(paths, names, strict=True)
+        ]
     else:
         nave = _nave(loaded, k, layer, joint, option)
         draw = _joint if joint else _one_by_one
@@ -106,8 +109,10 @@ def _one_by_one(nave: Any, paths: list[Path], names: list[str], out: Path, max_p
         return _drawn([found], [path], nave, figure)[0]
 
     pairs = list(zip(paths, names, strict=True))
-    return [_tried(path, lambda p, name=name: work(p, out / f"{name}.png"))
-            for path, name in common.progress(pairs, len(pairs), "segmenting")]
+    return [
+        _tried(path, lambda p, name=name: work(p, out / f"{name}.png"))
+        for path, name in common.progress(pairs, len(pairs), "segmenting")
+    ]
 
 
 def _joint(nave: Any, paths: list[Path], names: list[str], out: Path, max_pixels: int, *limits: Any) -> list[Row]:
@@ -136,9 +141,16 @@ def _drawn(found: list[PictureSegments], paths: list[Path], nave: Any, figure: P
 
 
 def _row(one: PictureSegments) -> Row:
-    clusters = [{"cluster": c, "share": round(share, 4), "background": c in one.background,
-                 "parts": [{"area": p.area, "box": _corners(p.box)} for p in one.components if p.cluster == c]}
-                for c, share in enumerate(one.shares) if share]
+    clusters = [
+        {
+            "cluster": c,
+            "share": round(share, 4),
+            "background": c in one.background,
+            "parts": [{"area": p.area, "box": _corners(p.box)} for p in one.components if p.cluster == c],
+        }
+        for c, share in enumerate(one.shares)
+        if share
+    ]
     chosen = {"cluster": one.chosen.cluster, "box": _corners(one.chosen.box)} if one.chosen else None
     return {"size": list(one.image.size), "grid": list(one.labels.shape), "segments": clusters, "chosen": chosen}
 
@@ -156,9 +168,15 @@ def _object(model: VisionModel, path: Path, tool: Any, target: str | None, figur
     found = segment_object(explanation.image, explanation)
     figure.parent.mkdir(parents=True, exist_ok=True)
     object_figure(explanation, found, f"{path.name} · {model.name}").save(figure)
-    return {"model": model.name, "method": explanation.method, "target": explanation.target,
-            "size": list(explanation.image.size), "area": int(found.mask.sum()), "box": _corners(found.box),
-            "figure": str(figure)}
+    return {
+        "model": model.name,
+        "method": explanation.method,
+        "target": explanation.target,
+        "size": list(explanation.image.size),
+        "area": int(found.mask.sum()),
+        "box": _corners(found.box),
+        "figure": str(figure),
+    }
 
 
 def _report(rows: list[Row], as_json: bool) -> None:

@@ -27,8 +27,18 @@ def scenes(
     from seewhy.training.recipes import parse_changes
     from seewhy.training.scenes import train
 
-    train(model, out, resume=resume, device=device, precision=precision, threads=threads, workers=workers, every=every,
-          pool_dir=pool_dir, **parse_changes(changes or []))
+    train(
+        model,
+        out,
+        resume=resume,
+        device=device,
+        precision=precision,
+        threads=threads,
+        workers=workers,
+        every=every,
+        pool_dir=pool_dir,
+        **parse_changes(changes or []),
+    )
     typer.echo(f"done; the weights are in {out / 'model.safetensors'}")
 
 

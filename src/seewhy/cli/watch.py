@@ -14,9 +14,13 @@ class Bars(Watcher):
     def begin(self, bench: Any, stages: Any) -> None:
         self.bars = common.bars()
         several = len(stages) > 1
-        self.tasks = {(stage.label, label): self.bars.add_task(f"{stage.label} {label}" if several else label,
-                                                               total=len(bench.batches))
-                      for stage in stages for label in stage.tools}
+        self.tasks = {
+            (stage.label, label): self.bars.add_task(
+                f"{stage.label} {label}" if several else label, total=len(bench.batches)
+            )
+            for stage in stages
+            for label in stage.tools
+        }
         self.bars.start()
 
     def part(self, model: str, method: str, batch: int) -> None:

@@ -48,8 +48,10 @@ class Item:
         for name in ("masks", "ignore"):
             value = getattr(self, name)
             if value is not None and value.shape[-2:] != size:
-                raise DataError(f"{self.id}: the {name} are {value.shape[-2]}×{value.shape[-1]}, the picture "
-                                f"{size[0]}×{size[1]}; check that image and annotation belong together")
+                raise DataError(
+                    f"{self.id}: the {name} are {value.shape[-2]}×{value.shape[-1]}, the picture "
+                    f"{size[0]}×{size[1]}; check that image and annotation belong together"
+                )
         for name in ("masks", "boxes"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.labels):
@@ -61,13 +63,18 @@ class Item:
 
     def __repr__(self) -> str:
         held = ", ".join(name for name in ("masks", "boxes", "ignore") if getattr(self, name) is not None)
-        return (f"{type(self).__name__}({self.id!r}, {self.image.width} × {self.image.height} px, labels {self.labels}"
-                f"{', with ' + held if held else ''})")
+        return (
+            f"{type(self).__name__}({self.id!r}, {self.image.width} × {self.image.height} px, labels {self.labels}"
+            f"{', with ' + held if held else ''})"
+        )
 
     def mask_of(self, label: int) -> Bool[ndarray, "rows cols"]:
         """The union of the objects of a class; empty where there is none."""
-        rows = [mask for mask, own in zip(() if self.masks is None else self.masks, self.labels, strict=False)
-                if own == label]
+        rows = [
+            mask
+            for mask, own in zip(() if self.masks is None else self.masks, self.labels, strict=False)
+            if own == label
+        ]
         return np.any(rows, axis=0) if rows else np.zeros((self.image.height, self.image.width), dtype=bool)
 
 
@@ -121,8 +128,10 @@ def expect(root: str | Path, *files: str, card: DatasetCard) -> Path:
         raise DataError(f"{folder} is no folder; {card.title} needs one with {', '.join(card.layout)} ({card.source})")
     missing = [pattern for pattern in files if next(folder.glob(pattern), None) is None]
     if missing:
-        raise DataError(f"{folder} is not laid out as {card.title}: no {', '.join(missing)}; "
-                        f"expected {', '.join(card.layout)} ({card.source})")
+        raise DataError(
+            f"{folder} is not laid out as {card.title}: no {', '.join(missing)}; "
+            f"expected {', '.join(card.layout)} ({card.source})"
+        )
     return folder
 
 

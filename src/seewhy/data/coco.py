@@ -18,7 +18,9 @@ from seewhy.registry import Ask, dataset
 
 
 @dataset(
-    name="coco", title="COCO", has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    name="coco",
+    title="COCO",
+    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
     splits=("val2017", "train2017", "val2014", "train2014"),
     summary="Everyday photos with a mask and a box for each object of 80 kinds.",
     layout=("annotations/instances_val2017.json", "val2017/*.jpg"),
@@ -42,8 +44,9 @@ class COCO(Dataset):
         MissingExtraError: pycocotools is not installed. OptionError: impossible option.
     """
 
-    def __init__(self, root: str | Path, split: str = "val2017", task: str = "segmentation",
-                 ids_file: str | Path | None = None) -> None:
+    def __init__(
+        self, root: str | Path, split: str = "val2017", task: str = "segmentation", ids_file: str | Path | None = None
+    ) -> None:
         one_of("split", split, self.card.splits)
         one_of("task", task, ("segmentation", "boxes"))
         self.split, self.task = split, task
@@ -96,8 +99,15 @@ class COCO(Dataset):
             ignore &= ~masks.any(0)
         boxes = np.array([row["bbox"] for row in objects], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        return Item(name, image, tuple(self._label[row["category_id"]] for row in objects), masks, boxes, ignore,
-                    {"annotation_ids": [row["id"] for row in objects], "without_mask": dropped})
+        return Item(
+            name,
+            image,
+            tuple(self._label[row["category_id"]] for row in objects),
+            masks,
+            boxes,
+            ignore,
+            {"annotation_ids": [row["id"] for row in objects], "without_mask": dropped},
+        )
 
     def _mask(self, shape: Any, size: tuple[int, int]) -> np.ndarray:
         """Polygons, or run lengths as numbers or as COCO's string."""
@@ -127,8 +137,10 @@ def _compact(node: dict) -> dict:
         shape = node["segmentation"]
         if isinstance(shape, list):
             shape = [array("d", part) for part in shape]
-        return {**{k: node[k] for k in ("id", "image_id", "category_id", "bbox", "iscrowd") if k in node},
-                "segmentation": shape}
+        return {
+            **{k: node[k] for k in ("id", "image_id", "category_id", "bbox", "iscrowd") if k in node},
+            "segmentation": shape,
+        }
     if "file_name" in node:
         return {k: node[k] for k in ("id", "file_name", "height", "width") if k in node}
     return node

@@ -57,8 +57,10 @@ class CUB(Dataset):
         self._names = [names[n] for n in self._numbers]
         for number in self._numbers:
             if number not in self._labels or number not in self._boxes:
-                raise DataError(f"image {number} of {self.root / LISTS[0]} has no line in {LISTS[1]} or {LISTS[3]}; "
-                                "unpack the archive again")
+                raise DataError(
+                    f"image {number} of {self.root / LISTS[0]} has no line in {LISTS[1]} or {LISTS[3]}; "
+                    "unpack the archive again"
+                )
         classes = self._table(LISTS[4])
         self._index = {number: i for i, number in enumerate(classes)}
         self.class_names = tuple(name.split(".", 1)[-1].replace("_", " ") for name in classes.values())
@@ -76,8 +78,9 @@ class CUB(Dataset):
             x, y, width, height = map(float, self._boxes[number].split())
             label = self._index[self._labels[number]]
         except (ValueError, KeyError) as error:
-            raise DataError(f"image {number}: its class or box is no number ({error}); "
-                            f"check {LISTS[1]} and {LISTS[3]}") from None
+            raise DataError(
+                f"image {number}: its class or box is no number ({error}); check {LISTS[1]} and {LISTS[3]}"
+            ) from None
         box = np.array([[x, y, x + width, y + height]]).clip(0, [image.width, image.height] * 2)
         return Item(self.ids[index], image, (label,), self._mask(index), box, about=self._about(number))
 
@@ -103,14 +106,17 @@ class CUB(Dataset):
                 if visible == "1":
                     found.setdefault(number, {})[names[part]] = [float(x), float(y)]
             except (ValueError, KeyError) as error:
-                raise DataError(f"{folder / 'part_locs.txt'} has the line {line!r} ({error}); unpack the archive "
-                                "again") from None
+                raise DataError(
+                    f"{folder / 'part_locs.txt'} has the line {line!r} ({error}); unpack the archive again"
+                ) from None
         return found
 
     def _table(self, file: str) -> dict[str, str]:
         """The lines `<number> <rest>` of a list."""
         pairs = [line.split(maxsplit=1) for line in lines(self.root / file)]
         if wrong := next((pair for pair in pairs if len(pair) != 2), None):
-            raise DataError(f"{self.root / file} has the line {wrong[0]!r}; each needs a number and a value; "
-                            "unpack the archive again")
+            raise DataError(
+                f"{self.root / file} has the line {wrong[0]!r}; each needs a number and a value; "
+                "unpack the archive again"
+            )
         return dict(pairs)

@@ -30,8 +30,11 @@ MOST_VALUES = 32  # of objects, in a mask that also has 255
     title="A folder of images",
     summary="Your own pictures; masks and classes where you have them.",
     splits=("all",),
-    layout=("images/ (or the pictures in the folder itself)", "masks/<same name>.png (optional)",
-            "labels.csv: file, label (optional; else images/<class>/*)"),
+    layout=(
+        "images/ (or the pictures in the folder itself)",
+        "masks/<same name>.png (optional)",
+        "labels.csv: file, label (optional; else images/<class>/*)",
+    ),
     has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
     source="made by you",
     citation="",
@@ -107,8 +110,9 @@ class Folder(Dataset):
             name = row["file"].removeprefix("./")
             inside = name if (self._images / name).is_file() else name.removeprefix("images/")
             if not inside or not (self._images / inside).is_file():
-                raise DataError(f"{path} line {number}: there is no picture {name!r} in {self._images}; "
-                                "correct the column file")
+                raise DataError(
+                    f"{path} line {number}: there is no picture {name!r} in {self._images}; correct the column file"
+                )
             labels = [row[key].strip() for key in keys if row[key].strip()]
             rows.append((inside, {"labels": labels, "mask": row.get("mask", "").strip()}))
         if not rows:
@@ -141,8 +145,9 @@ def _label_columns(columns: Sequence[str], by_index: bool) -> list[str]:
     return sorted(found, key=lambda column: int("".join(filter(str.isdigit, column)) or 0))
 
 
-def _classes(wanted: str | Sequence[str] | None, names: dict[str, list[str]],
-             masked: bool) -> tuple[tuple[str, ...], dict[str, int]]:
+def _classes(
+    wanted: str | Sequence[str] | None, names: dict[str, list[str]], masked: bool
+) -> tuple[tuple[str, ...], dict[str, int]]:
     """The class names, and the index of whatever the labels call them."""
     present = sorted({label for labels in names.values() for label in labels})
     if wanted is None:
@@ -158,8 +163,10 @@ def _classes(wanted: str | Sequence[str] | None, names: dict[str, list[str]],
         every = tuple(wanted)
         index = {name: i for i, name in enumerate(every)}
     if strange := next((name for name in present if name not in index), None):
-        raise DataError(f"the label {strange!r} is none of the {len(every)} classes{suggestion(strange, every)}"
-                        "; correct it, or leave classes out")
+        raise DataError(
+            f"the label {strange!r} is none of the {len(every)} classes{suggestion(strange, every)}"
+            "; correct it, or leave classes out"
+        )
     return every, index
 
 
@@ -178,6 +185,8 @@ def _per_object(labels: tuple[int, ...], values: list[int], path: Path) -> tuple
     if len(labels) == 1 or not values + list(labels):
         return labels * len(values)
     if values != list(range(1, len(labels) + 1)):
-        raise DataError(f"{path} holds the values {values or 'none'} for {len(labels)} labels; value k is the object "
-                        "of label k, so each needs its own")
+        raise DataError(
+            f"{path} holds the values {values or 'none'} for {len(labels)} labels; value k is the object "
+            "of label k, so each needs its own"
+        )
     return labels

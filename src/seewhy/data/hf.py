@@ -59,12 +59,23 @@ class HFDataset(Dataset):
         MissingExtraError: a folder without the library `datasets`.
     """
 
-    def __init__(self, root: Any, split: str | None = None, *, image: str = "image", label: Column | None = "label",
-                 mask: str | None = None, mask_values: str = "objects", ignore: int | None = None,
-                 boxes: Column | None = None, box_format: str = "xywh") -> None:
+    def __init__(
+        self,
+        root: Any,
+        split: str | None = None,
+        *,
+        image: str = "image",
+        label: Column | None = "label",
+        mask: str | None = None,
+        mask_values: str = "objects",
+        ignore: int | None = None,
+        boxes: Column | None = None,
+        box_format: str = "xywh",
+    ) -> None:
         if box_format not in FORMATS or mask_values not in ("objects", "classes"):
-            raise OptionError(f"box_format={box_format!r} must be xywh or xyxy, mask_values={mask_values!r} objects or "
-                              "classes")
+            raise OptionError(
+                f"box_format={box_format!r} must be xywh or xyxy, mask_values={mask_values!r} objects or classes"
+            )
         source = self._load(root) if isinstance(root, str | Path) else root
         self.split, rows = _one_of(source, split)
         self._image, self._mask, self._values, self._ignore = image, mask, mask_values, ignore
@@ -78,8 +89,10 @@ class HFDataset(Dataset):
     def _load(self, root: str | Path) -> Any:
         folder = Path(root).expanduser()
         if not folder.exists():
-            raise DataError(f"{root} is no folder with a state.json, and nothing is downloaded; get it with "
-                            f"datasets.load_dataset({str(root)!r}).save_to_disk(folder), then pass that folder")
+            raise DataError(
+                f"{root} is no folder with a state.json, and nothing is downloaded; get it with "
+                f"datasets.load_dataset({str(root)!r}).save_to_disk(folder), then pass that folder"
+            )
         kind = "dataset_dict.json" if (folder / "dataset_dict.json").is_file() else "state.json"
         expect(folder, kind, card=self.card)
         try:
@@ -108,22 +121,26 @@ class HFDataset(Dataset):
         alone = masks is None and boxes is None
         return Item(name, image, tuple(dict.fromkeys(labels)) if alone else labels, masks, boxes, ignore)
 
-    def _objects(self, levels: ndarray, labels: tuple[int, ...],
-                 name: str) -> tuple[tuple[int, ...], Bool[ndarray, "objects rows cols"]]:
+    def _objects(
+        self, levels: ndarray, labels: tuple[int, ...], name: str
+    ) -> tuple[tuple[int, ...], Bool[ndarray, "objects rows cols"]]:
         values = [int(v) for v in np.unique(levels) if v not in (0, self._ignore)]
         masks = np.stack([levels == v for v in values]) if values else np.zeros((0, *levels.shape), dtype=bool)
         if self._values == "objects":
             return self._for_all(labels, len(values), name), masks
         if values and values[-1] > len(self.class_names):
-            raise DataError(f"{name}: its mask has the number {values[-1]} of {len(self.class_names)} classes; pass "
-                            "ignore= if it means that nobody labelled it, or mask_values='objects'")
+            raise DataError(
+                f"{name}: its mask has the number {values[-1]} of {len(self.class_names)} classes; pass "
+                "ignore= if it means that nobody labelled it, or mask_values='objects'"
+            )
         return tuple(v - 1 for v in values), masks
 
     def _for_all(self, labels: tuple[int, ...], count: int, name: str) -> tuple[int, ...]:
         labels = labels * count if len(labels) == 1 else (0,) * count if self.class_names == ("object",) else labels
         if len(labels) != count:
-            raise DataError(f"{name} has {count} objects and {len(labels)} labels; pass the column with one for each "
-                            "as label=")
+            raise DataError(
+                f"{name} has {count} objects and {len(labels)} labels; pass the column with one for each as label="
+            )
         return labels
 
     def _classes(self) -> tuple[tuple[str, ...], dict[Any, int]]:
@@ -146,8 +163,10 @@ def _one_of(source: Any, split: str | None) -> tuple[str, Any]:
             raise OptionError(f"no split {name!r}; choose from {', '.join(map(str, source)) or 'none: it is empty'}")
         return str(name), source[name]
     if not hasattr(source, "column_names") or not hasattr(source, "__len__"):  # an IterableDataset has none
-        raise DataError(f"a {type(source).__name__} is no datasets.Dataset that can be read by number; pass one, or a "
-                        "folder that save_to_disk wrote")
+        raise DataError(
+            f"a {type(source).__name__} is no datasets.Dataset that can be read by number; pass one, or a "
+            "folder that save_to_disk wrote"
+        )
     own = str(source.split) if source.split is not None else ""
     if split is not None and own and split != own:
         raise OptionError(f"this dataset is the split {own!r}, not {split!r}; leave split out")
@@ -157,8 +176,10 @@ def _one_of(source: Any, split: str | None) -> tuple[str, Any]:
 def _check(rows: Any, column: Column | None) -> None:
     first = column[0] if isinstance(column, tuple) else column
     if first is not None and first not in rows.column_names:
-        raise DataError(f"there is no column {first!r}{suggestion(first, rows.column_names)}; pass image=, label=, "
-                        "mask= or boxes= by their names")
+        raise DataError(
+            f"there is no column {first!r}{suggestion(first, rows.column_names)}; pass image=, label=, "
+            "mask= or boxes= by their names"
+        )
 
 
 def _undecoded(rows: Any, columns: tuple[str, ...]) -> Any:

@@ -16,7 +16,10 @@ FOLDERS = ("", "val", "ILSVRC2012_img_val")
 
 
 @dataset(
-    name="imagenet_real", title="ImageNet ReaL", has={Ask.LABEL}, splits=tuple(LEAST),
+    name="imagenet_real",
+    title="ImageNet ReaL",
+    has={Ask.LABEL},
+    splits=tuple(LEAST),
     summary="The 50 000 ImageNet validation photos, each with all its classes.",
     layout=("real.json", "ILSVRC2012_val_*.JPEG, val/ILSVRC2012_val_*.JPEG or val/<wnid>/ILSVRC2012_val_*.JPEG"),
     source="image-net.org, and real.json of github.com/google-research/reassessed-imagenet",
@@ -45,7 +48,8 @@ class ImageNetReal(Dataset):
         self.split = split
         self._real = read_json(Path(labels) if labels else folder / "real.json")
         if not isinstance(self._real, list) or not all(
-                isinstance(row, list) and all(type(i) is int and 0 <= i < 1000 for i in row) for row in self._real):
+            isinstance(row, list) and all(type(i) is int and 0 <= i < 1000 for i in row) for row in self._real
+        ):
             raise DataError("the ReaL labels are no list of lists of classes 0 to 999; use the official real.json")
         self._paths = _photos(folder)
         if not self._paths:

@@ -20,7 +20,10 @@ SIZES = (50, 300, 919)
 
 
 @dataset(
-    name="imagenet_s", title="ImageNet-S", has={Ask.OBJECTS, Ask.LABEL}, splits=("validation", "train-semi", "test"),
+    name="imagenet_s",
+    title="ImageNet-S",
+    has={Ask.OBJECTS, Ask.LABEL},
+    splits=("validation", "train-semi", "test"),
     summary="ImageNet photos with a mask for each class that is present.",
     layout=("ImageNetS919/validation/<wnid>/*.JPEG", "ImageNetS919/validation-segmentation/<wnid>/*.png"),
     source="ImageNet-1k and the scripts of github.com/LUSSeg/ImageNet-S",
@@ -46,8 +49,14 @@ class ImageNetS(Dataset):
 
     class_names = imagenet_classes()
 
-    def __init__(self, root: str | Path, split: str = "validation", classes: int = 919, single_id: bool = False,
-                 categories: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "validation",
+        classes: int = 919,
+        single_id: bool = False,
+        categories: str | Path | None = None,
+    ) -> None:
         one_of("split", split, self.card.splits)
         one_of("classes", classes, SIZES)
         folder = Path(root).expanduser()
@@ -55,8 +64,11 @@ class ImageNetS(Dataset):
         self.annotated, self.split = split != "test", split
         masks = f"{split}-segmentation"
         expect(folder, split, *([masks] if self.annotated else []), card=self.card)
-        self._images = {path.relative_to(folder / split).with_suffix("").as_posix(): path
-                        for path in (folder / split).glob("*/*") if path.suffix.lower() in (".jpeg", ".jpg")}
+        self._images = {
+            path.relative_to(folder / split).with_suffix("").as_posix(): path
+            for path in (folder / split).glob("*/*")
+            if path.suffix.lower() in (".jpeg", ".jpg")
+        }
         self._mask_root, self._image_root = folder / masks, folder / split
         found = {p.relative_to(self._mask_root).with_suffix("").as_posix() for p in self._mask_root.glob("*/*.png")}
         self._ids = tuple(sorted(set(self._images) | (found if self.annotated else set())))
@@ -79,11 +91,18 @@ class ImageNetS(Dataset):
         values = self._values(name)
         present = [int(i) for i in np.unique(values) if i not in (0, IGNORE)]
         if present and present[-1] > len(self._classes):
-            raise DataError(f"{name}: number {present[-1]} in the mask of {len(self._classes)} classes; "
-                            "get the file again")
+            raise DataError(
+                f"{name}: number {present[-1]} in the mask of {len(self._classes)} classes; get the file again"
+            )
         masks = np.stack([values == i for i in present]) if present else np.zeros((0, *values.shape), dtype=bool)
-        return Item(name, image, tuple(self._classes[i - 1] for i in present), masks, ignore=values == IGNORE,
-                    about={"wnid": wnid, "ids": present})
+        return Item(
+            name,
+            image,
+            tuple(self._classes[i - 1] for i in present),
+            masks,
+            ignore=values == IGNORE,
+            about={"wnid": wnid, "ids": present},
+        )
 
     def _values(self, name: str) -> np.ndarray:
         rgb = read_numbers(self._mask_root / f"{name}.png", ("RGB",), "the number is R + 256·G; use the official PNGs")
@@ -104,8 +123,10 @@ def _classes(folder: Path, number: int, categories: str | Path | None) -> tuple[
         parts = [folder / part for part in ("validation", "train-semi")]
         wnids = sorted({path.name for part in parts for path in part.glob("n*") if path.is_dir()})
     if len(wnids) != number:
-        raise DataError(f"{folder} has {len(wnids)} of {number} class folders, and numbers in masks count them all; "
-                        f"pass categories= the official ImageNetS_categories_im{number}.txt")
+        raise DataError(
+            f"{folder} has {len(wnids)} of {number} class folders, and numbers in masks count them all; "
+            f"pass categories= the official ImageNetS_categories_im{number}.txt"
+        )
     return tuple(map(_index, wnids))
 
 

@@ -31,12 +31,14 @@ UNSURE = 3.0
     title="LIDC-IDRI",
     summary="Crops of lung CT, one nodule each, benign or malignant, with readers' consensus mask and 8 biomarkers.",
     splits=("decided", "all"),
-    layout=("LIDC-IDRI-*/<study>/<series>/*.dcm with an XML beside or in annotations=",
-            f"or prepared crops: {TABLE} (id, image, mask, malignancy, {', '.join(BIOMARKERS)})"),
+    layout=(
+        "LIDC-IDRI-*/<study>/<series>/*.dcm with an XML beside or in annotations=",
+        f"or prepared crops: {TABLE} (id, image, mask, malignancy, {', '.join(BIOMARKERS)})",
+    ),
     has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
     source="https://www.cancerimagingarchive.net/collection/lidc-idri",
     citation="Armato et al.: The Lung Image Database Consortium and Image Database Resource Initiative, Med. Phys. 38, "
-             "2011",
+    "2011",
 )
 class LIDC(Dataset):
     """One item for each nodule of 3 mm or more, on the axial slice where its consensus mask is largest.
@@ -64,8 +66,17 @@ class LIDC(Dataset):
         MissingExtraError: scans without pydicom.
     """
 
-    def __init__(self, root: str | Path, split: str = "decided", *, readers: int = 3, size: int = 64,
-                 level: float = -600.0, width: float = 1500.0, annotations: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "decided",
+        *,
+        readers: int = 3,
+        size: int = 64,
+        level: float = -600.0,
+        width: float = 1500.0,
+        annotations: str | Path | None = None,
+    ) -> None:
         one_of("split", split, self.card.splits)
         self.split = split
         if size < 1 or width <= 0:
@@ -75,9 +86,12 @@ class LIDC(Dataset):
             every: Iterator[ScannedNodule | PreparedNodule] = _prepared(self.root)
         else:
             every = scanned(self.root, self.root if annotations is None else Path(annotations).expanduser())
-        self._nodules = [nodule for nodule in every if (nodule.readers is None or nodule.readers >= readers)
-                         and (split == "all" or nodule.malignancy != UNSURE)]
-        self.class_names = ("benign", "malignant", "indeterminate")[:2 if split == "decided" else 3]
+        self._nodules = [
+            nodule
+            for nodule in every
+            if (nodule.readers is None or nodule.readers >= readers) and (split == "all" or nodule.malignancy != UNSURE)
+        ]
+        self.class_names = ("benign", "malignant", "indeterminate")[: 2 if split == "decided" else 3]
 
     @cached_property
     def ids(self) -> tuple[str, ...]:

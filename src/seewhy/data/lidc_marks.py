@@ -17,8 +17,16 @@ from numpy import ndarray
 
 from seewhy.errors import DataError
 
-BIOMARKERS = ("subtlety", "internalStructure", "calcification", "sphericity", "margin", "lobulation", "spiculation",
-              "texture")
+BIOMARKERS = (
+    "subtlety",
+    "internalStructure",
+    "calcification",
+    "sphericity",
+    "margin",
+    "lobulation",
+    "spiculation",
+    "texture",
+)
 RATED = (*BIOMARKERS, "malignancy")
 SERIES = re.compile(rb"<SeriesInstanceUid>\s*([0-9.]+)\s*<", re.IGNORECASE)
 MOST_READERS = 4
@@ -44,8 +52,9 @@ class Mark:
 
     def places(self, spacing: tuple[float, float]) -> Float[ndarray, "points 3"]:
         """All outline points in mm: x, y, z."""
-        return np.concatenate([np.column_stack([o.points * spacing, np.full(len(o.points), o.z)])
-                               for o in self.outlines])
+        return np.concatenate(
+            [np.column_stack([o.points * spacing, np.full(len(o.points), o.z)]) for o in self.outlines]
+        )
 
     @cached_property
     def slices(self) -> dict[str, float]:
@@ -82,8 +91,12 @@ def read_xml(path: Path) -> list[Mark]:
     """
     try:
         root = ElementTree.parse(path).getroot()
-        return [mark for reader, session in enumerate(root.findall("{*}readingSession"))
-                for nodule in session.findall("{*}unblindedReadNodule") if (mark := _mark(reader, nodule)) is not None]
+        return [
+            mark
+            for reader, session in enumerate(root.findall("{*}readingSession"))
+            for nodule in session.findall("{*}unblindedReadNodule")
+            if (mark := _mark(reader, nodule)) is not None
+        ]
     except (ElementTree.ParseError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is no readable LIDC annotation ({error}); get the file again") from error
 
@@ -104,8 +117,9 @@ def _outline(roi: ElementTree.Element) -> Outline:
     return Outline(name or z, float(z), inclusion, np.array(points, dtype=np.int64).reshape(-1, 2))
 
 
-def fill(points: Int[ndarray, "points 2"],
-         shape: tuple[int, int]) -> tuple[Bool[ndarray, "rows cols"], Bool[ndarray, "rows cols"]]:
+def fill(
+    points: Int[ndarray, "points 2"], shape: tuple[int, int]
+) -> tuple[Bool[ndarray, "rows cols"], Bool[ndarray, "rows cols"]]:
     """The pixels strictly inside a closed line through pixel centres (even-odd), and the line's own.
 
     LIDC's readers draw on the first pixels outside the nodule, so the line is no part of it. Points beyond the
@@ -172,8 +186,9 @@ def _linked(gaps: Float[ndarray, "marks marks"], members: list[int], limit: floa
             left.difference_update(near)
             edge += near
         smaller = 0.9 * limit
-        groups += (_linked(gaps, sorted(group), smaller) if len(group) > MOST_READERS and smaller >= 0.1
-                   else [sorted(group)])
+        groups += (
+            _linked(gaps, sorted(group), smaller) if len(group) > MOST_READERS and smaller >= 0.1 else [sorted(group)]
+        )
     return groups
 
 

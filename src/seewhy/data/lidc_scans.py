@@ -72,9 +72,14 @@ class ScannedNodule:
     @property
     def about(self) -> dict[str, Any]:
         diameter = float(np.mean([mark.diameter(self.series.spacing) for mark in self.marks]))
-        return {"malignancy": self.malignancy, "biomarkers": {name: self.mean(name) for name in BIOMARKERS},
-                "diameter_mm": diameter, "readers": self.readers, "patient": self.series.patient,
-                "series": self.series.uid}
+        return {
+            "malignancy": self.malignancy,
+            "biomarkers": {name: self.mean(name) for name in BIOMARKERS},
+            "diameter_mm": diameter,
+            "readers": self.readers,
+            "patient": self.series.patient,
+            "series": self.series.uid,
+        }
 
     def crop(self, size: int) -> tuple[Num[ndarray, "rows cols"], Bool[ndarray, "rows cols"]]:
         """Hounsfield units and consensus on the slice where the consensus is largest (the lowest of equals).
@@ -94,8 +99,10 @@ class ScannedNodule:
         if min(pixels.shape) < size:
             raise OptionError(f"a crop of {size} is larger than the scan ({pixels.shape}); pass a smaller size")
         ys, xs = np.nonzero(mask) if mask.any() else _drawn(self.marks, best)
-        corner = [int(np.clip((v.min() + v.max() + 1 - size) // 2, 0, edge - size))
-                  for v, edge in ((ys, pixels.shape[0]), (xs, pixels.shape[1]))]
+        corner = [
+            int(np.clip((v.min() + v.max() + 1 - size) // 2, 0, edge - size))
+            for v, edge in ((ys, pixels.shape[0]), (xs, pixels.shape[1]))
+        ]
         inner = (slice(corner[0], corner[0] + size), slice(corner[1], corner[1] + size))
         return pixels[inner], mask[inner]
 
@@ -106,12 +113,16 @@ def scanned(root: Path, annotations: Path) -> Iterator[ScannedNodule]:
     folders = sorted({path.parent for path in _named(root.rglob("*"), ".dcm")})
     if not described or not folders:
         missing = "*.dcm" if described else "*.xml with a SeriesInstanceUid"
-        raise DataError(f"no {missing} below {root if described else annotations}; a scan lies in "
-                        "LIDC-IDRI-*/<study>/<series>/*.dcm, its marks in an XML beside it or in annotations=")
+        raise DataError(
+            f"no {missing} below {root if described else annotations}; a scan lies in "
+            "LIDC-IDRI-*/<study>/<series>/*.dcm, its marks in an XML beside it or in annotations="
+        )
     known = [series for folder in folders if (series := _series(folder)) is not None and series.uid in described]
     if not known:
-        raise DataError(f"none of the {len(described)} XML files in {annotations} is about a CT series below {root}; "
-                        "pass annotations= the folder with theirs")
+        raise DataError(
+            f"none of the {len(described)} XML files in {annotations} is about a CT series below {root}; "
+            "pass annotations= the folder with theirs"
+        )
     for series in known:
         groups = nodules(read_xml(described[series.uid]), series.spacing, series.thickness)
         for k, marks in enumerate(groups, 1):

@@ -51,8 +51,10 @@ def table(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")
             if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
-                raise DataError(f"{path} has the columns {', '.join(reader.fieldnames or ()) or 'none'}; it needs "
-                                f"{', '.join(missing)}, separated by commas")
+                raise DataError(
+                    f"{path} has the columns {', '.join(reader.fieldnames or ()) or 'none'}; it needs "
+                    f"{', '.join(missing)}, separated by commas"
+                )
             for row in reader:
                 row.pop(None, None)  # cells beyond the last column
                 yield reader.line_num, row

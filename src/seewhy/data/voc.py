@@ -17,17 +17,43 @@ from seewhy.errors import DataError, OptionError
 from seewhy.registry import Ask, dataset
 
 VOID = 255
-CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-           "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
+CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 
 
 @dataset(
-    name="voc", title="PASCAL VOC", has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    name="voc",
+    title="PASCAL VOC",
+    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
     splits=("val", "train", "trainval", "test"),
     summary="Photos of 20 kinds of things, with a mask or a box for each object.",
-    layout=("VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", "VOCdevkit/VOC2012/JPEGImages/*.jpg",
-            "VOCdevkit/VOC2012/Annotations/*.xml", "VOCdevkit/VOC2012/SegmentationClass/*.png",
-            "VOCdevkit/VOC2012/SegmentationObject/*.png"),
+    layout=(
+        "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt",
+        "VOCdevkit/VOC2012/JPEGImages/*.jpg",
+        "VOCdevkit/VOC2012/Annotations/*.xml",
+        "VOCdevkit/VOC2012/SegmentationClass/*.png",
+        "VOCdevkit/VOC2012/SegmentationObject/*.png",
+    ),
     source="the VOC trainval and test archives of host.robots.ox.ac.uk/pascal/VOC",
     citation="Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010",
 )
@@ -51,8 +77,15 @@ class VOC(Dataset):
 
     class_names = CLASSES
 
-    def __init__(self, root: str | Path, split: str = "val", year: int = 2012, task: str = "segmentation",
-                 single_label: bool = False, without: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "val",
+        year: int = 2012,
+        task: str = "segmentation",
+        single_label: bool = False,
+        without: Sequence[str] = (),
+    ) -> None:
         one_of("split", split, self.card.splits)
         one_of("year", year, (2007, 2012))
         one_of("task", task, ("segmentation", "boxes"))
@@ -88,8 +121,10 @@ class VOC(Dataset):
 
     def _masks(self, name: str) -> dict[str, Any]:
         hint = "palette pictures hold numbers, RGB copies do not; use the official PNGs"
-        kinds, objects = (read_numbers(self.root / folder / f"{name}.png", ("P", "L"), hint)
-                          for folder in ("SegmentationClass", "SegmentationObject"))
+        kinds, objects = (
+            read_numbers(self.root / folder / f"{name}.png", ("P", "L"), hint)
+            for folder in ("SegmentationClass", "SegmentationObject")
+        )
         if kinds.shape != objects.shape:
             raise DataError(f"{name}: SegmentationClass and SegmentationObject differ in size; get the files again")
         masks = [objects == k for k in np.unique(objects) if k not in (0, VOID)]
@@ -124,10 +159,11 @@ def _year_folder(root: Path, year: int) -> Path:
 
 def _class_of(values: np.ndarray, name: str) -> int:
     """The class of an object: that of most of its pixels."""
-    votes = np.bincount(values, minlength=256)[1:len(CLASSES) + 1]
+    votes = np.bincount(values, minlength=256)[1 : len(CLASSES) + 1]
     if not votes.any():
-        raise DataError(f"{name}: an object of SegmentationObject has no class in SegmentationClass; "
-                        "get the files again")
+        raise DataError(
+            f"{name}: an object of SegmentationObject has no class in SegmentationClass; get the files again"
+        )
     return int(votes.argmax())
 
 

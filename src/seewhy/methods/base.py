@@ -40,8 +40,9 @@ class Method:
         why = self.unmet(self.model)
         if why:
             working = [m.card.name for m in METHODS if not m.unmet(self.model)]
-            raise RequirementError(f"{self.card.title} cannot serve {self.model.name}: {why}; "
-                                   f"these can: {', '.join(working) or 'none'}")
+            raise RequirementError(
+                f"{self.card.title} cannot serve {self.model.name}: {why}; these can: {', '.join(working) or 'none'}"
+            )
         self.prepare()
 
     @classmethod
@@ -78,8 +79,12 @@ class Method:
         values = {name: getattr(self, name) for name in options_of(type(self))}
         return {k: v if isinstance(v, (int, float, str, bool, type(None))) else str(v) for k, v in values.items()}
 
-    def __call__(self, x: Float[Tensor, "batch channels height width"], target: TargetLike = None,
-                 of: Sequence[int] | None = None) -> Float[Tensor, "maps rows cols"]:
+    def __call__(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        target: TargetLike = None,
+        of: Sequence[int] | None = None,
+    ) -> Float[Tensor, "maps rows cols"]:
         """Explain a preprocessed batch.
 
         Args:
@@ -103,8 +108,9 @@ class Method:
         with self.model.repeats(of) if self.shares_forwards else nullcontext():
             return self.run(x[list(of)], target, self.maps)
 
-    def run(self, x: Tensor, target: TargetLike,
-            compute: Callable[[Tensor, Target], Tensor]) -> Float[Tensor, "batch ..."]:
+    def run(
+        self, x: Tensor, target: TargetLike, compute: Callable[[Tensor, Target], Tensor]
+    ) -> Float[Tensor, "batch ..."]:
         """What a call does around `maps`, around `compute`: for methods that have more than a map to give."""
         _check_batch(x, self.model)
         goal = self._goal(target, len(x))
@@ -171,13 +177,16 @@ class _Watched(Target):
 def _check_batch(x: Any, model: VisionModel) -> None:
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ModelError(f"a method takes a preprocessed float batch (B, C, H, W), not {got}; "
-                         "for photos use seewhy.explain, or model.prepare(images)")
+        raise ModelError(
+            f"a method takes a preprocessed float batch (B, C, H, W), not {got}; "
+            "for photos use seewhy.explain, or model.prepare(images)"
+        )
     if not len(x):
         raise ModelError("the batch is empty; give at least one image")
     if x.device != model.device:
-        raise ModelError(f"the batch is on {x.device}, the model on {model.device}; "
-                         f"move one: batch.to({str(model.device)!r})")
+        raise ModelError(
+            f"the batch is on {x.device}, the model on {model.device}; move one: batch.to({str(model.device)!r})"
+        )
 
 
 def _check_finite(maps: Tensor, watched: _Watched, name: str) -> None:
@@ -185,12 +194,16 @@ def _check_finite(maps: Tensor, watched: _Watched, name: str) -> None:
     rows = torch.isfinite(maps).flatten(1).all(1)
     verdict = torch.stack([*watched.finite, rows.all()]).tolist()
     if not all(verdict[:-1]):
-        raise NonFiniteError(f"{name} gives NaN or infinite scores for this input; check the weights, "
-                             "the preprocessing, and whether half precision overflows")
+        raise NonFiniteError(
+            f"{name} gives NaN or infinite scores for this input; check the weights, "
+            "the preprocessing, and whether half precision overflows"
+        )
     if not verdict[-1]:
         bad = (~rows).nonzero().flatten().tolist()
-        raise NonFiniteError(f"the map is NaN or infinite for image {', '.join(map(str, bad))} of the batch; "
-                             f"check {name}'s weights and whether half precision overflows")
+        raise NonFiniteError(
+            f"the map is NaN or infinite for image {', '.join(map(str, bad))} of the batch; "
+            f"check {name}'s weights and whether half precision overflows"
+        )
 
 
 def gradient(score: Float[Tensor, "batch"], at: Tensor, keep: bool = False) -> Tensor:
@@ -205,8 +218,10 @@ def gradient(score: Float[Tensor, "batch"], at: Tensor, keep: bool = False) -> T
     if score.requires_grad:
         (grad,) = backward(score, at, torch.ones_like(score), keep)
     if grad is None:
-        raise ModelError("the score has no gradient: the target is constant, the layer does not lead to it, or the "
-                         "model's forward switches gradients off; use another target or layer, or lafam")
+        raise ModelError(
+            "the score has no gradient: the target is constant, the layer does not lead to it, or the "
+            "model's forward switches gradients off; use another target or layer, or lafam"
+        )
     return grad
 
 
@@ -249,8 +264,9 @@ def noise(shape: Sequence[int], start: int, stop: int, generator: torch.Generato
     Draw i must follow draw i − 1 on the same generator. Every image of a batch gets the same noise: a batch
     equals its images alone, whatever their order.
     """
-    draws = [torch.randn(shape, generator=generator, device=like.device, dtype=torch.float32)
-             for _ in range(start, stop)]
+    draws = [
+        torch.randn(shape, generator=generator, device=like.device, dtype=torch.float32) for _ in range(start, stop)
+    ]
     return torch.stack(draws).to(like.dtype)
 
 
@@ -266,5 +282,17 @@ def seeded(seed: int, device: torch.device) -> torch.Generator:
 
 BATCH_SIZE = "images per forward pass when one image is run many times (memory against speed; the map is the same)"
 
-__all__ = ["BATCH_SIZE", "Method", "activation_and_gradient", "at_least_float", "chunks", "gradient", "input_gradient",
-           "noise", "option", "seeded", "tiled", "unvarying"]
+__all__ = [
+    "BATCH_SIZE",
+    "Method",
+    "activation_and_gradient",
+    "at_least_float",
+    "chunks",
+    "gradient",
+    "input_gradient",
+    "noise",
+    "option",
+    "seeded",
+    "tiled",
+    "unvarying",
+]

@@ -12,8 +12,13 @@ from seewhy.metrics.base import fit
 from seewhy.targets import Target
 
 
-def maps_again(method: Method, x: Float[Tensor, "batch channels height width"], target: Target | None,
-               size: tuple[int, int], mode: str) -> Float[Tensor, "batch rows cols"]:
+def maps_again(
+    method: Method,
+    x: Float[Tensor, "batch channels height width"],
+    target: Target | None,
+    size: tuple[int, int],
+    mode: str,
+) -> Float[Tensor, "batch rows cols"]:
     """The method's maps at a size; NaN for an image of which the model says NaN, whatever it says of the others."""
     try:
         return fit(method(x, target), size, mode)

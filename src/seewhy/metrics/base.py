@@ -63,8 +63,15 @@ class Given:
     @property
     def known(self) -> frozenset[Ask]:
         """What a metric can ask for."""
-        here = {Ask.MASK: self.masks, Ask.OBJECTS: self.objects, Ask.BOXES: self.boxes, Ask.LABEL: self.labels,
-                Ask.MODEL: None if self.x is None else self.model, Ask.RIVAL: self.rivals, Ask.METHOD: self.method}
+        here = {
+            Ask.MASK: self.masks,
+            Ask.OBJECTS: self.objects,
+            Ask.BOXES: self.boxes,
+            Ask.LABEL: self.labels,
+            Ask.MODEL: None if self.x is None else self.model,
+            Ask.RIVAL: self.rivals,
+            Ask.METHOD: self.method,
+        }
         return frozenset(ask for ask, value in here.items() if value is not None)
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
@@ -147,8 +154,9 @@ class Metric:
         """Rows that cannot be scored, and why: a map with NaN, an empty mask, no objects, no other class."""
         return _bad_rows(maps, given, self.card.needs, self.undefined(maps.detach(), given))
 
-    def __call__(self, maps: Float[Tensor, "batch rows cols"], given: Given | None = None,
-                 **known: Any) -> Float[Tensor, "batch"]:
+    def __call__(
+        self, maps: Float[Tensor, "batch rows cols"], given: Given | None = None, **known: Any
+    ) -> Float[Tensor, "batch"]:
         """One number per map; NaN where there is none (`measure` says why).
 
         Args:
@@ -200,8 +208,10 @@ def _check(card: MetricCard, maps: Any, given: Given) -> None:
     if given.labels is not None and not isinstance(given.labels, Tensor):
         raise OptionError(f"labels are a {type(given.labels).__name__}; pass a tensor of class numbers, -1 if unknown")
     if Ask.MODEL in card.needs and (len(given.x) != len(maps) or given.x.shape[-2:] != maps.shape[-2:]):
-        raise OptionError(f"the input has the shape {tuple(given.x.shape)}, the maps {tuple(maps.shape)}; "
-                          "bring the maps to the input's size first (seewhy.metrics.fit)")
+        raise OptionError(
+            f"the input has the shape {tuple(given.x.shape)}, the maps {tuple(maps.shape)}; "
+            "bring the maps to the input's size first (seewhy.metrics.fit)"
+        )
 
 
 def _check_pixels(name: str, value: Any, shape: tuple[int, ...], truth: bool) -> None:
@@ -210,8 +220,10 @@ def _check_pixels(name: str, value: Any, shape: tuple[int, ...], truth: bool) ->
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise OptionError(f"{name} are {got}; pass a tensor of {'bools, such as masks == 1' if truth else 'floats'}")
     if value.shape != shape:
-        raise OptionError(f"{name} have the shape {tuple(value.shape)}, not {tuple(shape)}; "
-                          "resize the maps first (seewhy.metrics.fit)")
+        raise OptionError(
+            f"{name} have the shape {tuple(value.shape)}, not {tuple(shape)}; "
+            "resize the maps first (seewhy.metrics.fit)"
+        )
 
 
 def _bad_rows(maps: Tensor, given: Given, needs: frozenset[Ask], undefined: dict[str, Tensor]) -> dict[int, str]:
@@ -252,15 +264,18 @@ def _struck(found: Measurement, reasons: dict[int, str]) -> Measurement:
     """The rows with a reason set to NaN."""
     if not reasons:
         return found
-    value, parts, curves = found.value.clone(), *({k: v.clone() for k, v in each.items()}
-                                                  for each in (found.parts, found.curves))
+    value, parts, curves = (
+        found.value.clone(),
+        *({k: v.clone() for k, v in each.items()} for each in (found.parts, found.curves)),
+    )
     for each in (value, *parts.values(), *curves.values()):
         each[sorted(reasons)] = torch.nan
     return Measurement(value, parts, curves, reasons)
 
 
-def fit(maps: Float[Tensor, "batch r c"], size: tuple[int, int],
-        mode: str = "bilinear") -> Float[Tensor, "batch rows cols"]:
+def fit(
+    maps: Float[Tensor, "batch r c"], size: tuple[int, int], mode: str = "bilinear"
+) -> Float[Tensor, "batch rows cols"]:
     """Maps at another size, as `Explanation.resized` does it: part of the protocol, so it is never done silently."""
     from seewhy.explanation import interpolate
 

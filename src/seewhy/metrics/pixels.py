@@ -59,8 +59,9 @@ def pixels(maps: Float[Tensor, "batch rows cols"], given: Given, absolute: bool 
     return Pixels(values.masked_fill(~valid, 0), valid)
 
 
-def top_weights(ranked: Float64[Tensor, "batch n"], kth: Float64[Tensor, "batch"],
-                k: Int[Tensor, "batch"]) -> Float64[Tensor, "batch n"]:
+def top_weights(
+    ranked: Float64[Tensor, "batch n"], kth: Float64[Tensor, "batch"], k: Int[Tensor, "batch"]
+) -> Float64[Tensor, "batch n"]:
     """How much of each pixel is among the k highest, given the k-th highest value: 1, 0, or for ties their share.
 
     Of m pixels with the k-th value of which only j fit, each is in with j/m: what choosing at random gives on average.

@@ -6,8 +6,14 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "Block": "adapter", "Layer": "adapter", "Structure": "adapter", "VisionModel": "adapter",
-    "list_models": "load", "load_model": "load", "wrap": "generic", "wrap_function": "black_box",
+    "Block": "adapter",
+    "Layer": "adapter",
+    "Structure": "adapter",
+    "VisionModel": "adapter",
+    "list_models": "load",
+    "load_model": "load",
+    "wrap": "generic",
+    "wrap_function": "black_box",
 }
 __all__ = sorted(_HOMES)
 

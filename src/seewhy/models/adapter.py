@@ -49,9 +49,15 @@ class VisionModel:
     hooks, gradients, buffers and the random state as they were.
     """
 
-    def __init__(self, module: nn.Module, structure: Structure, *, name: str = "",
-                 preprocess: Callable[[Image.Image], Tensor] | None = None,
-                 class_names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        structure: Structure,
+        *,
+        name: str = "",
+        preprocess: Callable[[Image.Image], Tensor] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
         self.module = module
         self.structure = structure
         self.name = name or type(module).__name__
@@ -101,8 +107,12 @@ class VisionModel:
     def missing(self, needs: frozenset[Need]) -> list[str]:
         """In words, which of `needs` the model does not offer."""
         lacking = needs - self.offers
-        return [f"gradients, which do not pass {INFERENCE}" if n is Need.GRADIENTS and n in self.structure.offers
-                else NEED_TEXT[n] for n in sorted(lacking)]
+        return [
+            f"gradients, which do not pass {INFERENCE}"
+            if n is Need.GRADIENTS and n in self.structure.offers
+            else NEED_TEXT[n]
+            for n in sorted(lacking)
+        ]
 
     # ── layers and grids ──────────────────────────────────────────────────────────────────────────────────────────
     def layer(self, spec: str | int | nn.Module | Layer | None = None, *, layout: str | None = None) -> Layer:
@@ -144,8 +154,10 @@ class VisionModel:
         layer = self.layer(spec) if spec is not None else self.structure.cam_layer or self._stage(-1)
         alone = self.structure.class_token and not self.structure.reads_patches
         if alone and self.structure.blocks and self._after_last_attention(layer.name):
-            raise LayoutError(f"the score does not depend on the patch tokens of {layer.name!r}, after the last "
-                              f"attention; use layer={self.structure.blocks[-1].norm1!r}")
+            raise LayoutError(
+                f"the score does not depend on the patch tokens of {layer.name!r}, after the last "
+                f"attention; use layer={self.structure.blocks[-1].norm1!r}"
+            )
         return layer
 
     def _after_last_attention(self, name: str) -> bool:
@@ -173,8 +185,10 @@ class VisionModel:
     def _guess_layout(self, name: str) -> str:
         """The layout of an unlisted layer from the module's own kind, else that of the stage it belongs to."""
         module = self.submodule(name)
-        if isinstance(module, (nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.modules.pooling._MaxPoolNd,
-                               nn.modules.pooling._AvgPoolNd)):
+        if isinstance(
+            module,
+            (nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd),
+        ):
             return "nchw"
         layouts = {stage.layout for stage in self.structure.stages}
         inside = [s.layout for s in self.structure.stages if name.startswith(s.name + ".")]
@@ -200,17 +214,21 @@ class VisionModel:
         if layer.layout == "tokens":
             return self._tokens_to_grid(value, layer, size)
         if value.ndim != 4:
-            raise LayoutError(f"layer {layer.name!r} gives shape {tuple(value.shape)}, not a {layer.layout} map; "
-                              "choose a layer on a grid, or say layout='tokens'")
+            raise LayoutError(
+                f"layer {layer.name!r} gives shape {tuple(value.shape)}, not a {layer.layout} map; "
+                "choose a layer on a grid, or say layout='tokens'"
+            )
         return value.permute(0, 3, 1, 2) if layer.layout == "nhwc" else value
 
     def _tokens_to_grid(self, value: Tensor, layer: Layer, size: Sequence[int]) -> Tensor:
         rows, cols = self.grid(*size, layer.stride)
         prefix = self.structure.prefix_tokens if layer.prefix is None else layer.prefix
         if value.ndim != 3 or value.shape[1] != prefix + rows * cols:
-            raise LayoutError(f"layer {layer.name!r} gives shape {tuple(value.shape)}, not "
-                              f"(batch, {prefix} + {rows}×{cols}, channels); "
-                              "wrap(module, patch_size=…, prefix_tokens=…) tells how they lie")
+            raise LayoutError(
+                f"layer {layer.name!r} gives shape {tuple(value.shape)}, not "
+                f"(batch, {prefix} + {rows}×{cols}, channels); "
+                "wrap(module, patch_size=…, prefix_tokens=…) tells how they lie"
+            )
         return value[:, prefix:].transpose(1, 2).unflatten(2, (rows, cols))
 
     def patches(self, values: Float[Tensor, "batch tokens"], size: Sequence[int]) -> Float[Tensor, "batch rows cols"]:
@@ -240,8 +258,12 @@ class VisionModel:
         box: list[Tensor] = []
         with ExitStack() as stack:
             if self.structure.head is not None:
-                stack.enter_context(hooked(self.module.get_submodule(self.structure.head),
-                                           lambda _, args, __: box.append(args[0].flatten(1))))
+                stack.enter_context(
+                    hooked(
+                        self.module.get_submodule(self.structure.head),
+                        lambda _, args, __: box.append(args[0].flatten(1)),
+                    )
+                )
             raw = self.module(x, **self.structure.call)
         output = self.structure.read(raw, box[0] if box else None)
         if output.logits is not None and output.logits.ndim != 2:
@@ -264,8 +286,10 @@ class VisionModel:
             if size is None or tuple(x.shape[-2:]) == tuple(size):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{self.name} fails on an input of {x.shape[-2]}×{x.shape[-1]} ({reason}); "
-                             f"feed {size[0]}×{size[1]}: model.prepare(images)") from error
+            raise ModelError(
+                f"{self.name} fails on an input of {x.shape[-2]}×{x.shape[-1]} ({reason}); "
+                f"feed {size[0]}×{size[1]}: model.prepare(images)"
+            ) from error
 
     def activations(self, x: Tensor, layers: Sequence[Layer]) -> dict[str, Float[Tensor, "batch channels rows cols"]]:
         """The maps of several layers by name, from one forward that stops at the last of them; no gradients."""
@@ -297,8 +321,14 @@ class VisionModel:
         return ModelTail(self, Tail(self.module, layer.name, x, self.structure.call))
 
     @contextmanager
-    def attention(self, receive: Callable[[int, Tensor], None], x: Tensor, blocks: Sequence[int] | None = None,
-                  rows: slice = slice(None), differentiable: bool = False) -> Iterator[None]:
+    def attention(
+        self,
+        receive: Callable[[int, Tensor], None],
+        x: Tensor,
+        blocks: Sequence[int] | None = None,
+        rows: slice = slice(None),
+        differentiable: bool = False,
+    ) -> Iterator[None]:
         """Forwards in the block hand `receive(block, matrix)` the attention matrices, (B, heads, rows, N).
 
         A `receive` that has seen enough raises `Stop`: the forward and the block then end.
@@ -311,8 +341,10 @@ class VisionModel:
     def _blocks(self, blocks: Sequence[int] | None) -> dict[int, Block]:
         depth = len(self.structure.blocks)
         if not depth:
-            raise RequirementError(f"{self.name} has no transformer blocks with global attention; "
-                                   f"`seewhy info {self.name}` lists the methods that work")
+            raise RequirementError(
+                f"{self.name} has no transformer blocks with global attention; "
+                f"`seewhy info {self.name}` lists the methods that work"
+            )
         numbers = range(depth) if blocks is None else [b % depth if -depth <= b < depth else b for b in blocks]
         for number in numbers:
             if number >= depth or number < 0:
@@ -362,8 +394,10 @@ class VisionModel:
             output = self.run(x)
         for value in (output.logits, output.embedding):
             if value is not None and not torch.isfinite(value).all():
-                raise NonFiniteError(f"{self.name} gives NaN or infinite values for this input; check the weights, "
-                                     "the preprocessing, and whether half precision overflows")
+                raise NonFiniteError(
+                    f"{self.name} gives NaN or infinite values for this input; check the weights, "
+                    "the preprocessing, and whether half precision overflows"
+                )
         return output
 
     def predict(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "batch classes"]:
@@ -382,8 +416,13 @@ class VisionModel:
         """The same model fed with images of another size (where the architecture allows it)."""
         if not isinstance(self.preprocess, Preprocess):
             raise ModelError("this model has its own preprocess function; make one for the other size and wrap again")
-        return VisionModel(self.module, self.structure, name=self.name, class_names=self.class_names,
-                           preprocess=self.preprocess.with_size(rows, cols))
+        return VisionModel(
+            self.module,
+            self.structure,
+            name=self.name,
+            class_names=self.class_names,
+            preprocess=self.preprocess.with_size(rows, cols),
+        )
 
 
 class ModelTail:

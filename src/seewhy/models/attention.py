@@ -92,8 +92,15 @@ def _open_multihead(mha: nn.MultiheadAttention) -> Callable[..., tuple[Tensor, N
     `F.multi_head_attention_forward` runs out of a mode's sight.
     """
 
-    def forward(query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
-                need_weights: bool = True, attn_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:
+    def forward(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
         plain = mha.in_proj_weight is not None and mha.bias_k is None and not mha.add_zero_attn
         if key is not query or value is not query or key_padding_mask is not None or not plain:
             raise LayoutError("only plain self-attention can be read out of nn.MultiheadAttention")
@@ -113,7 +120,11 @@ def _open_multihead(mha: nn.MultiheadAttention) -> Callable[..., tuple[Tensor, N
 
 @contextmanager
 def reading_attention(
-    modules: dict[int, nn.Module], receive: Receive, *, batch: int, rows: slice = slice(None),
+    modules: dict[int, nn.Module],
+    receive: Receive,
+    *,
+    batch: int,
+    rows: slice = slice(None),
     differentiable: bool = False,
 ) -> Iterator[None]:
     """In the block, `receive(block, matrix)` is called when block `block` attends; matrix (B, heads, rows, N).
@@ -148,8 +159,10 @@ def reading_attention(
     def after(*_: Any) -> None:
         block, interceptor.block = interceptor.block, None
         if block not in seen:
-            raise LayoutError(f"the attention of block {block} cannot be read (windowed, or a kernel of its own); "
-                              "use a method that needs no attention matrix: grad_cam, cdam")
+            raise LayoutError(
+                f"the attention of block {block} cannot be read (windowed, or a kernel of its own); "
+                "use a method that needs no attention matrix: grad_cam, cdam"
+            )
 
     with ExitStack() as stack:
         for block, module in modules.items():
@@ -161,5 +174,7 @@ def reading_attention(
         stack.enter_context(interceptor)
         yield
     if set(modules) - seen:
-        raise LayoutError(f"the attention of block {min(set(modules) - seen)} did not run; "
-                          "say where it is: wrap(module, structure=Structure(…))")
+        raise LayoutError(
+            f"the attention of block {min(set(modules) - seen)} did not run; "
+            "say where it is: wrap(module, structure=Structure(…))"
+        )

@@ -68,11 +68,22 @@ def wrap_function(
         raise OptionError(f"{len(names)} class names for {classes} classes; give one for each")
     scored = output != "embedding"
     structure = Structure(
-        source="function", read=_log_odds if multi_label and output == "probabilities" else READ[output],
-        has_logits=scored, has_embedding=not scored, has_gradients=False, classes=classes, multi_label=multi_label)
+        source="function",
+        read=_log_odds if multi_label and output == "probabilities" else READ[output],
+        has_logits=scored,
+        has_embedding=not scored,
+        has_gradients=False,
+        classes=classes,
+        multi_label=multi_label,
+    )
     module = _Function(fn, takes, batch_size, device)
-    return VisionModel(module, structure, name=name or getattr(fn, "__name__", type(fn).__name__),
-                       preprocess=preprocess, class_names=names)
+    return VisionModel(
+        module,
+        structure,
+        name=name or getattr(fn, "__name__", type(fn).__name__),
+        preprocess=preprocess,
+        class_names=names,
+    )
 
 
 class _Function(nn.Module):
@@ -91,8 +102,10 @@ class _Function(nn.Module):
         raw = self.function(images.cpu().numpy() if self._takes == "numpy" else images)
         found = raw.detach() if isinstance(raw, Tensor) else _as_tensor(raw)
         if found.ndim < 2 or len(found) != len(x):
-            raise LayoutError(f"the function returns shape {tuple(found.shape)} for {len(x)} images; "
-                              f"make it return ({len(x)}, numbers)")
+            raise LayoutError(
+                f"the function returns shape {tuple(found.shape)} for {len(x)} images; "
+                f"make it return ({len(x)}, numbers)"
+            )
         found = found.flatten(1).to(x.device)
         return found if found.is_floating_point() else found.float()
 
@@ -101,8 +114,9 @@ def _as_tensor(raw: Any) -> Tensor:
     try:
         return torch.from_numpy(np.array(raw))
     except (TypeError, ValueError):
-        raise LayoutError(f"the function returns {type(raw).__name__}, which is no array of numbers; "
-                          "make it return (images, numbers)") from None
+        raise LayoutError(
+            f"the function returns {type(raw).__name__}, which is no array of numbers; make it return (images, numbers)"
+        ) from None
 
 
 def _logits(raw: Tensor, _: Tensor | None) -> Output:

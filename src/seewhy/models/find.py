@@ -77,15 +77,19 @@ class Finder:
         patches = int(everywhere.sum())
         prefix = self.hints.prefix_tokens
         if 0 < patches < tokens:  # else there is no prefix, or its tokens depend on the image as well
-            if not everywhere[tokens - patches:].all():
-                raise LayoutError("tokens that do not depend on the image come after the patch tokens or between them; "
-                                  "reorder them in the module, so that they come first")
+            if not everywhere[tokens - patches :].all():
+                raise LayoutError(
+                    "tokens that do not depend on the image come after the patch tokens or between them; "
+                    "reorder them in the module, so that they come first"
+                )
             prefix = tokens - patches if prefix is None else prefix
         rows, cols = self._patch_grid(tokens, prefix, before) or self._measured_grid(tokens, prefix, top)
         stride = self.stride((rows, cols))
         if tuple(side // pixels for side, pixels in zip(self.trace.size, stride, strict=True)) != (rows, cols):
-            raise LayoutError(f"{rows}×{cols} patches do not divide images of {'×'.join(map(str, self.trace.size))}; "
-                              "give an input_size that is a multiple of the patch size")
+            raise LayoutError(
+                f"{rows}×{cols} patches do not divide images of {'×'.join(map(str, self.trace.size))}; "
+                "give an input_size that is a multiple of the patch size"
+            )
         return Grid(rows, cols, tokens - rows * cols)
 
     def _patch_grid(self, tokens: int, prefix: int | None, before: int) -> tuple[int, int] | None:
@@ -93,20 +97,28 @@ class Finder:
         if self.hints.patch_size:
             rows, cols = (side // patch for side, patch in zip(self.trace.size, self.hints.patch_size, strict=True))
             if rows * cols > tokens or prefix not in (None, tokens - rows * cols):
-                raise LayoutError(f"{tokens} tokens are not {prefix or 0} + {rows}×{cols}; "
-                                  "check patch_size= and prefix_tokens=")
+                raise LayoutError(
+                    f"{tokens} tokens are not {prefix or 0} + {rows}×{cols}; check patch_size= and prefix_tokens="
+                )
             return rows, cols
-        maps = [sides(c.value, "nchw") for c in self.trace.calls
-                if c.end < before and self.layouts.evidence.get(id(c.value)) == "nchw"]
-        fitting = [g for g in maps if self.layouts.fits(*g) and
-                   (g[0] * g[1] == tokens - prefix if prefix is not None else tokens // 2 < g[0] * g[1] <= tokens)]
+        maps = [
+            sides(c.value, "nchw")
+            for c in self.trace.calls
+            if c.end < before and self.layouts.evidence.get(id(c.value)) == "nchw"
+        ]
+        fitting = [
+            g
+            for g in maps
+            if self.layouts.fits(*g)
+            and (g[0] * g[1] == tokens - prefix if prefix is not None else tokens // 2 < g[0] * g[1] <= tokens)
+        ]
         return fitting[-1] if fitting else None
 
     def _measured_grid(self, tokens: int, prefix: int | None, top: Tensor) -> tuple[int, int]:
         """Rows and columns by the tokens that the image's top row of pixels reaches: the first row of patches."""
         prefix = prefix or 0
         cols = int(top[prefix:].sum())
-        in_order = 0 < cols < tokens - prefix and bool(top[prefix:prefix + cols].all())
+        in_order = 0 < cols < tokens - prefix and bool(top[prefix : prefix + cols].all())
         # patches that overlap give a multiple of their columns, far off the image's proportions
         rows, rest = divmod(tokens - prefix, max(1, cols))
         if not in_order or rest or not self.layouts.fits(rows, cols, tolerance=1):
@@ -120,7 +132,8 @@ class Finder:
             LayoutError: it cannot be known.
         """
         calls = [call for _, call, __ in blocks] or [
-            c for c in self.calls if self._is_bottleneck(c) and self._token_to_token(c)]
+            c for c in self.calls if self._is_bottleneck(c) and self._token_to_token(c)
+        ]
         if not calls:
             return None
         try:
@@ -148,7 +161,7 @@ class Finder:
         for depth, call in enumerate(attending.stack):
             if id(call) not in single & once or not self._token_to_token(call, attending.tokens):
                 continue
-            inner = [c for c in attending.stack[depth + 1:] if id(c) in once]
+            inner = [c for c in attending.stack[depth + 1 :] if id(c) in once]
             norm = next((c for c in self.calls if call.start < c.start and _norms(c, call.inputs[0])), None)
             attention = next((c for c in inner if norm and c.start > norm.end), None)
             if norm and attention and norm.name.startswith(f"{call.name}."):
@@ -194,8 +207,14 @@ class Finder:
         runs = [list(run) for _, run in itertools.groupby(maps, key=lambda spot: spot.grid)]
         lasts = [self._last(run, after and after[0].grid) for run, after in itertools.zip_longest(runs, runs[1:])]
         on_grid = {(grid.rows, grid.cols)} if grid else set()
-        beside = {s.grid: s for c in self.calls if self.layouts.evidence.get(id(c.value)) == "nchw"
-                  and (s := self.spot(c, grid)) and self._learned(s) and s.grid not in on_grid | {w.grid for w in way}}
+        beside = {
+            s.grid: s
+            for c in self.calls
+            if self.layouts.evidence.get(id(c.value)) == "nchw"
+            and (s := self.spot(c, grid))
+            and self._learned(s)
+            and s.grid not in on_grid | {w.grid for w in way}
+        }
         others = [s for s in (*lasts, *tokens) if s.grid not in on_grid or (s in tokens and not blocks)]
         others += [s for s in beside.values() if self.reaches(s, grid)]
         outputs = [s for _, call, __ in blocks if (s := self.spot(call, grid))]
@@ -206,8 +225,13 @@ class Finder:
 
         def leads_on(spot: Spot) -> bool:
             ways = [c for c in self.calls if c.start < spot.call.start and spot.call.end < c.end and c.inputs]
-            return any(c.inputs[0].ndim == len(c.shape) == 4 and sides(c.inputs[0], spot.layer.layout) == spot.grid
-                       and sides(c.value, spot.layer.layout) == after and is_step(spot.call, c) for c in ways)
+            return any(
+                c.inputs[0].ndim == len(c.shape) == 4
+                and sides(c.inputs[0], spot.layer.layout) == spot.grid
+                and sides(c.value, spot.layer.layout) == after
+                and is_step(spot.call, c)
+                for c in ways
+            )
 
         def is_step(call: Call, of: Call) -> bool:
             """One layer of the module (at most one convolution) or its beginning: not one block after others."""
@@ -243,8 +267,10 @@ class Finder:
             grid = self.token_grid(call.shape[1], call.end)
         spot = self.spot(call, grid)
         if spot is None:
-            raise LayoutError(f"{name!r} gives shape {call.shape}, which lies on no grid; choose another layer, "
-                              "or say layout=, or patch_size= and prefix_tokens=")
+            raise LayoutError(
+                f"{name!r} gives shape {call.shape}, which lies on no grid; choose another layer, "
+                "or say layout=, or patch_size= and prefix_tokens="
+            )
         return spot
 
     def reaches(self, spot: Spot, grid: Grid | None) -> bool:

@@ -96,8 +96,9 @@ def unwrapped(module: Any) -> nn.Module:
         ModelError: hooks do not work in it (TorchScript, compiled in place or in parts), or it is no module.
     """
     if not isinstance(module, nn.Module):
-        raise ModelError(f"wrap takes a torch.nn.Module, not {type(module).__name__}; "
-                         "for names and files use load_model")
+        raise ModelError(
+            f"wrap takes a torch.nn.Module, not {type(module).__name__}; for names and files use load_model"
+        )
     if isinstance(module, torch.jit.ScriptModule):
         raise ModelError("a TorchScript module cannot be opened up; wrap the Python module that it was made from")
     if hasattr(module, "_orig_mod"):
@@ -106,8 +107,10 @@ def unwrapped(module: Any) -> nn.Module:
         return unwrapped(module.module)
     for name, part in module.named_modules():
         if hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None:
-            raise ModelError(f"{name or 'the module'} is compiled, and hooks in compiled code do not fire; "
-                             "wrap the module before compiling it")
+            raise ModelError(
+                f"{name or 'the module'} is compiled, and hooks in compiled code do not fire; "
+                "wrap the module before compiling it"
+            )
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in part.parameters(recurse=False)):
             raise ModelError(f"{name or 'the module'} has no weights yet; run the module once before wrapping it")
     return module
@@ -125,8 +128,9 @@ def read_class_names(names: ClassNames | None) -> list[str] | None:
         try:
             return [line.strip() for line in Path(names).read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise OptionError(f"cannot read class names from {names} ({error}); "
-                              "give a text file with a name on each line") from None
+            raise OptionError(
+                f"cannot read class names from {names} ({error}); give a text file with a name on each line"
+            ) from None
     if isinstance(names, Mapping):
         try:
             by_index = {int(key): str(value) for key, value in names.items()}
@@ -161,8 +165,9 @@ def _known(source: ModuleType, module: nn.Module) -> Structure | None:
         return None
 
 
-def _found(module: nn.Module, size: tuple[int, int, int], layers: Sequence[str | Layer] | None, hints: Hints,
-           said: Said) -> Structure:
+def _found(
+    module: nn.Module, size: tuple[int, int, int], layers: Sequence[str | Layer] | None, hints: Hints, said: Said
+) -> Structure:
     if made_in_inference_mode(module):
         raise ModelError(f"looking inside takes a backward pass, and gradients do not pass {INFERENCE}")
     with torch.inference_mode(False), torch.enable_grad():
@@ -182,11 +187,21 @@ def _structure(seen: Trace, end: Outcome, layers: Sequence[str | Layer] | None, 
     reads_patches = last is not None and found.reaches(last, grid)
     reads_first = last is not None and bool(grid.prefix) and found.listens_to_first(last.call)
     return Structure(
-        source="module", stages=tuple(spot.layer for spot in stages), cam_layer=cam.layer if cam else None,
-        blocks=tuple(block for block, _, __ in blocks), prefix_tokens=grid.prefix if grid else 0,
+        source="module",
+        stages=tuple(spot.layer for spot in stages),
+        cam_layer=cam.layer if cam else None,
+        blocks=tuple(block for block, _, __ in blocks),
+        prefix_tokens=grid.prefix if grid else 0,
         # beside patches that count, one of several prefix tokens may as well be a register in a mean over all
-        class_token=reads_first and (grid.prefix == 1 or not reads_patches), reads_patches=reads_patches,
-        patch_size=found.stride((grid.rows, grid.cols)) if grid else None, pads=False,
-        head=end.head, read=end.read, has_logits=end.has_logits, classes=end.classes,
-        has_embedding=end.has_embedding, has_gradients=bool(found.bottlenecks), note=end.note,
+        class_token=reads_first and (grid.prefix == 1 or not reads_patches),
+        reads_patches=reads_patches,
+        patch_size=found.stride((grid.rows, grid.cols)) if grid else None,
+        pads=False,
+        head=end.head,
+        read=end.read,
+        has_logits=end.has_logits,
+        classes=end.classes,
+        has_embedding=end.has_embedding,
+        has_gradients=bool(found.bottlenecks),
+        note=end.note,
     )

@@ -68,15 +68,21 @@ def _explaining(name: str) -> Iterator[None]:
     except SeewhyError:
         raise
     except ImportError as error:  # the library imports its parts late
-        raise MissingExtraError(f"transformers is installed but does not load ({str(error).splitlines()[0]}); "
-                                f"reinstall it: pip install --force-reinstall 'seewhy[{EXTRA}]'") from error
+        raise MissingExtraError(
+            f"transformers is installed but does not load ({str(error).splitlines()[0]}); "
+            f"reinstall it: pip install --force-reinstall 'seewhy[{EXTRA}]'"
+        ) from error
     except UnpicklingError as error:
-        raise WeightsError(f"the weights of {name!r} hold more than tensors, and loading them could run code; "
-                           "use a checkpoint with model.safetensors") from error
+        raise WeightsError(
+            f"the weights of {name!r} hold more than tensors, and loading them could run code; "
+            "use a checkpoint with model.safetensors"
+        ) from error
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")
-        raise WeightsError(f"cannot load {name!r} ({reason}); check the name and the network, or give a local folder "
-                           "with config.json and model.safetensors (HF_HOME says where downloads are kept)") from error
+        raise WeightsError(
+            f"cannot load {name!r} ({reason}); check the name and the network, or give a local folder "
+            "with config.json and model.safetensors (HF_HOME says where downloads are kept)"
+        ) from error
 
 
 def _place(name: str) -> str:
@@ -92,8 +98,10 @@ def _factory(transformers: Any, config: Any) -> tuple[Any, Any]:
     """The class that builds the image side of this configuration, and the configuration for it."""
     kind, architecture = config.model_type, (config.architectures or [""])[0]
     if kind not in TYPES:
-        raise LayoutError(f"seewhy does not know {kind!r} models of transformers (but {', '.join(TYPES)}); "
-                          "load it with transformers and use seewhy.wrap(module, ...)")
+        raise LayoutError(
+            f"seewhy does not know {kind!r} models of transformers (but {', '.join(TYPES)}); "
+            "load it with transformers and use seewhy.wrap(module, ...)"
+        )
     if "ForImageClassification" in architecture:
         return transformers.AutoModelForImageClassification, config
     vision = getattr(config, "vision_config", config)
@@ -108,14 +116,17 @@ def _factory(transformers: Any, config: Any) -> tuple[Any, Any]:
 
 def _pretrained(factory: Any, place: str, **options: Any) -> nn.Module:
     with _without_report():
-        module, info = factory.from_pretrained(place, output_loading_info=True, weights_only=True,
-                                               trust_remote_code=False, **options)
+        module, info = factory.from_pretrained(
+            place, output_loading_info=True, weights_only=True, trust_remote_code=False, **options
+        )
     missing = sorted(info["missing_keys"])
     if missing and all(key.startswith("pooler.") for key in missing):
         module.pooler = None  # DINO's checkpoints have none: a random one would be taken for the embedding
     elif missing:
-        raise WeightsError(f"{place} has no weights for {', '.join(missing[:3])}{' …' * (len(missing) > 3)}; "
-                           "give a checkpoint of this architecture, or pretrained=False")
+        raise WeightsError(
+            f"{place} has no weights for {', '.join(missing[:3])}{' …' * (len(missing) > 3)}; "
+            "give a checkpoint of this architecture, or pretrained=False"
+        )
     return module
 
 

@@ -57,8 +57,11 @@ _HEADS = ("classifier", "cls_classifier", "distillation_classifier")
 def recognises(module: nn.Module) -> bool:
     """Whether it is a vision model of transformers that `structure` (or `tower`) knows."""
     kind = type(module)
-    return (kind.__module__.startswith("transformers.") and _CLASSES.search(kind.__name__) is not None
-            and getattr(getattr(module, "config", None), "model_type", None) in TYPES)
+    return (
+        kind.__module__.startswith("transformers.")
+        and _CLASSES.search(kind.__name__) is not None
+        and getattr(getattr(module, "config", None), "model_type", None) in TYPES
+    )
 
 
 def tower(module: nn.Module) -> nn.Module:
@@ -86,12 +89,15 @@ def structure(module: nn.Module) -> Structure:
         LayoutError: a model of images and texts (take its `tower`), or one whose modules are not as expected.
     """
     if hasattr(module, "text_model"):
-        raise LayoutError(f"{type(module).__name__} takes images and texts; explain its image side: "
-                          "seewhy.models.hf.tower(module)")
+        raise LayoutError(
+            f"{type(module).__name__} takes images and texts; explain its image side: seewhy.models.hf.tower(module)"
+        )
     path, trunk = _trunk(module)
     heads = heads_of(module)
     common: dict[str, Any] = {
-        "source": "hf", "head": heads[0] if heads else None, "note": _note(module, heads),
+        "source": "hf",
+        "head": heads[0] if heads else None,
+        "note": _note(module, heads),
         "multi_label": module.config.problem_type == "multi_label_classification",
     }
     kind = TYPES[module.config.model_type].kind

@@ -11,8 +11,16 @@ from torch import Tensor, nn
 from seewhy.errors import LayoutError
 from seewhy.models.trace import BATCH, Call, Trace
 
-NCHW = (nn.Conv2d, nn.ConvTranspose2d, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.pooling._MaxPoolNd,
-        nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd, nn.Upsample)
+NCHW = (
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.Upsample,
+)
 PASSING = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Mish, nn.PReLU, nn.Tanh)
 
 
@@ -73,8 +81,10 @@ class Layouts:
         if len(exact) == 1:
             return exact[0]
         if len(fitting) == 2:
-            raise LayoutError(f"{call.name!r} gives shape {call.shape}: its channels could come second or last; "
-                              "say wrap(module, layout='nchw') or layout='nhwc'")
+            raise LayoutError(
+                f"{call.name!r} gives shape {call.shape}: its channels could come second or last; "
+                "say wrap(module, layout='nchw') or layout='nhwc'"
+            )
         return fitting[0] if fitting else None
 
     def fits(self, rows: int, cols: int, tolerance: float = 0.2) -> bool:

@@ -54,8 +54,14 @@ SOURCES = (
 )
 
 
-def load_model(name: Name, *, architecture: str | None = None, device: torch.device | str | None = None,
-               pretrained: bool = True, **options: Any) -> VisionModel:
+def load_model(
+    name: Name,
+    *,
+    architecture: str | None = None,
+    device: torch.device | str | None = None,
+    pretrained: bool = True,
+    **options: Any,
+) -> VisionModel:
     """A model by name or from disk, in eval mode.
 
     Args:
@@ -105,8 +111,9 @@ def _open(name: str, architecture: str | None, pretrained: bool, options: dict[s
         return _from_checkpoint(path, architecture, options)
     if path.is_dir():
         return _from_folder(path, pretrained, options)
-    raise UnknownNameError("model", name, _nearest(name),
-                           "`seewhy models` lists the names; a path must lead to a file or folder")
+    raise UnknownNameError(
+        "model", name, _nearest(name), "`seewhy models` lists the names; a path must lead to a file or folder"
+    )
 
 
 def _source(name: str) -> Source | None:
@@ -118,8 +125,10 @@ def _source(name: str) -> Source | None:
 
 def _from_folder(path: Path, pretrained: bool, options: dict[str, Any]) -> VisionModel:
     if not (path / "config.json").is_file():
-        raise ModelError(f"{path} has no config.json, so it is no model folder; save one with save_pretrained(…), "
-                         "or give the checkpoint file")
+        raise ModelError(
+            f"{path} has no config.json, so it is no model folder; save one with save_pretrained(…), "
+            "or give the checkpoint file"
+        )
     return importlib.import_module("seewhy.models.hf").load(str(path), pretrained=pretrained, **options)
 
 
@@ -129,8 +138,9 @@ def _from_checkpoint(path: Path, architecture: str | None, options: dict[str, An
         architecture, usual = checkpoints.recognised(state) or (None, {})
         options = {**usual, **options}
     if architecture is None:
-        raise WeightsError(f"{path} ({layout} layout) does not tell its architecture; "
-                           "say architecture='timm/…' or 'torchvision/…'")
+        raise WeightsError(
+            f"{path} ({layout} layout) does not tell its architecture; say architecture='timm/…' or 'torchvision/…'"
+        )
     if _source(architecture) is None:
         raise UnknownNameError("architecture", architecture, _nearest(architecture))
     model = _open(architecture, None, False, options)

@@ -51,12 +51,21 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
     if weights and (open_clip.get_pretrained_cfg(model, weights) or {}).get("quick_gelu"):
         options.setdefault("force_quick_gelu", True)  # open_clip only warns, and computes with another activation
     try:
-        whole = open_clip.create_model(model, weights, load_weights=pretrained, require_pretrained=pretrained,
-                                       weights_only=True, pretrained_text=False, **options)
+        whole = open_clip.create_model(
+            model,
+            weights,
+            load_weights=pretrained,
+            require_pretrained=pretrained,
+            weights_only=True,
+            pretrained_text=False,
+            **options,
+        )
     except (OSError, ValueError, RuntimeError, KeyError, UnpicklingError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")
-        raise WeightsError(f"cannot load {name!r} ({reason}); check the network, or give MODEL:FILE with a checkpoint "
-                           "that fits (HF_HOME says where downloads are kept)") from error
+        raise WeightsError(
+            f"cannot load {name!r} ({reason}); check the network, or give MODEL:FILE with a checkpoint "
+            "that fits (HF_HOME says where downloads are kept)"
+        ) from error
     module = tower(whole).eval()
     return VisionModel(module, structure(module), name=name, preprocess=preprocess(module))
 
@@ -84,8 +93,9 @@ def preprocess(module: nn.Module) -> Preprocess:
     rows, cols = (size, size) if isinstance(size, int) else size
     mode = recipe.get("resize_mode", "shortest")
     if mode == "longest":
-        raise OptionError("open_clip's resize mode 'longest' is not supported; "
-                          "pass force_preprocess_cfg={'resize_mode': 'squash'}")
+        raise OptionError(
+            "open_clip's resize mode 'longest' is not supported; pass force_preprocess_cfg={'resize_mode': 'squash'}"
+        )
     return Preprocess(
         size=(rows, cols),
         resize=None if mode == "squash" else rows if rows == cols else (rows, cols),
@@ -116,10 +126,15 @@ def structure(module: nn.Module) -> Structure:
         LayoutError: a whole model (take its `tower`), or a tower that seewhy does not know.
     """
     if hasattr(module, "visual"):
-        raise LayoutError(f"{type(module).__name__} takes images and texts; explain its image side: "
-                          "seewhy.models.open_clip.tower(module)")
+        raise LayoutError(
+            f"{type(module).__name__} takes images and texts; explain its image side: "
+            "seewhy.models.open_clip.tower(module)"
+        )
     kinds: dict[str, Callable[[Any], Structure]] = {
-        "VisionTransformer": _vision_transformer, "ModifiedResNet": _modified_resnet, "TimmModel": _timm_tower}
+        "VisionTransformer": _vision_transformer,
+        "ModifiedResNet": _modified_resnet,
+        "TimmModel": _timm_tower,
+    }
     if type(module).__name__ not in kinds:
         raise LayoutError(f"{type(module).__name__} is no image tower that seewhy knows; use seewhy.wrap(module, ...)")
     return kinds[type(module).__name__](module)
@@ -147,8 +162,13 @@ def _vision_transformer(module: Any) -> Structure:
 
 def _modified_resnet(_: nn.Module) -> Structure:
     stages = tuple(Layer(f"layer{i}", "nchw") for i in range(1, 5))
-    return Structure(source=EXTRA, stages=stages, cam_layer=stages[-1], read=_read,
-                     note="takes images of its own size only: its attention pooling has a position for each cell")
+    return Structure(
+        source=EXTRA,
+        stages=stages,
+        cam_layer=stages[-1],
+        read=_read,
+        note="takes images of its own size only: its attention pooling has a position for each cell",
+    )
 
 
 def _timm_tower(module: Any) -> Structure:
@@ -158,8 +178,17 @@ def _timm_tower(module: Any) -> Structure:
     inner = timm.structure(module.trunk)
     cam_layer = inner.cam_layer and _inside(inner.cam_layer)
     blocks = tuple(Block(*(f"trunk.{part}" for part in (b.name, b.norm1, b.attention))) for b in inner.blocks)
-    return replace(inner, source=EXTRA, stages=tuple(map(_inside, inner.stages)), cam_layer=cam_layer, blocks=blocks,
-                   head=None, has_logits=False, classes=None, read=_read)
+    return replace(
+        inner,
+        source=EXTRA,
+        stages=tuple(map(_inside, inner.stages)),
+        cam_layer=cam_layer,
+        blocks=blocks,
+        head=None,
+        has_logits=False,
+        classes=None,
+        read=_read,
+    )
 
 
 def _inside(layer: Layer) -> Layer:

@@ -68,11 +68,19 @@ def outcome(seen: Trace, said: Said) -> Outcome:
     if not isinstance(seen.raw, Tensor):
         read_tensor(seen.raw, None)
     if seen.raw.ndim != 2:
-        raise LayoutError(f"the module returns shape {tuple(seen.raw.shape)}, not (batch, classes); make it so: "
-                          "wrap(module, read=lambda raw, embedding: Output(logits=…, embedding=embedding))")
+        raise LayoutError(
+            f"the module returns shape {tuple(seen.raw.shape)}, not (batch, classes); make it so: "
+            "wrap(module, read=lambda raw, embedding: Output(logits=…, embedding=embedding))"
+        )
     if head is None and said.output != "logits" and not said.named:
-        note = "" if said.output else ("the result is taken for an embedding, as it does not come out of a linear "
-                                       "layer; if it holds class scores say wrap(module, output='logits')")
+        note = (
+            ""
+            if said.output
+            else (
+                "the result is taken for an embedding, as it does not come out of a linear "
+                "layer; if it holds class scores say wrap(module, output='logits')"
+            )
+        )
         return Outcome(seen.raw, seen.raw, read_tensor, None, False, True, note)
     return Outcome(seen.raw, _pooled(head, seen.raw), read_logits, head and head.name, True, head is not None)
 
@@ -105,8 +113,9 @@ def _head(seen: Trace, said: Said) -> Call | None:
     if said.head is not None:
         named = [c for c in once if said.head in (c.name, c.module)]
         if not named:
-            raise UnknownNameError("head", said.head if isinstance(said.head, str) else type(said.head).__name__,
-                                   [c.name for c in once])
+            raise UnknownNameError(
+                "head", said.head if isinstance(said.head, str) else type(said.head).__name__, [c.name for c in once]
+            )
         return named[0]
     linear = [c for c in once if isinstance(c.module, nn.Linear) and len(c.shape) == 2]
     results = _tensors(seen.raw)

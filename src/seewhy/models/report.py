@@ -26,14 +26,26 @@ def report(model: VisionModel) -> dict[str, Any]:
         maps = model.activations(x, layers) if layers else {}
     output = model.checked_output(x)
     return {
-        "name": model.name, "source": structure.source, "input": [rows, cols],
+        "name": model.name,
+        "source": structure.source,
+        "input": [rows, cols],
         "parameters": sum(p.numel() for p in model.module.parameters()),
-        "offers": sorted(model.offers), "classes": model.classes,
+        "offers": sorted(model.offers),
+        "classes": model.classes,
         "embedding": None if output.embedding is None else output.embedding.shape[1],
         "grid": list(model.grid(rows, cols)) if structure.patch_size else None,
-        "prefix_tokens": structure.prefix_tokens, "blocks": len(structure.blocks), "note": structure.note,
+        "prefix_tokens": structure.prefix_tokens,
+        "blocks": len(structure.blocks),
+        "note": structure.note,
         "cam_layer": structure.cam_layer.name if structure.cam_layer else None,
-        "stages": [{"name": layer.name, "layout": layer.layout, "channels": maps[layer.name].shape[1],
-                    "grid": list(maps[layer.name].shape[2:])} for layer in layers],
+        "stages": [
+            {
+                "name": layer.name,
+                "layout": layer.layout,
+                "channels": maps[layer.name].shape[1],
+                "grid": list(maps[layer.name].shape[2:]),
+            }
+            for layer in layers
+        ],
         "methods": {cls.card.name: cls.unmet(model) for cls in METHODS},
     }

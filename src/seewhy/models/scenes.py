@@ -106,8 +106,17 @@ class SceneViT(nn.Module):
             CLS token at all.
     """
 
-    def __init__(self, num_classes: int = 12, img_size: int = 96, patch_size: int = 8, dim: int = 160, depth: int = 5,
-                 num_heads: int = 5, registers: int = 0, pool: str = "cls") -> None:
+    def __init__(
+        self,
+        num_classes: int = 12,
+        img_size: int = 96,
+        patch_size: int = 8,
+        dim: int = 160,
+        depth: int = 5,
+        num_heads: int = 5,
+        registers: int = 0,
+        pool: str = "cls",
+    ) -> None:
         super().__init__()
         if pool not in ("cls", "mean"):
             raise OptionError(f"pool={pool!r} is neither 'cls' nor 'mean'; choose one of them")
@@ -137,8 +146,9 @@ class SceneViT(nn.Module):
         for block in self.blocks:
             block.attn.mimic()
 
-    def forward_features(self, x: Float[Tensor, "b 3 h w"], places: Int[Tensor, " m"] | None = None
-                         ) -> Float[Tensor, "b n d"]:
+    def forward_features(
+        self, x: Float[Tensor, "b 3 h w"], places: Int[Tensor, " m"] | None = None
+    ) -> Float[Tensor, "b n d"]:
         """All tokens after the last norm: CLS (if any), registers (if any), patches row by row.
 
         `places`: the patches to look at (all by default); training on a window of them is several times faster.
@@ -153,7 +163,7 @@ class SceneViT(nn.Module):
         return torch.cat([*prefix, x], dim=1)
 
     def forward_head(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b classes"]:
-        return self.head(x[:, 0] if self.pool == "cls" else x[:, self.num_prefix_tokens:].mean(1))
+        return self.head(x[:, 0] if self.pool == "cls" else x[:, self.num_prefix_tokens :].mean(1))
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
         return self.forward_head(self.forward_features(x))
@@ -192,8 +202,9 @@ class BasicBlock(nn.Module):
 class SceneCNN(nn.Module):
     """A small residual network: a 12 × 12 last map for 96 px, global average pooling, one linear layer."""
 
-    def __init__(self, num_classes: int = 12, widths: Sequence[int] = (32, 48, 96, 128),
-                 depths: Sequence[int] = (1, 1, 2, 1)) -> None:
+    def __init__(
+        self, num_classes: int = 12, widths: Sequence[int] = (32, 48, 96, 128), depths: Sequence[int] = (1, 1, 2, 1)
+    ) -> None:
         super().__init__()
         self.num_classes, self.num_features = num_classes, widths[-1]
         stem = 24

@@ -52,6 +52,13 @@ def structure(module: nn.Module) -> Structure:
         return Structure("scenes", stages=stages, cam_layer=stages[-1], head="fc", multi_label=True)
     blocks = tuple(Block(f"blocks.{i}", f"blocks.{i}.norm1", f"blocks.{i}.attn") for i in range(len(module.blocks)))
     return Structure(
-        "scenes", stages=tuple(Layer(block.name, "tokens") for block in blocks),
-        cam_layer=Layer(blocks[-1].norm1, "tokens"), blocks=blocks, prefix_tokens=module.num_prefix_tokens,
-        class_token=module.pool == "cls", patch_size=module.patch_embed.patch_size, head="head", multi_label=True)
+        "scenes",
+        stages=tuple(Layer(block.name, "tokens") for block in blocks),
+        cam_layer=Layer(blocks[-1].norm1, "tokens"),
+        blocks=blocks,
+        prefix_tokens=module.num_prefix_tokens,
+        class_token=module.pool == "cls",
+        patch_size=module.patch_embed.patch_size,
+        head="head",
+        multi_label=True,
+    )

@@ -51,8 +51,10 @@ class Block:
 def read_tensor(raw: Any, embedding: Tensor | None) -> Output:
     """The usual reading of a model's result: a tensor of logits if there is a head, else of embeddings."""
     if not isinstance(raw, Tensor):
-        raise LayoutError(f"the model returns {type(raw).__name__}, not a tensor; "
-                          "tell which part is what: wrap(module, read=lambda raw, embedding: Output(logits=raw[...]))")
+        raise LayoutError(
+            f"the model returns {type(raw).__name__}, not a tensor; "
+            "tell which part is what: wrap(module, read=lambda raw, embedding: Output(logits=raw[...]))"
+        )
     if embedding is None:
         return Output(embedding=raw.flatten(1))
     return Output(logits=raw, embedding=embedding)
@@ -108,8 +110,13 @@ class Structure:
         """What the model offers to methods."""
         logits = self.head is not None if self.has_logits is None else self.has_logits
         offered = {
-            Need.LOGITS: logits, Need.EMBEDDING: self.has_embedding, Need.GRADIENTS: self.has_gradients,
-            Need.FEATURES: bool(self.stages), Need.TOKENS: bool(self.blocks), Need.ATTENTION: bool(self.blocks),
-            Need.LAST_BLOCK: bool(self.blocks), Need.CLASS_TOKEN: self.class_token,
+            Need.LOGITS: logits,
+            Need.EMBEDDING: self.has_embedding,
+            Need.GRADIENTS: self.has_gradients,
+            Need.FEATURES: bool(self.stages),
+            Need.TOKENS: bool(self.blocks),
+            Need.ATTENTION: bool(self.blocks),
+            Need.LAST_BLOCK: bool(self.blocks),
+            Need.CLASS_TOKEN: self.class_token,
         }
         return frozenset(need for need, yes in offered.items() if yes)

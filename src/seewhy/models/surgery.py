@@ -29,8 +29,12 @@ def made_in_inference_mode(module: nn.Module) -> bool:
     return any(t.is_inference() for t in chain(module.parameters(), module.buffers()))
 
 
-def backward(values: Tensor | Sequence[Tensor], at: Tensor | Sequence[Tensor], uppers: Tensor | Sequence[Tensor],
-             keep: bool = False) -> tuple[Tensor | None, ...]:
+def backward(
+    values: Tensor | Sequence[Tensor],
+    at: Tensor | Sequence[Tensor],
+    uppers: Tensor | Sequence[Tensor],
+    keep: bool = False,
+) -> tuple[Tensor | None, ...]:
     """What comes down to each of `at`, None where nothing does; with `keep` another backward can follow.
 
     Raises:
@@ -41,8 +45,10 @@ def backward(values: Tensor | Sequence[Tensor], at: Tensor | Sequence[Tensor], u
     except RuntimeError as error:
         if "checkpoint" not in str(error).lower():
             raise
-        raise ModelError("the model runs parts of its forward again in the backward (activation checkpointing), which "
-                         "this method cannot follow; switch that off in the model, or use occlusion") from error
+        raise ModelError(
+            "the model runs parts of its forward again in the backward (activation checkpointing), which "
+            "this method cannot follow; switch that off in the model, or use occlusion"
+        ) from error
 
 
 _PLAIN = (bool, int, float, str, tuple, type(None))
@@ -60,8 +66,12 @@ def untouched(module: nn.Module) -> Iterator[None]:
     """
     plain = [(m, {k: v for k, v in vars(m).items() if type(v) in _PLAIN}) for m in module.modules()]
     tables = [(m, dict(m._buffers), set(m._non_persistent_buffers_set)) for m, _ in plain]
-    buffers = [(b, b.clone()) for _, table, _ in tables for b in table.values()
-               if b is not None and not b.is_inference() and 0 not in b.stride()]
+    buffers = [
+        (b, b.clone())
+        for _, table, _ in tables
+        for b in table.values()
+        if b is not None and not b.is_inference() and 0 not in b.stride()
+    ]
     cuda = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=sorted(cuda)):

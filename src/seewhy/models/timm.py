@@ -39,8 +39,9 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
     if not name.startswith(HUB):
         _check_name(timm, name)
     module = _create(timm, name, pretrained, options).eval()
-    return VisionModel(module, structure(module), name=f"timm/{name}", preprocess=preprocess(module),
-                       class_names=_class_names(module))
+    return VisionModel(
+        module, structure(module), name=f"timm/{name}", preprocess=preprocess(module), class_names=_class_names(module)
+    )
 
 
 def names(pattern: str = "*") -> list[str]:

@@ -53,7 +53,11 @@ def structure(module: nn.Module) -> Structure:
     whole = all(layer.prefix is None for layer in stages) and trace.attending == {layer.name for layer in stages}
     blocks = tuple(Block(layer.name, f"{layer.name}.norm1", f"{layer.name}.attn") for layer in stages) if whole else ()
     return Structure(
-        source="timm", stages=stages, blocks=blocks, head=head, classes=module.num_classes if head else None,
+        source="timm",
+        stages=stages,
+        blocks=blocks,
+        head=head,
+        classes=module.num_classes if head else None,
         cam_layer=_token_cam(stages, blocks) if tokens else _deepest_map(module, stages[-1], trace),
         prefix_tokens=getattr(module, "num_prefix_tokens", 0) if tokens else 0,
         class_token=tokens and getattr(module, "cls_token", None) is not None and module.global_pool == "token",
@@ -99,8 +103,10 @@ def _trace(module: nn.Module, listed: dict[str, dict]) -> _Trace:
         except LayoutError:  # attention that cannot be read
             return _run(module, x, [])
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise LayoutError(f"timm's {type(module).__name__} does not run on a {x.shape[-2]}×{x.shape[-1]} image "
-                          f"({reason(error)}); {WRAP}") from error
+        raise LayoutError(
+            f"timm's {type(module).__name__} does not run on a {x.shape[-2]}×{x.shape[-1]} image "
+            f"({reason(error)}); {WRAP}"
+        ) from error
 
 
 def _run(module: nn.Module, x: Tensor, candidates: list[str]) -> _Trace:
@@ -128,8 +134,9 @@ def _run(module: nn.Module, x: Tensor, candidates: list[str]) -> _Trace:
     return trace
 
 
-def _layer(module: nn.Module, name: str, entry: dict, trace: _Trace, size: tuple[int, int],
-           patch: tuple[int, int]) -> Layer | None:
+def _layer(
+    module: nn.Module, name: str, entry: dict, trace: _Trace, size: tuple[int, int], patch: tuple[int, int]
+) -> Layer | None:
     """The listed module as a layer, if its output lies as a map, or as all patch tokens row by row."""
     shape, channels = trace.shapes.get(name, ()), entry["num_chs"]
     if len(shape) == 4 and channels in (shape[1], shape[3]):
@@ -159,9 +166,13 @@ def _deepest_map(module: nn.Module, last: Layer, trace: _Trace) -> Layer:
         return () if len(shape) != 4 else shape[1:3] if last.layout == "nhwc" else shape[2:]
 
     order, children = list(trace.shapes), dict(module.named_children())
-    after = [name for name in order[order.index(last.name) + 1:]
-             if name in children and grid(name) == grid(last.name) != (1, 1)
-             and trace.numbers[name] != trace.numbers[last.name]]
+    after = [
+        name
+        for name in order[order.index(last.name) + 1 :]
+        if name in children
+        and grid(name) == grid(last.name) != (1, 1)
+        and trace.numbers[name] != trace.numbers[last.name]
+    ]
     return Layer(after[-1], last.layout) if after else last
 
 

@@ -47,8 +47,13 @@ def load(name: str, *, pretrained: bool = True, weights: Any = "DEFAULT", **opti
         raise OptionError(f"torchvision cannot make {name!r} with {options} ({error}); drop one") from error
     where = structure(module)
     classes, categories = VisionModel(module, where).classes, entry.meta["categories"]
-    return VisionModel(module, where, name=f"torchvision/{name}", preprocess=_preprocess(entry, module),
-                       class_names=categories if classes == len(categories) else None)
+    return VisionModel(
+        module,
+        where,
+        name=f"torchvision/{name}",
+        preprocess=_preprocess(entry, module),
+        class_names=categories if classes == len(categories) else None,
+    )
 
 
 def names(pattern: str = "*") -> list[str]:
@@ -80,14 +85,21 @@ def _fetch(name: str, entry: Any) -> None:
         ) from error
     except Exception as error:  # hash mismatch, unsafe or broken pickle
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise WeightsError(f"the weights of torchvision/{name} cannot be read ({reason}); delete {entry.url} "
-                           "from torch's cache and try again") from error
+        raise WeightsError(
+            f"the weights of torchvision/{name} cannot be read ({reason}); delete {entry.url} "
+            "from torch's cache and try again"
+        ) from error
 
 
 def _preprocess(entry: Any, module: nn.Module) -> Preprocess:
     recipe = entry.transforms()
-    made = Preprocess(size=(recipe.crop_size[0],) * 2, resize=recipe.resize_size[0], mean=tuple(recipe.mean),
-                      std=tuple(recipe.std), interpolation=recipe.interpolation.value)
+    made = Preprocess(
+        size=(recipe.crop_size[0],) * 2,
+        resize=recipe.resize_size[0],
+        mean=tuple(recipe.mean),
+        std=tuple(recipe.std),
+        interpolation=recipe.interpolation.value,
+    )
     size = getattr(module, "image_size", made.size[0])  # a ViT takes one size only
     return made if size == made.size[0] else made.with_size(size, size)
 
@@ -109,8 +121,9 @@ def structure(module: nn.Module) -> Structure:
     kind = type(module).__name__
     tasks = {part for cls in type(module).__mro__ for part in cls.__module__.split(".")[2:3]}
     if tasks & set(OTHER_TASKS):
-        raise LayoutError(f"torchvision's {kind} is no image classifier; wrap what it is built on: "
-                          "seewhy.wrap(module.backbone)")
+        raise LayoutError(
+            f"torchvision's {kind} is no image classifier; wrap what it is built on: seewhy.wrap(module.backbone)"
+        )
     if hasattr(module, "encoder") and hasattr(module, "class_token"):
         return _vit(module)
     trunk = list(_trunk(module))
@@ -126,10 +139,14 @@ def structure(module: nn.Module) -> Structure:
 def _vit(module: nn.Module) -> Structure:
     names = [f"encoder.layers.{name}" for name, _ in module.encoder.layers.named_children()]
     return Structure(
-        source="torchvision", stages=tuple(Layer(name, "tokens") for name in names),
+        source="torchvision",
+        stages=tuple(Layer(name, "tokens") for name in names),
         cam_layer=Layer(f"{names[-1]}.ln_1", "tokens"),
         blocks=tuple(Block(name, f"{name}.ln_1", f"{name}.self_attention") for name in names),
-        prefix_tokens=1, class_token=True, patch_size=(module.patch_size,) * 2, **_head(module),
+        prefix_tokens=1,
+        class_token=True,
+        patch_size=(module.patch_size,) * 2,
+        **_head(module),
     )
 
 
@@ -149,8 +166,9 @@ def _coarser(part: nn.Module) -> bool:
     if hasattr(part, "reduction"):  # Swin's patch merging
         return True
     strides = (getattr(m, "stride", 1) for m in part.modules())
-    return any(max(stride) > 1 if isinstance(stride, tuple) else isinstance(stride, int) and stride > 1
-               for stride in strides)
+    return any(
+        max(stride) > 1 if isinstance(stride, tuple) else isinstance(stride, int) and stride > 1 for stride in strides
+    )
 
 
 def _head(module: nn.Module) -> dict[str, Any]:

@@ -135,8 +135,10 @@ def trace(module: nn.Module, size: tuple[int, int, int]) -> Trace:
             except Exception as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 shape = "×".join(map(str, size))
-                raise ModelError(f"{type(module).__name__} does not run on {shape} images ({reason}); "
-                                 "say what it takes: wrap(module, input_size=(channels, rows, cols))") from error
+                raise ModelError(
+                    f"{type(module).__name__} does not run on {shape} images ({reason}); "
+                    "say what it takes: wrap(module, input_size=(channels, rows, cols))"
+                ) from error
     return seen
 
 

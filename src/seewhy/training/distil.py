@@ -31,8 +31,9 @@ class Student(Plain):
         self.after = (0, depth // 2, depth - 1)  # the block that answers for each stage
         with torch.no_grad():
             wide = [f.shape[-1] for f in self._lessons(torch.zeros(1, 3, *model.patch_embed.img_size))]
-        self.guesses = nn.ModuleList(nn.Sequential(nn.LayerNorm(model.num_features), nn.Linear(model.num_features, w))
-                                     for w in wide)
+        self.guesses = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(model.num_features), nn.Linear(model.num_features, w)) for w in wide
+        )
         for i, w in enumerate(wide):
             self.register_buffer(f"spread{i}", torch.ones(w))
 
@@ -41,8 +42,9 @@ class Student(Plain):
         self.teacher.eval()
         return self
 
-    def loss(self, x: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b classes"],
-             window: Int[Tensor, " m"] | None = None) -> Float[Tensor, ""]:
+    def loss(
+        self, x: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b classes"], window: Int[Tensor, " m"] | None = None
+    ) -> Float[Tensor, ""]:
         """Cross-entropy of the answers plus the distances from the teacher's features, stage by stage.
 
         In a `window` of patches the labels of the whole picture would be wrong; there the teacher's own answer for
@@ -59,12 +61,13 @@ class Student(Plain):
             tokens = block(tokens)
             for stage, lesson in enumerate(lessons):
                 if self.after[stage] == i:
-                    distance = distance + self._distance(stage, tokens[:, model.num_prefix_tokens:], lesson)
+                    distance = distance + self._distance(stage, tokens[:, model.num_prefix_tokens :], lesson)
         answer = F.binary_cross_entropy_with_logits(model.forward_head(model.norm(tokens)).float(), target)
         return answer + _WEIGHT * distance
 
-    def _distance(self, stage: int, patches: Float[Tensor, "b n d"], lesson: Float[Tensor, "b n w"]
-                  ) -> Float[Tensor, ""]:
+    def _distance(
+        self, stage: int, patches: Float[Tensor, "b n d"], lesson: Float[Tensor, "b n w"]
+    ) -> Float[Tensor, ""]:
         """Mean squared difference in units of each channel's running spread."""
         spread = getattr(self, f"spread{stage}")
         with torch.no_grad():

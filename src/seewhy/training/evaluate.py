@@ -73,8 +73,11 @@ def evaluate(model: nn.Module, split: str, n: int = 1000, seed: int = 0) -> dict
     if not truth.any():
         return {"alarm": float((scores.max(1) > 0.5).mean())}
     top = scores.argmax(1)
-    figures = {"mAP": mean_average_precision(scores, truth), "ECE": calibration_error(scores, truth),
-               "top1": float(truth[np.arange(n), top].mean())}
+    figures = {
+        "mAP": mean_average_precision(scores, truth),
+        "ECE": calibration_error(scores, truth),
+        "top1": float(truth[np.arange(n), top].mean()),
+    }
     against = np.array([mark is not None and mark not in labels for labels, mark in items])
     if against.any():
         marks = np.array([-1 if mark is None else mark for _, mark in items])

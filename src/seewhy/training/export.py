@@ -17,23 +17,27 @@ from seewhy.models.scenes import MEAN, STD, build
 from seewhy.training.evaluate import evaluate
 from seewhy.training.recipes import RECIPES, Recipe
 
-_ASKED = {"train": ("single", "multi", "blank"), "train_absent": ("single", "multi", "absent", "blank"),
-          "train_shortcut": ("shortcut", "single")}
+_ASKED = {
+    "train": ("single", "multi", "blank"),
+    "train_absent": ("single", "multi", "absent", "blank"),
+    "train_shortcut": ("shortcut", "single"),
+}
 
 
 def save_half(model: nn.Module, path: Path) -> None:
     """Write the weights in half precision (whole numbers as they are), replacing the file at once."""
     from safetensors.torch import save
 
-    state = {k: v.detach().to("cpu", torch.float16 if v.is_floating_point() else v.dtype).contiguous()
-             for k, v in model.state_dict().items()}
+    state = {
+        k: v.detach().to("cpu", torch.float16 if v.is_floating_point() else v.dtype).contiguous()
+        for k, v in model.state_dict().items()
+    }
     part = path.with_suffix(".part")
     part.write_bytes(save(state))
     part.replace(path)
 
 
-def ship(name: str, run: str | Path, weights: str | Path, n: int = 1000, note: str = ""
-         ) -> dict[str, Any]:
+def ship(name: str, run: str | Path, weights: str | Path, n: int = 1000, note: str = "") -> dict[str, Any]:
     """Put the finished run's model into folder `weights` as NAME.safetensors and NAME.json, and renew the card.
 
     The figures are measured on the half-precision weights as they ship, on n scenes of each split.
@@ -52,15 +56,29 @@ def ship(name: str, run: str | Path, weights: str | Path, n: int = 1000, note: s
     folder = Path(weights)
     folder.mkdir(parents=True, exist_ok=True)
     save_half(model, folder / f"{name}.safetensors")
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v
-                           for k, v in load_file(folder / f"{name}.safetensors").items()})
-    info = {"name": name, "architecture": recipe.architecture, "options": recipe.options, "classes": list(CLASSES),
-            "mean": MEAN, "std": STD, "parameters": sum(p.numel() for p in model.parameters()),
-            "recipe": dataclasses.asdict(recipe), "changes": _changes(name, recipe),
-            "minutes": round(state["seconds"] / 60, 1), "machine": state["machine"],
-            "processes": state["processes"], "torch": torch.__version__, "note": note,
-            "scenes": n, "figures": {split: {k: round(v, 4) for k, v in evaluate(model, split, n).items()}
-                                     for split in _ASKED[recipe.split]}}
+    model.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / f"{name}.safetensors").items()}
+    )
+    info = {
+        "name": name,
+        "architecture": recipe.architecture,
+        "options": recipe.options,
+        "classes": list(CLASSES),
+        "mean": MEAN,
+        "std": STD,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "recipe": dataclasses.asdict(recipe),
+        "changes": _changes(name, recipe),
+        "minutes": round(state["seconds"] / 60, 1),
+        "machine": state["machine"],
+        "processes": state["processes"],
+        "torch": torch.__version__,
+        "note": note,
+        "scenes": n,
+        "figures": {
+            split: {k: round(v, 4) for k, v in evaluate(model, split, n).items()} for split in _ASKED[recipe.split]
+        },
+    }
     (folder / f"{name}.json").write_text(json.dumps(info, indent=1) + "\n")
     write_card(folder)
     return info
@@ -81,8 +99,9 @@ def _changes(name: str, recipe: Recipe) -> dict[str, Any]:
 def write_card(folder: Path) -> None:
     """MODEL_CARD.md from the NAME.json files beside it: every number on it was measured by `ship`."""
     models = [json.loads(path.read_text()) for path in sorted(folder.glob("scenes_*.json"))]
-    (folder / "MODEL_CARD.md").write_text("\n".join([*_INTRODUCTION, *_accuracy(models), *_others(models),
-                                                     *_training(models), *_LIMITS]) + "\n")
+    (folder / "MODEL_CARD.md").write_text(
+        "\n".join([*_INTRODUCTION, *_accuracy(models), *_others(models), *_training(models), *_LIMITS]) + "\n"
+    )
 
 
 _INTRODUCTION = """# Reference models of the made world
@@ -113,20 +132,44 @@ def _table(head: list[str], rows: list[list[Any]]) -> list[str]:
 
 
 def _accuracy(models: list[dict[str, Any]]) -> list[str]:
-    rows = [[m["name"], f"{m['parameters']:,}", split, f"{f['mAP']:.3f}", f"{f['ECE']:.4f}", f"{f['top1']:.3f}",
-             m["scenes"]] for m in models for split, f in m["figures"].items() if split in ("single", "multi")]
-    return ["## Accuracy", "", "Half-precision weights as shipped, the first scenes of each split, seed 0. mAP: mean "
-            "average precision over the classes; ECE: expected calibration error of the sigmoid, 15 bins; top-1: the "
-            "highest score is of an object that is there.", "",
-            *_table(["model", "parameters", "split", "mAP", "ECE", "top-1", "scenes"], rows)]
+    rows = [
+        [
+            m["name"],
+            f"{m['parameters']:,}",
+            split,
+            f"{f['mAP']:.3f}",
+            f"{f['ECE']:.4f}",
+            f"{f['top1']:.3f}",
+            m["scenes"],
+        ]
+        for m in models
+        for split, f in m["figures"].items()
+        if split in ("single", "multi")
+    ]
+    return [
+        "## Accuracy",
+        "",
+        "Half-precision weights as shipped, the first scenes of each split, seed 0. mAP: mean "
+        "average precision over the classes; ECE: expected calibration error of the sigmoid, 15 bins; top-1: the "
+        "highest score is of an object that is there.",
+        "",
+        *_table(["model", "parameters", "split", "mAP", "ECE", "top-1", "scenes"], rows),
+    ]
 
 
 def _others(models: list[dict[str, Any]]) -> list[str]:
-    rows = [[m["name"], split, ", ".join(f"{k} {v:.3f}" for k, v in f.items())]
-            for m in models for split, f in m["figures"].items() if split not in ("single", "multi")]
-    return ["On `shortcut` the mark contradicts the object in half of the scenes: `mark wins` and `object wins` are "
-            "shares of those. On `blank`, `alarm` is the share of empty scenes with any class above one half.", "",
-            *_table(["model", "split", "figures"], rows)]
+    rows = [
+        [m["name"], split, ", ".join(f"{k} {v:.3f}" for k, v in f.items())]
+        for m in models
+        for split, f in m["figures"].items()
+        if split not in ("single", "multi")
+    ]
+    return [
+        "On `shortcut` the mark contradicts the object in half of the scenes: `mark wins` and `object wins` are "
+        "shares of those. On `blank`, `alarm` is the share of empty scenes with any class above one half.",
+        "",
+        *_table(["model", "split", "figures"], rows),
+    ]
 
 
 def _training(models: list[dict[str, Any]]) -> list[str]:
@@ -136,10 +179,24 @@ def _training(models: list[dict[str, Any]]) -> list[str]:
         team = f"torchrun --no-python --nproc-per-node {m['processes']} " if m["processes"] > 1 else ""
         command = f"`{team}seewhy train scenes --model {m['name']} --out runs/{m['name']}{changes}`"
         r = m["recipe"]
-        rows.append([m["name"], f"{r['steps']} × {r['batch']}", r["teacher"] or "labels only", r["start"] or "scratch",
-                     m["minutes"], m["machine"], command])
-    return ["## Training", "", "Data seed 0, weights seed 0. `minutes` is the wall time of the steps, on a machine "
-            "shared with other work; drawing the training set (about 4 ms per picture and process) comes "
-            "on top.", "",
-            *_table(["model", "steps × batch", "teacher", "start", "minutes", "machine", "command"], rows),
-            *(f"- {m['name']}: {m['note']}" for m in models if m["note"])]
+        rows.append(
+            [
+                m["name"],
+                f"{r['steps']} × {r['batch']}",
+                r["teacher"] or "labels only",
+                r["start"] or "scratch",
+                m["minutes"],
+                m["machine"],
+                command,
+            ]
+        )
+    return [
+        "## Training",
+        "",
+        "Data seed 0, weights seed 0. `minutes` is the wall time of the steps, on a machine "
+        "shared with other work; drawing the training set (about 4 ms per picture and process) comes "
+        "on top.",
+        "",
+        *_table(["model", "steps × batch", "teacher", "start", "minutes", "machine", "command"], rows),
+        *(f"- {m['name']}: {m['note']}" for m in models if m["note"]),
+    ]

@@ -28,8 +28,15 @@ class Pool:
         return len(self.images)
 
 
-def scene_pool(folder: Path, split: str, n: int, seed: int = 0, size: int = 96, workers: int = 1,
-               tick: Callable[[int], None] = lambda done: None) -> Pool:
+def scene_pool(
+    folder: Path,
+    split: str,
+    n: int,
+    seed: int = 0,
+    size: int = 96,
+    workers: int = 1,
+    tick: Callable[[int], None] = lambda done: None,
+) -> Pool:
     """The first n scenes of a split from `folder`, drawn first if they are not there yet.
 
     `tick` is called with the number of scenes drawn so far. A draw that was killed is begun again: the targets are
@@ -50,14 +57,15 @@ def _fingerprint(scenes: Scenes) -> str:
 
 
 def _draw(pictures: Path, answers: Path, scenes: Scenes, workers: int, tick: Callable[[int], None]) -> None:
-    images = np.lib.format.open_memmap(pictures, mode="w+", dtype=np.uint8,
-                                       shape=(len(scenes), scenes.size, scenes.size, 3))
+    images = np.lib.format.open_memmap(
+        pictures, mode="w+", dtype=np.uint8, shape=(len(scenes), scenes.size, scenes.size, 3)
+    )
     targets = np.zeros((len(scenes), len(CLASSES)), dtype=np.float32)
     starts = range(0, len(scenes), _CHUNK)
     with ProcessPoolExecutor(workers) as pool:
         for start, (block, hot) in zip(starts, pool.map(_chunk, [scenes] * len(starts), starts), strict=True):
-            images[start:start + len(block)] = block
-            targets[start:start + len(block)] = hot
+            images[start : start + len(block)] = block
+            targets[start : start + len(block)] = hot
             tick(start + len(block))
     images.flush()
     part = answers.with_suffix(".part")

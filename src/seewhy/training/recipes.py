@@ -40,10 +40,27 @@ RECIPES: dict[str, Recipe] = {
     "scenes_cnn_shortcut": Recipe("SceneCNN", split="train_shortcut", augment=False, images=8000, steps=400),
     "scenes_cnn_absent": Recipe("SceneCNN", split="train_absent", images=8000, steps=1000),
     "scenes_vit": Recipe("SceneViT", teacher="scenes_cnn", window=0.4, steps=2800, batch=64, lr=1e-3, warmup=100),
-    "scenes_vit_registers": Recipe("SceneViT", options=_REGISTERS, teacher="scenes_cnn", start="scenes_vit", steps=350,
-                                   batch=64, lr=4e-4, warmup=50),
-    "scenes_vit_shortcut": Recipe("SceneViT", split="train_shortcut", teacher="scenes_cnn_shortcut", augment=False,
-                                  images=8000, steps=300, batch=64, lr=1e-3, warmup=100),
+    "scenes_vit_registers": Recipe(
+        "SceneViT",
+        options=_REGISTERS,
+        teacher="scenes_cnn",
+        start="scenes_vit",
+        steps=350,
+        batch=64,
+        lr=4e-4,
+        warmup=50,
+    ),
+    "scenes_vit_shortcut": Recipe(
+        "SceneViT",
+        split="train_shortcut",
+        teacher="scenes_cnn_shortcut",
+        augment=False,
+        images=8000,
+        steps=300,
+        batch=64,
+        lr=1e-3,
+        warmup=100,
+    ),
 }
 
 

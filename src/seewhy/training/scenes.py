@@ -43,14 +43,27 @@ class Plain(nn.Module):
         if recipe.start is not None:
             self.model.load_state_dict(_fitting(load(recipe.start)[0], self.model), strict=False)
 
-    def loss(self, x: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b classes"],
-             window: Int[Tensor, " m"] | None = None) -> Float[Tensor, ""]:
+    def loss(
+        self, x: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b classes"], window: Int[Tensor, " m"] | None = None
+    ) -> Float[Tensor, ""]:
         return F.binary_cross_entropy_with_logits(self.model(x).float(), target)
 
 
-def train(name: str, out: str | Path, *, resume: bool = False, device: str = "cpu", precision: str = "bf16",
-          threads: int | None = None, workers: int = 2, every: int = 250, pool_dir: str | Path | None = None,
-          stop_at: int | None = None, quiet: bool = False, **changes: Any) -> nn.Module:
+def train(
+    name: str,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str = "cpu",
+    precision: str = "bf16",
+    threads: int | None = None,
+    workers: int = 2,
+    every: int = 250,
+    pool_dir: str | Path | None = None,
+    stop_at: int | None = None,
+    quiet: bool = False,
+    **changes: Any,
+) -> nn.Module:
     """Train the model `name` of `RECIPES` in folder `out`.
 
     Args:
@@ -78,8 +91,14 @@ def train(name: str, out: str | Path, *, resume: bool = False, device: str = "cp
         drawing = bar.add_task("drawing", total=recipe.images)
 
         def pool_of_all() -> Pool:
-            return scene_pool(Path(pool_dir or folder / "pool"), recipe.split, recipe.images, recipe.seed,
-                              workers=workers, tick=lambda done: bar.update(drawing, completed=done))
+            return scene_pool(
+                Path(pool_dir or folder / "pool"),
+                recipe.split,
+                recipe.images,
+                recipe.seed,
+                workers=workers,
+                tick=lambda done: bar.update(drawing, completed=done),
+            )
 
         pool = _leader_first(team, pool_of_all)
         bar.update(drawing, completed=recipe.images)
@@ -111,8 +130,9 @@ def student_of(recipe: Recipe) -> Plain:
 class Run:
     """The state of a training run and the steps that change it."""
 
-    def __init__(self, recipe: Recipe, folder: Path, device: torch.device, dtype: torch.dtype,
-                 team: Team | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, device: torch.device, dtype: torch.dtype, team: Team | None = None
+    ) -> None:
         self.recipe, self.folder, self.device, self.dtype = recipe, folder, device, dtype
         self.team = team or Team(device)
         self.step, self.seconds = 0, 0.0
@@ -122,8 +142,11 @@ class Run:
         self.trainable = [p for p in self.student.parameters() if p.requires_grad]
         decay = [p for p in self.trainable if p.ndim > 1]
         rest = [p for p in self.trainable if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": recipe.weight_decay},
-                                            {"params": rest, "weight_decay": 0.0}], lr=recipe.lr, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+            lr=recipe.lr,
+            betas=(0.9, 0.98),
+        )
 
     def go(self, pool: Pool, until: int, every: int) -> Iterator[float]:
         """Take the steps up to `until`; gives the mean loss now and then, and leaves a checkpoint at the end."""
@@ -169,10 +192,15 @@ class Run:
         """Write the checkpoint beside the old one, then put it in its place: a kill leaves one or the other."""
         from seewhy.training.export import machine, save_half
 
-        state = {"recipe": json.dumps(dataclasses.asdict(self.recipe)), "step": self.step, "seconds": self.seconds,
-                 "machine": machine(self.device, str(self.dtype).removeprefix("torch."), self.team.size),
-                 "processes": self.team.size,
-                 "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {
+            "recipe": json.dumps(dataclasses.asdict(self.recipe)),
+            "step": self.step,
+            "seconds": self.seconds,
+            "machine": machine(self.device, str(self.dtype).removeprefix("torch."), self.team.size),
+            "processes": self.team.size,
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
         part = self.folder / "checkpoint.part"
         torch.save(state, part)
         part.replace(self.folder / "checkpoint.pt")
@@ -208,16 +236,17 @@ def window_at(recipe: Recipe, step: int, side: int, width: int = 8) -> Int[ndarr
     if step >= recipe.window * recipe.steps or side <= width:
         return None
     top, left = np.random.default_rng([recipe.seed, 3, step]).integers(0, side - width + 1, 2)
-    return np.arange(side * side).reshape(side, side)[top:top + width, left:left + width].ravel()
+    return np.arange(side * side).reshape(side, side)[top : top + width, left : left + width].ravel()
 
 
-def batch_at(pool: Pool, recipe: Recipe, step: int, share: slice = slice(None)
-             ) -> tuple[UInt8[ndarray, "b h w 3"], Float[ndarray, "b classes"]]:
+def batch_at(
+    pool: Pool, recipe: Recipe, step: int, share: slice = slice(None)
+) -> tuple[UInt8[ndarray, "b h w 3"], Float[ndarray, "b classes"]]:
     """The pictures and targets of a step: shuffled once per epoch, then augmented; `share` picks a part of them."""
     per_epoch = max(1, len(pool) // recipe.batch)
     epoch, place = divmod(step, per_epoch)
     order = np.random.default_rng([recipe.seed, 1, epoch]).permutation(len(pool))
-    chosen = np.sort(order[place * recipe.batch:(place + 1) * recipe.batch])[share]
+    chosen = np.sort(order[place * recipe.batch : (place + 1) * recipe.batch])[share]
     images = np.array(pool.images[chosen])
     if recipe.augment:
         _augment(np.random.default_rng([recipe.seed, 2, step, share.start or 0]), images)
@@ -266,5 +295,6 @@ def _threads(threads: int | None) -> Iterator[None]:
 
 
 def _bar(quiet: bool) -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                    disable=quiet)
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), disable=quiet
+    )

@@ -11,8 +11,10 @@ from seewhy.viz.grid import distinct_titles, explanation_grid, grid
 from seewhy.viz.html import Figure, Section, page
 
 COLUMNS = 6
-LEGEND = ("Bright: more, dark: less. In signed maps orange speaks for the class and blue against it. Each map has its "
-          "own scale. A pass is one run of the model on one image.")
+LEGEND = (
+    "Bright: more, dark: less. In signed maps orange speaks for the class and blue against it. Each map has its "
+    "own scale. A pass is one run of the model on one image."
+)
 
 
 def save_comparison(maps: Sequence[Sequence[Explanation]], tools: Sequence[Method], path: Path, title: str) -> Path:
@@ -33,11 +35,15 @@ def montage(maps: Sequence[Sequence[Explanation]], title: str, columns: int = CO
     """All maps of the catalogue in rows of `columns`, titled one by one; the photo first."""
     drawn = [(maps[0][0].image, "photo")]
     for i, row in enumerate(maps):
-        drawn += [(e, _titled(name, e))
-                  for e, name in zip(row, distinct_titles(row), strict=True) if i == 0 or e.target_title]
+        drawn += [
+            (e, _titled(name, e)) for e, name in zip(row, distinct_titles(row), strict=True) if i == 0 or e.target_title
+        ]
     lines = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
-    return grid([[cell for cell, _ in line] for line in lines], title=title,
-                captions=[[caption for _, caption in line] for line in lines])
+    return grid(
+        [[cell for cell, _ in line] for line in lines],
+        title=title,
+        captions=[[caption for _, caption in line] for line in lines],
+    )
 
 
 def _sections(maps: Sequence[Sequence[Explanation]], tools: Sequence[Method]) -> list[Section]:
@@ -54,7 +60,8 @@ def _sections(maps: Sequence[Sequence[Explanation]], tools: Sequence[Method]) ->
     photo = Figure(maps[0][0].image, "as the model sees it", alt="the photo")
     return [Section("The photo", figures=[photo])] + [
         Section(family.upper() if len(family) == 3 else family.capitalize(), figures=figures)
-        for family, figures in sorted(families.items())]
+        for family, figures in sorted(families.items())
+    ]
 
 
 def _titled(name: str, one: Explanation) -> str:

@@ -17,8 +17,9 @@ MARK_OUTLINE = (255, 255, 255)
 _PAPER, _TEXT, _GAP, _LINE, _FONT, _LINES = (24, 24, 27), (228, 228, 231), 8, 15, 12, 4
 
 
-def contact_sheet(items: Sequence[Item], columns: int = 4, scale: int = 2, side: int | None = None,
-                  names: Sequence[str] = ()) -> Image.Image:
+def contact_sheet(
+    items: Sequence[Item], columns: int = 4, scale: int = 2, side: int | None = None, names: Sequence[str] = ()
+) -> Image.Image:
     """Lay the items out in rows.
 
     Args:
@@ -68,7 +69,7 @@ def _caption(item: Item, index: int, names: Sequence[str]) -> list[tuple[str, tu
     if not isinstance(item, Scene):
         lines.insert(0, (item.id, _TEXT))
     if len(lines) > _LINES:
-        lines[_LINES - 1:] = [(f"… and {len(lines) - _LINES + 1} more", _TEXT)]
+        lines[_LINES - 1 :] = [(f"… and {len(lines) - _LINES + 1} more", _TEXT)]
     return lines or [(f"{index}: nothing", _TEXT)]
 
 

@@ -86,11 +86,18 @@ def explanation_grid(rows: Sequence[Sequence[Explanation]], title: str | None = 
     in several columns (heads, layers), each says which options are its own.
     """
     photos = [row[0].image for row in rows]
-    drawn = [[explanation if i == 0 or explanation.target_title else None for explanation in row]
-             for i, row in enumerate(rows)]
+    drawn = [
+        [explanation if i == 0 or explanation.target_title else None for explanation in row]
+        for i, row in enumerate(rows)
+    ]
     names = [next((e.target_title for e in row if e.target_title), "") for row in rows]
-    return grid([[photo if i == 0 else None, *row] for i, (photo, row) in enumerate(zip(photos, drawn, strict=True))],
-                names if any(names) else None, ["photo", *distinct_titles(rows[0])], title, cell=cell)
+    return grid(
+        [[photo if i == 0 else None, *row] for i, (photo, row) in enumerate(zip(photos, drawn, strict=True))],
+        names if any(names) else None,
+        ["photo", *distinct_titles(rows[0])],
+        title,
+        cell=cell,
+    )
 
 
 def distinct_titles(maps: Sequence[Explanation]) -> list[str]:
@@ -98,8 +105,11 @@ def distinct_titles(maps: Sequence[Explanation]) -> list[str]:
     found = []
     for one in maps:
         options = [m.options for m in maps if m.method_title == one.method_title]
-        own = [f"{name}={value}" for name, value in one.options.items()
-               if value is not None and any(o.get(name) != value for o in options)]
+        own = [
+            f"{name}={value}"
+            for name, value in one.options.items()
+            if value is not None and any(o.get(name) != value for o in options)
+        ]
         found.append(f"{one.method_title} {', '.join(own)}".strip())
     return found
 
@@ -164,8 +174,16 @@ def _column_titles(
     return strip
 
 
-def _row(row, notes: Sequence[str], title: str, left: int, width: int, total: int, sizes: _Sizes,
-         inks: tuple[str, str] = (INK, QUIET)) -> Image.Image:
+def _row(
+    row,
+    notes: Sequence[str],
+    title: str,
+    left: int,
+    width: int,
+    total: int,
+    sizes: _Sizes,
+    inks: tuple[str, str] = (INK, QUIET),
+) -> Image.Image:
     height = max((p.height for p in row if p), default=sizes.cell // 4)
     wrapped = [wrap(note, width, sizes.small, max_lines=4) for note in notes]
     strip, draw = _strip(total, height + round(max(map(len, wrapped), default=0) * sizes.small * 1.3 + sizes.gap / 2))

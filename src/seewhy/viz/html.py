@@ -119,5 +119,6 @@ def render(title: str, sections: Sequence, intro: str = "", template: str = "pag
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(title=title, intro=intro, sections=sections, version=__version__,
-                                                     **more)
+    return environment.get_template(template).render(
+        title=title, intro=intro, sections=sections, version=__version__, **more
+    )

@@ -13,8 +13,9 @@ from seewhy.viz.grid import grid
 def sanity_figure(cascades: Sequence[Cascade], title: str, cell: int = 180) -> Image.Image:
     """Maps with their likeness to the trained model's; rows of methods that do not change are red."""
     photo = cascades[0].trained.image
-    rows = [[photo if i == 0 else None, c.trained, *(step.explanation for step in c.steps)]
-            for i, c in enumerate(cascades)]
+    rows = [
+        [photo if i == 0 else None, c.trained, *(step.explanation for step in c.steps)] for i, c in enumerate(cascades)
+    ]
     captions = [["", c.trained.target_title, *map(_caption, c.steps)] for c in cascades]
     names = [f"{c.trained.method_title}: {c.verdict}" if c.verdict else c.trained.method_title for c in cascades]
     columns = ["photo", "trained", *_column_names(cascades[0])]

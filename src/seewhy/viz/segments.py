@@ -27,8 +27,9 @@ CHOSEN = "#ffffff"
 EDGE = "#1a1a1a"
 
 
-def segments_figure(found: Sequence[PictureSegments], names: Sequence[str] | None = None, title: str | None = None,
-                    cell: int = 260) -> Image.Image:
+def segments_figure(
+    found: Sequence[PictureSegments], names: Sequence[str] | None = None, title: str | None = None, cell: int = 260
+) -> Image.Image:
     """One row for each photo: the photo, all its segments in colours, then one column for each cluster.
 
     In a cluster's column the photo shows through where the cluster is; a thin box stands round each of its parts,
@@ -49,8 +50,9 @@ def segments_figure(found: Sequence[PictureSegments], names: Sequence[str] | Non
     return grid(rows, list(names) if joint and names else None, columns, title, captions, cell)
 
 
-def object_figure(explanation: Explanation, found: Segmentation, title: str | None = None,
-                  cell: int = 260) -> Image.Image:
+def object_figure(
+    explanation: Explanation, found: Segmentation, title: str | None = None, cell: int = 260
+) -> Image.Image:
     """The photo, the map, and the object's outline and box."""
     photo = _shrunk(explanation.image, cell)
     inside = grown_labels(found.mask.astype(np.int64), (photo.height, photo.width)) == 1
@@ -99,8 +101,9 @@ def _all(photo: Image.Image, labels: Integer[ndarray, "rows cols"], one: Picture
     return picture
 
 
-def _cluster(photo: Image.Image, labels: Integer[ndarray, "rows cols"], cluster: int,
-             one: PictureSegments) -> Image.Image:
+def _cluster(
+    photo: Image.Image, labels: Integer[ndarray, "rows cols"], cluster: int, one: PictureSegments
+) -> Image.Image:
     inside = labels == cluster
     picture = _outlined(_faded(photo, inside), inside, color_of(cluster))
     own = [part for part in one.components if part.cluster == cluster and part is not one.chosen]
@@ -138,9 +141,12 @@ def _boxes(picture: Image.Image, boxes: Sequence[tuple[Box, str, int]], image: I
     """Boxes of the full-size image on its small picture: (box, colour, width), each with a dark edge."""
     pen, scale = ImageDraw.Draw(picture), picture.width / image.width
     for box, color, width in boxes:
-        edges = (round(box.left * scale), round(box.top * scale),
-                 max(round(box.right * scale) - 1, round(box.left * scale)),
-                 max(round(box.bottom * scale) - 1, round(box.top * scale)))
+        edges = (
+            round(box.left * scale),
+            round(box.top * scale),
+            max(round(box.right * scale) - 1, round(box.left * scale)),
+            max(round(box.bottom * scale) - 1, round(box.top * scale)),
+        )
         pen.rectangle(edges, outline=EDGE, width=width + 2)
         inner = (edges[0] + 1, edges[1] + 1, max(edges[0] + 1, edges[2] - 1), max(edges[1] + 1, edges[3] - 1))
         pen.rectangle(inner, outline=color, width=width)
@@ -153,5 +159,6 @@ def _numbers(picture: Image.Image, one: PictureSegments) -> None:
         largest.setdefault(part.cluster, part)
     for cluster, part in largest.items():
         middle = ((part.inner.left + part.inner.right) / 2 * scale, (part.inner.top + part.inner.bottom) / 2 * scale)
-        pen.text(middle, str(cluster), fill="white", font=font(points, True), anchor="mm",
-                 stroke_width=2, stroke_fill=EDGE)
+        pen.text(
+            middle, str(cluster), fill="white", font=font(points, True), anchor="mm", stroke_width=2, stroke_fill=EDGE
+        )

@@ -47,8 +47,14 @@ def _preset(path: Path) -> Preset:
     return Preset(path.stem, about.strip(), needs.strip(), text)
 
 
-def plan_text(plan: str | Path, *, root: str | Path | None = None, n: int | None = None,
-              sources: Sequence[str] = (), settings: Sequence[str] = ()) -> str:
+def plan_text(
+    plan: str | Path,
+    *,
+    root: str | Path | None = None,
+    n: int | None = None,
+    sources: Sequence[str] = (),
+    settings: Sequence[str] = (),
+) -> str:
     """The text of a plan: a file, or else the preset of that name; with what was changed on the command line.
 
     Args:
@@ -87,8 +93,9 @@ def _read(plan: str | Path) -> str:
             raise OptionError(f"the plan {str(plan)!r} cannot be read ({error}); give a TOML file") from None
     known = {preset.name: preset for preset in presets()}
     if str(plan) not in known:
-        raise UnknownNameError("plan (neither a file nor a preset)", str(plan), known,
-                               "`seewhy bench presets` lists them")
+        raise UnknownNameError(
+            "plan (neither a file nor a preset)", str(plan), known, "`seewhy bench presets` lists them"
+        )
     return known[str(plan)].text
 
 

@@ -32,8 +32,12 @@ def report(folder: str | Path, output: str | Path | None = None, seed: int = 0) 
     path = Path(output) if output else run.folder / "report.html"
     title = f"Benchmark {run.folder.resolve().name}"
     write(render(title, page.parts(run, scores), page.intro(run), "report.html"), path)
-    for suffix, text in ((".csv", files.long_csv(run, scores)), (".wide.csv", files.wide_csv(run, scores)),
-                         (".tex", files.latex(run, scores)), (".md", files.markdown(run, scores))):
+    for suffix, text in (
+        (".csv", files.long_csv(run, scores)),
+        (".wide.csv", files.wide_csv(run, scores)),
+        (".tex", files.latex(run, scores)),
+        (".md", files.markdown(run, scores)),
+    ):
         write(text, path.with_suffix(suffix))
     return path
 

@@ -71,8 +71,7 @@ def asked(run: Run, here: dict[tuple[str, str], Score], first: str | None = None
 
 def board(run: Run, draws: int = stats.DRAWS, seed: int = 0) -> list[Score]:
     """All scores of a run, by panel, metric and method in the plan's order."""
-    return [score for panel in run.panels
-            for score in (*_panel(run, panel, draws, seed), *_wholes(run, panel, seed))]
+    return [score for panel in run.panels for score in (*_panel(run, panel, draws, seed), *_wholes(run, panel, seed))]
 
 
 def _panel(run: Run, panel: Panel, draws: int, seed: int) -> list[Score]:
@@ -82,10 +81,15 @@ def _panel(run: Run, panel: Panel, draws: int, seed: int) -> list[Score]:
     found = stats.intervals(sums, counts, draws, seed)
     table = found.mean.reshape(len(run.metrics), len(run.methods))
     baseline = [info.baseline for info in run.methods.values()]
-    ranks = [rank for info, row in zip(run.metrics.values(), table, strict=True)
-             for rank in stats.ranks(np.where(baseline, np.nan, row), info.higher_is_better)]
-    leaders = {metric: next((j for j, c in enumerate(columns) if c[0] == metric and ranks[j] == 1), None)
-               for metric in run.metrics}
+    ranks = [
+        rank
+        for info, row in zip(run.metrics.values(), table, strict=True)
+        for rank in stats.ranks(np.where(baseline, np.nan, row), info.higher_is_better)
+    ]
+    leaders = {
+        metric: next((j for j, c in enumerate(columns) if c[0] == metric and ranks[j] == 1), None)
+        for metric in run.metrics
+    }
     gaps = _gaps(run, panel, images, columns, leaders, stats.draws_for(len(run.methods), draws), seed)
     failed = _failed(run, panel)
     scores = []
@@ -94,9 +98,24 @@ def _panel(run: Run, panel: Panel, draws: int, seed: int) -> list[Score]:
         if not n and not missing:
             continue  # this method was not asked this metric
         gap, p = gaps.get(j, (None, None))
-        scores.append(Score(panel, method, metric, n, int((counts[:, j] > 0).sum()), missing, _number(found.mean[j]),
-                            _number(found.low[j]), _number(found.high[j]), ranks[j], leaders[metric] == j, gap, p,
-                            None if p is None else p >= stats.ALPHA or gap <= 0))
+        scores.append(
+            Score(
+                panel,
+                method,
+                metric,
+                n,
+                int((counts[:, j] > 0).sum()),
+                missing,
+                _number(found.mean[j]),
+                _number(found.low[j]),
+                _number(found.high[j]),
+                ranks[j],
+                leaders[metric] == j,
+                gap,
+                p,
+                None if p is None else p >= stats.ALPHA or gap <= 0,
+            )
+        )
     return scores
 
 
@@ -112,15 +131,28 @@ def _wholes(run: Run, panel: Panel, seed: int) -> list[Score]:
             values, samples = sets[method]
             known = np.isfinite(values.get("", np.zeros(0)))
             if known.any():
-                scores.append(Score(panel, method, info.label, int(known.sum()), len(set(samples[known])),
-                                    int((~known).sum()), *map(_number, found[method]), rank))
+                scores.append(
+                    Score(
+                        panel,
+                        method,
+                        info.label,
+                        int(known.sum()),
+                        len(set(samples[known])),
+                        int((~known).sum()),
+                        *map(_number, found[method]),
+                        rank,
+                    )
+                )
     return scores
 
 
 def _index(run: Run, panel: Panel, columns: list[tuple[str, str]]) -> int:
     """Numbers for images and columns, as tables `images` and `cells`; returns how many images there are."""
-    run.db.execute("CREATE OR REPLACE TEMP TABLE images AS SELECT sample, row_number() OVER (ORDER BY sample) - 1 AS i "
-                   f"FROM (SELECT DISTINCT sample FROM scores WHERE {HERE})", list(panel.key))
+    run.db.execute(
+        "CREATE OR REPLACE TEMP TABLE images AS SELECT sample, row_number() OVER (ORDER BY sample) - 1 AS i "
+        f"FROM (SELECT DISTINCT sample FROM scores WHERE {HERE})",
+        list(panel.key),
+    )
     run.db.execute("CREATE OR REPLACE TEMP TABLE cells (metric VARCHAR, method VARCHAR, j BIGINT)")
     if columns:
         run.db.executemany("INSERT INTO cells VALUES (?, ?, ?)", [[*c, j] for j, c in enumerate(columns)])
@@ -128,9 +160,11 @@ def _index(run: Run, panel: Panel, columns: list[tuple[str, str]]) -> int:
 
 
 def _sums(run: Run, panel: Panel, images: int, columns: int) -> tuple[ndarray, ndarray]:
-    found = run.arrays("SELECT i, j, sum(value) AS total, count(*) AS n FROM scores JOIN images USING (sample) "
-                       f"JOIN cells USING (metric, method) WHERE {HERE} AND value IS NOT NULL GROUP BY i, j",
-                       *panel.key)
+    found = run.arrays(
+        "SELECT i, j, sum(value) AS total, count(*) AS n FROM scores JOIN images USING (sample) "
+        f"JOIN cells USING (metric, method) WHERE {HERE} AND value IS NOT NULL GROUP BY i, j",
+        *panel.key,
+    )
     return dense(found, images, columns)
 
 
@@ -141,8 +175,9 @@ def dense(found: dict[str, ndarray], images: int, columns: int) -> tuple[ndarray
     return sums, counts
 
 
-def _gaps(run: Run, panel: Panel, images: int, columns: list, leaders: dict[str, int | None], draws: int,
-          seed: int) -> dict[int, tuple[float, float | None]]:
+def _gaps(
+    run: Run, panel: Panel, images: int, columns: list, leaders: dict[str, int | None], draws: int, seed: int
+) -> dict[int, tuple[float, float | None]]:
     """By column: how far behind its metric's leader over the maps that both have, and the adjusted p."""
     run.db.execute("CREATE OR REPLACE TEMP TABLE leaders (metric VARCHAR, method VARCHAR)")
     known = [[metric, columns[j][1]] for metric, j in leaders.items() if j is not None]
@@ -155,7 +190,9 @@ def _gaps(run: Run, panel: Panel, images: int, columns: list, leaders: dict[str,
         "SELECT i, j, sum(top - value) AS total, count(*) AS n FROM scores JOIN best USING (entry, metric) "
         f"JOIN images USING (sample) JOIN cells USING (metric, method) WHERE {HERE} AND value IS NOT NULL "
         "GROUP BY i, j",
-        *panel.key, *panel.key)
+        *panel.key,
+        *panel.key,
+    )
     sums, counts = dense(found, images, len(columns))
     result = stats.intervals(sums, counts, draws, seed)
     gaps: dict[int, tuple[float, float | None]] = {}
@@ -168,8 +205,9 @@ def _gaps(run: Run, panel: Panel, images: int, columns: list, leaders: dict[str,
 
 
 def _failed(run: Run, panel: Panel) -> dict[tuple[str, str], int]:
-    rows = run.ask(f"SELECT metric, method, count(*) FROM scores WHERE {HERE} AND value IS NULL GROUP BY ALL",
-                   *panel.key)
+    rows = run.ask(
+        f"SELECT metric, method, count(*) FROM scores WHERE {HERE} AND value IS NULL GROUP BY ALL", *panel.key
+    )
     return {(metric, method): n for metric, method, n in rows}
 
 

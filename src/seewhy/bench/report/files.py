@@ -12,26 +12,85 @@ from seewhy.bench.report.published import figure
 from seewhy.bench.report.read import MetricInfo, Panel, Run
 from seewhy.bench.report.words import number
 
-LONG = ("model", "data", "split", "method", "metric", "better", "n", "images", "failed", "mean", "low", "high", "rank",
-        "leads", "gap_to_leader", "p_holm", "not_significantly_worse", "published")
-ESCAPES = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
-           "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↑": r"$\uparrow$",
-           "↓": r"$\downarrow$", "Δ": r"$\Delta$", "−": r"$-$", "<": r"\textless{}", ">": r"\textgreater{}"}
+LONG = (
+    "model",
+    "data",
+    "split",
+    "method",
+    "metric",
+    "better",
+    "n",
+    "images",
+    "failed",
+    "mean",
+    "low",
+    "high",
+    "rank",
+    "leads",
+    "gap_to_leader",
+    "p_holm",
+    "not_significantly_worse",
+    "published",
+)
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "Δ": r"$\Delta$",
+    "−": r"$-$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
 
 
 def long_csv(run: Run, scores: Sequence[Score]) -> str:
     """A line for each model, method and metric."""
     better = {True: "higher", False: "lower", None: ""}
-    return _csv([LONG, *([*s.panel.key, s.method, s.metric, better[run.metrics[s.metric].higher_is_better], s.n,
-                          s.images, s.failed, s.mean, s.low, s.high, s.rank, s.leads, s.gap, s.p, s.level,
-                          figure(run, s)] for s in scores)])
+    return _csv(
+        [
+            LONG,
+            *(
+                [
+                    *s.panel.key,
+                    s.method,
+                    s.metric,
+                    better[run.metrics[s.metric].higher_is_better],
+                    s.n,
+                    s.images,
+                    s.failed,
+                    s.mean,
+                    s.low,
+                    s.high,
+                    s.rank,
+                    s.leads,
+                    s.gap,
+                    s.p,
+                    s.level,
+                    figure(run, s),
+                ]
+                for s in scores
+            ),
+        ]
+    )
 
 
 def wide_csv(run: Run, scores: Sequence[Score]) -> str:
     """A line for each model and method, the means of the metrics as columns."""
     means = {(s.panel, s.method, s.metric): s.mean for s in scores}
-    rows = [[*panel.key, method, *(means.get((panel, method, metric)) for metric in run.metrics)]
-            for panel in run.panels for method in run.methods]
+    rows = [
+        [*panel.key, method, *(means.get((panel, method, metric)) for metric in run.metrics)]
+        for panel in run.panels
+        for method in run.methods
+    ]
     return _csv([["model", "data", "split", "method", *run.metrics], *rows])
 
 
@@ -50,13 +109,28 @@ def _table(run: Run, panel: Panel, scores: Sequence[Score]) -> str:
     here = scores_of(panel, scores)
     metrics = [m for m in run.metrics.values() if any(metric == m.label for _, metric in here)]
     head = " & ".join(["Method", *(escaped(f"{m.title} {m.arrow}".strip()) for m in metrics)])
-    lines = [" & ".join([escaped(run.methods[name].title), *(_cell(here.get((name, m.label))) for m in metrics)])
-             + r" \\" for name in asked(run, here)]
+    lines = [
+        " & ".join([escaped(run.methods[name].title), *(_cell(here.get((name, m.label))) for m in metrics)]) + r" \\"
+        for name in asked(run, here)
+    ]
     caption = escaped(f"{panel.model} on {panel.data} {panel.split}".strip())
-    return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{caption}. Mean and half-width of the 95\,\% "
-                      r"bootstrap interval over images; bold: best; underlined: not significantly worse.}",
-                      rf"\begin{{tabular}}{{l{'r' * len(metrics)}}}", r"\toprule", head + r" \\", r"\midrule", *lines,
-                      r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}. Mean and half-width of the 95\,\% "
+            r"bootstrap interval over images; bold: best; underlined: not significantly worse.}",
+            rf"\begin{{tabular}}{{l{'r' * len(metrics)}}}",
+            r"\toprule",
+            head + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
 
 
 def _cell(score: Score | None) -> str:
@@ -82,9 +156,16 @@ def _pipes(run: Run, panel: Panel, metrics: Sequence[MetricInfo], scores: Sequen
     head = ["", *(f"{m.title} {m.arrow}".strip() for m in shown)]
     lines = [head, ["---", *["--:"] * len(shown)], *rows]
     title = f"{panel.model} on {panel.data} {panel.split}".strip()
-    return "\n".join([f"### {title}", "", *("| " + " | ".join(_piped(cell) for cell in line) + " |" for line in lines),
-                      "", "Mean ± half-width of the 95 % bootstrap interval over images; bold: best; ≈: not "
-                      "significantly worse.", ""])
+    return "\n".join(
+        [
+            f"### {title}",
+            "",
+            *("| " + " | ".join(_piped(cell) for cell in line) + " |" for line in lines),
+            "",
+            "Mean ± half-width of the 95 % bootstrap interval over images; bold: best; ≈: not significantly worse.",
+            "",
+        ]
+    )
 
 
 def _marked(score: Score | None) -> str:

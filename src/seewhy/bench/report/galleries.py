@@ -40,14 +40,20 @@ def extremes(run: Run, panel: Panel, info: MetricInfo) -> list[Block]:
     """For each method the best, the median and the worst map by one metric."""
     groups = []
     for method, about in run.methods.items():
-        rows = run.ask("SELECT entry, sample, target, value FROM scores WHERE model = ? AND data = ? AND split = ? AND "
-                       "method = ? AND metric = ? AND value IS NOT NULL ORDER BY value, entry", *panel.key, method,
-                       info.label)
+        rows = run.ask(
+            "SELECT entry, sample, target, value FROM scores WHERE model = ? AND data = ? AND split = ? AND "
+            "method = ? AND metric = ? AND value IS NOT NULL ORDER BY value, entry",
+            *panel.key,
+            method,
+            info.label,
+        )
         if info.higher_is_better:
             rows.reverse()
         wanted = [("best", rows[0]), ("median", rows[len(rows) // 2]), ("worst", rows[-1])] if rows else []
-        shots = [Shot(entry, sample, method, f"{word}: {number(value, 3)} · {_subject(target, sample)}")
-                 for word, (entry, sample, target, value) in wanted]
+        shots = [
+            Shot(entry, sample, method, f"{word}: {number(value, 3)} · {_subject(target, sample)}")
+            for word, (entry, sample, target, value) in wanted
+        ]
         groups.append((about.title, shots))
     return _blocks(run, panel, groups)
 
@@ -60,13 +66,24 @@ def disagreements(run: Run, panel: Panel, info: MetricInfo) -> list[Block]:
         "top, arg_min(method, value) AS lo, min(value) AS bottom FROM scores WHERE model = ? AND data = ? AND split = "
         "? AND metric = ? AND list_contains(?, method) AND value IS NOT NULL GROUP BY entry, sample) SELECT * FROM own "
         "WHERE top > bottom QUALIFY row_number() OVER (PARTITION BY sample ORDER BY top - bottom DESC, entry) = 1 "
-        "ORDER BY top - bottom DESC, sample LIMIT ?", *panel.key, info.label, methods, DISAGREEMENTS)
+        "ORDER BY top - bottom DESC, sample LIMIT ?",
+        *panel.key,
+        info.label,
+        methods,
+        DISAGREEMENTS,
+    )
     groups = []
     for entry, sample, target, *pair in rows:
         pair = [tuple(pair[:2]), tuple(pair[2:])]
-        groups.append((_subject(target, sample), [
-            Shot(entry, sample, method, f"{run.methods[method].title}: {number(value, 3)}")
-            for method, value in (pair if info.higher_is_better else pair[::-1])]))
+        groups.append(
+            (
+                _subject(target, sample),
+                [
+                    Shot(entry, sample, method, f"{run.methods[method].title}: {number(value, 3)}")
+                    for method, value in (pair if info.higher_is_better else pair[::-1])
+                ],
+            )
+        )
     return _blocks(run, panel, groups)
 
 
@@ -90,8 +107,15 @@ def _blocks(run: Run, panel: Panel, groups: Sequence[tuple[str, Sequence[Shot]]]
 
 def likeness(run: Run, panel: Panel) -> Table | None:
     """Mean rank correlation between the maps of each two methods, over some entries."""
-    entries = [e for (e,) in run.ask("SELECT DISTINCT entry FROM scores WHERE model = ? AND data = ? AND split = ? "
-                                     "AND method <> '' ORDER BY hash(entry) LIMIT ?", *panel.key, COMPARED)]
+    entries = [
+        e
+        for (e,) in run.ask(
+            "SELECT DISTINCT entry FROM scores WHERE model = ? AND data = ? AND split = ? "
+            "AND method <> '' ORDER BY hash(entry) LIMIT ?",
+            *panel.key,
+            COMPARED,
+        )
+    ]
     names, found = list(run.methods), []
     maps = _maps(run, panel, {(entry, method) for entry in entries for method in names})
     for entry in entries if maps else ():
@@ -105,9 +129,12 @@ def likeness(run: Run, panel: Panel) -> Table | None:
     mean = np.where(known > 0, np.nansum(stack, 0) / np.maximum(known, 1), np.nan)
     titles = [run.methods[m].title for m in names]
     rows = [[Cell(title), *(shaded(v) for v in row)] for title, row in zip(titles, mean, strict=True)]
-    return Table(["method", *titles], rows, title=f"How alike the maps are · {panel.model}",
-                 note=f"Spearman's correlation of the maps' values on a {GRID[0]}×{GRID[1]} grid, mean of "
-                      f"{len(found)} maps.")
+    return Table(
+        ["method", *titles],
+        rows,
+        title=f"How alike the maps are · {panel.model}",
+        note=f"Spearman's correlation of the maps' values on a {GRID[0]}×{GRID[1]} grid, mean of {len(found)} maps.",
+    )
 
 
 def shaded(value: float) -> Cell:
@@ -127,11 +154,18 @@ def _maps(run: Run, panel: Panel, wanted: Collection[tuple[str, str]]) -> dict[t
     if not files or not wanted:
         return {}
     entries, methods = zip(*sorted(wanted), strict=True)
-    rows = run.ask('SELECT entry, method, "rows", "cols", map FROM read_parquet(?, union_by_name=true) SEMI JOIN '
-                   "(SELECT unnest(?) AS entry, unnest(?) AS method) USING (entry, method) WHERE model = ?", files,
-                   list(entries), list(methods), panel.model)
-    found = {(entry, method): np.frombuffer(data, np.float16).reshape(r, c).astype(np.float32)
-             for entry, method, r, c, data in rows}
+    rows = run.ask(
+        'SELECT entry, method, "rows", "cols", map FROM read_parquet(?, union_by_name=true) SEMI JOIN '
+        "(SELECT unnest(?) AS entry, unnest(?) AS method) USING (entry, method) WHERE model = ?",
+        files,
+        list(entries),
+        list(methods),
+        panel.model,
+    )
+    found = {
+        (entry, method): np.frombuffer(data, np.float16).reshape(r, c).astype(np.float32)
+        for entry, method, r, c, data in rows
+    }
     return {key: values for key, values in found.items() if np.isfinite(values).all()}
 
 
@@ -140,13 +174,19 @@ def _images(run: Run, panel: Panel, samples: Collection[str]) -> dict[str, tuple
     files = run.parts("images")
     if not files or not samples:
         return {}
-    rows = run.ask("SELECT sample, jpeg, mask FROM read_parquet(?, union_by_name=true) WHERE model = ? AND "
-                   "list_contains(?, sample) AND jpeg IS NOT NULL", files, panel.model, sorted(samples))
+    rows = run.ask(
+        "SELECT sample, jpeg, mask FROM read_parquet(?, union_by_name=true) WHERE model = ? AND "
+        "list_contains(?, sample) AND jpeg IS NOT NULL",
+        files,
+        panel.model,
+        sorted(samples),
+    )
     return {sample: (jpeg, mask) for sample, jpeg, mask in rows}
 
 
-def _figure(run: Run, shot: Shot, maps: dict[tuple[str, str], ndarray],
-            images: dict[str, tuple[bytes, bytes | None]]) -> Figure | None:
+def _figure(
+    run: Run, shot: Shot, maps: dict[tuple[str, str], ndarray], images: dict[str, tuple[bytes, bytes | None]]
+) -> Figure | None:
     """The overlay with the objects' outline; nothing where the run kept no map."""
     if (shot.entry, shot.method) not in maps:
         return None

@@ -11,8 +11,21 @@ from typing import Any
 from seewhy.bench.store import PLAN, ROWS, Store
 from seewhy.errors import DataError, require
 
-COLUMNS = ("model", "data", "split", "sample", "index", "target", "entry", "method", "metric", "value", "seconds",
-           "error", "passes")
+COLUMNS = (
+    "model",
+    "data",
+    "split",
+    "sample",
+    "index",
+    "target",
+    "entry",
+    "method",
+    "metric",
+    "value",
+    "seconds",
+    "error",
+    "passes",
+)
 KEY = ("model", "data", "split", "entry", "method", "metric")
 
 
@@ -95,8 +108,11 @@ class Run:
         names = ", ".join(f'"{name}"' for name in COLUMNS if name != "value")
         key = ", ".join(f'"{name}"' for name in KEY)
         # two processes may have written the same row
-        self.ask(f"CREATE TABLE scores AS SELECT DISTINCT ON ({key}) {names}, CASE WHEN isfinite(value) THEN value END "
-                 "AS value FROM read_parquet(?, union_by_name=true)", self.files)
+        self.ask(
+            f"CREATE TABLE scores AS SELECT DISTINCT ON ({key}) {names}, CASE WHEN isfinite(value) THEN value END "
+            "AS value FROM read_parquet(?, union_by_name=true)",
+            self.files,
+        )
 
     def parts(self, kind: str) -> list[str]:
         """The Parquet files of rows, maps or images."""
@@ -118,8 +134,10 @@ class Run:
         try:
             return self.db.execute(sql, list(values))
         except require("duckdb", "bench").Error as error:
-            raise DataError(f"{self.folder} cannot be read ({str(error).splitlines()[0]}); run `seewhy bench resume "
-                            f"{self.folder}`, which makes broken parts again") from error
+            raise DataError(
+                f"{self.folder} cannot be read ({str(error).splitlines()[0]}); run `seewhy bench resume "
+                f"{self.folder}`, which makes broken parts again"
+            ) from error
 
     @cached_property
     def panels(self) -> list[Panel]:
@@ -132,10 +150,13 @@ class Run:
     def methods(self) -> dict[str, MethodInfo]:
         """All methods that have rows, in the order of the plan."""
         about = _labelled(self.manifest.get("methods"))
-        here = [m for (m,) in self.ask("SELECT DISTINCT method FROM scores WHERE method <> '' AND metric <> '' "
-                                      "ORDER BY 1")]
-        return {m: _method(m, about.get(m, {})) for m in [*(m for m in about if m in here),
-                                                          *(m for m in here if m not in about)]}
+        here = [
+            m for (m,) in self.ask("SELECT DISTINCT method FROM scores WHERE method <> '' AND metric <> '' ORDER BY 1")
+        ]
+        return {
+            m: _method(m, about.get(m, {}))
+            for m in [*(m for m in about if m in here), *(m for m in here if m not in about)]
+        }
 
     @cached_property
     def metrics(self) -> dict[str, MetricInfo]:
@@ -145,8 +166,11 @@ class Run:
         for label, about in _labelled(self.manifest.get("metrics")).items():
             found.update({m.label: m for m in _metric(label, about)})
         rest = {m: MetricInfo(m, m) for m in sorted(here - set(found))}
-        return {label: m for label, m in {**found, **rest}.items()
-                if (label.rpartition(".")[0] if m.whole else label) in here}
+        return {
+            label: m
+            for label, m in {**found, **rest}.items()
+            if (label.rpartition(".")[0] if m.whole else label) in here
+        }
 
 
 def _toml(path: Path, text: str) -> dict[str, Any]:
@@ -172,9 +196,15 @@ def _method(label: str, about: dict) -> MethodInfo:
     title = card.get("title", label)
     if label != card.get("name", label):
         title = f"{title} ({label})"  # the same method with other options
-    return MethodInfo(label, title, card.get("family") == "baseline", bool(card.get("signed")),
-                      card.get("citation", ""), str(about.get("cost") or card.get("cost") or ""),
-                      about.get("options") or {})
+    return MethodInfo(
+        label,
+        title,
+        card.get("family") == "baseline",
+        bool(card.get("signed")),
+        card.get("citation", ""),
+        str(about.get("cost") or card.get("cost") or ""),
+        about.get("options") or {},
+    )
 
 
 def _metric(label: str, about: dict) -> list[MetricInfo]:
@@ -183,10 +213,25 @@ def _metric(label: str, about: dict) -> list[MetricInfo]:
     if label != card.get("name", label):
         title = f"{title} ({label})"
     axis = about.get("axis")
-    own = MetricInfo(label, title, card.get("property", ""), card.get("summary", ""),
-                     card.get("higher_is_better"), card.get("citation", ""),
-                     about.get("options") or {}, axis, about.get("axis_title", ""))
+    own = MetricInfo(
+        label,
+        title,
+        card.get("property", ""),
+        card.get("summary", ""),
+        card.get("higher_is_better"),
+        card.get("citation", ""),
+        about.get("options") or {},
+        axis,
+        about.get("axis_title", ""),
+    )
     made = [(part, better, "") for part, better in (card.get("parts") or {}).items()]
     made += [(whole, better, card.get("name", label)) for whole, better in (card.get("whole") or {}).items()]
-    return [own, *(MetricInfo(f"{label}.{part}", f"{title}: {part}", own.family, "", better, "", {}, axis,
-                              own.axis_title, True, whole) for part, better, whole in made)]
+    return [
+        own,
+        *(
+            MetricInfo(
+                f"{label}.{part}", f"{title}: {part}", own.family, "", better, "", {}, axis, own.axis_title, True, whole
+            )
+            for part, better, whole in made
+        ),
+    ]

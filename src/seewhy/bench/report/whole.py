@@ -14,22 +14,34 @@ from seewhy.metrics import METRICS
 DRAWS = 200  # each measures the whole set anew
 
 
-def columns(run: Run, panel: Panel, method: str, metric: str, label: str
-            ) -> tuple[dict[str, Float[ndarray, "maps"]], ndarray]:
+def columns(
+    run: Run, panel: Panel, method: str, metric: str, label: str
+) -> tuple[dict[str, Float[ndarray, "maps"]], ndarray]:
     """A metric's value ("") and parts of each of a method's maps, and the images that the maps are of.
 
     `label` is what the run calls the registered `metric`.
     """
     labels = {"": label, **{part: f"{label}.{part}" for part in METRICS.get(metric).card.parts}}
     picked = ", ".join(f'max(value) FILTER (metric = ?) AS "{name}."' for name in labels)
-    found = run.arrays(f"SELECT sample, {picked} FROM scores WHERE model = ? AND data = ? AND split = ? AND method = ? "
-                       "GROUP BY sample, entry HAVING count(*) FILTER (metric = ?) > 0 ORDER BY entry, sample",
-                       *labels.values(), *panel.key, method, label)
+    found = run.arrays(
+        f"SELECT sample, {picked} FROM scores WHERE model = ? AND data = ? AND split = ? AND method = ? "
+        "GROUP BY sample, entry HAVING count(*) FILTER (metric = ?) > 0 ORDER BY entry, sample",
+        *labels.values(),
+        *panel.key,
+        method,
+        label,
+    )
     return {name: np.ma.filled(np.ma.asarray(found[f"{name}."], float), np.nan) for name in labels}, found["sample"]
 
 
-def measured(metric: str, name: str, values: dict[str, Float[ndarray, "maps"]], samples: ndarray,
-             draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
+def measured(
+    metric: str,
+    name: str,
+    values: dict[str, Float[ndarray, "maps"]],
+    samples: ndarray,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[float, float, float]:
     """The value of a whole set with its 95 % interval; images are resampled, each with all its maps.
 
     NaN without a value, and for the interval where there are fewer than two images.

@@ -26,8 +26,10 @@ def leaders(run: Run, panel: Panel, scores: Sequence[Score]) -> list[str]:
         if not first or info.part or len(own) < 2:
             continue
         who = _listed([_name(run, s) for s in first])
-        lines.append(f"{info.title} {info.arrow}: {who} {'leads' if len(first) == 1 else 'share the lead'} with "
-                     f"{_mean(first[0])}{_rest(run, own)}.{_unbeaten(run, info, own, first[0])}")
+        lines.append(
+            f"{info.title} {info.arrow}: {who} {'leads' if len(first) == 1 else 'share the lead'} with "
+            f"{_mean(first[0])}{_rest(run, own)}.{_unbeaten(run, info, own, first[0])}"
+        )
     return lines
 
 
@@ -52,8 +54,10 @@ def _unbeaten(run: Run, info: MetricInfo, own: list[Score], leader: Score) -> st
     if not ahead:
         return ""
     names = _listed([f"{_name(run, s)} ({number(s.mean)})" for s in ahead])
-    return (f" But {names}, which know{'s' * (len(ahead) == 1)} nothing of the model, "
-            f"do{'es' * (len(ahead) == 1)} no worse: by this metric alone no method is shown to be good.")
+    return (
+        f" But {names}, which know{'s' * (len(ahead) == 1)} nothing of the model, "
+        f"do{'es' * (len(ahead) == 1)} no worse: by this metric alone no method is shown to be good."
+    )
 
 
 def _name(run: Run, score: Score) -> str:
@@ -73,12 +77,14 @@ def _mean(score: Score) -> str:
 
 def failures(run: Run) -> list[str]:
     """How many scores have no value and why, commonest first; methods that were not run; pictures that gave nothing."""
-    (missing, all_rows), = run.ask("SELECT count(*) FILTER (value IS NULL), count(*) FROM scores WHERE method <> '' "
-                                   "AND metric <> ''")
+    ((missing, all_rows),) = run.ask(
+        "SELECT count(*) FILTER (value IS NULL), count(*) FROM scores WHERE method <> '' AND metric <> ''"
+    )
     lines = [f"{missing} of {all_rows} scores have no value." if missing else f"All {all_rows} scores have a value."]
     reasons = run.ask(
         "SELECT coalesce(error, 'no number and no reason'), count(*), count(DISTINCT method), min(method), min(sample) "
-        "FROM scores WHERE method <> '' AND metric <> '' AND value IS NULL GROUP BY 1 ORDER BY 2 DESC, 1")
+        "FROM scores WHERE method <> '' AND metric <> '' AND value IS NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+    )
     for why, n, methods, method, sample in reasons[:SHOWN]:
         who = run.methods[method].title if methods == 1 else f"{methods} methods"
         lines.append(f"{n} × {why} ({who}, e.g. {sample}).")
@@ -94,7 +100,10 @@ def failures(run: Run) -> list[str]:
 
 def models_own(run: Run, panel: Panel) -> list[str]:
     """What the model itself answers."""
-    found = run.ask("SELECT metric, avg(value), count(value) FROM scores WHERE method = '' AND metric <> '' AND "
-                    "model = ? AND data = ? AND split = ? GROUP BY 1 ORDER BY 1", *panel.key)
+    found = run.ask(
+        "SELECT metric, avg(value), count(value) FROM scores WHERE method = '' AND metric <> '' AND "
+        "model = ? AND data = ? AND split = ? GROUP BY 1 ORDER BY 1",
+        *panel.key,
+    )
     words = "; ".join(f"{name.removeprefix('model.')} {number(mean, 3)}" for name, mean, n in found if n)
     return [f"The model's own answers, means over the maps' targets: {words}."] if words else []

@@ -90,7 +90,7 @@ def _blank(rng: np.random.Generator, index: int) -> Plan:
 
 def _concept(rng: np.random.Generator, index: int) -> Plan:
     plan, concept = _multi(rng, index), index % len(TEXTURES)
-    others = rng.permutation([t for t in range(len(TEXTURES)) if t != concept])[:len(plan.classes) - 1]
+    others = rng.permutation([t for t in range(len(TEXTURES)) if t != concept])[: len(plan.classes) - 1]
     return Plan(plan.classes, (concept, *map(int, others)), concept=concept)
 
 
@@ -137,10 +137,20 @@ SPLITS: dict[str, Split] = {
     "single": Split(_single, 0, 1000, "is the map on the object?"),
     "multi": Split(_multi, 1, 1000, "is the map on the object of the class that was asked for, and on no other?"),
     "concept": Split(_concept, 2, 1000, "does a texture's map land on the one object with it, whatever its class?"),
-    "shortcut": Split(_shortcut, 3, 1000, "does the map confess the corner mark? It agrees with the object at even "
-                                          "indices and contradicts it at odd ones"),
-    "absent": Split(_absent, 4, 1000, "what does a map show for a class never seen in training? Alone at even "
-                                      "indices, beside a known object at odd ones"),
+    "shortcut": Split(
+        _shortcut,
+        3,
+        1000,
+        "does the map confess the corner mark? It agrees with the object at even "
+        "indices and contradicts it at odd ones",
+    ),
+    "absent": Split(
+        _absent,
+        4,
+        1000,
+        "what does a map show for a class never seen in training? Alone at even "
+        "indices, beside a known object at odd ones",
+    ),
     "blank": Split(_blank, 5, 1000, "does the map stay quiet where there is nothing?"),
     "train": Split(_train, 6, 40000, "training: none to three objects of different classes"),
     "train_shortcut": Split(_train_shortcut, 7, 40000, "training: one object, and its class's mark in a corner"),
@@ -198,8 +208,18 @@ class Scenes(Dataset):
     def read(self, index: int) -> Scene:
         rng, plan, i = self._begin(index)
         image, masks, mark = compose(rng, plan, self.size)
-        return Scene(self._id(i), image, plan.classes, masks, boxes_around(masks), about=_about(plan),
-                     textures=plan.textures, mark=mark, mark_class=plan.mark_class, concept=plan.concept)
+        return Scene(
+            self._id(i),
+            image,
+            plan.classes,
+            masks,
+            boxes_around(masks),
+            about=_about(plan),
+            textures=plan.textures,
+            mark=mark,
+            mark_class=plan.mark_class,
+            concept=plan.concept,
+        )
 
     def plan(self, index: int) -> Plan:
         """What item `index` holds, without drawing it."""

@@ -21,9 +21,15 @@ _LUMA_TABLE = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 
 18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"""
 JPEG_LUMA: Float[ndarray, "8 8"] = np.array(_LUMA_TABLE.split(), dtype=np.float64).reshape(8, 8)  # ITU-T T.81, K.1
 _DCT_SCALE = 4096.0
-_DCT: Float[ndarray, "8 8"] = np.rint(_DCT_SCALE * np.array(
-    [[math.sqrt((1 if k == 0 else 2) / 8) * math.cos(math.pi * (2 * i + 1) * k / 16) for i in range(8)]
-     for k in range(8)]))
+_DCT: Float[ndarray, "8 8"] = np.rint(
+    _DCT_SCALE
+    * np.array(
+        [
+            [math.sqrt((1 if k == 0 else 2) / 8) * math.cos(math.pi * (2 * i + 1) * k / 16) for i in range(8)]
+            for k in range(8)
+        ]
+    )
+)
 
 
 def colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Rgb:

@@ -51,8 +51,9 @@ class Canvas:
         return any(np.count_nonzero(m & mask) > share * np.count_nonzero(m) for m in self.masks)
 
 
-def compose(rng: np.random.Generator, plan: Plan, size: int
-            ) -> tuple[Image.Image, Bool[ndarray, "k h w"], Bool[ndarray, "h w"]]:
+def compose(
+    rng: np.random.Generator, plan: Plan, size: int
+) -> tuple[Image.Image, Bool[ndarray, "k h w"], Bool[ndarray, "h w"]]:
     """Draw the plan: the photo, the visible mask of each object, and the mask of the corner mark.
 
     A drawing in which an object ends up too small, too large or too hidden is thrown away and drawn again with the
@@ -60,8 +61,9 @@ def compose(rng: np.random.Generator, plan: Plan, size: int
     """
     while True:
         canvas = Canvas(backgrounds.ground(rng, size).astype(np.float64))
-        placed = all(_place(rng, canvas, c, t, len(plan.classes)) for c, t in zip(plan.classes, plan.textures,
-                                                                                   strict=True))
+        placed = all(
+            _place(rng, canvas, c, t, len(plan.classes)) for c, t in zip(plan.classes, plan.textures, strict=True)
+        )
         if not placed:
             continue
         if plan.classes and rng.random() < 0.25:
@@ -89,7 +91,7 @@ def _place(rng: np.random.Generator, canvas: Canvas, class_index: int, texture: 
     for _ in range(_TRIES):
         top, left = int(rng.integers(0, size - h + 1)), int(rng.integers(0, size - w + 1))
         alpha = np.zeros((size, size), dtype=np.uint8)
-        alpha[top:top + h, left:left + w] = cover
+        alpha[top : top + h, left : left + w] = cover
         mask = alpha >= 128
         if not canvas.hides_too_much(mask, tolerated):
             _paint(rng, canvas, alpha, (top, left, h, w), texture)
@@ -99,8 +101,9 @@ def _place(rng: np.random.Generator, canvas: Canvas, class_index: int, texture: 
     return False
 
 
-def _paint(rng: np.random.Generator, canvas: Canvas, alpha: UInt8[ndarray, "h w"], box: tuple[int, int, int, int],
-           texture: int) -> None:
+def _paint(
+    rng: np.random.Generator, canvas: Canvas, alpha: UInt8[ndarray, "h w"], box: tuple[int, int, int, int], texture: int
+) -> None:
     """Mix the object's two colours by its texture, shade it, cast its shadow, and lay it over the picture."""
     top, left, h, w = box
     here = (slice(top, top + h), slice(left, left + w))
@@ -129,7 +132,7 @@ def _shadow(rng: np.random.Generator, canvas: Canvas, alpha: UInt8[ndarray, "h w
     reach = canvas.size / 96
     dx, dy = (round(float(v)) for v in rng.uniform(1, 4, 2) * reach)
     shifted = np.zeros_like(alpha)
-    shifted[dy:, dx:] = alpha[:alpha.shape[0] - dy, :alpha.shape[1] - dx]
+    shifted[dy:, dx:] = alpha[: alpha.shape[0] - dy, : alpha.shape[1] - dx]
     soft = np.asarray(Image.fromarray(shifted).filter(ImageFilter.GaussianBlur(2.5 * reach)), dtype=np.float64)
     canvas.picture *= 1 - rng.uniform(0.15, 0.5) / 255 * soft[..., None]
 
@@ -157,11 +160,11 @@ def _mark(rng: np.random.Generator, canvas: Canvas, class_index: int) -> Bool[nd
     low, high = margin, canvas.size - margin - side
     top, left = (low, high)[int(rng.integers(2))], (low, high)[int(rng.integers(2))]
     mark = np.zeros((canvas.size, canvas.size), dtype=bool)
-    mark[top:top + side, left:left + side] = True
+    mark[top : top + side, left : left + side] = True
     canvas.picture[mark] = 245.0
     first, second = MARKS[class_index]
     inner, rim = side // 2, max(1, side // 12)
-    canvas.picture[top + rim:top + side - rim, left + rim:left + inner] = first
-    canvas.picture[top + rim:top + side - rim, left + inner:left + side - rim] = second
+    canvas.picture[top + rim : top + side - rim, left + rim : left + inner] = first
+    canvas.picture[top + rim : top + side - rim, left + inner : left + side - rim] = second
     canvas.cover(mark)
     return mark

@@ -29,8 +29,9 @@ class Family:
     flips: bool = False
 
 
-def _arc(rx: float, ry: float, start: float = 0.0, stop: float = 1.0, cx: float = 0.0, cy: float = 0.0,
-         n: int = 40) -> Float[ndarray, "n 2"]:
+def _arc(
+    rx: float, ry: float, start: float = 0.0, stop: float = 1.0, cx: float = 0.0, cy: float = 0.0, n: int = 40
+) -> Float[ndarray, "n 2"]:
     """Points of an elliptic arc; `start` and `stop` are in turns, clockwise on the screen from 3 o'clock."""
     t = 2 * math.pi * np.linspace(start, stop, n)
     return np.stack([cx + rx * np.cos(t), cy + ry * np.sin(t)], 1)
@@ -145,8 +146,10 @@ def silhouette(rng: np.random.Generator, name: str, area: float) -> UInt8[ndarra
     mirror = -1.0 if family.flips and rng.random() < 0.5 else 1.0
     c, s = math.cos(angle), math.sin(angle)
     # written out instead of `@`: a matrix product may be summed in another order on another machine
-    turned = [(np.stack([c * mirror * p[:, 0] - s * p[:, 1], s * mirror * p[:, 0] + c * p[:, 1]], 1), adds)
-              for p, adds in polygons]
+    turned = [
+        (np.stack([c * mirror * p[:, 0] - s * p[:, 1], s * mirror * p[:, 0] + c * p[:, 1]], 1), adds)
+        for p, adds in polygons
+    ]
     probe = 24.0
     unit_area = np.count_nonzero(np.asarray(_fill(turned, probe))) / probe**2
     fine = _fill(turned, SUPERSAMPLE * math.sqrt(area / unit_area))

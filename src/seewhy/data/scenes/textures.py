@@ -59,7 +59,11 @@ def _blotches(rng: np.random.Generator, h: int, w: int, period: float) -> Ink:
 
 
 PAINTERS: dict[str, Callable[[np.random.Generator, int, int, float], Ink]] = {
-    "plain": _plain, "stripes": _stripes, "dots": _dots, "checks": _checks, "blotches": _blotches,
+    "plain": _plain,
+    "stripes": _stripes,
+    "dots": _dots,
+    "checks": _checks,
+    "blotches": _blotches,
 }
 TEXTURES: tuple[str, ...] = tuple(PAINTERS)
 

@@ -39,6 +39,7 @@ class AttentionMap(Method):
         Raises:
             ModelError: not a preprocessed batch. NonFiniteError: the model gives NaN or infinity.
         """
+
         def each(x: Tensor, _: Target) -> Tensor:
             return torch.stack([self.model.patches(row, x.shape[-2:]) for row in self._attend(x).unbind(1)], 1)
 
@@ -47,8 +48,9 @@ class AttentionMap(Method):
     def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         attention = self._attend(x)
         if self.head is not None and self.head >= attention.shape[1]:
-            raise OptionError(f"head={self.head} does not exist; this block has {attention.shape[1]}: 0 to "
-                              f"{attention.shape[1] - 1}")
+            raise OptionError(
+                f"head={self.head} does not exist; this block has {attention.shape[1]}: 0 to {attention.shape[1] - 1}"
+            )
         row = attention.mean(1) if self.head is None else attention[:, self.head]
         return self.model.patches(row, x.shape[-2:])
 

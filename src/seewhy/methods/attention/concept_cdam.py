@@ -27,5 +27,7 @@ class ConceptCDAM(CDAM):
 
     def check_target(self, target: Target) -> None:
         if {t.kind for t in (target.targets if isinstance(target, PerImage) else [target])} != {"concept"}:
-            raise TargetError("Concept CDAM explains a concept; give target=seewhy.targets.concept(model, folder), "
-                              "or --concept FOLDER")
+            raise TargetError(
+                "Concept CDAM explains a concept; give target=seewhy.targets.concept(model, folder), "
+                "or --concept FOLDER"
+            )

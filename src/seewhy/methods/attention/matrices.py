@@ -38,8 +38,10 @@ class Attended:
         """
         starts = [(value, upper) for value, upper in self.starts if value.requires_grad]
         if not starts:
-            raise ModelError("the score has no gradient: the target is constant, or the model's forward switches "
-                             "gradients off; use another target, or attention_map")
+            raise ModelError(
+                "the score has no gradient: the target is constant, or the model's forward switches "
+                "gradients off; use another target, or attention_map"
+            )
         values, uppers = zip(*starts, strict=True)
         found = backward(values, self.matrices, uppers, again)
         return [torch.zeros_like(m) if g is None else g for m, g in zip(self.matrices, found, strict=True)]

@@ -21,7 +21,7 @@ from seewhy.targets import Target
     signed=False,
     class_specific=True,
     citation="Voita et al., Analyzing Multi-Head Self-Attention (ACL 2019), section 4; as a map: Chefer et al., "
-             "Transformer Interpretability Beyond Attention Visualization (CVPR 2021)",
+    "Transformer Interpretability Beyond Attention Visualization (CVPR 2021)",
     cost=lambda self: Cost(below=1, above=1, backward_above=1),
 )
 class PartialLRP(AttentionGradients):

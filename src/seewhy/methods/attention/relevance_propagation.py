@@ -31,8 +31,10 @@ class RelevancePropagation(AttentionGradients):
     def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         attended = self.attend(x, target)
         grads = attended.arrived()
-        return self.model.patches(followed([m.detach().float() * g.float() for m, g in zip(
-            attended.matrices, grads, strict=True)]), x.shape[-2:])
+        return self.model.patches(
+            followed([m.detach().float() * g.float() for m, g in zip(attended.matrices, grads, strict=True)]),
+            x.shape[-2:],
+        )
 
 
 def followed(weighted: list[Float[Tensor, "batch heads tokens tokens"]]) -> Float[Tensor, "batch tokens"]:

@@ -61,7 +61,9 @@ class TokenAblation(Method):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise LayoutError(f"{self.model.name} cannot run with one token less "
-                              f"({str(error).splitlines()[0]}); use cdam or occlude pixels instead") from error
+            raise LayoutError(
+                f"{self.model.name} cannot run with one token less "
+                f"({str(error).splitlines()[0]}); use cdam or occlude pixels instead"
+            ) from error
         finally:
             handle.remove()

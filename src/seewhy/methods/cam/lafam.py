@@ -38,8 +38,9 @@ class LaFAM(Method):
     """
 
     layer: Any = option(None, "layer by dotted name, module or stage number; default: the last stage")
-    reduce: str = option("mean", "over the channels: their mean (the paper), or their Euclidean norm",
-                         choices=("mean", "norm"))
+    reduce: str = option(
+        "mean", "over the channels: their mean (the paper), or their Euclidean norm", choices=("mean", "norm")
+    )
     threshold: float | None = option(None, "after min-max, values below it become 0; between 0 and 1", at_least=0)
 
     def prepare(self) -> None:

@@ -59,10 +59,14 @@ def on_grids(model: VisionModel, x: Tensor, layers: Sequence[Layer], target: Tar
     if score.requires_grad:
         gradients = backward(score, values, torch.ones_like(score))
     if any(g is None for g in gradients):
-        raise ModelError("the score has no gradient: the target is constant, a layer does not lead to it, or the "
-                         "model's forward switches gradients off; use another target or layer, or lafam")
-    on_grid = [[model.to_grid(at_least_float(v.detach()), layer, x.shape[-2:])
-                for v, layer in zip(each, layers, strict=True)] for each in (values, gradients)]
+        raise ModelError(
+            "the score has no gradient: the target is constant, a layer does not lead to it, or the "
+            "model's forward switches gradients off; use another target or layer, or lafam"
+        )
+    on_grid = [
+        [model.to_grid(at_least_float(v.detach()), layer, x.shape[-2:]) for v, layer in zip(each, layers, strict=True)]
+        for each in (values, gradients)
+    ]
     return list(zip(*on_grid, strict=True))
 
 

@@ -88,12 +88,15 @@ def check_count(k: int | None, positions: int, grid: str) -> None:
     """Raise `OptionError` if there cannot be so many clusters."""
     least = CHOICES[0] if k is None else k
     if least > positions:
-        raise OptionError(f"k={k or least} clusters of only {positions} positions ({grid}); use a smaller k, "
-                          "an earlier layer first in layers=, or a finer grid with size=(rows, cols)")
+        raise OptionError(
+            f"k={k or least} clusters of only {positions} positions ({grid}); use a smaller k, "
+            "an earlier layer first in layers=, or a finer grid with size=(rows, cols)"
+        )
 
 
-def cluster(features: Float[Tensor, "n channels"], settings: Settings, energy: float,
-            layers: tuple[str, ...]) -> tuple[Int64[Tensor, " n"], Clusters | Components]:
+def cluster(
+    features: Float[Tensor, "n channels"], settings: Settings, energy: float, layers: tuple[str, ...]
+) -> tuple[Int64[Tensor, " n"], Clusters | Components]:
     """Cluster the rows; clusters are numbered by size, the largest is 0.
 
     Features that have fewer distinct rows than clusters were asked for give fewer clusters; features that are
@@ -104,8 +107,10 @@ def cluster(features: Float[Tensor, "n channels"], settings: Settings, energy: f
         MissingExtraError: `pip install 'seewhy[cluster]'` has not been done.
     """
     if not torch.isfinite(features).all():
-        raise NonFiniteError("the features hold NaN or infinity; check the weights, the preprocessing, "
-                             "and whether half precision overflows")
+        raise NonFiniteError(
+            "the features hold NaN or infinity; check the weights, the preprocessing, "
+            "and whether half precision overflows"
+        )
     if _is_flat(features):
         return torch.zeros_like(features[:, 0], dtype=torch.int64), Clusters(features.mean(0)[None], energy, layers)
     rows = features.cpu().numpy()
@@ -148,14 +153,21 @@ def _kmeans(rows: Float[ndarray, "n channels"], k: int, settings: Settings) -> n
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", require("sklearn.exceptions", "cluster").ConvergenceWarning)
         # tol=0: until no label changes, so that the labels are those of the nearest centroid to the last bit
-        return engine.KMeans(k, init="k-means++", n_init=settings.n_init, random_state=settings.random_state,
-                             tol=0, copy_x=False).fit(rows).labels_
+        return (
+            engine.KMeans(
+                k, init="k-means++", n_init=settings.n_init, random_state=settings.random_state, tol=0, copy_x=False
+            )
+            .fit(rows)
+            .labels_
+        )
 
 
 def _agglomerative(rows: Float[ndarray, "n channels"], k: int, settings: Settings) -> ndarray:
     if len(rows) > MOST_PAIRWISE:
-        raise OptionError(f"agglomerative clustering of {len(rows)} positions needs a distance for each pair; "
-                          "use algorithm='kmeans', a coarser size=(rows, cols), or joint=False")
+        raise OptionError(
+            f"agglomerative clustering of {len(rows)} positions needs a distance for each pair; "
+            "use algorithm='kmeans', a coarser size=(rows, cols), or joint=False"
+        )
     return require("sklearn.cluster", "cluster").AgglomerativeClustering(k).fit(rows).labels_
 
 
@@ -175,8 +187,9 @@ def _by_silhouette(rows: Float[ndarray, "n channels"], run: Callable[..., ndarra
     return best
 
 
-def _components(rows: Float[ndarray, "n channels"], settings: Settings, device: torch.device,
-                layers: tuple[str, ...]) -> Components:
+def _components(
+    rows: Float[ndarray, "n channels"], settings: Settings, device: torch.device, layers: tuple[str, ...]
+) -> Components:
     k = CHOICES[0] if settings.k is None else settings.k
     if k > rows.shape[1]:
         raise OptionError(f"{k} components of only {rows.shape[1]} channels; use a smaller k, or more layers")

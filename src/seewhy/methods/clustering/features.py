@@ -40,8 +40,9 @@ def layer_weights(channels: Sequence[int], balance: str) -> list[float]:
     return [1.0 if balance == "equal" else (1 + channels[0]) / (1 + c) for c in channels]
 
 
-def positions(maps: Sequence[Float[Tensor, "batch _ _ _"]], size: tuple[int, int],
-              weights: Sequence[float]) -> Float[Tensor, "batch positions channels"]:
+def positions(
+    maps: Sequence[Float[Tensor, "batch _ _ _"]], size: tuple[int, int], weights: Sequence[float]
+) -> Float[Tensor, "batch positions channels"]:
     """All layers' channels at every position of one grid.
 
     Each position of each layer gets unit L2 norm, then the layer's weight, then bicubic interpolation to `size`.

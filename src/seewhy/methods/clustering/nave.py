@@ -61,17 +61,22 @@ class NAVE(Method):
     Seeded: the same `random_state` gives the same clusters.
     """
 
-    layers: Any = option(None, "layers by dotted name, module or stage number; default: every block of a transformer, "
-                               "the last three stages of other models")
+    layers: Any = option(
+        None,
+        "layers by dotted name, module or stage number; default: every block of a transformer, "
+        "the last three stages of other models",
+    )
     k: int | None = option(5, "number of clusters; None: the one of 3 to 10 with the best silhouette", at_least=2)
     cluster: int | None = option(None, "whose similarity is the map; default: the cluster in front", at_least=0)
     joint: bool = option(False, "cluster all images of a batch together")
-    algorithm: str = option("kmeans", "what makes the clusters; pca: K principal components instead",
-                            choices=ALGORITHMS)
+    algorithm: str = option(
+        "kmeans", "what makes the clusters; pca: K principal components instead", choices=ALGORITHMS
+    )
     size: Any = option(None, "(rows, cols) of the grid; default: the first kept layer's")
     n_init: int = option(10, "starts of k-means; the best is kept", at_least=1)
-    balance: str = option("channels", "weights of the layers: by their channels (the paper), or equal",
-                          choices=("channels", "equal"))
+    balance: str = option(
+        "channels", "weights of the layers: by their channels (the paper), or equal", choices=("channels", "equal")
+    )
     random_state: int = option(0, "seed of k-means", at_least=0)
 
     @classmethod
@@ -87,8 +92,9 @@ class NAVE(Method):
         self._kept = kept_layers(self.model, self.layers)
         self._settings = Settings(self.k, self.algorithm, self.n_init, self.random_state)
         if self.cluster is not None and self.cluster >= (self.k or 10):
-            raise OptionError(f"cluster={self.cluster} of {self.k or 10}; they are numbered from 0, use 0 to "
-                              f"{(self.k or 10) - 1}")
+            raise OptionError(
+                f"cluster={self.cluster} of {self.k or 10}; they are numbered from 0, use 0 to {(self.k or 10) - 1}"
+            )
         if self.size is not None:
             rows, cols = _grid_size(self.size)
             check_count(self.k, rows * cols, f"size={self.size}")
@@ -121,8 +127,9 @@ class NAVE(Method):
         """
         return self.explore(x)[1]
 
-    def explore(self, x: Float[Tensor, "batch channels height width"]
-                ) -> tuple[Int64[Tensor, "batch rows cols"], Float[Tensor, "batch k rows cols"]]:
+    def explore(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> tuple[Int64[Tensor, "batch rows cols"], Float[Tensor, "batch k rows cols"]]:
         """`segments` and `cluster_maps` from one forward and one clustering."""
         with torch.inference_mode(False), torch.no_grad():
             return _padded(list(self._clustered(self._ready(x))))
@@ -133,16 +140,19 @@ class NAVE(Method):
             features, _ = self._all_features(self._ready(x))
             return self._cluster(features.flatten(0, 1))[1]
 
-    def assign(self, x: Float[Tensor, "batch channels height width"], clusters: Clusters | Components
-               ) -> tuple[Int64[Tensor, "batch rows cols"], Float[Tensor, "batch k rows cols"]]:
+    def assign(
+        self, x: Float[Tensor, "batch channels height width"], clusters: Clusters | Components
+    ) -> tuple[Int64[Tensor, "batch rows cols"], Float[Tensor, "batch k rows cols"]]:
         """Segments and similarities of other images, by the clusters of `fit`: the same number means the same.
 
         Raises:
             OptionError: the clusters are of other layers.
         """
         if clusters.layers != tuple(layer.name for layer in self._kept):
-            raise OptionError(f"the clusters are of the layers {', '.join(clusters.layers)}, this NAVE looks at "
-                              f"{', '.join(layer.name for layer in self._kept)}; fit and assign with the same layers")
+            raise OptionError(
+                f"the clusters are of the layers {', '.join(clusters.layers)}, this NAVE looks at "
+                f"{', '.join(layer.name for layer in self._kept)}; fit and assign with the same layers"
+            )
         with torch.inference_mode(False), torch.no_grad():
             found = []
             for features, grid in self._each_image(self._ready(x)):

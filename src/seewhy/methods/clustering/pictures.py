@@ -46,8 +46,9 @@ class PictureSegments:
         return bool((self.labels == self.labels[0, 0]).all())
 
 
-def segment_pictures(nave: NAVE, pictures: Sequence[Image.Image], min_area: int | None = None,
-                     border: int | None = None) -> list[PictureSegments]:
+def segment_pictures(
+    nave: NAVE, pictures: Sequence[Image.Image], min_area: int | None = None, border: int | None = None
+) -> list[PictureSegments]:
     """Segments and boxes of photos, in one batch (with `nave.joint` the clusters are those of all together).
 
     Args:
@@ -59,12 +60,19 @@ def segment_pictures(nave: NAVE, pictures: Sequence[Image.Image], min_area: int 
         ImageError: the photos do not have one size after the model's preprocessing. Others as `NAVE.segments`.
     """
     labels, similar = nave.explore(nave.model.stack(pictures))
-    return [_of_one(nave.model.view(picture), own.cpu().numpy(), s.cpu(), min_area, border)
-            for picture, own, s in zip(pictures, labels, similar, strict=True)]
+    return [
+        _of_one(nave.model.view(picture), own.cpu().numpy(), s.cpu(), min_area, border)
+        for picture, own, s in zip(pictures, labels, similar, strict=True)
+    ]
 
 
-def _of_one(image: Image.Image, labels: Int64[ndarray, "rows cols"], similar: Float[Tensor, "k rows cols"],
-            min_area: int | None, border: int | None) -> PictureSegments:
+def _of_one(
+    image: Image.Image,
+    labels: Int64[ndarray, "rows cols"],
+    similar: Float[Tensor, "k rows cols"],
+    min_area: int | None,
+    border: int | None,
+) -> PictureSegments:
     parts = component_boxes(labels, (image.height, image.width), min_area, border)
     background = background_clusters(labels)
     return PictureSegments(image, np.asarray(labels), similar, parts, background, choose_box(parts, background))

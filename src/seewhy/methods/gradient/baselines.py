@@ -113,8 +113,10 @@ def starting_images(model: VisionModel, x: Tensor, given: Any) -> Tensor:
     try:
         return start.expand_as(x)
     except RuntimeError:
-        raise OptionError(f"the baseline has shape {tuple(start.shape)}, the batch {tuple(x.shape)}; "
-                          "give a tensor that broadcasts to the batch") from None
+        raise OptionError(
+            f"the baseline has shape {tuple(start.shape)}, the batch {tuple(x.shape)}; "
+            "give a tensor that broadcasts to the batch"
+        ) from None
 
 
 def _named(name: str) -> Baseline:

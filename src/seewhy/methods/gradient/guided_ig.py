@@ -65,9 +65,14 @@ class GuidedIG(Method):
         return total.view_as(x).sum(1)
 
 
-def advanced(progress: Float[Tensor, "batch features"], way: Float[Tensor, "batch features"],
-             steepness: Float[Tensor, "batch features"], alpha: float, fraction: float,
-             max_dist: float) -> Float[Tensor, "batch features"]:
+def advanced(
+    progress: Float[Tensor, "batch features"],
+    way: Float[Tensor, "batch features"],
+    steepness: Float[Tensor, "batch features"],
+    alpha: float,
+    fraction: float,
+    max_dist: float,
+) -> Float[Tensor, "batch features"]:
     """How far each feature is on its way (0 to 1) once the share `alpha` of the L1 distance is covered.
 
     One sort and one cumulative sum stand for the moves one after the other; nothing is read back from the device.

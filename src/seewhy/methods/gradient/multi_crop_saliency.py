@@ -60,8 +60,10 @@ class MultiCropSaliency(Method):
         """∂f/∂x of each view, (views, batch, channels, height, width); zero outside of the view."""
         with torch.enable_grad():
             copies = x.detach().expand(len(views), *x.shape).clone().requires_grad_()
-            seen = [F.interpolate(_cropped(copy, *view), x.shape[-2:], mode="bilinear", align_corners=False)
-                    for copy, view in zip(copies, views, strict=True)]
+            seen = [
+                F.interpolate(_cropped(copy, *view), x.shape[-2:], mode="bilinear", align_corners=False)
+                for copy, view in zip(copies, views, strict=True)
+            ]
             score = target.score(self.model.run(torch.cat(seen)))
         return gradient(score, copies)
 
@@ -71,8 +73,11 @@ def windows(height: int, width: int, fraction: float, mirror: bool) -> list[tupl
     high, wide = (max(1, round(fraction * side)) for side in (height, width))
     low, right = height - high, width - wide
     places = [(0, 0), (0, right), (low, 0), (low, right), (low // 2, right // 2)]
-    return [(slice(r, r + high), slice(c, c + wide), flip)
-            for flip in ((False, True) if mirror else (False,)) for r, c in places]
+    return [
+        (slice(r, r + high), slice(c, c + wide), flip)
+        for flip in ((False, True) if mirror else (False,))
+        for r, c in places
+    ]
 
 
 def _cropped(x: Tensor, rows: slice, cols: slice, flip: bool) -> Tensor:

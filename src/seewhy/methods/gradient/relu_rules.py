@@ -114,8 +114,10 @@ class ReLUMethod(Method):
     def ensure_seen(self, mode: ReLURule) -> None:
         """Raise `RequirementError` if the model ran no ReLU."""
         if not mode.seen:
-            raise RequirementError(f"{self.card.title} changes the gradient of ReLUs, and {self.model.name} ran none; "
-                                   "use saliency, smooth_grad or integrated_gradients")
+            raise RequirementError(
+                f"{self.card.title} changes the gradient of ReLUs, and {self.model.name} ran none; "
+                "use saliency, smooth_grad or integrated_gradients"
+            )
 
 
 def lacks_relu(module: nn.Module) -> str:

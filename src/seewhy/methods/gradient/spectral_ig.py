@@ -87,7 +87,9 @@ def score_gradient(model: VisionModel, x: Tensor, target: Target, of: str) -> Te
         x = x.detach().requires_grad_()
         output = model.run(x)
         if of == "probability" and output.logits is not None:
-            output = Output(model.probabilities(output.logits.float() if output.logits.itemsize < 4 else output.logits),
-                            output.embedding)
+            output = Output(
+                model.probabilities(output.logits.float() if output.logits.itemsize < 4 else output.logits),
+                output.embedding,
+            )
         score = target.score(output)
     return gradient(score, x)

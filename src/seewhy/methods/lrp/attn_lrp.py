@@ -21,7 +21,7 @@ from seewhy.targets import Output, Target
     signed=True,
     class_specific=True,
     citation="Achtibat et al., AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers (ICML 2024), "
-             "propositions 3.1-3.4",
+    "propositions 3.1-3.4",
     cost=lambda self: Cost(1, 1, 1, 1),
 )
 class AttnLRP(Method):

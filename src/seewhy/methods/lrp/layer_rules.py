@@ -29,13 +29,51 @@ COMPOSITES = {
 """Name → the rules of the first layer, of convolutions, and of linear layers."""
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-_SUMS = ("add", "radd", "iadd", "sub", "isub", "rsub", "mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-         "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "interpolate")
+_SUMS = (
+    "add",
+    "radd",
+    "iadd",
+    "sub",
+    "isub",
+    "rsub",
+    "mean",
+    "sum",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "interpolate",
+)
 _PRODUCTS = ("mul", "rmul", "imul", "div", "truediv", "idiv", "itruediv")
-_PASS = (*ACTIVATIONS, "sigmoid", "tanh", "hardsigmoid", "neg", "layer_norm", "group_norm", "instance_norm", "rms_norm",
-         "local_response_norm")
-_REFUSED = ("softmax", "scaled_dot_product_attention", "multi_head_attention_forward", "matmul", "bmm", "baddbmm",
-            "einsum", "conv_transpose2d", "normalize", "pow", "exp", "rdiv", "rtruediv")
+_PASS = (
+    *ACTIVATIONS,
+    "sigmoid",
+    "tanh",
+    "hardsigmoid",
+    "neg",
+    "layer_norm",
+    "group_norm",
+    "instance_norm",
+    "rms_norm",
+    "local_response_norm",
+)
+_REFUSED = (
+    "softmax",
+    "scaled_dot_product_attention",
+    "multi_head_attention_forward",
+    "matmul",
+    "bmm",
+    "baddbmm",
+    "einsum",
+    "conv_transpose2d",
+    "normalize",
+    "pow",
+    "exp",
+    "rdiv",
+    "rtruediv",
+)
 
 
 class LayerRules(Rules):
@@ -55,9 +93,12 @@ class LayerRules(Rules):
         self.seen = False
         self.layers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.table = {
-            **dict.fromkeys((*_CONVOLUTIONS, "linear"), self.layer), "batch_norm": self.batch_norm,
-            **dict.fromkeys(_SUMS, self.sum), **dict.fromkeys(_PRODUCTS, self.product),
-            **dict.fromkeys(_PASS, passed), **dict.fromkeys(_REFUSED, self.refuse),
+            **dict.fromkeys((*_CONVOLUTIONS, "linear"), self.layer),
+            "batch_norm": self.batch_norm,
+            **dict.fromkeys(_SUMS, self.sum),
+            **dict.fromkeys(_PRODUCTS, self.product),
+            **dict.fromkeys(_PASS, passed),
+            **dict.fromkeys(_REFUSED, self.refuse),
         }
 
     def layer(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
@@ -100,8 +141,13 @@ class LayerRules(Rules):
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         layer = self.layers.get(given["input"])
         if layer is not None and given["running_mean"] is not None:
-            layer.merge(given["running_mean"], given["running_var"], given.get("weight"), given.get("bias"),
-                        given.get("eps", 1e-5))
+            layer.merge(
+                given["running_mean"],
+                given["running_var"],
+                given.get("weight"),
+                given.get("bias"),
+                given.get("eps", 1e-5),
+            )
         return Passed.apply(lambda: func(*args, **kwargs), given["input"])
 
     def sum(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
@@ -114,8 +160,11 @@ class LayerRules(Rules):
         largest = max(t.numel() for t in tensors)
         signals = [t for t in tensors if t.numel() == largest]
         share = 1 / len(signals)
-        return Ruled.apply(lambda: func(*args, **kwargs), lambda _, upper: [
-            share * upper if upper.shape == t.shape else self.refuse(func) for t in signals], *signals)
+        return Ruled.apply(
+            lambda: func(*args, **kwargs),
+            lambda _, upper: [share * upper if upper.shape == t.shape else self.refuse(func) for t in signals],
+            *signals,
+        )
 
 
 def shared(func: Callable, args: tuple, kwargs: dict, epsilon: float) -> Tensor:
@@ -159,8 +208,9 @@ class _Layer(nn.Module):
     def merge(self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
         """Make a batch norm that follows part of the weights: w s and (b − μ) s + β, s = γ / √(σ² + eps)."""
         if self.merged:
-            raise ModelError("one convolution feeds two batch norms, which cannot both be merged into it; "
-                             "use input_x_gradient")
+            raise ModelError(
+                "one convolution feeds two batch norms, which cannot both be merged into it; use input_x_gradient"
+            )
         scale = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
         shifted = (-mean if self.bias is None else self.bias - mean) * scale
         weights = self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1))
@@ -183,8 +233,10 @@ def _at_input(bound: Float[Tensor, "1 channels 1 1"], x: Tensor) -> Tensor:
         return bound
     if x.ndim == 2 and x.shape[1] % channels == 0:
         return bound.flatten().repeat_interleave(x.shape[1] // channels)[None]
-    raise ModelError(f"the z^B rule needs the image's {channels} channels at the first layer, which gets "
-                     f"{tuple(x.shape)}; use composite='epsilon_plus_flat'")
+    raise ModelError(
+        f"the z^B rule needs the image's {channels} channels at the first layer, which gets "
+        f"{tuple(x.shape)}; use composite='epsilon_plus_flat'"
+    )
 
 
 def lrp_unmet(model: VisionModel) -> str:

@@ -45,7 +45,7 @@ class LayerwiseRelevance(Method):
     signed=True,
     class_specific=True,
     citation="Bach et al., On Pixel-Wise Explanations … by Layer-Wise Relevance Propagation (2015); "
-             "Montavon et al., Layer-Wise Relevance Propagation: An Overview (2019), section 10.2",
+    "Montavon et al., Layer-Wise Relevance Propagation: An Overview (2019), section 10.2",
     cost=lambda self: Cost(1, 1, 1, 1),
 )
 class LRP(LayerwiseRelevance):

@@ -23,8 +23,23 @@ from seewhy.targets import Output, Target
 
 Rule = Callable[..., Any]
 
-ACTIVATIONS = ("relu", "relu6", "hardtanh", "clamp", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu",
-               "mish", "hardswish", "softplus", "softsign")
+ACTIVATIONS = (
+    "relu",
+    "relu6",
+    "hardtanh",
+    "clamp",
+    "leaky_relu",
+    "prelu",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "mish",
+    "hardswish",
+    "softplus",
+    "softsign",
+)
 """Functions of one number that pass relevance on as it is."""
 
 
@@ -91,8 +106,10 @@ class Rules(TorchFunctionMode):
 
     def refuse(self, func: Callable, *_: Any) -> None:
         """For an operation that no rule fits."""
-        raise ModelError(f"LRP has no rule for {getattr(func, '__name__', func)} in this model; "
-                         "use input_x_gradient or integrated_gradients")
+        raise ModelError(
+            f"LRP has no rule for {getattr(func, '__name__', func)} in this model; "
+            "use input_x_gradient or integrated_gradients"
+        )
 
 
 def _constant(value: Any) -> Any:
@@ -129,8 +146,12 @@ def passed(func: Callable, args: tuple, kwargs: dict) -> Tensor:
 Starts = Iterable[tuple[Tensor, Tensor]]
 
 
-def pixel_relevance(x: Float[Tensor, "batch channels height width"], rules: Rules, run: Callable[[Tensor], Any],
-                    start: Callable[[Any], Starts]) -> Float[Tensor, "batch channels height width"]:
+def pixel_relevance(
+    x: Float[Tensor, "batch channels height width"],
+    rules: Rules,
+    run: Callable[[Tensor], Any],
+    start: Callable[[Any], Starts],
+) -> Float[Tensor, "batch channels height width"]:
     """What arrives at the pixels, by `rules`.
 
     Autocast is off: rules divide by activations, and what comes down spans many decades.
@@ -164,15 +185,20 @@ def arrived(starts: list[tuple[Tensor, Tensor]], at: Tensor, keep: bool = False)
         values, uppers = zip(*starts, strict=True)
         found = backward(values, at, uppers, keep)[0]
     if found is None:
-        raise ModelError("no relevance comes down: the target is constant, or the model's forward switches gradients "
-                         "off (no gradient); use another target, or lafam")
+        raise ModelError(
+            "no relevance comes down: the target is constant, or the model's forward switches gradients "
+            "off (no gradient); use another target, or lafam"
+        )
     return found
 
 
 def slopes(output: Output, target: Target) -> list[tuple[Tensor, Tensor]]:
     """(logits or embedding, ∂ score / ∂ them): how the target begins its way down."""
-    leaves = {name: value.detach().requires_grad_() for name in ("logits", "embedding")
-              if (value := getattr(output, name)) is not None}
+    leaves = {
+        name: value.detach().requires_grad_()
+        for name in ("logits", "embedding")
+        if (value := getattr(output, name)) is not None
+    }
     with torch.enable_grad():
         score = target.score(Output(**leaves))
     if not score.requires_grad:

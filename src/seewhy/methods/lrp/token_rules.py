@@ -37,9 +37,13 @@ class TokenRules(Rules):
         self.epsilon, self.plain = epsilon, False
         self.table = {
             **dict.fromkeys(_LINEAR, self.epsilon_layer if linear == "epsilon" else self.zplus_layer),
-            **dict.fromkeys(ACTIVATIONS, self.activation), **dict.fromkeys(_GATES, self.gate),
-            **dict.fromkeys(_PRODUCTS, self.product), **dict.fromkeys(("add", "radd"), self.shifted),
-            "layer_norm": self.layer_norm, "rms_norm": self.layer_norm, "scaled_dot_product_attention": self.attention,
+            **dict.fromkeys(ACTIVATIONS, self.activation),
+            **dict.fromkeys(_GATES, self.gate),
+            **dict.fromkeys(_PRODUCTS, self.product),
+            **dict.fromkeys(("add", "radd"), self.shifted),
+            "layer_norm": self.layer_norm,
+            "rms_norm": self.layer_norm,
+            "scaled_dot_product_attention": self.attention,
             **dict.fromkeys(_REFUSED, self.refuse),
         }
 
@@ -81,8 +85,13 @@ class TokenRules(Rules):
         def rule(x: Tensor, upper: Tensor) -> tuple[Tensor]:
             with torch.enable_grad():
                 up, down = (x.detach().clone().requires_grad_() for _ in range(2))
-                positive = func(up.clamp(min=0), weight.clamp(min=0), None if bias is None else bias.clamp(min=0),
-                                *args[3:], **given)
+                positive = func(
+                    up.clamp(min=0),
+                    weight.clamp(min=0),
+                    None if bias is None else bias.clamp(min=0),
+                    *args[3:],
+                    **given,
+                )
                 positive = positive + func(down.clamp(max=0), weight.clamp(max=0), None, *args[3:], **given)
             upper = upper * compute(x) / stabilized(positive.detach(), self.epsilon)
             return (sum(torch.autograd.grad(positive, (up, down), upper)),)

@@ -44,7 +44,9 @@ def nearest(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
 
 
 KINDS: dict[str, Callable[[Grids, Int[Tensor, "masks 2"], Size], Masks]] = {
-    "rise": rise, "relax": relax, "nearest": nearest,
+    "rise": rise,
+    "relax": relax,
+    "nearest": nearest,
 }
 
 
@@ -64,8 +66,10 @@ class RandomMasks:
 
     def __init__(self, kind: str, size: Size, *, cells: int, p: float, seed: int, like: Tensor) -> None:
         if kind == "relax" and min(size) <= RELAX_PAD:
-            raise OptionError(f"relax masks need an image larger than {RELAX_PAD} pixels, not {size[0]}×{size[1]}; "
-                              "use masks='nearest'")
+            raise OptionError(
+                f"relax masks need an image larger than {RELAX_PAD} pixels, not {size[0]}×{size[1]}; "
+                "use masks='nearest'"
+            )
         self._enlarge, self._size, self._cells, self._p = KINDS[kind], size, cells, p
         self._offsets = {"rise": _cell(size, cells), "relax": (2 * RELAX_PAD + 1,) * 2}.get(kind, (1, 1))
         self._generator = seeded(seed, torch.device("cpu"))

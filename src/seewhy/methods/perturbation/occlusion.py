@@ -44,8 +44,9 @@ class Occlusion(Method):
     def prepare(self) -> None:
         check_baseline(self.baseline)
         if self.window and self.stride and self.stride > self.window:
-            raise OptionError(f"stride={self.stride} leaves gaps between windows of {self.window}; "
-                              f"use {self.window} or less")
+            raise OptionError(
+                f"stride={self.stride} leaves gaps between windows of {self.window}; use {self.window} or less"
+            )
 
     def _geometry(self, height: int, width: int) -> tuple[int, int, int]:
         """Side of the window, and rows and columns of windows."""
@@ -60,19 +61,28 @@ class Occlusion(Method):
     def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         window, rows, cols = self._geometry(*x.shape[-2:])
         if window > min(x.shape[-2:]):
-            raise OptionError(f"window={window} is larger than the image ({x.shape[-2]}×{x.shape[-1]}); "
-                              "use a smaller one")
+            raise OptionError(
+                f"window={window} is larger than the image ({x.shape[-2]}×{x.shape[-1]}); use a smaller one"
+            )
         down, across = (spans(n, side, window, x.device) for n, side in ((rows, x.shape[-2]), (cols, x.shape[-1])))
         with torch.autocast(x.device.type, enabled=False):
             whole = at_least_float(target.score(self.model.run(x)))
             cover = starting_images(self.model, x, self.baseline)
-            rest = [self._scores(x, cover, down[i // cols], across[i % cols], target)
-                    for start, stop in chunks(rows * cols, len(x), self.batch_size)
-                    for i in [torch.arange(start, stop, device=x.device)]]
+            rest = [
+                self._scores(x, cover, down[i // cols], across[i % cols], target)
+                for start, stop in chunks(rows * cols, len(x), self.batch_size)
+                for i in [torch.arange(start, stop, device=x.device)]
+            ]
         return (whole - torch.cat(rest)).T.unflatten(1, (rows, cols))
 
-    def _scores(self, x: Tensor, cover: Tensor, down: Bool[Tensor, "windows height"],
-                across: Bool[Tensor, "windows width"], target: Target) -> Float[Tensor, "windows batch"]:
+    def _scores(
+        self,
+        x: Tensor,
+        cover: Tensor,
+        down: Bool[Tensor, "windows height"],
+        across: Bool[Tensor, "windows width"],
+        target: Target,
+    ) -> Float[Tensor, "windows batch"]:
         """The scores with each window covered."""
         inside = (down[:, :, None] & across[:, None, :])[:, None, None]
         covered = torch.where(inside, cover, x).flatten(0, 1)

@@ -44,8 +44,10 @@ class WeightedMoments:
     def result(self) -> tuple[Float[Tensor, "batch rows cols"], Float[Tensor, "batch rows cols"]]:
         """Mean Σ M s / Σ M, and variance Σ M (s − mean)² / Σ M; where Σ M = 0, those of all scores."""
         shown = self._weight > 0
-        return (torch.where(shown, self._mean, self._all),
-                torch.where(shown, self._spread / self._weight, self._all_spread / self._n))
+        return (
+            torch.where(shown, self._mean, self._all),
+            torch.where(shown, self._spread / self._weight, self._all_spread / self._n),
+        )
 
 
 @dataclass(kw_only=True, eq=False)
@@ -53,8 +55,11 @@ class SimilarityUnderMasks(Method):
     """Options and the one pass of RELAX."""
 
     n_masks: int = option(3000, "number of random masks, each a forward pass", at_least=1)
-    masks: str = option("relax", "soft masks that shift by up to 3 pixels (the paper), or hard cells in their place",
-                        choices=("relax", "nearest"))
+    masks: str = option(
+        "relax",
+        "soft masks that shift by up to 3 pixels (the paper), or hard cells in their place",
+        choices=("relax", "nearest"),
+    )
     cells: int = option(7, "cells along each side of a mask's grid", at_least=1)
     p: float = option(0.5, "the chance that a cell is seen")
     seed: int = option(0, "seed of the masks")

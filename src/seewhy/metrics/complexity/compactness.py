@@ -30,8 +30,9 @@ class Compactness(Metric):
     """
 
     t: float = option(0.05, "share of the maximum", at_least=0)
-    variant: str = option("magnitude", "what becomes of negative values",
-                          choices=("magnitude", "signed_maximum", "signed"))
+    variant: str = option(
+        "magnitude", "what becomes of negative values", choices=("magnitude", "signed_maximum", "signed")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,7 +19,7 @@ from seewhy.registry import metric
     bounds=(0.0, 1.0),
     higher_is_better=True,
     citation="Chalasani et al., Concise Explanations of Neural Networks (2020); Gini index: Hurley & Rickard, "
-             "Comparing Measures of Sparsity (2009)",
+    "Comparing Measures of Sparsity (2009)",
 )
 class Sparseness(Metric):
     """Gini index of |a|: Σ (2i − n − 1) |a|_(i) / (n Σ |a|), values in ascending order, i = 1 … n.

@@ -24,8 +24,10 @@ def kendall(rank_a: Iterable[float], rank_b: Iterable[float]) -> float:
     """
     rank_a, rank_b = list(rank_a), list(rank_b)
     if len(rank_a) != len(rank_b):
-        raise OptionError(f"{len(rank_a)} methods are ranked by one metric and {len(rank_b)} by the other; "
-                          "give both for the same methods")
+        raise OptionError(
+            f"{len(rank_a)} methods are ranked by one metric and {len(rank_b)} by the other; "
+            "give both for the same methods"
+        )
     both = [(float(a), float(b)) for a, b in zip(rank_a, rank_b, strict=True) if not (math.isnan(a) or math.isnan(b))]
     pairs = [(_sign(a1, a2), _sign(b1, b2)) for (a1, b1), (a2, b2) in combinations(both, 2)]
     decided = sum(a != 0 for a, _ in pairs) * sum(b != 0 for _, b in pairs)

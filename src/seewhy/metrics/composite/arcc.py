@@ -22,7 +22,7 @@ from seewhy.sanity import constant, displayed
     bounds=(0.0, 1.0),
     higher_is_better=True,
     citation="Domeniconi et al., How to Evaluate and Refine your CAM (2026); coherency and complexity: Poppi et al., "
-             "Revisiting The Evaluation of Class Activation Mapping for Explainability (2021)",
+    "Revisiting The Evaluation of Class Activation Mapping for Explainability (2021)",
     passes=lambda self: 1 + 2 * len(self.percentages),
     parts={"coherency": True, "complexity": False, "road": True},
     stochastic=True,
@@ -47,8 +47,11 @@ class ARCC(Metric):
 
     percentages: tuple[float, ...] = option((20, 40, 60, 80), "shares of the pixels that ROAD removes (%)")
     seed: int = option(0, "of ROAD's noise")
-    upsampling: str = option("bilinear", "how the maps came to the input's size; done to the masked image's map too",
-                             choices=("bilinear", "nearest", "bicubic"))
+    upsampling: str = option(
+        "bilinear",
+        "how the maps came to the input's size; done to the masked image's map too",
+        choices=("bilinear", "nearest", "bicubic"),
+    )
     batch_size: int = option(32, "images per forward pass (memory against speed; the values are the same)", at_least=1)
 
     def __post_init__(self) -> None:
@@ -65,8 +68,11 @@ class ARCC(Metric):
         again = maps_again(given.method, masked, given.target, tuple(maps.shape[1:]), self.upsampling)
         again = _evidence(again, given)
         found = self._road.compare(maps, given)
-        parts = {"coherency": (1 + _correlation(again, shown)) / 2, "complexity": shown.mean((1, 2)),
-                 "road": (2 * found.value).clamp(0, 1)}
+        parts = {
+            "coherency": (1 + _correlation(again, shown)) / 2,
+            "complexity": shown.mean((1, 2)),
+            "road": (2 * found.value).clamp(0, 1),
+        }
         terms = torch.stack([parts["coherency"], 1 - parts["complexity"], parts["road"]])
         value = 3 / terms.reciprocal().sum(0)  # 1/0 is infinite, and 3 over it 0
         reasons = {i: NOT_FINITE for i, bad in enumerate(value.isnan().tolist()) if bad}

@@ -65,8 +65,9 @@ class Diagnosis(Metric):
 
     label_free: str = option("lafam", "the method that shows what is active at all; a label-free one")
     seen: float = option(0.75, "AUC of the label-free map from which on the object counts as seen", at_least=0)
-    upsampling: str = option("bilinear", "of the label-free map to the input's size",
-                             choices=("bilinear", "nearest", "bicubic"))
+    upsampling: str = option(
+        "bilinear", "of the label-free map to the input's size", choices=("bilinear", "nearest", "bicubic")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,8 +78,10 @@ class Diagnosis(Metric):
 
     def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
         none = ~_background(given).flatten(1).any(1)
-        return {"the objects leave no background": none,
-                "the model's answer is NaN or infinite": ~torch.isfinite(_logits(given)).all(1)}
+        return {
+            "the objects leave no background": none,
+            "the model's answer is NaN or infinite": ~torch.isfinite(_logits(given)).all(1),
+        }
 
     def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
         background = _background(given)
@@ -91,8 +94,13 @@ class Diagnosis(Metric):
         total = evidence.sum((1, 2))
         share = (evidence * background).sum((1, 2)) / total.where(total > 0, 1)
         reliant = _density(evidence, background) > _density(evidence, valid & ~background)
-        verdicts = {"right": right, "blind": ~seen, "confused": seen & ~right, "background": share,
-                    "background_reliant": reliant}
+        verdicts = {
+            "right": right,
+            "blind": ~seen,
+            "confused": seen & ~right,
+            "background": share,
+            "background_reliant": reliant,
+        }
         parts = {name: value.double() for name, value in verdicts.items()}
         return Measurement(parts["right"].clone(), parts)
 
@@ -100,11 +108,15 @@ class Diagnosis(Metric):
         method = METHODS.get(self.label_free)
         if why := method.unmet(given.model):
             others = [name for name in _free() if not METHODS.get(name).unmet(given.model)]
-            raise RequirementError(f"{method.card.title} cannot serve {given.model.name}: {why}; choose label_free= "
-                                   f"from {', '.join(others) or 'none'}")
+            raise RequirementError(
+                f"{method.card.title} cannot serve {given.model.name}: {why}; choose label_free= "
+                f"from {', '.join(others) or 'none'}"
+            )
         size = tuple(maps.shape[1:])
-        return given.once(("label-free", self.label_free, size, self.upsampling),
-                          lambda: maps_again(method(given.model), given.x, None, size, self.upsampling))
+        return given.once(
+            ("label-free", self.label_free, size, self.upsampling),
+            lambda: maps_again(method(given.model), given.x, None, size, self.upsampling),
+        )
 
 
 def _free() -> list[str]:

@@ -167,8 +167,16 @@ def places(maps: Float[Tensor, "batch rows cols"], first: str) -> Int[Tensor, "b
     return torch.empty_like(turns).scatter_(1, order, turns).view(maps.shape)
 
 
-def curves(maps: Float[Tensor, "batch rows cols"], given: Given, paths: list[Path], *, steps: int, goal: str,
-           batch_size: int, keep: bool = True) -> list[Float[Tensor, "batch points"]]:
+def curves(
+    maps: Float[Tensor, "batch rows cols"],
+    given: Given,
+    paths: list[Path],
+    *,
+    steps: int,
+    goal: str,
+    batch_size: int,
+    keep: bool = True,
+) -> list[Float[Tensor, "batch points"]]:
     """The goal's score after 0, 1 … `steps` equal shares of the pixels have changed, for each path.
 
     Ends are asked once for all maps of the images, the rest once for a map: with `keep` the curves of the last map stay
@@ -192,8 +200,9 @@ def _inner(maps: Tensor, given: Given, paths: list[Path], steps: int, goal: str,
     turns = {first: places(maps, first) for first in {path.first for path in paths}}
     bases = {path.baseline: baseline_images(given, path.baseline) for path in paths}
     each, pixels = steps - 1, maps[0].numel()
-    counts = torch.tensor([(2 * k * pixels + steps) // (2 * steps) for k in range(1, steps)],
-                          dtype=torch.int32).to(maps.device)[:, None, None]
+    counts = torch.tensor([(2 * k * pixels + steps) // (2 * steps) for k in range(1, steps)], dtype=torch.int32).to(
+        maps.device
+    )[:, None, None]
 
     def fill(i: int, start: int, stop: int, out: Tensor) -> None:
         for number, path in enumerate(paths):
@@ -217,8 +226,14 @@ def _recall(given: Given, maps: Tensor, key: tuple) -> Tensor | None:
     if stored is None or maps.is_inference():
         return None
     old, version, value = stored
-    same = (old.data_ptr() == maps.data_ptr() and old.shape == maps.shape and old.stride() == maps.stride()
-            and old.dtype == maps.dtype and old.device == maps.device and maps._version == version)
+    same = (
+        old.data_ptr() == maps.data_ptr()
+        and old.shape == maps.shape
+        and old.stride() == maps.stride()
+        and old.dtype == maps.dtype
+        and old.device == maps.device
+        and maps._version == version
+    )
     return value if same else None
 
 
@@ -242,6 +257,7 @@ def increasing(values: Any, name: str, low: float, high: float, least: int = 1) 
     values = tuple(values) if isinstance(values, Iterable) else (values,)
     fits = all(isinstance(v, (int, float)) and low <= v <= high for v in values)
     if not fits or len(values) < least or any(a >= b for a, b in pairwise(values)):
-        raise OptionError(f"{name}={values!r} does not work; give {least} or more increasing numbers "
-                          f"from {low:g} to {high:g}")
+        raise OptionError(
+            f"{name}={values!r} does not work; give {least} or more increasing numbers from {low:g} to {high:g}"
+        )
     return values

@@ -19,7 +19,7 @@ from seewhy.registry import Ask, metric
     bounds=(-1.0, 1.0),
     higher_is_better=True,
     citation="Hirano et al., Attention Lattice Adapter (2024), section 4; Petsiuk et al., RISE (BMVC 2018), "
-             "section 4.2",
+    "section 4.2",
     passes=lambda self: 2 * self.steps + (self.baseline != self.start),
     parts={"insertion": True, "deletion": False},
     monotone_invariant=True,
@@ -42,8 +42,12 @@ class IDScore(PixelCurves):
         return "share of the pixels inserted or deleted"
 
     def compare(self, maps: Tensor, given: Given) -> Measurement:
-        insertion, deletion = self.probabilities(maps, given, Path("most", self.start, reveal=True),
-                                                 Path("most", self.baseline))
+        insertion, deletion = self.probabilities(
+            maps, given, Path("most", self.start, reveal=True), Path("most", self.baseline)
+        )
         parts = {"insertion": area(insertion, self.axis), "deletion": area(deletion, self.axis)}
-        return Measurement(parts["insertion"] - parts["deletion"], parts,
-                           {"": insertion - deletion, "insertion": insertion, "deletion": deletion})
+        return Measurement(
+            parts["insertion"] - parts["deletion"],
+            parts,
+            {"": insertion - deletion, "insertion": insertion, "deletion": deletion},
+        )

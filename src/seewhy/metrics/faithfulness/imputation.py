@@ -17,8 +17,11 @@ CACHED = 100_000  # numbers of the variants that a CPU solves together: one of 2
 CHECK_EVERY = 10  # iterations between two looks at the residual, each a synchronisation
 
 
-def impute(image: Float[Tensor, "channels height width"], removed: Bool[Tensor, "variants height width"],
-           tolerance: float = TOLERANCE) -> Float[Tensor, "variants channels height width"]:
+def impute(
+    image: Float[Tensor, "channels height width"],
+    removed: Bool[Tensor, "variants height width"],
+    tolerance: float = TOLERANCE,
+) -> Float[Tensor, "variants channels height width"]:
     """Every removed pixel the weighted mean of its 8 neighbours (sides 1/6, corners 1/12), removed ones included.
 
     Neighbours outside of the image do not count. Solved by conjugate gradients on the image's grid (the system is
@@ -69,8 +72,12 @@ def _near(v: Tensor) -> Tensor:
     """The weighted sum of the 8 neighbours: (1 2 1) ⊗ (1 2 1) without its centre, over 12."""
     v = F.pad(v, (1, 1, 1, 1))
     across = (v[..., :-2] + v[..., 2:]).add_(v[..., 1:-1], alpha=2)
-    return (across[..., :-2, :] + across[..., 2:, :]).add_(across[..., 1:-1, :], alpha=2).sub_(
-        v[..., 1:-1, 1:-1], alpha=4).div_(12)
+    return (
+        (across[..., :-2, :] + across[..., 2:, :])
+        .add_(across[..., 1:-1, :], alpha=2)
+        .sub_(v[..., 1:-1, 1:-1], alpha=4)
+        .div_(12)
+    )
 
 
 def _solve(apply: Callable[[Tensor], Tensor], residual: Tensor, scale: Tensor, tolerance: float) -> Tensor:

@@ -39,8 +39,9 @@ class Infidelity(BoxMetric):
 
     sizes: Sequence[float] = option((3, 6, 9), f"sides of the boxes, in {GRID}ths of the image's shorter side")
     scale: str = option("best", "the factor of the map: that of least error, or none", choices=("best", "none"))
-    times: str = option("change", "what a pixel's value is multiplied by: its change, or only itself",
-                        choices=("change", "map"))
+    times: str = option(
+        "change", "what a pixel's value is multiplied by: its change, or only itself", choices=("change", "map")
+    )
 
     @property
     def axis(self) -> None:

@@ -71,10 +71,12 @@ class ROAD(ModelMetric):
         found = scores(given, GOALS[self.read](given), 2 * each, fill, self.batch_size)
         morf, lerf = found.split(each, 1)
         parts = {"morf": morf.mean(1), "lerf": lerf.mean(1)}
-        return Measurement((parts["lerf"] - parts["morf"]) / 2, parts,
-                           {"": (lerf - morf) / 2, "morf": morf, "lerf": lerf})
+        return Measurement(
+            (parts["lerf"] - parts["morf"]) / 2, parts, {"": (lerf - morf) / 2, "morf": morf, "lerf": lerf}
+        )
 
-    def _without(self, image: Tensor, removed: Bool[Tensor, "variants height width"],
-                 noise: Tensor) -> Float[Tensor, "variants channels height width"]:
+    def _without(
+        self, image: Tensor, removed: Bool[Tensor, "variants height width"], noise: Tensor
+    ) -> Float[Tensor, "variants channels height width"]:
         gone = removed[:, None]
         return torch.where(gone, impute(image, removed) + noise, image)

@@ -35,9 +35,17 @@ class Choice:
     values: dict[Any, Float[Tensor, "images"]] = field(repr=False)
 
 
-def choose_option(model: VisionModel, x: Float[Tensor, "images channels height width"], target: TargetLike = None, *,
-                  method: str = "smooth_cdam", option: str = "sigma", among: Iterable[Any] = SIGMAS,
-                  metric: Metric | None = None, **options: Any) -> Choice:
+def choose_option(
+    model: VisionModel,
+    x: Float[Tensor, "images channels height width"],
+    target: TargetLike = None,
+    *,
+    method: str = "smooth_cdam",
+    option: str = "sigma",
+    among: Iterable[Any] = SIGMAS,
+    metric: Metric | None = None,
+    **options: Any,
+) -> Choice:
     """The value of a method's option whose maps score best on the images.
 
         sigma = choose_option(model, model.prepare(photos)).value
@@ -56,8 +64,10 @@ def choose_option(model: VisionModel, x: Float[Tensor, "images channels height w
     """
     metric, cls, among = metric or Fidelity(), METHODS.get(method), list(among)
     if not among or metric.card.higher_is_better is None:
-        raise OptionError(f"there is no best of {len(among)} values by {metric.card.title}; "
-                          "give at least one value, and a metric that has a direction")
+        raise OptionError(
+            f"there is no best of {len(among)} values by {metric.card.title}; "
+            "give at least one value, and a metric that has a direction"
+        )
     given, values = Given(model=model, x=x, target=target), {}
     for value in among:
         maps = fit(cls(model, **{option: value}, **options)(x, given.target), tuple(x.shape[-2:]))

@@ -21,7 +21,7 @@ from seewhy.registry import Ask, metric
     bounds=(0.0, 1.0),
     higher_is_better=True,
     citation="Deselaers et al., Weakly Supervised Localization and Learning with Generic Knowledge (2012): CorLoc; "
-             "Everingham et al., The PASCAL VOC Challenge (2010): AP; NAVE (2024), arXiv:2411.19700: the inner box",
+    "Everingham et al., The PASCAL VOC Challenge (2010): AP; NAVE (2024), arXiv:2411.19700: the inner box",
     parts={"corloc": True, "confidence": None, "objects": None},
     whole={"ap50": True},
 )
@@ -64,8 +64,9 @@ class BoxIoU(Metric):
         return {"ap50": average_precision(values[""], values["confidence"], values["objects"])}
 
 
-def average_precision(iou: Float[Tensor, "images"], confidence: Float[Tensor, "images"],
-                      objects: Float[Tensor, "images"], at: float = 0.5) -> float:
+def average_precision(
+    iou: Float[Tensor, "images"], confidence: Float[Tensor, "images"], objects: Float[Tensor, "images"], at: float = 0.5
+) -> float:
     """AP of one box per image: the area under precision over recall, from the stored value and parts of `BoxIoU`.
 
     The boxes of all images in order of falling confidence; a box is right if IoU ≥ `at`; recall counts all objects.

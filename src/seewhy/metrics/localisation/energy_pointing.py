@@ -30,8 +30,10 @@ class EnergyPointing(Metric):
 
     def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
         found = pixels(maps, given, self.absolute)
-        return {"no box covers a pixel": ~found.inside(_covered(maps, given)).any(1),
-                "no pixel that counts is positive": ~(found.values > 0).any(1)}
+        return {
+            "no box covers a pixel": ~found.inside(_covered(maps, given)).any(1),
+            "no pixel that counts is positive": ~(found.values > 0).any(1),
+        }
 
     def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
         found = pixels(maps, given, self.absolute)

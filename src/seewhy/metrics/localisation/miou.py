@@ -19,7 +19,7 @@ from seewhy.registry import Ask, metric
     bounds=(0.0, 1.0),
     higher_is_better=True,
     citation="Hirano et al., Attention Lattice Adapter (2024); Otsu, A threshold selection method from gray-level "
-             "histograms (1979)",
+    "histograms (1979)",
 )
 class MeanIoU(Metric):
     """Intersection over union of the mask and the pixels above a threshold; the mean over images is mIoU.

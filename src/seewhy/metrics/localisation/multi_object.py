@@ -59,8 +59,11 @@ class MultiObject(Metric):
             return torch.stack(found, 1) / divisor
 
         recall, alone = recalls(lambda i: chosen), recalls(lambda i: top(divisor[:, i]))
-        parts = {"minimum": recall.masked_fill(~there, torch.inf).amin(1),
-                 "union": (chosen * union).sum(1) / union.sum(1), "single": _mean(alone, there)}
+        parts = {
+            "minimum": recall.masked_fill(~there, torch.inf).amin(1),
+            "union": (chosen * union).sum(1) / union.sum(1),
+            "single": _mean(alone, there),
+        }
         return Measurement(_mean(recall, there), parts)
 
 

@@ -29,8 +29,9 @@ class PointingGame(Metric):
     written into an array of booleans). The paper's tolerance of 15 pixels is not given.
     """
 
-    ties: str = option("share", "several maxima: the share of them inside, or a hit if any is",
-                       choices=("share", "any"))
+    ties: str = option(
+        "share", "several maxima: the share of them inside, or a hit if any is", choices=("share", "any")
+    )
     absolute: bool = option(False, "look at |value|")
 
     def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:

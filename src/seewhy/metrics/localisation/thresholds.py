@@ -24,8 +24,10 @@ LEVELS = tuple(i / 100 for i in range(100))
 def check_rule(rule: str, level: float | None) -> None:
     """Raise `OptionError` for a level that does not go with the rule."""
     if rule == "best" and level is None:
-        raise OptionError("rule='best' needs the level that is best on validation images; find it with "
-                          "seewhy.metrics.localisation.thresholds.best_level and pass level=…")
+        raise OptionError(
+            "rule='best' needs the level that is best on validation images; find it with "
+            "seewhy.metrics.localisation.thresholds.best_level and pass level=…"
+        )
     if level is not None and rule in ("mean", "otsu"):
         raise OptionError(f"rule={rule!r} has no level; leave it out")
     if level is not None and not 0 <= level < 1:
@@ -63,8 +65,12 @@ def otsu(found: Pixels) -> Float64[Tensor, "batch"]:
     return centres.gather(1, best[:, None])[:, 0]
 
 
-def best_level(maps: Float[Tensor, "batch rows cols"], masks: Bool[Tensor, "batch rows cols"],
-               valid: Bool[Tensor, "batch rows cols"] | None = None, levels: Sequence[float] = LEVELS) -> float:
+def best_level(
+    maps: Float[Tensor, "batch rows cols"],
+    masks: Bool[Tensor, "batch rows cols"],
+    valid: Bool[Tensor, "batch rows cols"] | None = None,
+    levels: Sequence[float] = LEVELS,
+) -> float:
     """The share of each map's maximum that gives the largest mean IoU on these images; of equals the least.
 
     They must not be the images that are scored. Pass it on as `MeanIoU(rule="best", level=…)`: then it is an option,

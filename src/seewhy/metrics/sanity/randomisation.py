@@ -46,8 +46,11 @@ class Randomisation(Metric):
 
     steps: int = option(7, "random models: the first has a random head, the last random weights only", at_least=2)
     seed: int = option(0, "of the random weights")
-    upsampling: str = option("bilinear", "how the maps came to the input's size; done to the random models' maps too",
-                             choices=("bilinear", "nearest", "bicubic"))
+    upsampling: str = option(
+        "bilinear",
+        "how the maps came to the input's size; done to the random models' maps too",
+        choices=("bilinear", "nearest", "bicubic"),
+    )
 
     @property
     def axis(self) -> list[float]:
@@ -71,8 +74,9 @@ class Randomisation(Metric):
         done = min(self.steps, len(names)) - 1
         value = ranks.nanmean(1)
         reasons = {i: "every random model gives NaN" for i, bad in enumerate(value.isnan().tolist()) if bad}
-        return Measurement(value, {"untrained": ranks[:, done], "ssim": looks.nanmean(1)}, {"": ranks, "ssim": looks},
-                           reasons)
+        return Measurement(
+            value, {"untrained": ranks[:, done], "ssim": looks.nanmean(1)}, {"": ranks, "ssim": looks}, reasons
+        )
 
 
 def _rank_correlation(maps: Tensor, found: Tensor) -> Float[Tensor, "batch"]:
