@@ -15,7 +15,7 @@ from seewhy.methods import CDAM, RISE, GradCAM
 def test_one_photo_gives_the_method_s_own_map(cat):
     model = toys.toy_vit()
     explanation = seewhy.explain(model, cat, "cdam", "dog")
-    torch.testing.assert_close(explanation.map, CDAM(model)(model.prepare(cat), 3)[0])
+    torch.testing.assert_close(explanation.attribution, CDAM(model)(model.preprocess_images(cat), 3)[0])
     assert explanation.target == {"kind": "class", "label": "dog", "index": 3}
     assert (explanation.layer, explanation.signed, explanation.input_size) == ("blocks.2.norm1", True, (32, 48))
 
@@ -32,8 +32,8 @@ def test_several_photos_with_a_target_each(cat, coffee):
     model = toys.toy_cnn()
     both = seewhy.explain(model, [cat, coffee, cat], "grad_cam", ["ant", 4, "dog"], batch_size=2, relu=False)
     for explanation, photo, target in zip(both, [cat, coffee, cat], [0, 4, 3], strict=True):
-        expected = GradCAM(model, relu=False)(model.prepare(photo), target)[0]
-        torch.testing.assert_close(explanation.map, expected)
+        expected = GradCAM(model, relu=False)(model.preprocess_images(photo), target)[0]
+        torch.testing.assert_close(explanation.attribution, expected)
 
 
 def test_a_folder_keeps_its_file_names(cat, coffee, tmp_path):
@@ -69,7 +69,7 @@ def test_targets_of_a_method_without_gradients_share_its_questions(cat, coffee, 
     for i, outcome in enumerate(outcomes):
         for (found,), expected in zip(outcome.maps, alone, strict=True):
             ((one,),) = expected[i].maps
-            torch.testing.assert_close(found.map, one.map)
+            torch.testing.assert_close(found.attribution, one.attribution)
             assert (found.target, found.source, found.options) == (one.target, one.source, one.options)
 
 
@@ -96,7 +96,7 @@ def test_a_bad_photo_costs_only_itself(cat, tmp_path):
     paths = [tmp_path / "good.png", tmp_path / "empty.png", tmp_path / "missing.png", tmp_path / "good.png"]
     outcomes = list(explain_each(toys.toy_cnn(), paths, ["grad_cam"], batch_size=3))
     assert [type(o.error) for o in outcomes] == [type(None), ImageError, ImageError, type(None)]
-    torch.testing.assert_close(outcomes[0].maps[0][0].map, outcomes[3].maps[0][0].map)
+    torch.testing.assert_close(outcomes[0].maps[0][0].attribution, outcomes[3].maps[0][0].attribution)
 
 
 def test_a_photo_that_breaks_the_model_costs_only_itself(cat):

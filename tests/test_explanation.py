@@ -11,14 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+from seewhy.core.maps import resize
 from seewhy.errors import ImageError, NonFiniteError, OptionError, SeewhyError
-from seewhy.explanation import CONSTANT_WARNING, OWN_FILES, SCHEMA, Explanation, interpolate
+from seewhy.explanation import CONSTANT_WARNING, OWN_FILES, SCHEMA, Explanation
 
 
 @pytest.fixture
 def explanation(cat) -> Explanation:
     return Explanation(
-        map=torch.randn(7, 9),
+        attribution=torch.randn(7, 9),
         method="grad_cam",
         model="efficientnet_lite0",
         target={"kind": "class", "label": "tabby", "index": 281, "score": 0.634},
@@ -38,7 +39,7 @@ def plain(values, **options) -> Explanation:
 
 def test_the_map_is_detached_float32_on_the_cpu():
     source = torch.ones(2, 2, dtype=torch.float64, requires_grad=True)
-    kept = Explanation(source * torch.tensor([1.0, 2.0]), "toy").map
+    kept = Explanation(source * torch.tensor([1.0, 2.0]), "toy").attribution
     assert (kept.dtype, kept.requires_grad, kept.device.type) == (torch.float32, False, "cpu")
     assert source.requires_grad
 
@@ -75,9 +76,9 @@ def test_small_contrasts_are_not_constant():
     assert not plain([[0.0, 1e-20]]).is_constant
 
 
-def test_resized_keeps_cell_centres():
+def test_resized_keeps_cell_centers():
     ramp = plain([[0.0, 1.0]], input_size=(1, 4))
-    # cell centres of 4 pixels over 2 cells: -0.25, 0.25, 0.75, 1.25, clamped at the border
+    # cell centers of 4 pixels over 2 cells: -0.25, 0.25, 0.75, 1.25, clamped at the border
     torch.testing.assert_close(ramp.resized(), torch.tensor([[0.0, 0.25, 0.75, 1.0]]))
     torch.testing.assert_close(ramp.resized(mode="nearest"), torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
     assert ramp.resized((3, 5), "bicubic").shape == (3, 5)
@@ -85,7 +86,7 @@ def test_resized_keeps_cell_centres():
 
 def test_nearest_is_symmetric():
     values = torch.tensor([[0.0, 1.0, 2.0]])
-    grown = interpolate(values, (1, 5), "nearest")
+    grown = resize(values, (1, 5), "nearest")
     torch.testing.assert_close(grown, 2 - grown.flip(1))
 
 
@@ -108,9 +109,9 @@ def test_titles(explanation):
 
 def test_title_comes_from_the_methods_card():
     import seewhy.methods  # noqa: F401
-    from seewhy.registry import METHODS
+    from seewhy.methods.base import METHODS
 
-    for entry in METHODS:
+    for entry in METHODS.values():
         assert Explanation(torch.rand(2, 2), entry.card.name).title == entry.card.title
 
 
@@ -118,9 +119,9 @@ def test_round_trip(tmp_path, explanation, cat):
     folder = explanation.save(tmp_path / "new" / "cat")
     assert {p.name for p in folder.iterdir()} == OWN_FILES
     again = Explanation.load(folder)
-    assert torch.equal(again.map, explanation.map)
+    assert torch.equal(again.attribution, explanation.attribution)
     np.testing.assert_array_equal(again.image, cat)
-    for name in (f.name for f in dataclasses.fields(Explanation) if f.name not in ("map", "image")):
+    for name in (f.name for f in dataclasses.fields(Explanation) if f.name not in ("attribution", "image")):
         assert getattr(again, name) == getattr(explanation, name), name
     assert np.asarray(Image.open(folder / "overlay.png")).shape == np.asarray(explanation.overlay()).shape
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["cat"]
@@ -145,9 +146,9 @@ def test_manifest_names_the_versions(tmp_path, explanation):
 def test_save_replaces_its_own_and_nothing_else(tmp_path, explanation):
     folder = tmp_path / "cat"
     explanation.save(folder)
-    explanation.map = explanation.map * 2
+    explanation.attribution = explanation.attribution * 2
     explanation.save(folder)
-    assert torch.equal(Explanation.load(folder).map, explanation.map)
+    assert torch.equal(Explanation.load(folder).attribution, explanation.attribution)
     (folder / "thesis.txt").write_text("years of work")
     with pytest.raises(SeewhyError, match=r"thesis\.txt"):
         explanation.save(folder)
@@ -164,14 +165,14 @@ def test_save_replaces_its_own_and_nothing_else(tmp_path, explanation):
 
 def test_a_failed_save_leaves_what_was_there(tmp_path, explanation, monkeypatch):
     explanation.save(tmp_path / "cat")
-    before = explanation.map.clone()
-    explanation.map = explanation.map + 1
+    before = explanation.attribution.clone()
+    explanation.attribution = explanation.attribution + 1
     monkeypatch.setattr(Explanation, "overlay", lambda self: (_ for _ in ()).throw(RuntimeError("no")))
     with pytest.raises(RuntimeError):
         explanation.save(tmp_path / "cat")
     with pytest.raises(RuntimeError):
         explanation.save(tmp_path / "fresh")
-    assert torch.equal(Explanation.load(tmp_path / "cat").map, before)
+    assert torch.equal(Explanation.load(tmp_path / "cat").attribution, before)
     assert [p.name for p in tmp_path.iterdir()] == ["cat"]
 
 
@@ -187,7 +188,7 @@ def test_a_failed_swap_puts_the_old_back(tmp_path, explanation, monkeypatch):
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(SeewhyError, match="No space left"):
         explanation.save(tmp_path / "cat")
-    assert torch.equal(Explanation.load(tmp_path / "cat").map, explanation.map)
+    assert torch.equal(Explanation.load(tmp_path / "cat").attribution, explanation.attribution)
     assert [p.name for p in tmp_path.iterdir()] == ["cat"]
 
 

@@ -12,7 +12,7 @@ import jaxtyping
 import pytest
 
 import seewhy
-from seewhy.data.imagenet import imagenet_classes, imagenet_wnids
+from seewhy.core.imagenet import imagenet_classes, imagenet_wnids
 from seewhy.errors import suggestion
 
 HEAVY = {"transformers", "timm", "torchvision", "open_clip", "matplotlib", "typer", "rich", "captum", "skimage"}

@@ -9,11 +9,11 @@ import pytest
 import torch
 from toys import batch, toy_cnn, toy_vit
 
+from seewhy.core.cards import Capability
 from seewhy.errors import ImageError, TargetError, UnknownNameError
 from seewhy.methods import GradCAM, IntegratedGradients, Saliency
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Layer, Structure
-from seewhy.registry import Need
 from seewhy.targets import (
     ClassTarget,
     Custom,
@@ -333,8 +333,8 @@ def test_labels_and_descriptions():
 
 
 def test_needs():
-    assert as_target(3).need == as_target("top-1").need == as_target(lambda o: o[:, 0]).need == Need.LOGITS
-    assert embedding_sum().need == embedding_norm().need == Similarity(torch.ones(2)).need == Need.EMBEDDING
+    assert as_target(3).need == as_target("top-1").need == as_target(lambda o: o[:, 0]).need == Capability.LOGITS
+    assert embedding_sum().need == embedding_norm().need == Similarity(torch.ones(2)).need == Capability.EMBEDDING
 
 
 def test_gradients_reach_the_right_output():

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seewhy.methods.base import Method
+from seewhy.core.cards import Capability, Cost
+from seewhy.core.preprocess import Preprocess
+from seewhy.methods.base import Method, method
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Block, Layer, Structure
-from seewhy.preprocess import Preprocess
-from seewhy.registry import Cost, Need, method
 
 
 class ToyCNN(nn.Module):
@@ -149,7 +149,7 @@ def without_inplace(module):
 
 NO_PASSES = {
     "summary": "Nothing.",
-    "needs": {Need.EMBEDDING},
+    "needs": {Capability.EMBEDDING},
     "signed": False,
     "class_specific": False,
     "citation": "none",
@@ -161,5 +161,5 @@ NO_PASSES = {
 class Edges(Method):
     """Where the photo itself changes; the model is not asked."""
 
-    def maps(self, x, target):
+    def compute(self, x, target):
         return (x[:, :, 1:, 1:] - x[:, :, :-1, :-1]).abs().sum(1)

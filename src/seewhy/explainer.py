@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from seewhy.core.images import MAX_PIXELS, ImageLike, image_paths, load_image, load_images
+from seewhy.core.options import options_of
 from seewhy.errors import OptionError, SeewhyError, TargetError
 from seewhy.explanation import Explanation
-from seewhy.images import MAX_PIXELS, ImageLike, image_paths, load_image, load_images
 from seewhy.methods import METHODS, Method
 from seewhy.models.adapter import VisionModel
-from seewhy.registry import options_of
 from seewhy.targets import Output, Rank, Target, TargetLike, tiled_rows
 
 MethodLike = Any
@@ -54,6 +54,11 @@ class Outcome:
     maps: list[list[Explanation]] = field(default_factory=list)
     top: list[tuple[str, float, float]] = field(default_factory=list)
     error: SeewhyError | None = None
+
+
+def list_methods(pattern: str = "*") -> list[str]:
+    """Return the names of all methods that match a shell pattern."""
+    return METHODS.names(pattern)
 
 
 def explain(
@@ -154,8 +159,8 @@ def as_method(model: VisionModel, method: MethodLike = None, **options: Any) -> 
             raise OptionError("the method is configured already; give the options where you made it")
         return method
     if method is None:
-        method = next((name for name in DEFAULTS if not METHODS.get(name).unmet(model)), DEFAULTS[0])
-    cls = METHODS.get(method) if isinstance(method, str) else method
+        method = next((name for name in DEFAULTS if not METHODS[name].why_incompatible(model)), DEFAULTS[0])
+    cls = METHODS[method] if isinstance(method, str) else method
     unknown = sorted(set(options) - set(options_of(cls)))
     if unknown:
         known = ", ".join(options_of(cls)) or "none"
@@ -235,8 +240,8 @@ def _try_together(
 def _together(
     model: VisionModel, pictures: list[Image.Image], sources: list[str], tools: list[Method], targets: list[TargetLike]
 ) -> list[Outcome]:
-    x = model.stack(pictures)
-    output = model.checked_output(x)
+    x = model.preprocess_batch(pictures)
+    output = model.forward_checked(x)
     goals = [_settled(model, _truth(sources) if _is_truth(target) else target, output, len(x)) for target in targets]
     columns = [_column(model, tool, x, goals, output, pictures, sources) for tool in tools]
     return [
@@ -270,11 +275,11 @@ def _column(
 def _explain_batch(
     model: VisionModel, tool: Method, pictures: list[Image.Image], sources: list[str], target: TargetLike
 ) -> list[Explanation]:
-    x = model.stack(pictures)
+    x = model.preprocess_batch(pictures)
     if not tool.card.class_specific:
         return _run(model, tool, x, [None], None, pictures, sources)[0]
     goal = model.as_target(target)
-    output = model.checked_output(x) if goal.depends_on_output else None
+    output = model.forward_checked(x) if goal.depends_on_output else None
     goal = _settled(model, goal, output, len(x))
     return _run(model, tool, x, [goal], output, pictures, sources)[0]
 
@@ -301,13 +306,13 @@ def _run(
     return [
         [
             Explanation(
-                map=maps[t * len(x) + i],
+                attribution=maps[t * len(x) + i],
                 method=tool.card.name,
                 model=model.name,
                 target=_describe(model, tool, goal, output, i),
                 layer=tool.cut_layer.name if tool.cut_layer else None,
                 options=tool.options,
-                image=model.view(pictures[i]),
+                image=model.visible_region(pictures[i]),
                 signed=tool.card.signed,
                 seconds=seconds,
                 source=sources[i],
@@ -324,7 +329,7 @@ def _maps(tool: Method, x: Tensor, goals: Sequence[Target | None]) -> Tensor:
     if len(goals) == 1:
         return tool(x, goals[0])
     rows = range(len(x))
-    return tool(x, [goal.at([row]) for goal in goals for row in rows], of=tiled_rows(len(x), len(goals)))
+    return tool(x, [goal.at([row]) for goal in goals for row in rows], image_index=tiled_rows(len(x), len(goals)))
 
 
 def _describe(model: VisionModel, tool: Method, goal: Target | None, output: Output | None, row: int) -> dict[str, Any]:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
@@ -19,16 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 from seewhy import __version__
+from seewhy.core.images import load_image
+from seewhy.core.io import atomic_folder, first_line, json_default
+from seewhy.core.maps import is_constant, normalize, resize
+from seewhy.core.options import options_of
 from seewhy.errors import NonFiniteError, OptionError, SeewhyError
-from seewhy.images import load_image
-from seewhy.registry import METHODS, options_of
+from seewhy.methods.base import METHODS
 
 SCHEMA = 1
 FORMAT = "seewhy.explanation"
 MANIFEST, MAP, IMAGE, OVERLAY = "manifest.json", "map.safetensors", "image.png", "overlay.png"
 OWN_FILES = {MANIFEST, MAP, IMAGE, OVERLAY}
-MODES = ("bilinear", "nearest", "bicubic")
-CONSTANT_SPREAD = 1e-6  # relative; float32 rounding of a constant would otherwise be stretched into a picture
 CONSTANT_WARNING = "constant map: it says nothing about where"
 
 
@@ -41,13 +38,13 @@ class Explanation:
     """One map for one picture and one target.
 
     Attributes:
-        map: on the method's own grid, un-normalised (and signed, if the method is); kept as float32 on the CPU.
+        attribution: on the method's own grid, un-normalized (and signed, if the method is); kept as float32 on the CPU.
         method: the method's name in the registry, e.g. "grad_cam".
         model: the model's name.
         target: what is explained, JSON-able: kind, label, index, score ...
         layer: where the method cuts the model, if it does.
         options: the method's options, JSON-able.
-        image: what the model saw (`Preprocess.view`), of any resolution; the map covers all of it.
+        image: what the model saw (`Preprocess.visible_region`), of any resolution; the map covers all of it.
         signed: whether negative values mean evidence against the target.
         seconds: what the method took.
         versions: of seewhy, torch and Python.
@@ -59,7 +56,7 @@ class Explanation:
         OptionError: the map has not two dimensions.
     """
 
-    map: Float[Tensor, "rows cols"]
+    attribution: Float[Tensor, "rows cols"]
     method: str
     model: str = "model"
     target: dict[str, Any] = field(default_factory=dict)
@@ -73,14 +70,16 @@ class Explanation:
     input_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        self.map = self.map.detach().to("cpu", torch.float32)
-        if self.map.ndim != 2 or self.map.numel() == 0:
-            raise OptionError(f"a map has the shape (rows, cols), not {tuple(self.map.shape)}; take one of the batch")
-        if not torch.isfinite(self.map).all():
+        self.attribution = self.attribution.detach().to("cpu", torch.float32)
+        if self.attribution.ndim != 2 or self.attribution.numel() == 0:
+            raise OptionError(
+                f"a map has the shape (rows, cols), not {tuple(self.attribution.shape)}; take one of the batch"
+            )
+        if not torch.isfinite(self.attribution).all():
             raise NonFiniteError(f"the {self.method} map holds NaN or infinity; run the model in float32")
 
     def __repr__(self) -> str:
-        rows, cols = self.map.shape
+        rows, cols = self.attribution.shape
         about = f"{rows}×{cols} map of {self.model}" + (", signed" if self.signed else "")
         return f"<Explanation {self.title}: {about}{f', {self.source}' if self.source else ''}>"
 
@@ -89,13 +88,12 @@ class Explanation:
     @property
     def is_constant(self) -> bool:
         """Whether all values are equal (up to float32 rounding), so that the map points nowhere."""
-        spread = self.map.max() - self.map.min()
-        return bool(spread <= CONSTANT_SPREAD * self.map.abs().max())
+        return bool(is_constant(self.attribution))
 
     @property
     def constant_advice(self) -> str:
         """What to tell the reader of a constant map."""
-        return f"{self.title}: the map is {self.map[0, 0]:.3g} everywhere, it says nothing; try another layer or target"
+        return f"{self.title}: the map is {self.attribution[0, 0]:.3g} everywhere, it says nothing; try another layer or target"
 
     def resized(self, size: tuple[int, int] | None = None, mode: str = "bilinear") -> Float[Tensor, "rows cols"]:
         """The map's values at another size: (rows, cols), the model's input size by default.
@@ -106,18 +104,13 @@ class Explanation:
         size = size or self.input_size
         if size is None:
             raise OptionError("the input size of this explanation is not known; pass size=(rows, cols)")
-        return interpolate(self.map, size, mode)
+        return resize(self.attribution, size, mode)
 
     def normalized(self) -> Float[Tensor, "rows cols"]:
         """For the eye: unsigned maps to [0, 1] by minimum and maximum; signed maps to [-1, 1] by the largest magnitude,
-        so that 0 stays 0. A constant map becomes all zeros. Uses this map only, never its neighbours in a batch.
+        so that 0 stays 0. A constant map becomes all zeros. Uses this map only, never its neighbors in a batch.
         """
-        if self.is_constant:
-            return torch.zeros_like(self.map)
-        if self.signed:
-            return self.map / self.map.abs().max()
-        low, high = self.map.min(), self.map.max()
-        return (self.map - low) / (high - low)
+        return normalize(self.attribution, self.signed)
 
     # --- words and pictures ---
 
@@ -163,7 +156,7 @@ class Explanation:
         return overlay(self, **options)
 
     def heatmap(self, **options: Any) -> Image.Image:
-        """The map alone in colours; options as in `seewhy.viz.overlay.heatmap`."""
+        """The map alone in colors; options as in `seewhy.viz.overlay.heatmap`."""
         from seewhy.viz.overlay import heatmap
 
         return heatmap(self, **options)
@@ -185,20 +178,20 @@ class Explanation:
         """
         folder = Path(folder)
         _check_replaceable(folder)
-        with _atomic(folder) as draft:
+        with atomic_folder(folder) as draft:
             self._write(draft)
         return folder
 
     def _write(self, draft: Path) -> None:
         from safetensors.torch import save_file
 
-        save_file({"map": self.map.contiguous()}, draft / MAP)
+        save_file({"map": self.attribution.contiguous()}, draft / MAP)
         if self.image is not None:
             load_image(self.image).save(draft / IMAGE)
         self.overlay().save(draft / OVERLAY)
         manifest = {"format": FORMAT, "schema": SCHEMA, "has_image": self.image is not None}
         manifest |= {name: getattr(self, name) for name in _plain_fields()}
-        (draft / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False, default=_plain), "utf-8")
+        (draft / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False, default=json_default), "utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> Explanation:
@@ -213,55 +206,26 @@ class Explanation:
             kept = {name: manifest[name] for name in _plain_fields()}
             kept["input_size"] = kept["input_size"] and tuple(kept["input_size"])
             image = load_image(folder / IMAGE) if manifest["has_image"] else None
-            return cls(map=_read_map(folder), image=image, **kept)
+            return cls(attribution=_read_map(folder), image=image, **kept)
         except KeyError as error:
             raise SeewhyError(f"{folder / MANIFEST} lacks {error.args[0]!r}; save the explanation again") from None
         except (TypeError, ValueError) as error:
             raise _broken(folder / MANIFEST, error) from error
 
 
-def interpolate(
-    values: Float[Tensor, "r c"], size: tuple[int, int], mode: str = "bilinear"
-) -> Float[Tensor, "rows cols"]:
-    """A map at another size, cell centres as in torch's `align_corners=False`, without antialiasing.
-
-    Raises:
-        OptionError: an unknown mode, or an empty size.
-    """
-    if mode not in MODES:
-        raise OptionError(f"unknown interpolation {mode!r}; choose from {', '.join(MODES)}")
-    if min(size) < 1:
-        raise OptionError(f"a map cannot have the size {tuple(size)}; pass (rows, cols) of at least 1")
-    mode = "nearest-exact" if mode == "nearest" else mode  # plain "nearest" shifts by half a cell
-    corners = {} if mode == "nearest-exact" else {"align_corners": False}
-    return torch.nn.functional.interpolate(values[None, None], size=tuple(size), mode=mode, **corners)[0, 0]
-
-
 def _method(name: str) -> type | None:
-    import seewhy.methods  # noqa: F401  (registers the methods)
-
-    return METHODS.get(name) if name in METHODS else None
+    return METHODS.get(name)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
 def _broken(path: Path, error: Exception) -> SeewhyError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return SeewhyError(f"{path} is missing or broken ({reason}); save the explanation again")
+    return SeewhyError(f"{path} is missing or broken ({first_line(error)}); save the explanation again")
 
 
 def _plain_fields() -> list[str]:
-    return [f.name for f in fields(Explanation) if f.name not in ("map", "image")]
-
-
-def _plain(value: Any) -> Any:
-    """What json does not know: numbers of other libraries, sets, paths."""
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if hasattr(value, "tolist"):  # numpy and torch
-        return value.tolist()
-    return str(value)
+    return [f.name for f in fields(Explanation) if f.name not in ("attribution", "image")]
 
 
 def _is_own(folder: Path) -> bool:
@@ -280,33 +244,6 @@ def _check_replaceable(folder: Path) -> None:
     foreign = sorted(names - OWN_FILES) if _is_own(folder) else sorted(names)
     if foreign:
         raise SeewhyError(f"{folder} holds other files ({foreign[0]!r}) and is not replaced; choose another folder")
-
-
-@contextmanager
-def _atomic(folder: Path) -> Iterator[Path]:
-    """A draft folder beside `folder` that takes its place if the block succeeds, and vanishes if not."""
-    tag = uuid.uuid4().hex[:8]
-    draft, old = (folder.absolute().with_name(f".{folder.absolute().name}.{tag}.{kind}") for kind in ("new", "old"))
-    try:
-        draft.mkdir(parents=True)
-        yield draft
-        _swap(draft, folder, old)
-    except OSError as error:
-        raise SeewhyError(f"{folder} cannot be written ({error.strerror or error}); choose another folder") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _swap(draft: Path, folder: Path, old: Path) -> None:
-    if folder.exists():
-        folder.rename(old)
-    try:
-        draft.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

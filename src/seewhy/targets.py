@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from seewhy.core.cards import Capability
+from seewhy.core.images import image_paths, load_images
 from seewhy.errors import ImageError, TargetError, UnknownNameError
-from seewhy.images import image_paths, load_images
-from seewhy.registry import Need
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class Output:
         """The output of image `i`, as a batch of one."""
         return Output(*(None if t is None else t[i : i + 1] for t in (self.logits, self.embedding)))
 
-    def require(self, need: Need) -> Tensor:
+    def require(self, need: Capability) -> Tensor:
         """The logits or the embedding.
 
         Raises:
             TargetError: the model has none.
         """
-        value = self.logits if need == Need.LOGITS else self.embedding
+        value = self.logits if need == Capability.LOGITS else self.embedding
         if value is None:
             other = (
                 "an embedding target (embedding-sum, a concept), or wrap(module, output='logits') if it returns "
                 "class scores"
-                if need == Need.LOGITS
+                if need == Capability.LOGITS
                 else "a class target instead"
             )
             raise TargetError(f"this model gives no {need}; use {other}")
@@ -61,7 +61,7 @@ class Target(ABC):
     """
 
     kind: str = "target"
-    need: Need = Need.LOGITS
+    need: Capability = Capability.LOGITS
 
     @abstractmethod
     def score(self, output: Output) -> Float[Tensor, "batch"]:
@@ -100,7 +100,7 @@ class ClassTarget(Target):
     kind: str = "class"
 
     def score(self, output: Output) -> Float[Tensor, "batch"]:
-        logits = output.require(Need.LOGITS)
+        logits = output.require(Capability.LOGITS)
         self.check(*logits.shape)
         if len(self.index) == 1:
             return logits[:, self.index[0]]
@@ -140,11 +140,11 @@ class Rank(Target):
     kind = "class"
 
     def score(self, output: Output) -> Float[Tensor, "batch"]:
-        logits = output.require(Need.LOGITS)
+        logits = output.require(Capability.LOGITS)
         return logits.gather(1, self._classes(logits)[:, None]).squeeze(1)
 
     def fixed(self, output: Output) -> Target:
-        return ClassTarget(tuple(self._classes(output.require(Need.LOGITS)).tolist()))
+        return ClassTarget(tuple(self._classes(output.require(Capability.LOGITS)).tolist()))
 
     def _classes(self, logits: Tensor) -> Tensor:
         self.check(*logits.shape)
@@ -175,14 +175,14 @@ class Similarity(Target):
 
     Attributes:
         vector: (dim,) for all images, or (B, dim).
-        measure: `dot` (CDAM, eq. 3: not normalised), `cosine`, or `l2` (negative distance).
+        measure: `dot` (CDAM, eq. 3: not normalized), `cosine`, or `l2` (negative distance).
     """
 
     vector: Float[Tensor, "..."]
     measure: str = "dot"
     name: str = "concept"
     kind: str = "concept"
-    need = Need.EMBEDDING
+    need = Capability.EMBEDDING
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
@@ -193,7 +193,7 @@ class Similarity(Target):
             raise TargetError("the concept vector holds NaN or infinity; check the concept's images")
 
     def score(self, output: Output) -> Float[Tensor, "batch"]:
-        embedding = output.require(Need.EMBEDDING)
+        embedding = output.require(Capability.EMBEDDING)
         if embedding.shape[-1] != self.vector.shape[-1]:
             raise TargetError(
                 f"the concept vector has {self.vector.shape[-1]} numbers, this model's embedding "
@@ -265,8 +265,8 @@ class Custom(Target):
     kind = "custom"
 
     @property
-    def need(self) -> Need:  # type: ignore[override]
-        return Need(self.on)
+    def need(self) -> Capability:  # type: ignore[override]
+        return Capability(self.on)
 
     def score(self, output: Output) -> Float[Tensor, "batch"]:
         values = output.require(self.need)
@@ -298,7 +298,7 @@ class PerImage(Target):
     kind = "per image"
 
     @property
-    def need(self) -> Need:  # type: ignore[override]
+    def need(self) -> Capability:  # type: ignore[override]
         return self.targets[0].need
 
     def score(self, output: Output) -> Float[Tensor, "batch"]:

@@ -45,7 +45,7 @@ METRICS = [
         "label": "pointing_game",
         "name": "pointing_game",
         "title": "Pointing Game",
-        "property": "localisation",
+        "property": "localization",
         "higher_is_better": True,
         "options": {"ties": "share"},
     },

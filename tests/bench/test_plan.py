@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from seewhy.bench.plan import Plan
-from seewhy.bench.stages import Bench
+from seewhy.bench.setup import Bench
 from seewhy.errors import DataError, OptionError, RequirementError, SeewhyError, UnknownNameError
 
 GOOD = {
@@ -149,10 +149,10 @@ def test_what_cannot_work_together_is_named_before_the_first_forward(changes, er
 def test_data_without_masks_refuse_metrics_that_need_them(monkeypatch):
     from dataclasses import replace
 
+    from seewhy.core.cards import Requirement
     from seewhy.data import Scenes
-    from seewhy.registry import Ask
 
-    monkeypatch.setattr(Scenes, "card", replace(Scenes.card, has=frozenset({Ask.LABEL})))
+    monkeypatch.setattr(Scenes, "card", replace(Scenes.card, has=frozenset({Requirement.LABEL})))
     with pytest.raises(OptionError, match="needs masks"):
         Bench(Plan.parse(text()))
     with pytest.raises(OptionError, match="needs boxes"):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from seewhy.bench.execute.run import Watcher, resume, run
 from seewhy.bench.plan import Plan
-from seewhy.bench.run import Watcher, resume, run
 from seewhy.errors import OptionError
 
 pytest.importorskip("ray.data", reason="pip install 'seewhy[ray]'")
@@ -53,7 +53,7 @@ def workers() -> list[int]:
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the worker in /proc")
 def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
-    from seewhy.bench.ray_engine import on_ray
+    from seewhy.bench.execute.ray_engine import on_ray
 
     plan, killer = Plan.parse(PLAN), Killer()
     alone = run(plan, tmp_path / "alone")
@@ -67,7 +67,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
 
 
 def test_no_workers_is_an_error() -> None:
-    from seewhy.bench.ray_engine import on_ray
+    from seewhy.bench.execute.ray_engine import on_ray
 
     with pytest.raises(OptionError, match="workers=0"):
         on_ray(workers=0)

@@ -13,13 +13,13 @@ import synthetic
 from PIL import Image
 
 from seewhy.bench.report import Run, report
-from seewhy.bench.report import board as boards
-from seewhy.bench.report.drawings import distributions
-from seewhy.bench.report.files import escaped, latex, long_csv, markdown, wide_csv
+from seewhy.bench.report import leaderboard as boards
+from seewhy.bench.report.exports import escaped, latex, long_csv, markdown, wide_csv
 from seewhy.bench.report.galleries import disagreements, extremes, likeness
 from seewhy.bench.report.page import judge
+from seewhy.bench.report.plots import distributions
 from seewhy.bench.report.published import figure
-from seewhy.bench.report.words import failures, leaders, number
+from seewhy.bench.report.summary import failures, leaders, number
 from seewhy.errors import DataError
 from seewhy.viz.outlines import outlined
 

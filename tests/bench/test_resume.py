@@ -12,8 +12,8 @@ import pytest
 import torch
 from plans import small, table
 
-from seewhy.bench import run as engine
-from seewhy.bench import work
+from seewhy.bench.execute import run as engine
+from seewhy.bench.execute import worker as work
 from seewhy.bench.store import Store
 from seewhy.errors import OptionError, SeewhyError
 
@@ -31,7 +31,7 @@ def uninterrupted(tmp_path_factory) -> list[dict]:
 def forks():
     """Fresh processes with seewhy loaded already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["seewhy.bench.run", "pyarrow.parquet"])
+    context.set_forkserver_preload(["seewhy.bench.execute.run", "pyarrow.parquet"])
     return context
 
 

@@ -10,16 +10,17 @@ import torch
 from plans import small, table
 
 import seewhy
-from seewhy.bench import run as engine
-from seewhy.bench.scoring import joined
+from seewhy.bench.execute import run as engine
+from seewhy.bench.execute.scoring import joined
 from seewhy.bench.store import ROWS, schemas
+from seewhy.core.cards import Cost
+from seewhy.core.maps import resize_maps
 from seewhy.data import Item, Scenes
 from seewhy.data.base import spread
 from seewhy.errors import ImageError
 from seewhy.methods import METHODS, Method
+from seewhy.methods.base import method
 from seewhy.metrics import FidelityDiscrimination, Measurement, PointingGame, Sparseness
-from seewhy.metrics.base import fit
-from seewhy.registry import Cost, method
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def breaking(monkeypatch):
         register=False,
     )
     class Breaking(Method):
-        def maps(self, x, target):
+        def compute(self, x, target):
             return x.mean(1)
 
     monkeypatch.setitem(METHODS._entries, "breaking", Breaking)
@@ -66,10 +67,10 @@ def test_values_are_those_of_direct_calls_and_the_columns_are_the_promised_ones(
     items = [Scenes("multi")[i] for i in spread(3, 1000)]
     entries = [(row, k, name) for row, item in enumerate(items) for k, name in enumerate(item.class_names)]
     rows, labels = [row for row, _, _ in entries], [items[row].labels[k] for row, k, _ in entries]
-    x = model.stack([item.image for item in items])
-    maps = fit(seewhy.methods.GradCAM(model)(x, labels, of=rows), (96, 96))
+    x = model.preprocess_batch([item.image for item in items])
+    maps = resize_maps(seewhy.methods.GradCAM(model)(x, labels, image_index=rows), (96, 96))
     masks = torch.stack([torch.from_numpy(items[row].masks[k]) for row, k, _ in entries])
-    rivals = maps[
+    contrast_maps = maps[
         [
             entries.index(
                 (row, (k + 1) % len(items[row].labels), items[row].class_names[(k + 1) % len(items[row].labels)])
@@ -81,7 +82,7 @@ def test_values_are_those_of_direct_calls_and_the_columns_are_the_promised_ones(
         "pointing_game": PointingGame()(maps, masks=masks),
         "sparseness": Sparseness()(maps),
         "fidelity_discrimination": FidelityDiscrimination(steps=2)(
-            maps, model=model, x=x[rows], target=labels, rivals=rivals
+            maps, model=model, x=x[rows], target=labels, contrast_maps=contrast_maps
         ),
     }
     order = sorted(range(len(entries)), key=lambda i: (rows[i], entries[i][2]))
@@ -105,7 +106,7 @@ def test_the_models_own_answers_pictures_maps_and_the_manifest(model, tmp_path):
     sizes = {(row["method"], row["rows"], row["cols"], len(row["map"])) for row in maps}
     assert sizes == {("random", 14, 14, 392), ("lafam", 12, 12, 288), ("saliency", 56, 56, 6272)}
     lafam = next(row for row in maps if row["method"] == "lafam")
-    own = seewhy.methods.LaFAM(model)(model.stack([item.image]))[0]
+    own = seewhy.methods.LaFAM(model)(model.preprocess_batch([item.image]))[0]
     stored = np.frombuffer(lafam["map"], np.float16).reshape(12, 12)
     assert np.allclose(stored, (own / own.abs().max()).numpy(), atol=2e-3)
     (image,) = store.table("SELECT * FROM images WHERE sample = ?", [item.id]).to_pylist()
@@ -127,8 +128,8 @@ def test_the_models_answer_as_target_is_compared_with_all_objects(model, tmp_pat
     data = Scenes("multi")
     want = []
     for i in spread(3, len(data)):
-        x = model.stack([data[i].image])
-        full = fit(seewhy.methods.GradCAM(model)(x), (96, 96))
+        x = model.preprocess_batch([data[i].image])
+        full = resize_maps(seewhy.methods.GradCAM(model)(x), (96, 96))
         want.append(PointingGame()(full, masks=torch.from_numpy(data[i].union[None])).item())
     assert values(store, "grad_cam", "pointing_game") == want
 
@@ -223,16 +224,16 @@ def test_a_picture_without_a_class_is_a_row_in_any_company(tmp_path, monkeypatch
         assert rows == [{"index": bare, "error": "the picture shows no class"}]
 
 
-def test_a_nan_map_is_an_error_row_and_its_neighbours_are_scored(tmp_path, monkeypatch, model, breaking):
+def test_a_nan_map_is_an_error_row_and_its_neighbors_are_scored(tmp_path, monkeypatch, model, breaking):
     item = Scenes("multi")[spread(4, 1000)[2]]
-    bad = model.stack([item.image])[0].mean()
+    bad = model.preprocess_batch([item.image])[0].mean()
 
-    def maps(self, x, target):
+    def compute(self, x, target):
         values = x.mean(1)
         values[torch.isclose(x.mean((1, 2, 3)), bad, atol=1e-6)] = torch.nan
         return values
 
-    monkeypatch.setattr(breaking, "maps", maps)
+    monkeypatch.setattr(breaking, "compute", compute)
     store = engine.run(small(n="n = 4", methods='methods = ["breaking"]'), tmp_path / "run")
     rows = store.table("SELECT * FROM rows WHERE method = 'breaking'").to_pylist()
     assert {row["sample"] for row in rows if row["error"]} == {item.id}
@@ -243,14 +244,14 @@ def test_a_nan_map_is_an_error_row_and_its_neighbours_are_scored(tmp_path, monke
 def test_out_of_memory_halves_the_batch_and_remembers(tmp_path, monkeypatch, breaking):
     calls = []
 
-    def maps(self, x, target):
+    def compute(self, x, target):
         calls.append(len(x))
         if len(x) > 7:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return x.mean(1)
 
     whole = engine.run(small(methods='methods = ["breaking"]', batch_size="batch_size = 4"), tmp_path / "whole")
-    monkeypatch.setattr(breaking, "maps", maps)
+    monkeypatch.setattr(breaking, "compute", compute)
     store = engine.run(small(methods='methods = ["breaking"]', batch_size="batch_size = 4"), tmp_path / "run")
     assert [n > 7 for n in calls] == [True, False, False, False, False]
     assert values(store, "breaking", "fidelity") == pytest.approx(values(whole, "breaking", "fidelity"), abs=1e-3)
@@ -258,10 +259,10 @@ def test_out_of_memory_halves_the_batch_and_remembers(tmp_path, monkeypatch, bre
 
 
 def test_a_single_picture_that_does_not_fit_is_a_row(tmp_path, monkeypatch, breaking):
-    def maps(self, x, target):
+    def compute(self, x, target):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(breaking, "maps", maps)
+    monkeypatch.setattr(breaking, "compute", compute)
     store = engine.run(small(n="n = 2", methods='methods = ["breaking"]'), tmp_path / "run")
     errors = store.table("SELECT DISTINCT error FROM rows WHERE method = 'breaking'").to_pylist()
     assert [row["error"].split(";")[0] for row in errors] == ["out of memory with a single picture"]

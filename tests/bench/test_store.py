@@ -12,9 +12,9 @@ import sys
 import pytest
 from plans import small
 
-from seewhy.bench import run as engine
 from seewhy.bench import store as stores
-from seewhy.bench.claims import claimed
+from seewhy.bench.execute import run as engine
+from seewhy.bench.execute.locks import claimed
 from seewhy.bench.store import ROWS, Store, open_run, part_name
 from seewhy.errors import DataError, SeewhyError
 

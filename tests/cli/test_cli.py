@@ -61,7 +61,7 @@ def test_explain_writes_a_grid_and_maps_that_load_again(run, photo, tmp_path):
     assert {"Egyptian cat", "tiger cat"} == {row["target"]["label"] for row in rows[1:]}
     for row in rows:
         explanation = Explanation.load(tmp_path / row["folder"])
-        assert list(explanation.map.shape) == row["grid"] == [7, 7]
+        assert list(explanation.attribution.shape) == row["grid"] == [7, 7]
     assert Image.open(tmp_path / "out/cat/grid.png").width > 600
 
 

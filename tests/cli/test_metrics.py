@@ -25,15 +25,15 @@ def said(monkeypatch, capsys):
 
 def test_every_metric_is_listed_with_what_its_card_says(said):
     rows = {row["name"]: row for row in json.loads(said("--json"))}
-    assert set(rows) == {cls.card.name for cls in METRICS}
+    assert set(rows) == {cls.card.name for cls in METRICS.values()}
     assert rows["diagnosis"]["needs"] == ["label", "mask", "model"]
     assert rows["arcc"]["passes"] == 9
-    assert rows["randomisation"]["higher_is_better"] is False
-    assert rows["randomisation"]["options"]["steps"]["default"] == 7
+    assert rows["randomization"]["higher_is_better"] is False
+    assert rows["randomization"]["options"]["steps"]["default"] == 7
 
 
 def test_the_table_can_be_narrowed_and_says_which_way_is_good(said):
     out = said("r*")
-    assert "randomisation" in out
+    assert "randomization" in out
     assert "lower" in out
     assert "diagnosis" not in out

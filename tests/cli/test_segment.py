@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seewhy.analysis.segmentation import Box, tight_box
 from seewhy.cli import main
 from seewhy.data.scenes import Scenes
-from seewhy.segmentation import Box, tight_box
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_bad_photos_cost_only_themselves(run, scenes, tmp_path):
         (("--k", "1"), 2, "use 2 or more"),
         (("--k", "9", "-O", "size=(2,2)"), 2, "only 4 positions"),
         (("--layer", "layer9"), 2, "unknown layer"),
-        (("-O", "colour=red"), 2, "no option 'colour'"),
+        (("-O", "color=red"), 2, "no option 'color'"),
         (("--border", "-1"), 2, "negative"),
         (("--graphcut", "-M", "no_such"), 2, "unknown method"),
     ],

@@ -211,15 +211,15 @@ def explains_behind_the_last_attention():
     return told(toys.toy_vit(), cam_layer=Layer("blocks.2", "tokens"))
 
 
-class NormalisesOverTheBatch(toys.ToyCNN):
+class NormalizesOverTheBatch(toys.ToyCNN):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x - x.mean(0))
 
 
 @sabotages("batch_is_singles", "the answer differs")
-def looks_at_its_neighbours():
+def looks_at_its_neighbors():
     model = toys.toy_cnn()
-    model.module.__class__ = NormalisesOverTheBatch
+    model.module.__class__ = NormalizesOverTheBatch
     return model
 
 
@@ -239,19 +239,19 @@ def squeezes_every_image():
 
 @sabotages("other_sizes_work_or_say_so", "RuntimeError")
 def breaks_on_another_size():
-    def checked_output(self, x):
+    def forward_checked(self, x):
         return self.run(x)
 
-    return behaving(toys.toy_vit(), checked_output=checked_output)
+    return behaving(toys.toy_vit(), forward_checked=forward_checked)
 
 
-@sabotages("model_left_alone", "after checked_output, training of")
+@sabotages("model_left_alone", "after forward_checked, training of")
 def leaves_eval_mode():
-    def checked_output(self, x):
+    def forward_checked(self, x):
         self.module.eval()
-        return VisionModel.checked_output(self, x)
+        return VisionModel.forward_checked(self, x)
 
-    return behaving(toys.toy_cnn(), checked_output=checked_output)
+    return behaving(toys.toy_cnn(), forward_checked=forward_checked)
 
 
 @sabotages("model_left_alone", "after activations of a wrong input, forward_hooks")

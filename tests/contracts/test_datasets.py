@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from seewhy.checks import DATASET_CHECKS, ContractError, check_dataset
+from seewhy.core.cards import Requirement
 from seewhy.data import DATASETS, Dataset, Item, load_data
-from seewhy.data.base import expect
+from seewhy.data.base import dataset, expect
 from seewhy.data.masks import boxes_around
 from seewhy.errors import DataError
-from seewhy.registry import Ask, dataset
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 from test_imagenet_s import root as imagenet_s_root  # noqa: F401 (fixtures of the readers' own tests)
@@ -81,7 +81,7 @@ CARD = {
     "summary": "Blocks.",
     "splits": ("all",),
     "layout": ("blocks.txt",),
-    "has": {Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    "has": {Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},
     "source": "the tests",
     "citation": "none",
 }

@@ -6,8 +6,8 @@ import pytest
 import toys
 
 from seewhy.checks import check_method
+from seewhy.core.cards import Capability
 from seewhy.methods import METHODS
-from seewhy.registry import Need
 
 TOYS = {
     "cnn": toys.toy_cnn(),
@@ -15,8 +15,8 @@ TOYS = {
     "registers": toys.toy_vit(prefix=5),
     "patch_mean": toys.toy_vit(prefix=0, pool="mean"),
 }
-SERVED = [(cls, toy) for cls in METHODS for toy, model in TOYS.items() if not cls.unmet(model)]
-ABOUT_TOKENS = {Need.TOKENS, Need.ATTENTION, Need.LAST_BLOCK, Need.CLASS_TOKEN}
+SERVED = [(cls, toy) for cls in METHODS.values() for toy, model in TOYS.items() if not cls.why_incompatible(model)]
+ABOUT_TOKENS = {Capability.TOKENS, Capability.ATTENTION, Capability.LAST_BLOCK, Capability.CLASS_TOKEN}
 
 
 def case(cls, toy):
@@ -31,4 +31,4 @@ def test_method(cls, toy):
 
 
 def test_every_method_is_served_by_a_toy():
-    assert {cls for cls, _ in SERVED} == set(METHODS)
+    assert {cls for cls, _ in SERVED} == set(METHODS.values())

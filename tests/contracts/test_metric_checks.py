@@ -10,9 +10,9 @@ import torch
 import toys
 
 from seewhy.checks import METRIC_CHECKS, ContractError, check_metric
-from seewhy.metrics import METRICS, Given, Measurement, Metric
-from seewhy.metrics.base import option
-from seewhy.registry import Ask, metric
+from seewhy.core.cards import Requirement
+from seewhy.metrics import METRICS, Measurement, Metric, MetricInputs
+from seewhy.metrics.base import metric, option
 
 TOY = toys.toy_cnn()
 # imputation is slow, nothing else differs; two sizes of boxes have the area of ten
@@ -27,19 +27,22 @@ CHECKS = dict(METRIC_CHECKS)
 
 @pytest.mark.parametrize(
     "cls",
-    [pytest.param(cls, id=cls.card.name, marks=pytest.mark.slow if cls.card.name == "arcc" else ()) for cls in METRICS],
+    [
+        pytest.param(cls, id=cls.card.name, marks=pytest.mark.slow if cls.card.name == "arcc" else ())
+        for cls in METRICS.values()
+    ],
 )
 def test_metric(cls):
     skipped = check_metric(cls(**FEW.get(cls.card.name, {})), TOY)
-    assert (Ask.MODEL in cls.card.needs) == ("exceptions_come_out" not in skipped)
+    assert (Requirement.MODEL in cls.card.needs) == ("exceptions_come_out" not in skipped)
 
 
 # ── bad metrics ───────────────────────────────────────────────────────────────────────────────────────────────────────
 CARD = {
     "title": "Saboteur",
-    "property": "localisation",
+    "property": "localization",
     "summary": "The map is in the mask.",
-    "needs": {Ask.MASK},
+    "needs": {Requirement.MASK},
     "bounds": (0.0, 1.0),
     "higher_is_better": True,
     "citation": "none",
@@ -71,7 +74,7 @@ class Honest(Metric):
         return Measurement((mass * given.masks).sum((1, 2)) / total.where(total > 0, 1))
 
 
-ASKING = {"needs": {Ask.MODEL}, "bounds": (None, None), "passes": lambda self: 1, "scale_invariant": False}
+ASKING = {"needs": {Requirement.MODEL}, "bounds": (None, None), "passes": lambda self: 1, "scale_invariant": False}
 
 
 @metric(register=False, **{**CARD, **ASKING}, name="asking")
@@ -82,14 +85,14 @@ class Asking(Metric):
         return Measurement(maps.double().sum((1, 2)) * self.ask(given))
 
     def ask(self, given):
-        return given.target.score(given.model.checked_output(given.x)).double()
+        return given.target.score(given.model.forward_checked(given.x)).double()
 
 
 class Unguarded(Honest):
     """Without what the base class does around `score`."""
 
     def measure(self, maps, given=None, **known):
-        return self.score(maps, given or Given(**known))
+        return self.score(maps, given or MetricInputs(**known))
 
 
 @sabotages("value_for_each_map", "not torch.float64")
@@ -121,15 +124,15 @@ class ForgetsItsPart(Honest):
     pass
 
 
-@sabotages("values_of_a_whole_set", "the card says \\['ap'\\]", whole={"ap": True})
+@sabotages("values_of_a_whole_set", "the card says \\['ap'\\]", aggregates={"ap": True})
 class ForgetsTheSet(Honest):
     pass
 
 
-@sabotages("values_of_a_whole_set", "one float", whole={"total": True})
+@sabotages("values_of_a_whole_set", "one float", aggregates={"total": True})
 class GivesATensor(Honest):
     @staticmethod
-    def of_all(values):
+    def aggregate(values):
         return {"total": values[""].sum()}
 
 
@@ -167,7 +170,7 @@ class LetsNegativeMassCount(Honest):
 
 
 @sabotages("batch_is_its_images", "in the batch and")
-class NormalisesOverTheBatch(Honest):
+class NormalizesOverTheBatch(Honest):
     def score(self, maps, given):
         value = super().score(maps, given).value
         return Measurement(value / value.max())
@@ -186,7 +189,7 @@ class TakesNaN(Unguarded):
         return super().score(maps.nan_to_num(), given)
 
 
-@sabotages("bad_map_hurts_itself_only", "neighbours")
+@sabotages("bad_map_hurts_itself_only", "neighbors")
 class DropsTheBatchForOneNaN(Honest):
     def measure(self, maps, given=None, **known):
         found = super().measure(maps, given, **known)
@@ -199,13 +202,17 @@ class CountsAnEmptyMaskAsAHit(Honest):
         return {}
 
 
-@sabotages("unknown_hurts_itself_only", "without the class .* changes its neighbours", needs={Ask.MASK, Ask.LABEL})
+@sabotages(
+    "unknown_hurts_itself_only",
+    "without the class .* changes its neighbors",
+    needs={Requirement.MASK, Requirement.LABEL},
+)
 class ShiftsTheLabels(Honest):
     def score(self, maps, given):
         return Measurement(super().score(maps, given).value / (1 + given.labels.sum()))
 
 
-@sabotages("full_mask", "changes the neighbours")
+@sabotages("full_mask", "changes the neighbors")
 class ComparesMasks(Honest):
     def score(self, maps, given):
         return Measurement(super().score(maps, given).value / given.masks.sum((1, 2)).max())
@@ -254,7 +261,9 @@ class PointsTheWrongWay(Honest):
 
 
 @sabotages(
-    "what_it_asks_for_matters", "the class that the image truly shows, but no change", needs={Ask.MASK, Ask.LABEL}
+    "what_it_asks_for_matters",
+    "the class that the image truly shows, but no change",
+    needs={Requirement.MASK, Requirement.LABEL},
 )
 class AsksForNothing(Honest):
     pass
@@ -418,4 +427,4 @@ def test_every_check_has_a_saboteur():
 
 
 def test_no_saboteur_is_registered():
-    assert not [cls for cls in METRICS if cls.__module__ == __name__]
+    assert not [cls for cls in METRICS.values() if cls.__module__ == __name__]

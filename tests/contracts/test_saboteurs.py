@@ -12,18 +12,18 @@ import toys
 from torch import Tensor
 
 from seewhy.checks import METHOD_CHECKS, ContractError, check_method
+from seewhy.core.cards import Capability, Cost
 from seewhy.errors import TargetError
 from seewhy.methods import METHODS
-from seewhy.methods.base import Method, gradient, input_gradient, option, seeded
-from seewhy.models.surgery import collecting, hooked
-from seewhy.registry import Cost, Need, method
+from seewhy.methods.base import Method, gradient, input_gradient, make_generator, method, option
+from seewhy.models.instrument.hooks import collecting, hooked
 from seewhy.targets import ClassTarget, Target, as_target
 
 CHECKS = dict(METHOD_CHECKS)
 CARD = {
     "title": "Saboteur",
     "summary": "What each pixel adds to the score.",
-    "needs": {Need.GRADIENTS},
+    "needs": {Capability.GRADIENTS},
     "signed": True,
     "class_specific": True,
     "citation": "none",
@@ -48,7 +48,7 @@ def sabotages(check: str, says: str, **card: Any) -> Callable[[type], type]:
 class Honest(Method):
     """M_ij = Σ_c x_cij ∂f/∂x_cij."""
 
-    def maps(self, x: Tensor, target: Target) -> Tensor:
+    def compute(self, x: Tensor, target: Target) -> Tensor:
         return (x * input_gradient(self.model, x, target)).sum(1)
 
 
@@ -64,8 +64,8 @@ class Unguarded(Honest):
 # ── the maps ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 @sabotages("grid_and_dtype", r"the grid is \(48, 32\), not \(32, 48\)")
 class SwapsRowsAndCols(Honest):
-    def maps(self, x, target):
-        return super().maps(x, target).mT
+    def compute(self, x, target):
+        return super().compute(x, target).mT
 
 
 @sabotages("grid_and_dtype", "float64")
@@ -75,23 +75,23 @@ class ReturnsDouble(Honest):
 
 
 @sabotages("batch_equals_singles", "one by one")
-class NormalisesOverTheBatch(Honest):
-    def maps(self, x, target):
-        maps = super().maps(x, target)
+class NormalizesOverTheBatch(Honest):
+    def compute(self, x, target):
+        maps = super().compute(x, target)
         return maps / maps.abs().max()
 
 
 @sabotages("batch_equals_singles", "in another order")
 class KnowsItsPlace(Honest):
-    def maps(self, x, target):
+    def compute(self, x, target):
         moved = len(x) == 3 and target._target.index == (1, 2, 0)
-        return super().maps(x, target) * (2 if moved else 1)
+        return super().compute(x, target) * (2 if moved else 1)
 
 
 @sabotages("targets_by_image", "its own target")
 class UsesTheFirstTarget(Honest):
-    def maps(self, x, target):
-        return super().maps(x, target.at([0] * len(x)))
+    def compute(self, x, target):
+        return super().compute(x, target.at([0] * len(x)))
 
 
 @sabotages("default_target_is_the_answer", "the model's answer")
@@ -102,8 +102,8 @@ class DefaultsToClassZero(Honest):
 
 @sabotages("target_matters", "another target gives the same map")
 class IgnoresTheTarget(Honest):
-    def maps(self, x, target):
-        return super().maps(x, ClassTarget((0,)))
+    def compute(self, x, target):
+        return super().compute(x, ClassTarget((0,)))
 
 
 @sabotages("target_matters", "another target gives another map", class_specific=False)
@@ -119,33 +119,33 @@ class SecretlySigned(Honest):
 
 @sabotages("sign_as_declared", "signed, but")
 class SecretlyUnsigned(Honest):
-    def maps(self, x, target):
-        return super().maps(x, target).abs()
+    def compute(self, x, target):
+        return super().compute(x, target).abs()
 
 
 @sabotages("flat_image", "NonFiniteError")
 class DividesByTheRange(Honest):
-    def maps(self, x, target):
-        return super().maps(x, target) / (x.amax((1, 2, 3)) - x.amin((1, 2, 3)))[:, None, None]
+    def compute(self, x, target):
+        return super().compute(x, target) / (x.amax((1, 2, 3)) - x.amin((1, 2, 3)))[:, None, None]
 
 
 @sabotages("weights_matter", "does not depend on the model")
 class DetectsEdges(Honest):
-    def maps(self, x, target):
+    def compute(self, x, target):
         target.score(self.model.run(x))
         return x.diff(dim=-1, append=x[..., -1:]).sum(1)
 
 
-@sabotages("nan_weights_raise", "no NonFiniteError", class_specific=False, needs={Need.FEATURES})
+@sabotages("nan_weights_raise", "no NonFiniteError", class_specific=False, needs={Capability.FEATURES})
 class HidesNaN(Method):
-    def maps(self, x, target):
+    def compute(self, x, target):
         return self.model.activations(x, [self.model.layer()])[self.model.layer().name].mean(1).nan_to_num()
 
 
 @sabotages("seeded_runs_repeat", "global random state")
 class DrawsFromTheGlobalState(Honest):
-    def maps(self, x, target):
-        return super().maps(x + 0.1 * torch.randn_like(x), target)
+    def compute(self, x, target):
+        return super().compute(x + 0.1 * torch.randn_like(x), target)
 
 
 @sabotages("seeded_runs_repeat", "not stochastic, but the method has an option")
@@ -157,16 +157,16 @@ class DeclaresNoNoise(Honest):
 class IgnoresTheSeed(Honest):
     seed: int = option(0, "seed of the noise")
 
-    def maps(self, x, target):
-        return super().maps(x + 0.1 * torch.randn(x.shape, generator=seeded(0, x.device)), target)
+    def compute(self, x, target):
+        return super().compute(x + 0.1 * torch.randn(x.shape, generator=make_generator(0, x.device)), target)
 
 
 @sabotages("chunks_do_not_matter", "batch_size changes the map")
 class AveragesChunks(Honest):
     batch_size: int = option(16, "images per pass", at_least=1)
 
-    def maps(self, x, target):
-        return super().maps(x, target) / -(-25 // self.batch_size)
+    def compute(self, x, target):
+        return super().compute(x, target) / -(-25 // self.batch_size)
 
 
 @sabotages("any_grad_mode", "RuntimeError")
@@ -189,15 +189,15 @@ class GivesHalf(Honest):
 
 @sabotages("autocast_agrees", "correlates")
 class LosesPrecision(Honest):
-    def maps(self, x, target):
-        maps = super().maps(x, target)
+    def compute(self, x, target):
+        maps = super().compute(x, target)
         return (maps + 1e4).to(torch.get_autocast_dtype("cpu")) - 1e4 if torch.is_autocast_enabled("cpu") else maps
 
 
 @sabotages("any_input_form", "channels-last")
 class ReadsRawMemory(Honest):
-    def maps(self, x, target):
-        return super().maps(x.as_strided(x.shape, torch.empty(x.shape).stride()), target)
+    def compute(self, x, target):
+        return super().compute(x.as_strided(x.shape, torch.empty(x.shape).stride()), target)
 
 
 @sabotages("any_input_form", "float64 model gives a torch.float64 map")
@@ -263,25 +263,25 @@ class MakesDo(Honest):
 
 @sabotages("untouched_after_exception", "after an exception in stage1.0, forward_pre_hooks")
 class CleansUpLast(Honest):
-    def maps(self, x, target):
+    def compute(self, x, target):
         handle = self.model.module.head.register_forward_pre_hook(lambda *_: None)
-        maps = super().maps(x, target)
+        maps = super().compute(x, target)
         handle.remove()
         return maps
 
 
 @sabotages("untouched_after_exception", "is swallowed")
 class SwallowsErrors(Honest):
-    def maps(self, x, target):
+    def compute(self, x, target):
         try:
-            return super().maps(x, target)
+            return super().compute(x, target)
         except Exception:
             return torch.zeros(len(x), *x.shape[-2:])
 
 
 @sabotages("input_untouched", "requires_grad of the batch")
 class LeavesTheInputWantingGradients(Honest):
-    def maps(self, x, target):
+    def compute(self, x, target):
         with torch.enable_grad():
             score = target.score(self.model.run(x.requires_grad_()))
         return (x.detach() * gradient(score, x)).sum(1)
@@ -289,8 +289,8 @@ class LeavesTheInputWantingGradients(Honest):
 
 @sabotages("input_untouched", "the batch is not")
 class WritesToTheInput(Honest):
-    def maps(self, x, target):
-        return super().maps(x.mul_(1), target)
+    def compute(self, x, target):
+        return super().compute(x.mul_(1), target)
 
 
 @sabotages("training_mode_ignored", "training mode")
@@ -300,11 +300,11 @@ class RunsInTrainingMode(Unguarded):
 
 @sabotages("frozen_model_works", "RuntimeError")
 class NeedsTrainableWeights(Honest):
-    def maps(self, x, target):
+    def compute(self, x, target):
         with torch.enable_grad():
             score = target.score(self.model.run(x)).sum()
         torch.autograd.grad(score, first(self.model.module))
-        return super().maps(x, target)
+        return super().compute(x, target)
 
 
 # ── the card ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -317,22 +317,22 @@ class RunsBeforeItChecks(Honest):
 
 @sabotages("needs_checked_first", "runs the model already")
 class RunsWhenMade(Honest):
-    def prepare(self):
+    def setup(self):
         self.model.run(torch.zeros(1, 3, 32, 48))
 
 
 @sabotages("needs_checked_first", "raises no RequirementError")
 class ChecksNothing(Honest):
     @classmethod
-    def unmet(cls, model):
+    def why_incompatible(cls, model):
         return ""
 
 
 @sabotages("cost_as_declared", "2 forwards through stage1.0")
 class RunsTwice(Honest):
-    def maps(self, x, target):
+    def compute(self, x, target):
         self.model.run(x)
-        return super().maps(x, target)
+        return super().compute(x, target)
 
 
 @sabotages("cost_as_declared", "1 backwards .* the card says 0", cost=lambda self: Cost(1, 1))
@@ -344,13 +344,13 @@ class DeclaresNoBackward(Honest):
 class RunsOnceMore(Honest):
     n_samples: int = option(25, "passes", at_least=1)
 
-    def maps(self, x, target):
+    def compute(self, x, target):
         return sum(super(RunsOnceMore, self).maps(x, target) for _ in range(self.n_samples + 1))
 
 
 @sabotages("cost_as_declared", "gradients of parameters")
 class DifferentiatesTheWeights(Honest):
-    def maps(self, x, target):
+    def compute(self, x, target):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             score = target.score(self.model.run(x)).sum()
@@ -359,41 +359,41 @@ class DifferentiatesTheWeights(Honest):
 
 @sabotages("cost_as_declared", "below the layer, runs with gradients", cost=lambda self: Cost(1, 1, 1, 0))
 class BuildsTheWholeGraph(Method):
-    def prepare(self):
-        self.at = self.model.cam_layer()
+    def setup(self):
+        self.layer_ = self.model.cam_layer()
 
-    def maps(self, x, target):
+    def compute(self, x, target):
         leaf = []
 
         def cut(_, __, output):
             leaf.append(output.detach().clone().requires_grad_())
             return leaf[0].clone()
 
-        with torch.enable_grad(), hooked(self.model.submodule(self.at.name), cut):
+        with torch.enable_grad(), hooked(self.model.submodule(self.layer_.name), cut):
             score = target.score(self.model.run(x))
         return (leaf[0].detach() * gradient(score, leaf[0])).sum(1)
 
 
 @sabotages("cost_as_declared", "1 backwards below the layer; the card says 0", cost=lambda self: Cost(1, 1, 1, 0))
 class GoesBackBelow(Honest):
-    def prepare(self):
-        self.at = self.model.cam_layer()
+    def setup(self):
+        self.layer_ = self.model.cam_layer()
 
 
 @sabotages(
     "cost_as_declared",
     "1 forwards through head, above the layer; the card says 0",
     cost=lambda self: Cost(1, 0),
-    needs={Need.FEATURES},
+    needs={Capability.FEATURES},
     class_specific=False,
     signed=False,
 )
 class DoesNotStop(Method):
-    def prepare(self):
-        self.at = self.model.layer()
+    def setup(self):
+        self.layer_ = self.model.layer()
 
-    def maps(self, x, target):
-        with collecting({"at": self.model.submodule(self.at.name)}, stop=False) as found:
+    def compute(self, x, target):
+        with collecting({"at": self.model.submodule(self.layer_.name)}, stop=False) as found:
             self.model.run(x)
         return found["at"].mean(1)
 
@@ -403,7 +403,7 @@ class TakesAnything(Honest):
     n_steps: int = option(5, "steps", at_least=1)
 
     def __post_init__(self):
-        self.prepare()
+        self.setup()
 
 
 @sabotages("options_declared", "steps is no option")
@@ -456,4 +456,4 @@ def test_every_check_has_a_saboteur():
 
 
 def test_no_saboteur_is_registered():
-    assert not [cls for cls in METHODS if cls.__module__ == __name__]
+    assert not [cls for cls in METHODS.values() if cls.__module__ == __name__]

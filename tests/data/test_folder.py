@@ -25,7 +25,7 @@ def _two(value: int = 2) -> np.ndarray:
 
 
 def build(tmp_path: Path) -> tuple[Path, dict]:
-    """a.jpg with two labelled objects, b.png with one."""
+    """a.jpg with two labeled objects, b.png with one."""
     _save(tmp_path / "images/a.jpg", np.full((12, 16, 3), 90, np.uint8))
     _save(tmp_path / "images/b.png", np.full((12, 16), 40, np.uint8))
     _save(tmp_path / "masks/a.png", _two())
@@ -75,7 +75,7 @@ def test_masks_without_labels_are_objects(tmp_path: Path) -> None:
     smooth = np.zeros((64, 64), np.uint8)
     smooth[16:48, 16:48] = 255
     _save(tmp_path / "y.png", np.zeros((64, 64, 3), np.uint8))
-    _save(tmp_path / "masks/y.jpg", smooth)  # its edges are grey now
+    _save(tmp_path / "masks/y.jpg", smooth)  # its edges are gray now
     assert (load_data("folder", tmp_path)[1].masks == [smooth == 255]).all()
 
 

@@ -25,7 +25,7 @@ def root(request, tmp_path):
 def test_splits_and_labels(root):
     data = load_data("imagenet_real", root)
     assert [(item.image.width, item.labels) for item in data[:3]] == [(1, (5,)), (2, ()), (3, (3, 7))]
-    assert load_data("imagenet_real", root, "labelled").ids[1] == "ILSVRC2012_val_00000003"
+    assert load_data("imagenet_real", root, "labeled").ids[1] == "ILSVRC2012_val_00000003"
     multi = load_data("imagenet_real", root, "multi")
     assert multi.ids == ("ILSVRC2012_val_00000003", "ILSVRC2012_val_00000004")
     with pytest.raises(ImageError, match="ILSVRC2012_val_00000004"):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seewhy.core.imagenet import imagenet_classes, imagenet_wnids
 from seewhy.data import load_data
-from seewhy.data.imagenet import imagenet_classes, imagenet_wnids
 from seewhy.errors import DataError, ImageError
 
 CHOSEN = imagenet_wnids()[100:400]  # id k is ImageNet's class 99 + k

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from seewhy.data import load_data
-from seewhy.data.lidc import grey
+from seewhy.data.lidc import gray
 from seewhy.data.lidc_marks import BIOMARKERS, RATED, Mark, Outline, consensus, fill, nodules, read_xml
 from seewhy.errors import DataError, OptionError
 
@@ -306,7 +306,7 @@ def test_crops_that_are_no_numbers(tmp_path: Path, array) -> None:
 
 def test_windows() -> None:
     values = np.array([[-2000.0, -1350.0, -600.0, 150.0, 3000.0]])
-    assert grey(values, -600, 1500).tolist() == [[0, 0, 128, 255, 255]]
+    assert gray(values, -600, 1500).tolist() == [[0, 0, 128, 255, 255]]
 
 
 def test_what_goes_wrong_is_told(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_silhouette_has_the_area_that_was_asked_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEXTURES)
-def test_a_texture_repeats_at_its_period_and_mixes_both_colours(name: str) -> None:
+def test_a_texture_repeats_at_its_period_and_mixes_both_colors(name: str) -> None:
     amount = ink(np.random.default_rng(1), name, 64, 64, 8.0)
     assert amount.shape == (64, 64)
     assert 0 <= amount.min() <= amount.max() <= 1

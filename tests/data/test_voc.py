@@ -113,7 +113,7 @@ def test_a_broken_file_costs_its_own_item_only(kit):
             data[1]
 
 
-def test_colours_are_not_numbers(kit):
+def test_colors_are_not_numbers(kit):
     path = kit / "VOCdevkit/VOC2012/SegmentationObject/2007_000001.png"
     Image.open(path).convert("RGB").save(path)
     with pytest.raises(DataError, match="use the official PNGs"):

@@ -16,8 +16,8 @@ def linear(layer, x: Tensor) -> Tensor:
 
 
 def layer_norm(layer, x: Tensor) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    return centred / (centred.square().mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight + layer.bias
+    centered = x - x.mean(-1, keepdim=True)
+    return centered / (centered.square().mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight + layer.bias
 
 
 def attention(layer, x: Tensor) -> tuple[Tensor, Tensor]:

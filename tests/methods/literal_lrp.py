@@ -23,12 +23,12 @@ def linear(layer, x: Tensor, R: Tensor, rule: str, eps: float) -> Tensor:
 
 
 def layer_norm(layer, x: Tensor, R: Tensor) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    normal = centred / (centred.square().mean(-1, keepdim=True) + layer.eps).sqrt()
+    centered = x - x.mean(-1, keepdim=True)
+    normal = centered / (centered.square().mean(-1, keepdim=True) + layer.eps).sqrt()
     scaled = normal * layer.weight
     R = scaled / (scaled + layer.bias) * R  # affine: ε rule; then the division by σ: identity
-    share = x[..., None, :] * (torch.eye(x.shape[-1]).to(x) - 1 / x.shape[-1])  # centring: (…, out, in)
-    return (share * (R / centred)[..., None]).sum(-2)
+    share = x[..., None, :] * (torch.eye(x.shape[-1]).to(x) - 1 / x.shape[-1])  # centering: (…, out, in)
+    return (share * (R / centered)[..., None]).sum(-2)
 
 
 def total(a: Tensor, b: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:

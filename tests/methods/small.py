@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from toys import toy_cnn, toy_vit
 
-from seewhy.registry import METHODS, options_of
+from seewhy.core.options import options_of
+from seewhy.methods.base import METHODS
 from seewhy.targets import Similarity
 
 FEW = {"n_steps": 3, "n_samples": 3, "n_masks": 3, "batch_size": 4}
@@ -25,9 +26,9 @@ def pairs():
     """(name, method class, function that makes a toy that it serves)."""
     import seewhy.methods  # noqa: F401 (fills the registry)
 
-    for cls in METHODS:
+    for cls in METHODS.values():
         for make in (toy_cnn, toy_vit):
-            if not cls.unmet(make()):
+            if not cls.why_incompatible(make()):
                 yield f"{cls.card.name}-{make.__name__}", cls, make
 
 

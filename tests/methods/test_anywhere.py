@@ -11,13 +11,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from toys import batch, toy_cnn
 
+from seewhy.core.cards import Capability
 from seewhy.errors import ModelError, NonFiniteError, RequirementError, TargetError
 from seewhy.methods import LRP, GradCAM, GuidedBackprop, Saliency
 from seewhy.methods.base import _check_batch
 from seewhy.models.adapter import VisionModel
 from seewhy.models.load import load_model
 from seewhy.models.structure import Layer, Structure
-from seewhy.registry import Need
 from seewhy.targets import Rank
 
 every = pytest.mark.parametrize(("cls", "make"), PAIRS, ids=NAMES)
@@ -45,7 +45,7 @@ def test_with_weights_that_were_made_in_inference_mode(cls, make):
     with torch.inference_mode():
         torch.manual_seed(0)
         model = make()
-    if Need.GRADIENTS in cls.card.needs:
+    if Capability.GRADIENTS in cls.card.needs:
         with pytest.raises(RequirementError, match=r"torch.inference_mode \(make the module outside of it\)"):
             build(cls, model)
         return

@@ -49,7 +49,7 @@ def test_heads_are_as_careful_as_a_call():
         AttentionMap(model).heads(batch())
 
 
-def test_attention_map_is_not_renormalised(model, x):
+def test_attention_map_is_not_renormalized(model, x):
     missing = 1 - AttentionMap(model)(x).sum((1, 2)).double()
     to_prefix = matrices(model, x)[-1][:, :, 0, : model.module.prefix].mean(1).sum(1)
     torch.testing.assert_close(missing, to_prefix, rtol=1e-5, atol=1e-6)

@@ -94,7 +94,7 @@ def test_grad_cam_is_captums(cnn, x, layer, relu, agree):
 
 
 def raw_grad_cam(module, layer, x, reshape=None):
-    """The grad-cam package's map on the layer's own grid, before it clips, resizes and normalises."""
+    """The grad-cam package's map on the layer's own grid, before it clips, resizes and normalizes."""
     with TheirGradCAM(module, [layer], reshape_transform=reshape) as cam:
         targets = [ClassifierOutputTarget(c) for c in CLASSES]
         cam(x, targets)

@@ -21,7 +21,7 @@ from toys import batch, toy_cnn, toy_vit
 
 from seewhy.errors import LayoutError, ModelError, OptionError
 from seewhy.methods import GradCAM, GradCAMPlusPlus, LaFAM, LayerCAM, RefineCAM, ScoreCAM
-from seewhy.methods.cam.layers import unit_range
+from seewhy.methods.cam.base import unit_range
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Layer, Structure
 
@@ -93,7 +93,7 @@ def equation_19(A, G):
 
 
 def theirs(cam_class, module, layer, x, **call):
-    """The grad-cam package's map on the layer's grid, before it resizes and normalises; clipped as it clips."""
+    """The grad-cam package's map on the layer's grid, before it resizes and normalizes; clipped as it clips."""
     with cam_class(module, [layer]) as cam:
         cam(x, TARGETS)
         held = cam.activations_and_grads
@@ -103,7 +103,7 @@ def theirs(cam_class, module, layer, x, **call):
 
 
 def torchcams(cam_class, module, layers, x, **options):
-    """torchcam's maps, not normalised."""
+    """torchcam's maps, not normalized."""
     with cam_class(module, layers, input_shape=tuple(x.shape[1:]), **options) as cam:
         return cam(CLASSES, module(x), normalized=False)
 
@@ -219,13 +219,13 @@ def test_score_cam_is_algorithm_1(mild, x, layer, agree):
 
 
 def test_score_cam_is_the_grad_cam_packages_but_for_the_corners(mild, x, agree, monkeypatch):
-    """The package upsamples with aligned corners; with cell centres, as everywhere in seewhy, its map is ours."""
+    """The package upsamples with aligned corners; with cell centers, as everywhere in seewhy, its map is ours."""
     module = plain(mild)
     corners = theirs(TheirScoreCAM, module, module.stage2, x, eigen_smooth=False)
     monkeypatch.setattr(nn, "UpsamplingBilinear2d", partial(nn.Upsample, mode="bilinear", align_corners=False))
-    centres = theirs(TheirScoreCAM, module, module.stage2, x, eigen_smooth=False)
+    centers = theirs(TheirScoreCAM, module, module.stage2, x, eigen_smooth=False)
     ours = ScoreCAM(mild)(x, CLASSES)
-    agree("Score-CAM", "grad-cam package, align_corners=False", ours, centres, 1e-5)
+    agree("Score-CAM", "grad-cam package, align_corners=False", ours, centers, 1e-5)
     assert (corners - ours).abs().max() > 1e-3 * ours.max()
 
 
@@ -366,7 +366,7 @@ def test_a_class_that_never_activates_gives_zeros_and_no_nan(cls):
     with torch.no_grad():
         model.module.head.weight[2] = 0
     assert not cls(model)(batch(), 2).any()
-    assert cls(model)(batch(), [2, 1])[1].any()  # the neighbour in the batch keeps its map
+    assert cls(model)(batch(), [2, 1])[1].any()  # the neighbor in the batch keeps its map
 
 
 def test_score_cam_of_channels_that_are_all_alike_is_what_they_show():

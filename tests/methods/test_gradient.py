@@ -13,7 +13,7 @@ from toys import batch, toy_cnn
 
 from seewhy.errors import OptionError
 from seewhy.methods import InputXGradient, IntegratedGradients, Saliency, SmoothGrad
-from seewhy.methods.gradient.baselines import BASELINES, gaussian_blur
+from seewhy.methods.baselines import BASELINES, gaussian_blur
 from seewhy.methods.gradient.integrated_gradients import quadrature
 
 CLASSES = [3, 1]
@@ -134,7 +134,7 @@ def test_quadrature_integrates_polynomials():
 
 def test_baselines_are_what_they_say(x):
     model = toy_cnn()
-    black = model.prepare(Image.new("RGB", (48, 32)))
+    black = model.preprocess_images(Image.new("RGB", (48, 32)))
     torch.testing.assert_close(BASELINES["black"](model, x.float())[:1], black)
     assert not BASELINES["zero"](model, x).any()
     means = [[float(channel.mean()) for channel in image] for image in x]
@@ -156,7 +156,7 @@ def test_blur_is_a_gaussian():
 
 def test_options_that_cannot_work(x):
     model = toy_cnn()
-    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, nor a colour"):
+    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, nor a color"):
         IntegratedGradients(model, baseline="nothing")
     with pytest.raises(OptionError, match="midpoint, gauss_legendre"):
         IntegratedGradients(model, rule="trapezoid")
@@ -168,7 +168,7 @@ def test_options_that_cannot_work(x):
 
 
 @pytest.mark.parametrize("cls", [SmoothGrad, IntegratedGradients])
-def test_chunks_and_neighbours_do_not_change_the_map(cls):
+def test_chunks_and_neighbors_do_not_change_the_map(cls):
     model, x, n = toy_cnn(), batch(3), "n_steps" if cls is IntegratedGradients else "n_samples"
     maps = [cls(model, **{n: 7}, batch_size=size)(x, [0, 1, 2]) for size in (1, 6, 100)]
     alone = torch.cat([cls(model, **{n: 7})(x[i : i + 1], i) for i in range(3)])

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from toys import ToyCNN, batch, toy_cnn, toy_vit
 
+from seewhy.core.preprocess import Preprocess
 from seewhy.errors import ModelError, OptionError, RequirementError
 from seewhy.methods import LRP, LaFAMLRP
 from seewhy.methods.lrp.layer_rules import COMPOSITES, input_bounds
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Structure
-from seewhy.preprocess import Preprocess
 from seewhy.targets import Similarity, embedding_sum
 
 EPSILON, GAMMA = 1e-6, 0.25
@@ -86,7 +86,7 @@ def literal(rule, x, W, b, R, low=None, high=None):
             share = 2 * positive / (plus + EPSILON) - negative / (minus + sign(minus) * EPSILON)
             out += share * R[j]
             continue
-        elif rule == "gamma":  # Andéol et al.: positive and negative outputs favour the parts of their own sign
+        elif rule == "gamma":  # Andéol et al.: positive and negative outputs favor the parts of their own sign
             z = (x * w).sum() + bias
             grown = positive if z > 0 else negative
             share = x * w + GAMMA * grown

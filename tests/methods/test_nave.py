@@ -11,13 +11,13 @@ import torch
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from toys import batch, toy_cnn, toy_vit
 
+from seewhy.analysis.segmentation import foreground_cluster
 from seewhy.errors import ModelError, NonFiniteError, OptionError, RequirementError, UnknownNameError
 from seewhy.methods import NAVE
 from seewhy.methods.clustering.clusters import by_size
 from seewhy.methods.clustering.features import layer_weights, positions
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Layer, Structure
-from seewhy.segmentation import foreground_cluster
 
 
 def patterns(n: int = 2) -> torch.Tensor:
@@ -43,9 +43,9 @@ def kernel(t: float, a: float = -0.75) -> float:
 def taps(n_in: int, n_out: int):
     """For each output cell its (input cell, weight) pairs; beyond the edge the last cell repeats."""
     for i in range(n_out):
-        centre = (i + 0.5) * n_in / n_out - 0.5
-        low = math.floor(centre)
-        yield [(min(max(j, 0), n_in - 1), kernel(centre - j)) for j in range(low - 1, low + 3)]
+        center = (i + 0.5) * n_in / n_out - 0.5
+        low = math.floor(center)
+        yield [(min(max(j, 0), n_in - 1), kernel(center - j)) for j in range(low - 1, low + 3)]
 
 
 def literal_features(maps: list[torch.Tensor], grid: tuple[int, int]) -> torch.Tensor:
@@ -137,13 +137,13 @@ def test_the_map_is_the_similarity_to_the_cluster_in_front():
 
 
 def test_a_made_object_is_found():
-    """On a CNN whose features are the colours, the cluster in front is the block in the middle."""
-    segments = NAVE(toy_cnn(), k=2, layers=["stage1"]).segments(patterns(1) * 0 + centre_block())
+    """On a CNN whose features are the colors, the cluster in front is the block in the middle."""
+    segments = NAVE(toy_cnn(), k=2, layers=["stage1"]).segments(patterns(1) * 0 + center_block())
     assert foreground_cluster(segments[0]) == segments[0, 8, 12]
     assert segments[0, 8, 12] != segments[0, 1, 1]
 
 
-def centre_block() -> torch.Tensor:
+def center_block() -> torch.Tensor:
     x = torch.zeros(1, 3, 32, 48)
     x[:, :, 10:22, 16:32] = 2
     return x
@@ -224,9 +224,9 @@ def test_pca_against_an_exact_decomposition(agree):
     model, x = toy_vit(), patterns(1)
     maps = layer_maps(model, x, [stage.name for stage in model.structure.stages])
     rows = positions(maps, (4, 6), [1, 1, 1])[0].double()
-    centred = rows - rows.mean(0)
-    axes = torch.linalg.svd(centred, full_matrices=False)[2][:3]
-    scores = centred @ axes.T
+    centered = rows - rows.mean(0)
+    axes = torch.linalg.svd(centered, full_matrices=False)[2][:3]
+    scores = centered @ axes.T
     scores = scores * scores.gather(0, scores.abs().argmax(0, keepdim=True)).sign()  # the largest is positive
     want = 0.5 + scores / scores.abs().amax(0) / 2
     segments, similar = NAVE(model, k=3, algorithm="pca").explore(x)

@@ -10,6 +10,7 @@ from passes import counted
 from small import NAMES, PAIRS, build, target_for
 from toys import batch, toy_cnn, toy_vit
 
+from seewhy.core.cards import Cost
 from seewhy.methods import (
     CDAM,
     NAVE,
@@ -26,7 +27,6 @@ from seewhy.methods import (
     SmoothGrad,
     TokenAblation,
 )
-from seewhy.registry import Cost
 
 NONE = (0, 0)
 

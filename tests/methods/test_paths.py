@@ -14,7 +14,7 @@ from toys import batch, toy_cnn
 
 from seewhy.errors import OptionError, TargetError
 from seewhy.methods import GuidedIG, IntegratedGradients, MultiCropSaliency, Saliency, SpectralIG
-from seewhy.methods.gradient.baselines import BASELINES, baseline, starting_images, uniform_noise
+from seewhy.methods.baselines import BASELINES, baseline, starting_images, uniform_noise
 from seewhy.methods.gradient.multi_crop_saliency import windows
 from seewhy.methods.gradient.spectral_ig import SpectralPath
 from seewhy.targets import Custom, Regression, embedding_sum
@@ -204,10 +204,10 @@ def test_one_uncropped_view_is_saliency(model, x, agree):
 # ── baselines and options ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_colours_are_photos_of_that_colour(x):
+def test_colors_are_photos_of_that_color(x):
     model = toy_cnn()
     for name, pixel in [("white", (255, 255, 255)), ("#7f7f7f", (127, 127, 127)), ("rgb(10,20,30)", (10, 20, 30))]:
-        want = model.prepare(Image.new("RGB", (48, 32), pixel))
+        want = model.preprocess_images(Image.new("RGB", (48, 32), pixel))
         torch.testing.assert_close(starting_images(model, x.float(), name)[:1], want)
     assert torch.equal(starting_images(model, x, "black"), starting_images(model, x, "#000000"))
 
@@ -232,7 +232,7 @@ def test_every_path_method_takes_every_baseline(cls, x):
     model, x = toy_cnn(), x.float()
     for given in (*BASELINES, "gray", uniform_noise(3), torch.zeros(3, 1, 1), 0.5):
         assert torch.isfinite(cls(model, n_steps=2, baseline=given)(x, 1)).all()
-    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, nor a colour"):
+    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, nor a color"):
         cls(model, baseline="nothing")
     with pytest.raises(OptionError, match="broadcasts to the batch"):
         cls(model, baseline=torch.zeros(4, 4))(x, 1)

@@ -10,7 +10,7 @@ from toys import toy_cnn
 
 from seewhy.errors import OptionError
 from seewhy.methods import RISE, Occlusion
-from seewhy.methods.gradient.baselines import BASELINES, colour
+from seewhy.methods.baselines import BASELINES, color
 from seewhy.methods.perturbation.masks import KINDS, RandomMasks
 from seewhy.targets import Custom, Regression, Similarity
 
@@ -41,10 +41,10 @@ def test_occlusion_covers_one_window_after_the_other(model, x, baseline, agree):
 
 
 def test_occlusion_takes_the_baselines_that_paths_take(model, x, agree):
-    white = colour("white")
+    white = color("white")
     named, made = (Occlusion(model, window=8, baseline=b)(x, CLASSES) for b in ("white", white))
-    agree("Occlusion", "colour by name and as an object", named, made)
-    agree("Occlusion", "colour as a tensor", Occlusion(model, window=8, baseline=white(model, x))(x, CLASSES), made)
+    agree("Occlusion", "color by name and as an object", named, made)
+    agree("Occlusion", "color as a tensor", Occlusion(model, window=8, baseline=white(model, x))(x, CLASSES), made)
 
 
 def captum(model, x, window, stride, pad):
@@ -92,7 +92,7 @@ def test_occlusion_divides_any_size_evenly():
     covered = torch.stack(found[1:])[:, 0] == 9
     assert covered.any(0).all()
     first_and_last = [tuple(c.any(1).nonzero().flatten()[[0, -1]].tolist()) for c in covered[::3]]
-    # centred on 1.25, 3.75, 6.25, 8.75, to the pixel below
+    # centered on 1.25, 3.75, 6.25, 8.75, to the pixel below
     assert first_and_last == [(0, 2), (1, 5), (3, 7), (6, 9)]
 
 
@@ -121,7 +121,7 @@ def draws(n, seed, cells, offsets):
 
 
 def bilinear(grid, height, width, row, col):
-    """The grid at one pixel of its enlargement: between the four nearest cell centres, level beyond the last."""
+    """The grid at one pixel of its enlargement: between the four nearest cell centers, level beyond the last."""
     cells = len(grid)
     places = []
     for pixel, side in ((row, height), (col, width)):
@@ -227,7 +227,7 @@ def test_rise_of_a_score_that_no_mask_changes_is_constant(x, score):
     maps = RISE(model, n_masks=5, score=score, batch_size=3)(x, [2, 0])
     value = model.module.head.bias[2] if score == "logit" else model.module.head.bias.softmax(0)[2]
     torch.testing.assert_close(maps[0], torch.full_like(maps[0], value.item()))
-    assert (maps[1].max() > maps[1].min()) == (score == "logit")  # the neighbour in the batch keeps its map
+    assert (maps[1].max() > maps[1].min()) == (score == "logit")  # the neighbor in the batch keeps its map
 
 
 def test_rise_explains_the_models_own_answer_where_none_is_given(x):

@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from toys import batch, toy_cnn
 
 import seewhy
+from seewhy.core.cards import Capability
+from seewhy.core.preprocess import Preprocess
 from seewhy.errors import LayoutError, ModelError, OptionError, RequirementError, TargetError, UnknownNameError
 from seewhy.methods import METHODS, RELAX, RISE, GradCAM, LaFAM, Occlusion, Saliency
-from seewhy.preprocess import Preprocess
-from seewhy.registry import Need
 from seewhy.targets import Similarity
 
 RECIPE = Preprocess(size=(32, 48), resize=None)
@@ -104,7 +104,7 @@ def test_a_numpy_function_and_an_onnx_session_get_the_modules_maps(module, cls, 
 
 def test_an_embedding_is_explained_without_labels(module, agree):
     model = seewhy.wrap_function(pooled(module), output="embedding", preprocess=RECIPE)
-    assert model.offers == {Need.EMBEDDING}
+    assert model.capabilities == {Capability.EMBEDDING}
     want = RELAX(toy_cnn(), n_masks=9).both(batch())
     for got, expected in zip(RELAX(model, n_masks=9).both(batch()), want, strict=True):
         agree("RELAX", "of a function", got, expected)
@@ -116,10 +116,10 @@ def test_an_embedding_is_explained_without_labels(module, agree):
 
 def test_exactly_the_methods_that_need_no_look_inside_work(module):
     model = seewhy.wrap_function(answers(module), takes="numpy", preprocess=RECIPE)
-    assert model.offers == {Need.LOGITS}
-    assert {cls for cls in METHODS if not cls.unmet(model)} >= {RISE, Occlusion}
-    for cls in METHODS:
-        assert bool(cls.unmet(model)) == bool(cls.card.needs - {Need.LOGITS})
+    assert model.capabilities == {Capability.LOGITS}
+    assert {cls for cls in METHODS.values() if not cls.why_incompatible(model)} >= {RISE, Occlusion}
+    for cls in METHODS.values():
+        assert bool(cls.why_incompatible(model)) == bool(cls.card.needs - {Capability.LOGITS})
     for cls, words in [
         (Saliency, "it needs gradients"),
         (GradCAM, "gradients"),
@@ -135,7 +135,7 @@ def test_from_a_photo(module, cat, agree):
     toy = toy_cnn()
     agree("predict", "module", model.predict(cat), toy.predict(cat))
     ours, theirs = (seewhy.explain(m, cat, "rise", "dog", n_masks=9) for m in (model, toy))
-    agree("RISE", "photo", ours.map, theirs.map)
+    agree("RISE", "photo", ours.attribution, theirs.attribution)
     assert ours.model == "numbers"
     assert ours.target["label"] == "dog"
 

@@ -14,7 +14,7 @@ from toys import batch, toy_cnn
 from seewhy.errors import ModelError, NonFiniteError, OptionError
 from seewhy.methods import RELAX, RISE, URELAX
 from seewhy.methods.perturbation.masks import RandomMasks
-from seewhy.methods.perturbation.similarity import WeightedMoments, distance
+from seewhy.methods.perturbation.relax_base import WeightedMoments, distance
 
 MASKS = ("relax", "nearest")
 

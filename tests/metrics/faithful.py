@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from seewhy.metrics import METRICS, Given
+from seewhy.core.preprocess import Preprocess
+from seewhy.metrics import METRICS, MetricInputs
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Structure
-from seewhy.preprocess import Preprocess
 from seewhy.targets import Output
 
 CLASSES = [3, 1]
@@ -26,7 +26,7 @@ SMALL = {
     "id_score": {"steps": 6},
     "road": {"percentages": (40, 85)},
 }
-OURS = {cls.card.name: cls for cls in METRICS if cls.card.property == "faithfulness"}
+OURS = {cls.card.name: cls for cls in METRICS.values() if cls.card.property == "faithfulness"}
 every = pytest.mark.parametrize("name", sorted(OURS))
 
 
@@ -39,7 +39,7 @@ def some_maps(n=2, seed=5):
 
 
 def known(model, x, target=CLASSES, n=None):
-    return Given(model=model, x=x, target=target, rivals=some_maps(len(x) if n is None else n, seed=6))
+    return MetricInputs(model=model, x=x, target=target, contrast_maps=some_maps(len(x) if n is None else n, seed=6))
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def literal_entropy(a):
 LITERAL = [
     (Sparseness(), literal_gini),
     (Entropy(), literal_entropy),
-    (Entropy(normalised=True), lambda a: literal_entropy(a) / math.log(len(a))),
+    (Entropy(normalized=True), lambda a: literal_entropy(a) / math.log(len(a))),
     (Compactness(), lambda a: np.mean([abs(x) <= 0.05 * max(map(abs, a)) for x in a])),
     (Compactness(t=0.3), lambda a: np.mean([abs(x) <= 0.3 * max(map(abs, a)) for x in a])),
     (Compactness(variant="signed_maximum"), lambda a: np.mean([abs(x) <= 0.05 * max(a) for x in a])),
@@ -68,7 +68,7 @@ def test_closed_forms():
     assert Sparseness()(constant).item() == pytest.approx(0, abs=1e-12)
     assert Sparseness()(one).item() == pytest.approx(19 / 20)
     assert Entropy()(constant).item() == pytest.approx(math.log(20))
-    assert Entropy(normalised=True)(constant).item() == pytest.approx(1)
+    assert Entropy(normalized=True)(constant).item() == pytest.approx(1)
     assert Entropy()(one).item() == 0
     assert Compactness()(constant).item() == 0
     assert Compactness()(one).item() == 19 / 20
@@ -102,7 +102,7 @@ def test_one_pixel():
     assert Sparseness()(maps).tolist() == [0]
     assert Entropy()(maps).tolist() == [0]
     assert Compactness()(maps).tolist() == [0]
-    assert math.isnan(Entropy(normalised=True)(maps).item())
+    assert math.isnan(Entropy(normalized=True)(maps).item())
 
 
 def test_a_threshold_that_counts_everything_is_refused():

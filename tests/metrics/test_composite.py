@@ -10,26 +10,26 @@ import torch
 import toys
 from scipy.stats import kendalltau
 
+from seewhy.core.cards import Capability, Cost
+from seewhy.core.maps import resize_maps
 from seewhy.errors import OptionError
 from seewhy.methods import METHODS
-from seewhy.methods.base import Method
+from seewhy.methods.base import Method, method
 from seewhy.metrics import ARCC, ROAD
-from seewhy.metrics.base import fit
 from seewhy.metrics.composite.agreement import kendall
-from seewhy.registry import Cost, Need, method
 
 
 def given(model, tool, n=3):
     x = toys.batch(n)
     target = list(range(n))
-    return fit(tool(x, target), x.shape[-2:]), {"model": model, "x": x, "target": target, "method": tool}
+    return resize_maps(tool(x, target), x.shape[-2:]), {"model": model, "x": x, "target": target, "method": tool}
 
 
 @pytest.mark.parametrize("make", [toys.toy_cnn, toys.toy_vit])
 def test_coherency_and_complexity_are_those_of_the_grad_cam_package(make):
     arcc = pytest.importorskip("pytorch_grad_cam.metrics.arcc")
     model = make()
-    tool = METHODS.get("layer_cam")(model)
+    tool = METHODS["layer_cam"](model)
     maps, known = given(model, tool)
     parts = ARCC().measure(maps, **known).parts
 
@@ -43,7 +43,7 @@ def test_coherency_and_complexity_are_those_of_the_grad_cam_package(make):
         cams.astype("float32"),
         known["target"],
         model.module,
-        lambda input_tensor, targets: unit(fit(tool(input_tensor, targets), (32, 48))),
+        lambda input_tensor, targets: unit(resize_maps(tool(input_tensor, targets), (32, 48))),
     )
     assert parts["coherency"].tolist() == pytest.approx(again.tolist(), abs=1e-5)
     assert parts["complexity"].tolist() == pytest.approx(arcc.Complexity()(cams).tolist(), abs=1e-6)
@@ -51,7 +51,7 @@ def test_coherency_and_complexity_are_those_of_the_grad_cam_package(make):
 
 def test_it_is_the_harmonic_mean_of_three_numbers():
     model = toys.toy_cnn()
-    maps, known = given(model, METHODS.get("layer_cam")(model))
+    maps, known = given(model, METHODS["layer_cam"](model))
     found = ARCC(percentages=(20, 60), seed=3).measure(maps, **known)
     road = ROAD(percentages=(20, 60), seed=3)(maps, **known)
     torch.testing.assert_close(found.parts["road"], (2 * road).clamp(min=0))
@@ -64,7 +64,7 @@ def test_it_is_the_harmonic_mean_of_three_numbers():
 
 CARD = {
     "summary": "Nothing.",
-    "needs": {Need.EMBEDDING},
+    "needs": {Capability.EMBEDDING},
     "class_specific": False,
     "citation": "none",
     "cost": lambda self: Cost(0, 0),
@@ -75,7 +75,7 @@ CARD = {
 class Brightness(Method):
     """The first channel: masked by itself, the image shows the map's square."""
 
-    def maps(self, x, target):
+    def compute(self, x, target):
         return x[:, 0]
 
 
@@ -108,7 +108,7 @@ def test_evidence_against_the_class_hides_as_no_evidence_does():
 
 def test_a_constant_map_has_no_value():
     model = toys.toy_cnn()
-    maps, known = given(model, METHODS.get("layer_cam")(model))
+    maps, known = given(model, METHODS["layer_cam"](model))
     maps[1] = 0.3
     found = ARCC(percentages=(50,)).measure(maps, **known)
     assert found.reasons == {1: "the map is the same everywhere"}

@@ -7,11 +7,11 @@ import torch
 import toys
 
 from seewhy import load_model
+from seewhy.core.maps import resize_maps
 from seewhy.data.scenes import Scenes
 from seewhy.errors import OptionError, RequirementError, UnknownNameError
 from seewhy.methods import METHODS
-from seewhy.metrics import Diagnosis, Given
-from seewhy.metrics.base import fit
+from seewhy.metrics import Diagnosis, MetricInputs
 
 SIZE = (32, 48)
 
@@ -29,12 +29,12 @@ def diagnosed(monkeypatch, active, evidence, answer=2, label=2, objects=None, va
     """The verdict for one image where the label-free map, the map, and the answer are as said."""
     model, x = toys.toy_cnn(), toys.batch(1)
     monkeypatch.setattr(Diagnosis, "_label_free", lambda *_: active.float()[None])
-    given = Given(
+    given = MetricInputs(
         masks=OBJECT[None], model=model, x=x, target=0, labels=torch.tensor([label]), valid=valid, objects=objects
     )
     logits = torch.zeros(1, 5)
     logits[0, answer] = 1
-    given.memo["output"] = type("Said", (), {"require": lambda *_: logits})()
+    given.cache["output"] = type("Said", (), {"require": lambda *_: logits})()
     found = Diagnosis(**options).measure(evidence.float()[None], given)
     verdicts = [name for name in ("right", "blind", "confused") if found.parts[name] == 1]
     assert sum(found.parts[name].item() for name in ("right", "blind", "confused")) == 1
@@ -98,7 +98,7 @@ def test_the_label_free_map_and_the_answer_are_asked_once_for_all_maps():
     model, x = toys.toy_cnn(), toys.batch(2)
     calls = []
     handle = model.module.register_forward_pre_hook(lambda *_: calls.append(1))
-    given = Given(masks=torch.stack([OBJECT, OBJECT]), model=model, x=x, target=0, labels=torch.tensor([0, 1]))
+    given = MetricInputs(masks=torch.stack([OBJECT, OBJECT]), model=model, x=x, target=0, labels=torch.tensor([0, 1]))
     for _ in range(3):
         Diagnosis()(torch.rand(2, *SIZE), given)
     handle.remove()
@@ -128,12 +128,12 @@ def test_the_label_free_method_is_chosen_by_name_never_silently():
 def on_scenes(name, split, n, wanted="answer", method="grad_cam"):
     model, scenes = load_model(name), Scenes(split)
     items = [scenes[i] for i in range(n)]
-    x = model.stack([item.image for item in items])
+    x = model.preprocess_batch([item.image for item in items])
     labels = torch.tensor([item.labels[0] for item in items])
-    target = labels if wanted == "true" else model.checked_output(x).logits.argmax(1)
-    tool = METHODS.get(method)(model)
+    target = labels if wanted == "true" else model.forward_checked(x).logits.argmax(1)
+    tool = METHODS[method](model)
     found = Diagnosis().measure(
-        fit(tool(x, target.tolist()), x.shape[-2:]),
+        resize_maps(tool(x, target.tolist()), x.shape[-2:]),
         model=model,
         x=x,
         target=target.tolist(),

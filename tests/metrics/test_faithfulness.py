@@ -164,7 +164,7 @@ def literal_imputation(image, gone):
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
-def test_a_removed_pixel_is_the_mean_of_its_neighbours(share):
+def test_a_removed_pixel_is_the_mean_of_its_neighbors(share):
     image = batch(1)[0, :, :14, :11].double()
     gone = torch.rand(14, 11, generator=torch.Generator().manual_seed(1)) < share
     both = torch.stack([gone, gone.flip(0)])
@@ -209,11 +209,11 @@ def test_class_discrimination_takes_the_rivals_map_for_the_same_score(model, x):
         (BoxSensitivity(**SMALL["box_sensitivity"]), BoxDiscrimination(**SMALL["box_sensitivity"])),
     ):
         found = delta.measure(maps, given)
-        own, rival = plain(maps, known(model, x)), plain(given.rivals, known(model, x))
+        own, rival = plain(maps, known(model, x)), plain(given.contrast_maps, known(model, x))
         assert torch.allclose(found.parts["own"], own)
-        assert torch.allclose(found.parts["rival"], rival)
+        assert torch.allclose(found.parts["contrast"], rival)
         assert torch.allclose(found.value, own - rival)
-        same = delta(maps, model=model, x=x, target=CLASSES, rivals=maps)
+        same = delta(maps, model=model, x=x, target=CLASSES, contrast_maps=maps)
         assert torch.equal(same, torch.zeros(2).double())
 
 

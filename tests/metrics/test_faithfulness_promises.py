@@ -14,9 +14,9 @@ from seewhy.metrics import (
     BoxSensitivity,
     Deletion,
     Fidelity,
-    Given,
     IDScore,
     Infidelity,
+    MetricInputs,
 )
 from seewhy.targets import Custom, Similarity
 
@@ -88,7 +88,9 @@ def test_a_batch_gives_what_its_images_give_alone(name, model):
     together = metric.measure(maps, given)
     other = small(name, batch_size=5).measure(maps, known(model, x, [3, 1, 0]))
     for i in range(3):
-        one = Given(model=model, x=x[i : i + 1], target=[[3, 1, 0][i]], rivals=given.rivals[i : i + 1])
+        one = MetricInputs(
+            model=model, x=x[i : i + 1], target=[[3, 1, 0][i]], contrast_maps=given.contrast_maps[i : i + 1]
+        )
         alone = metric.measure(maps[i : i + 1], one)
         # the solver of ROAD stops all variants of a pass together
         tolerance = 1e-5 if name == "road" else 1e-9
@@ -130,13 +132,13 @@ def test_curves_lie_on_the_axis_and_hold_the_value(name, model, x):
 
 
 @every
-def test_a_bad_map_is_struck_out_and_its_neighbours_do_not_notice(name, model):
+def test_a_bad_map_is_struck_out_and_its_neighbors_do_not_notice(name, model):
     x, maps, metric = batch(3).double(), some_maps(3), small(name)
-    rivals = some_maps(3, seed=6)
-    good = metric(maps, Given(model=model, x=x, target=[3, 1, 0], rivals=rivals))
+    contrast_maps = some_maps(3, seed=6)
+    good = metric(maps, MetricInputs(model=model, x=x, target=[3, 1, 0], contrast_maps=contrast_maps))
     broken = maps.clone()
     broken[1, 3, 3] = torch.nan
-    given = Given(model=model, x=x, target=[3, 1, 0], rivals=rivals)
+    given = MetricInputs(model=model, x=x, target=[3, 1, 0], contrast_maps=contrast_maps)
     found = metric.measure(broken, given)
     assert found.reasons == {1: "the map holds NaN or infinity"}
     assert found.value.isnan().tolist() == [False, True, False]
@@ -145,9 +147,9 @@ def test_a_bad_map_is_struck_out_and_its_neighbours_do_not_notice(name, model):
     with counting(model) as seen:
         assert metric(torch.full_like(maps, torch.nan), given).isnan().all()
     assert not seen
-    rivals = rivals.clone()
-    rivals[2] = torch.nan
-    found = metric.measure(maps, Given(model=model, x=x, target=[3, 1, 0], rivals=rivals))
+    contrast_maps = contrast_maps.clone()
+    contrast_maps[2] = torch.nan
+    found = metric.measure(maps, MetricInputs(model=model, x=x, target=[3, 1, 0], contrast_maps=contrast_maps))
     assert found.reasons == ({2: "the image shows no second class"} if "discrimination" in name else {})
 
 
@@ -205,7 +207,7 @@ def test_black_boxes_and_any_target(name):
     vectors = torch.randn(2, 8)
     for target in (Similarity(vectors), Custom(lambda logits: logits[:, 0] - logits[:, 1]), ["bee", "top-2"]):
         both = small(name)(maps, known(inner, x, target))
-        one = Given(
+        one = MetricInputs(
             model=inner,
             x=x[1:],
             target=Similarity(vectors[1])
@@ -213,7 +215,7 @@ def test_black_boxes_and_any_target(name):
             else target[1]
             if isinstance(target, list)
             else target,
-            rivals=some_maps(seed=6)[1:],
+            contrast_maps=some_maps(seed=6)[1:],
         )
         assert both[1].item() == pytest.approx(small(name)(maps[1:], one).item(), abs=1e-5)
 

@@ -13,7 +13,7 @@ from captum.metrics import infidelity
 from quantus.functions.perturb_func import noisy_linear_imputation
 from torch import nn
 
-from seewhy.metrics import ROAD, Deletion, Fidelity, Given, Infidelity
+from seewhy.metrics import ROAD, Deletion, Fidelity, Infidelity, MetricInputs
 from seewhy.metrics.faithfulness.imputation import impute
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Structure
@@ -24,7 +24,7 @@ CLASSES = [3, 1, 0]
 SIDE = 16
 
 
-class Grey(nn.Module):
+class Gray(nn.Module):
     """A small CNN for images of one channel."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Grey(nn.Module):
 @pytest.fixture
 def model():
     torch.manual_seed(3)
-    return VisionModel(Grey().eval(), Structure("toy", head="head"), name="grey")
+    return VisionModel(Gray().eval(), Structure("toy", head="head"), name="gray")
 
 
 def noise(*shape, seed):
@@ -72,7 +72,7 @@ PLAIN = {"normalise": False, "abs": False, "disable_warnings": True, "display_pr
 
 
 def given(model, x):
-    return Given(model=model, x=x, target=CLASSES)
+    return MetricInputs(model=model, x=x, target=CLASSES)
 
 
 def test_deletion_is_pixel_flipping_without_the_first_point(model, x, maps):
@@ -85,14 +85,14 @@ def test_deletion_is_pixel_flipping_without_the_first_point(model, x, maps):
     assert torch.allclose(found.value * 16 - first, torch.trapezoid(want, dim=1), atol=1e-5)
 
 
-def test_pixel_flipping_of_colour_flips_channel_values():
-    """256 values are a third of a colour image of 16 × 16: theirs takes three steps where there is one of pixels."""
+def test_pixel_flipping_of_color_flips_channel_values():
+    """256 values are a third of a color image of 16 × 16: theirs takes three steps where there is one of pixels."""
     torch.manual_seed(0)
-    colour = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 4)).eval()
+    color = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 4)).eval()
     images, map = noise(1, 3, SIDE, SIDE, seed=5) + 2, noise(1, 1, SIDE, SIDE, seed=6)
     flipping = quantus.PixelFlipping(features_in_step=256, perturb_baseline=0.0, **PLAIN)
     found = flipping(
-        model=colour,
+        model=color,
         x_batch=images.numpy(),
         y_batch=np.array([1]),
         a_batch=map.numpy(),
@@ -101,10 +101,10 @@ def test_pixel_flipping_of_colour_flips_channel_values():
     )
     assert len(found[0]) == 3
     model = VisionModel(
-        colour,
+        color,
         Structure("toy", has_logits=True, has_embedding=False, classes=4, read=lambda raw, _: Output(logits=raw)),
     )
-    ours = Deletion(steps=1).measure(map[:, 0], Given(model=model, x=images, target=1))
+    ours = Deletion(steps=1).measure(map[:, 0], MetricInputs(model=model, x=images, target=1))
     assert ours.curves[""][0, -1].item() == pytest.approx(found[0][-1], abs=1e-5)
     assert ours.curves[""][0, -1].item() != pytest.approx(found[0][0], abs=1e-3)
 
@@ -137,7 +137,7 @@ def test_road_by_accuracy_is_theirs_for_each_image(model, x, maps):
     percentages = list(range(5, 100, 10))
     found = (
         ROAD(percentages=percentages, noise=0.0, read="accuracy")
-        .measure(maps, Given(model=model, x=x, target=answers))
+        .measure(maps, MetricInputs(model=model, x=x, target=answers))
         .curves["morf"]
     )
     for i in range(3):

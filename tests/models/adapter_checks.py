@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from seewhy.models.adapter import VisionModel
+from seewhy.models.instrument.hooks import untouched
 from seewhy.models.structure import Layer
-from seewhy.models.surgery import untouched
 from seewhy.targets import Output
 
 
@@ -63,7 +63,7 @@ def check_run(model: VisionModel, x: Tensor, logits: Tensor | None, embedding: T
         assert torch.equal(output.logits, logits)
         assert model.classes == logits.shape[1]
     assert torch.equal(output.embedding, embedding)
-    assert ("logits" in model.offers) == (logits is not None)
+    assert ("logits" in model.capabilities) == (logits is not None)
 
 
 def check_grids(model: VisionModel, x: Tensor, shapes: Sequence[tuple[int, int]]) -> None:
@@ -151,7 +151,7 @@ def check_cut(model: VisionModel, x: Tensor, layer: Layer) -> None:
         output = vector(model.run(x))
         return (output * torch.linspace(-1, 1, output.shape[1])).sum()
 
-    with left_alone(model.module), torch.no_grad(), model.cut(layer) as leaf:
+    with left_alone(model.module), torch.no_grad(), model.leaf_at(layer) as leaf:
         (gradient,) = torch.autograd.grad(score(), leaf[0])
     kept: list[Tensor] = []
     handle = model.submodule(layer.name).register_forward_hook(

@@ -8,6 +8,8 @@ from PIL import Image
 from torch import nn
 from toys import ToyCNN, ToyViT, batch, toy_cnn, toy_vit
 
+from seewhy.core.cards import Capability
+from seewhy.core.preprocess import Preprocess
 from seewhy.errors import (
     ImageError,
     LayoutError,
@@ -19,24 +21,24 @@ from seewhy.errors import (
 )
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Block, Layer, Structure
-from seewhy.preprocess import Preprocess
-from seewhy.registry import Need
 from seewhy.targets import Output
 
 # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_offers_follow_from_the_structure():
-    everything = set(Need)
-    tokens = {Need.TOKENS, Need.ATTENTION, Need.LAST_BLOCK, Need.CLASS_TOKEN}
-    assert toy_vit().offers == everything
-    assert toy_cnn().offers == everything - tokens
-    assert toy_vit(prefix=0, pool="mean").offers == everything - {Need.CLASS_TOKEN}
+    everything = set(Capability)
+    tokens = {Capability.TOKENS, Capability.ATTENTION, Capability.LAST_BLOCK, Capability.CLASS_TOKEN}
+    assert toy_vit().capabilities == everything
+    assert toy_cnn().capabilities == everything - tokens
+    assert toy_vit(prefix=0, pool="mean").capabilities == everything - {Capability.CLASS_TOKEN}
     bare = Structure("toy")
-    assert bare.offers == {Need.EMBEDDING, Need.GRADIENTS}
-    assert Structure("toy", has_logits=True).offers == bare.offers | {Need.LOGITS}
-    assert Structure("toy", head="head", has_logits=False).offers == bare.offers
-    assert toy_cnn().missing(frozenset({Need.ATTENTION, Need.LOGITS})) == ["global attention matrices"]
+    assert bare.capabilities == {Capability.EMBEDDING, Capability.GRADIENTS}
+    assert Structure("toy", has_logits=True).capabilities == bare.capabilities | {Capability.LOGITS}
+    assert Structure("toy", head="head", has_logits=False).capabilities == bare.capabilities
+    assert toy_cnn().missing_capabilities(frozenset({Capability.ATTENTION, Capability.LOGITS})) == [
+        "global attention matrices"
+    ]
 
 
 def test_the_number_of_classes_from_what_is_known():
@@ -130,7 +132,7 @@ def test_tokens_lie_row_after_row_behind_the_prefix(prefix):
     model = toy_vit(prefix=prefix, pool="mean")
     values = torch.full((1, prefix + 24), -1.0)
     values[0, prefix:] = torch.arange(24.0)
-    grid = model.patches(values, (32, 48))[0]
+    grid = model.tokens_to_map(values, (32, 48))[0]
     assert [[int(v) for v in row] for row in grid] == [list(range(6 * r, 6 * r + 6)) for r in range(4)]
 
 
@@ -142,7 +144,7 @@ def test_a_change_in_a_patch_is_a_change_in_its_cell(cell):
     changed[..., 8 * row : 8 * row + 8, 8 * col : 8 * col + 8] += 1
     with torch.no_grad():
         moved = (model.module.embed(changed) - model.module.embed(x)).abs().sum(-1)
-    (where,) = model.patches(moved, (32, 48))[0].nonzero().tolist()
+    (where,) = model.tokens_to_map(moved, (32, 48))[0].nonzero().tolist()
     assert tuple(where) == cell
 
 
@@ -170,7 +172,7 @@ def test_what_does_not_fit_the_grid_is_an_error_not_a_guess():
         with pytest.raises(LayoutError, match=r"gives shape \(1, "):
             model.to_grid(value, Layer("a", layout), (32, 48))
     with pytest.raises(LayoutError, match=r"1 \+ 4×6"):
-        model.patches(torch.zeros(1, 24), (32, 48))
+        model.tokens_to_map(torch.zeros(1, 24), (32, 48))
 
 
 # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -254,9 +256,9 @@ def test_predictions_are_made_in_eval_mode_and_leave_the_model_alone(cat):
     assert all(m.training for m in model.module.modules())
     assert all(torch.equal(v, before[k]) for k, v in model.module.state_dict().items())
     torch.testing.assert_close(logits[0], logits[1])
-    torch.testing.assert_close(logits, model.module.eval()(model.prepare([cat, cat])))
+    torch.testing.assert_close(logits, model.module.eval()(model.preprocess_images([cat, cat])))
     assert not logits.requires_grad
-    torch.testing.assert_close(model.embed(cat), model.run(model.prepare(cat)).embedding)
+    torch.testing.assert_close(model.embed(cat), model.run(model.preprocess_images(cat)).embedding)
     with pytest.raises(TargetError, match="no logits"):
         VisionModel(nn.Conv2d(3, 1, 1), Structure("toy"), preprocess=Preprocess(size=(32, 48))).predict(cat)
 
@@ -264,11 +266,11 @@ def test_predictions_are_made_in_eval_mode_and_leave_the_model_alone(cat):
 def test_prepare_gives_the_models_type_and_refuses_different_sizes(cat, coffee):
     model = toy_cnn()
     model.module.double()
-    assert model.prepare([cat, coffee]).dtype == torch.float64
-    assert model.prepare(cat).shape == (1, 3, 32, 48)
+    assert model.preprocess_images([cat, coffee]).dtype == torch.float64
+    assert model.preprocess_images(cat).shape == (1, 3, 32, 48)
     free = VisionModel(ToyCNN(), Structure("toy"), preprocess=lambda image: torch.zeros(3, image.height, image.width))
     with pytest.raises(ImageError, match="different sizes"):
-        free.prepare([cat, coffee])
+        free.preprocess_images([cat, coffee])
 
 
 def test_nan_answers_are_an_error(cat):
@@ -282,9 +284,9 @@ def test_nan_answers_are_an_error(cat):
 def test_another_size():
     model = toy_cnn()
     other = model.with_size(64, 32)
-    assert other.prepare(Image.new("RGB", (50, 50))).shape == (1, 3, 64, 32)
+    assert other.preprocess_images(Image.new("RGB", (50, 50))).shape == (1, 3, 64, 32)
     assert other.module is model.module
-    assert model.prepare(Image.new("RGB", (50, 50))).shape == (1, 3, 32, 48)
+    assert model.preprocess_images(Image.new("RGB", (50, 50))).shape == (1, 3, 32, 48)
     own = VisionModel(ToyCNN(), Structure("toy"), preprocess=lambda image: torch.zeros(3, 8, 8))
     with pytest.raises(ModelError, match="own preprocess"):
         own.with_size(64, 32)

@@ -12,8 +12,8 @@ from torch import nn
 from toys import batch, toy_vit
 
 from seewhy.errors import LayoutError
-from seewhy.models.attention import attention_matrix, reading_attention
-from seewhy.models.surgery import Stop
+from seewhy.models.instrument.attention import attention_matrix, reading_attention
+from seewhy.models.instrument.hooks import Stop
 
 B, N, D, H = 2, 7, 8, 2
 NONE, BOOL, FLOAT = "no mask", "boolean mask", "additive mask"

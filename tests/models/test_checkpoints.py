@@ -13,11 +13,11 @@ from models.adapter_checks import image, shaken
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from seewhy.core.cards import Capability
+from seewhy.core.preprocess import Preprocess
 from seewhy.errors import UnknownNameError, WeightsError
-from seewhy.models.checkpoints import load_into, misfit, read_state, recognised, strip_layout
+from seewhy.models.checkpoints import load_into, misfit, read_state, recognized, strip_layout
 from seewhy.models.load import load_model
-from seewhy.preprocess import Preprocess
-from seewhy.registry import Need
 
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")
@@ -80,7 +80,7 @@ def test_self_supervised_resnet_is_its_trunk(layout: Callable, name: str, resnet
     torch.save(layout(resnet), tmp_path / "checkpoint.pth.tar")
     assert strip_layout(read_state(tmp_path / "checkpoint.pth.tar"))[1] == name
     model = load_model(tmp_path / "checkpoint.pth.tar", device="cpu")
-    assert Need.LOGITS not in model.offers
+    assert Capability.LOGITS not in model.capabilities
     assert (model.preprocess, model.class_names, model.name) == (Preprocess(), None, "checkpoint.pth.tar")
     x = image(64, 64)
     resnet_trunk = nn.Sequential(*list(resnet.children())[:-1], nn.Flatten())
@@ -128,8 +128,8 @@ def test_dino_vit_is_the_teacher(layout: Callable, vit, tmp_path: Path) -> None:
     model = load_model(tmp_path / "dino.pth")
     x = image(224, 224, batch=1)
     assert torch.equal(model.run(x).embedding, vit(x))
-    assert {Need.CLASS_TOKEN, Need.ATTENTION} <= model.offers
-    assert Need.LOGITS not in model.offers
+    assert {Capability.CLASS_TOKEN, Capability.ATTENTION} <= model.capabilities
+    assert Capability.LOGITS not in model.capabilities
 
 
 @pytest.mark.parametrize(
@@ -142,26 +142,26 @@ def test_dino_vit_is_the_teacher(layout: Callable, vit, tmp_path: Path) -> None:
         (100, 16, None),
     ],
 )
-def test_vit_is_recognised_by_its_width_and_patch(dim: int, patch: int, name: str | None) -> None:
+def test_vit_is_recognized_by_its_width_and_patch(dim: int, patch: int, name: str | None) -> None:
     state = {
         "patch_embed.proj.weight": torch.zeros(dim, 3, patch, patch),
         "blocks.0.attn.qkv.weight": torch.zeros(3 * dim, dim),
     }
-    assert recognised(state) == (name and (name, {}))
+    assert recognized(state) == (name and (name, {}))
     if name:
         assert timm.is_model(name.removeprefix("timm/").split(".")[0])
 
 
-def test_dino_pictures_are_normalised_as_imagenet() -> None:
+def test_dino_pictures_are_normalized_as_imagenet() -> None:
     model = load_model("timm/vit_small_patch16_224.dino", pretrained=False)
     assert (model.preprocess.mean, model.preprocess.std) == (Preprocess().mean, Preprocess().std)
 
 
-def test_resnet_is_recognised_by_its_depth() -> None:
+def test_resnet_is_recognized_by_its_depth() -> None:
     with torch.device("meta"):
         for name in ("resnet18", "resnet34", "resnet50", "resnet101"):
-            assert recognised(getattr(torchvision.models, name)().state_dict())[0] == f"torchvision/{name}"
-        assert recognised(torchvision.models.wide_resnet50_2().state_dict()) is None
+            assert recognized(getattr(torchvision.models, name)().state_dict())[0] == f"torchvision/{name}"
+        assert recognized(torchvision.models.wide_resnet50_2().state_dict()) is None
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 
 from seewhy import models
 from seewhy.errors import OptionError
-from seewhy.models.efficientnet_lite import LAST_MAP
-from seewhy.models.surgery import untouched
+from seewhy.models.instrument.hooks import untouched
+from seewhy.models.sources.efficientnet_lite import LAST_MAP
 
 pytest.importorskip("efficientnet_lite_pytorch")
 

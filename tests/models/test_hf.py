@@ -15,10 +15,10 @@ from adapter_checks import check_all, check_attention, image, left_alone, shaken
 from PIL import Image
 from torch import Tensor, nn
 
+from seewhy.core.cards import Capability
 from seewhy.errors import LayoutError, ModelError, WeightsError
-from seewhy.models import hf
 from seewhy.models.adapter import VisionModel
-from seewhy.registry import Need
+from seewhy.models.sources import hf
 
 T = pytest.importorskip("transformers")
 
@@ -167,7 +167,7 @@ OTHERS = {
 
 def made(case: Case) -> VisionModel:
     module = shaken(case.make())
-    assert hf.recognises(module)
+    assert hf.recognizes(module)
     return VisionModel(module, hf.structure(module))
 
 
@@ -180,7 +180,7 @@ def test_vision_transformer(name: str, shape: tuple[int, int]) -> None:
     assert (s.prefix_tokens, s.class_token, s.patch_size) == (case.prefix, case.class_token, (8, 8))
     assert s.call == (case.call or {})
     assert s.cam_layer.name == s.blocks[-1].norm1
-    assert {Need.TOKENS, Need.ATTENTION, Need.LAST_BLOCK} <= model.offers
+    assert {Capability.TOKENS, Capability.ATTENTION, Capability.LAST_BLOCK} <= model.capabilities
     check_all(
         model, image(*shape), _plain(model.module, case, native=shape == (32, 32)), [(shape[0] // 8, shape[1] // 8)] * 3
     )
@@ -192,7 +192,7 @@ def test_pyramid(name: str, shape: tuple[int, int]) -> None:
     case = OTHERS[name]
     model = made(case)
     assert model.structure.call == (case.call or {})
-    assert Need.ATTENTION not in model.offers
+    assert Capability.ATTENTION not in model.capabilities
     check_all(
         model,
         image(*shape),
@@ -240,7 +240,7 @@ def test_windowed_attention_is_not_offered() -> None:
 
 def test_full_clip_is_explained_by_its_image_side() -> None:
     full, x = shaken(T.CLIPModel(clip_config())), image(32, 48)
-    assert hf.recognises(full)
+    assert hf.recognizes(full)
     with pytest.raises(LayoutError, match="tower"):
         hf.structure(full)
     with left_alone(full), torch.no_grad():
@@ -270,11 +270,11 @@ def test_siglip_without_its_pooling_head_gives_the_mean_token() -> None:
 
 
 def test_what_is_not_a_known_vision_model() -> None:
-    assert not hf.recognises(nn.Linear(2, 2))
-    assert not hf.recognises(T.CLIPTextModel(clip_config().text_config))
-    assert not hf.recognises(T.Dinov2Backbone(T.Dinov2Config(**VIT)))
-    assert not hf.recognises(T.ViTMAEModel(T.ViTMAEConfig(**VIT)))  # shuffles its patches
-    assert not hf.recognises(T.ViTForMaskedImageModeling(T.ViTConfig(**VIT)))
+    assert not hf.recognizes(nn.Linear(2, 2))
+    assert not hf.recognizes(T.CLIPTextModel(clip_config().text_config))
+    assert not hf.recognizes(T.Dinov2Backbone(T.Dinov2Config(**VIT)))
+    assert not hf.recognizes(T.ViTMAEModel(T.ViTMAEConfig(**VIT)))  # shuffles its patches
+    assert not hf.recognizes(T.ViTForMaskedImageModeling(T.ViTConfig(**VIT)))
 
 
 def test_a_native_size_that_is_not_square_is_not_interpolated() -> None:
@@ -301,10 +301,10 @@ def test_an_odd_size_is_padded_by_swin() -> None:
 def test_a_small_image_does_not_shrink_the_windows_of_swin_for_good() -> None:
     model = made(OTHERS["swin"])
     x = image(64, 64)
-    before = model.checked_output(x)
+    before = model.forward_checked(x)
     with pytest.raises((ModelError, RuntimeError)):
-        model.checked_output(x[:, :, :12, :12])
-    torch.testing.assert_close(model.checked_output(x).logits, before.logits)
+        model.forward_checked(x[:, :, :12, :12])
+    torch.testing.assert_close(model.forward_checked(x).logits, before.logits)
 
 
 def test_the_last_patch_tokens_of_a_dinov2_classifier_still_count() -> None:
@@ -355,7 +355,7 @@ def test_round_trip_through_the_hub_format(tmp_path: Path, cat: Image.Image) -> 
     assert model.class_names == tuple(names.values())
     assert (model.preprocess.size, model.preprocess.mean) == ((32, 32), (0.4, 0.5, 0.6))
     with torch.no_grad():
-        same(model.predict(cat), module(model.prepare(cat)).logits)
+        same(model.predict(cat), module(model.preprocess_images(cat)).logits)
     assert model.structure.source == "hf"
     assert not model.module.training
 

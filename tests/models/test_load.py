@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import seewhy
+from seewhy.core.preprocess import Preprocess
 from seewhy.errors import MissingExtraError, ModelError, NonFiniteError, OptionError, UnknownNameError
 from seewhy.models import load
 from seewhy.models.load import SOURCES, Source, list_models, load_model, source_of
-from seewhy.preprocess import Preprocess
 
 
 def test_each_source_opens_a_model_of_its_own() -> None:
@@ -29,7 +29,7 @@ def test_each_source_opens_a_model_of_its_own() -> None:
 
 def test_every_source_is_whole() -> None:
     for source in SOURCES:
-        for part in ("load", "names", "recognises", "structure"):
+        for part in ("load", "names", "recognizes", "structure"):
             assert callable(getattr(source.module, part)), (source.home, part)
 
 
@@ -48,7 +48,7 @@ def test_a_folder_in_the_hubs_format(tmp_path: Path, cat) -> None:
     module.save_pretrained(tmp_path / "vit")
     model = load_model(tmp_path / "vit", device="cpu")
     with torch.no_grad():
-        torch.testing.assert_close(model.predict(cat), module(model.prepare(cat)).logits)
+        torch.testing.assert_close(model.predict(cat), module(model.preprocess_images(cat)).logits)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"has no config\.json.*save_pretrained"):
         load_model(tmp_path / "empty")
@@ -159,7 +159,7 @@ def test_half_precision_and_nan_weights(cat) -> None:
 
 def test_importing_imports_no_library() -> None:
     code = (
-        "import sys, seewhy, seewhy.models.load, seewhy.models.generic; "
+        "import sys, seewhy, seewhy.models.load, seewhy.models.infer.wrapping; "
         "bad = {'timm', 'torchvision', 'transformers', 'open_clip'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

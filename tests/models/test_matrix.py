@@ -18,9 +18,10 @@ import test_torchvision
 import toys
 
 from seewhy import targets
+from seewhy.core.cards import Capability
+from seewhy.core.options import options_of
 from seewhy.errors import LayoutError, ModelError, RequirementError
 from seewhy.methods import METHODS
-from seewhy.registry import Need, options_of
 
 
 def _timm(case):
@@ -65,17 +66,17 @@ def size_of(name: str) -> tuple[int, int]:
 
 def outcome(model, cls, x) -> str:
     """`yes`, or why not."""
-    if cls.unmet(model):
+    if cls.why_incompatible(model):
         with pytest.raises(RequirementError):
             cls(model)
         return "not offered"
     few = {name: value for name, value in FEW.items() if name in options_of(cls)}
     method = cls(model, **few)
-    output = model.checked_output(x)
+    output = model.forward_checked(x)
     if cls.card.target_kind == "concept":
         target = targets.Similarity(torch.randn(output.embedding.shape[1]))
     else:
-        target = [1, 3] if Need.LOGITS in model.offers else targets.embedding_norm()
+        target = [1, 3] if Capability.LOGITS in model.capabilities else targets.embedding_norm()
     if cls.card.name == "token_ablation" and model.name in NEEDS_ALL_TOKENS:
         with pytest.raises(LayoutError, match="one token less"):
             method(x, target)
@@ -126,7 +127,7 @@ def test_every_method_serves_the_model_or_says_why_not(name):
     torch.manual_seed(0)
     model = MODELS[name]()
     x = torch.randn(2, 3, *size_of(name))
-    served = [cls.card.name for cls in METHODS if outcome(model, cls, x) == "yes"]
+    served = [cls.card.name for cls in METHODS.values() if outcome(model, cls, x) == "yes"]
     assert {"saliency", "integrated_gradients", "lafam", "grad_cam"} <= set(served)
 
 
@@ -136,5 +137,5 @@ if __name__ == "__main__":
     for name in MODELS:
         torch.manual_seed(0)
         model = MODELS[name]()
-        row = [outcome(model, METHODS.get(n), torch.randn(2, 3, *size_of(name))) for n in names]
+        row = [outcome(model, METHODS[n], torch.randn(2, 3, *size_of(name))) for n in names]
         print("|", name, "|", " | ".join({"yes": "✓", "not offered": "-", "impossible": "×"}[c] for c in row), "|")

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError
-from seewhy.models import open_clip as towers
 from seewhy.models.adapter import VisionModel
+from seewhy.models.sources import open_clip as towers
 
 open_clip = pytest.importorskip("open_clip")
 transformer = pytest.importorskip("open_clip.transformer")
@@ -35,7 +35,7 @@ READS_CLASS_TOKEN = {"class_token", "square", "norm_after_pool", "query_norm", "
 
 def vision_transformer(name: str) -> VisionModel:
     module = shaken(transformer.VisionTransformer(**{**VIT, **TRANSFORMERS[name]}))
-    assert towers.recognises(module)
+    assert towers.recognizes(module)
     return VisionModel(module, towers.structure(module))
 
 
@@ -97,7 +97,7 @@ def test_attention_can_be_differentiated() -> None:
 @pytest.mark.parametrize("side", [64, 96])
 def test_modified_resnet(side: int) -> None:
     module = shaken(open_clip.modified_resnet.ModifiedResNet([1, 1, 1, 2], 12, heads=2, image_size=side, width=4))
-    assert towers.recognises(module)
+    assert towers.recognizes(module)
     model = VisionModel(module, towers.structure(module))
     assert not model.structure.blocks
     check_all(model, image(side, side), lambda x: (None, module(x)), [(side // s, side // s) for s in (4, 8, 16, 32)])
@@ -110,7 +110,7 @@ def test_modified_resnet(side: int) -> None:
 def test_a_tower_made_by_timm(name: str, pool: str, blocks: int, class_token: bool) -> None:
     pytest.importorskip("timm")
     module = shaken(open_clip.timm_model.TimmModel(name, embed_dim=12, pool=pool, proj="linear"))
-    assert towers.recognises(module)
+    assert towers.recognizes(module)
     model = VisionModel(module, towers.structure(module))
     x = image(160, 160)
     with torch.no_grad(), left_alone(module):
@@ -118,7 +118,7 @@ def test_a_tower_made_by_timm(name: str, pool: str, blocks: int, class_token: bo
         tail = model.tail(x, model.structure.cam_layer)
         torch.testing.assert_close(tail(tail.value).embedding, module(x), atol=1e-5, rtol=1e-5)
     assert (len(model.structure.blocks), model.structure.class_token) == (blocks, class_token)
-    assert "logits" not in model.offers
+    assert "logits" not in model.capabilities
     if blocks:
         found: dict[int, Tensor] = {}
         with torch.no_grad(), model.attention(found.__setitem__, x):
@@ -159,29 +159,31 @@ def folder(whole: nn.Module, tmp_path: Path) -> Path:
 
 
 def test_a_whole_model_is_explained_by_its_image_side(whole: nn.Module) -> None:
-    assert towers.recognises(whole)
+    assert towers.recognizes(whole)
     with pytest.raises(LayoutError, match="tower"):
         towers.structure(whole)
     module, x = towers.tower(whole), image(32, 32)
     with torch.no_grad():
         assert torch.equal(VisionModel(module, towers.structure(module)).run(x).embedding, whole.encode_image(x))
     assert towers.tower(module) is module
-    assert not towers.recognises(open_clip.transformer.TextTransformer(width=16, heads=2, layers=1))
-    assert not towers.recognises(nn.Linear(2, 2))
+    assert not towers.recognizes(open_clip.transformer.TextTransformer(width=16, heads=2, layers=1))
+    assert not towers.recognizes(nn.Linear(2, 2))
 
 
 def test_round_trip_through_open_clips_own_format(whole: nn.Module, folder: Path, cat: Image.Image) -> None:
     model = towers.load(f"local-dir:{folder}")
     assert model.preprocess.mean == (0.4, 0.5, 0.6)
     with torch.no_grad():
-        torch.testing.assert_close(model.embed(cat), whole.encode_image(model.prepare(cat)), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(
+            model.embed(cat), whole.encode_image(model.preprocess_images(cat)), atol=1e-6, rtol=1e-6
+        )
     assert not any(module.training for module in model.module.modules())
 
 
 @pytest.mark.parametrize("mode", ["squash", "shortest"])
 @pytest.mark.parametrize("size", [32, (32, 48)])
 def test_preprocessing_is_open_clips(folder: Path, cat: Image.Image, mode: str, size: Any) -> None:
-    """On the picture as it stands, so that only the geometry and the normalisation can differ."""
+    """On the picture as it stands, so that only the geometry and the normalization can differ."""
     model = towers.load(
         f"local-dir:{folder}",
         pretrained=False,
@@ -190,7 +192,7 @@ def test_preprocessing_is_open_clips(folder: Path, cat: Image.Image, mode: str, 
     )
     recipe = open_clip.transform.PreprocessCfg(**model.module.preprocess_cfg)
     theirs = open_clip.transform.image_transform_v2(recipe, is_train=False)(cat)
-    torch.testing.assert_close(model.prepare(cat)[0], theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.preprocess_images(cat)[0], theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_weights_that_do_not_fit_or_are_not_there(folder: Path) -> None:

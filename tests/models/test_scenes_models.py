@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from seewhy.data.scenes import CLASSES
 from seewhy.errors import OptionError, UnknownNameError
-from seewhy.models.scenes import SceneCNN, SceneViT, build, load, shipped
+from seewhy.models.reference.scenes import SceneCNN, SceneViT, build, load, shipped
 from seewhy.training.evaluate import evaluate
 from seewhy.training.recipes import RECIPES
 
-WEIGHTS = importlib.resources.files("seewhy.models") / "weights"
+WEIGHTS = importlib.resources.files("seewhy.models.reference") / "weights"
 PLAIN = [name for name in shipped() if RECIPES[name].split == "train"]
 
 

@@ -8,7 +8,7 @@ import seewhy
 from seewhy.data.scenes import Scenes
 from seewhy.errors import OptionError, UnknownNameError
 from seewhy.methods import METHODS
-from seewhy.models import scenes_source
+from seewhy.models.sources import scenes as scenes_source
 
 
 def test_they_load_by_name_and_know_the_objects_of_a_scene():
@@ -25,8 +25,8 @@ def test_their_structure_is_that_of_their_architecture():
     assert (vit.structure.prefix_tokens, vit.structure.class_token, vit.grid(96, 96)) == (1, True, (12, 12))
     assert (registers.structure.prefix_tokens, registers.structure.class_token) == (4, False)
     assert cnn.cam_layer().name == "layer4"
-    assert not METHODS.get("cdam").unmet(registers)
-    assert METHODS.get("attention_map").unmet(registers)
+    assert not METHODS["cdam"].why_incompatible(registers)
+    assert METHODS["attention_map"].why_incompatible(registers)
 
 
 def test_names_and_options_that_do_not_exist():

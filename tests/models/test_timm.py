@@ -20,12 +20,12 @@ from adapter_checks import (
 )
 from torch import Tensor, nn
 
-from seewhy.data.imagenet import imagenet_classes
+from seewhy.core.cards import Capability
+from seewhy.core.imagenet import imagenet_classes
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError
-from seewhy.models import timm as source
 from seewhy.models.adapter import VisionModel
+from seewhy.models.sources import timm as source
 from seewhy.models.structure import Layer
-from seewhy.registry import Need
 
 timm = pytest.importorskip("timm")
 
@@ -171,7 +171,7 @@ def test_other_blocks_have_tokens_but_no_attention(block: str) -> None:
     model, x = make(VIT, {**WIDE, "block_fn": kind}), image(32, 48)
     assert model.structure.blocks == ()
     assert model.structure.cam_layer == Layer("blocks.1", "tokens")
-    assert Need.ATTENTION not in model.offers
+    assert Capability.ATTENTION not in model.capabilities
     check_run(model, x, *plain(model.module, x))
     check_cut(model, x, model.structure.cam_layer)  # all cells reach the class token, through the last block
     check_tail(model, x, model.structure.cam_layer)
@@ -250,12 +250,12 @@ def test_structure_is_known_in_training_half_precision_and_frozen() -> None:
         assert source.structure(module).cam_layer == Layer("layer4", "nchw")
 
 
-def test_recognises() -> None:
+def test_recognizes() -> None:
     class Mine(timm.models.VisionTransformer):
         pass
 
-    assert source.recognises(Mine(img_size=16, patch_size=8, embed_dim=8, depth=1, num_heads=1))
-    assert not source.recognises(nn.Linear(2, 2))
+    assert source.recognizes(Mine(img_size=16, patch_size=8, embed_dim=8, depth=1, num_heads=1))
+    assert not source.recognizes(nn.Linear(2, 2))
 
 
 def test_load_brings_preprocessing_and_names() -> None:

@@ -20,11 +20,11 @@ from adapter_checks import (
 )
 from torch import Tensor, nn
 
+from seewhy.core.preprocess import Preprocess
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError
-from seewhy.models import torchvision as source
 from seewhy.models.adapter import VisionModel
+from seewhy.models.sources import torchvision as source
 from seewhy.models.structure import Layer
-from seewhy.preprocess import Preprocess
 
 models = pytest.importorskip("torchvision").models
 tiny_vit = models.vision_transformer.VisionTransformer
@@ -155,7 +155,7 @@ def test_an_in_place_relu_does_not_reach_the_map() -> None:
     assert stored.min() < 0
     logits = module.classifier(expected.relu().mean((2, 3)))
     (gradient,) = torch.autograd.grad(logits[:, 1].sum(), expected)
-    with torch.no_grad(), left_alone(module), model.cut(told.cam_layer) as leaf:
+    with torch.no_grad(), left_alone(module), model.leaf_at(told.cam_layer) as leaf:
         output = model.run(x)
     torch.testing.assert_close(output.logits, logits)
     torch.testing.assert_close(torch.autograd.grad(output.logits[:, 1].sum(), leaf)[0], gradient)
@@ -241,12 +241,12 @@ def test_other_tasks_are_told_to_wrap(name: str) -> None:
         source.structure(models.get_model(name, **options))
 
 
-def test_recognises() -> None:
+def test_recognizes() -> None:
     class Mine(models.ResNet):
         pass
 
-    assert source.recognises(Mine(models.resnet.BasicBlock, [1, 1, 1, 1]))
-    assert not source.recognises(nn.Conv2d(3, 3, 1))
+    assert source.recognizes(Mine(models.resnet.BasicBlock, [1, 1, 1, 1]))
+    assert not source.recognizes(nn.Conv2d(3, 3, 1))
 
 
 def test_names_are_the_classifiers() -> None:

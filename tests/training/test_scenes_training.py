@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from seewhy.data.scenes import CLASSES, Scenes
 from seewhy.errors import OptionError, UnknownNameError, WeightsError
-from seewhy.models.scenes import SceneCNN, build
+from seewhy.models.reference.scenes import SceneCNN, build
 from seewhy.training import evaluate as figures
 from seewhy.training.distil import Student
 from seewhy.training.export import save_half

@@ -1,4 +1,4 @@
-"""Colours, overlays, grids and pages: what a reader's eye depends on, held in numbers."""
+"""Colors, overlays, grids and pages: what a reader's eye depends on, held in numbers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def explained(values, image=None, signed=False, **options) -> Explanation:
     return Explanation(torch.as_tensor(values, dtype=torch.float32), "toy", image=image, signed=signed, **options)
 
 
-# --- colours ---
+# --- colors ---
 
 
 def test_zero_of_a_signed_map_is_exactly_neutral():
@@ -63,7 +63,7 @@ def test_strength_darkens_signed_maps_and_lights_unsigned_ones():
         [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
     ],
 )
-def test_signs_differ_for_the_colour_blind(matrix):
+def test_signs_differ_for_the_color_blind(matrix):
     linear = (colorize(np.array([[-0.5, 0.5], [-1.0, 1.0]]), signed=True) / 255.0) ** 2.2
     seen = np.clip(linear @ np.array(matrix).T, 0, 1) ** (1 / 2.2)
     assert (np.abs(seen[:, 0] - seen[:, 1]).max(axis=-1) > 0.4).all()
@@ -80,8 +80,8 @@ def test_values_outside_are_clipped():
 def test_overlay_is_the_photo_where_the_map_is_zero(cat):
     picture = np.asarray(overlay(explained([[0.0, 1.0]], cat), size=(20, 40), mode="nearest"), float)
     small = cat.resize((40, 20), Image.Resampling.BICUBIC)
-    grey = np.asarray(Image.blend(small, small.convert("L").convert("RGB"), FADE), float)
-    photo = grey * (1 - LIFT) + 255 * LIFT
+    gray = np.asarray(Image.blend(small, small.convert("L").convert("RGB"), FADE), float)
+    photo = gray * (1 - LIFT) + 255 * LIFT
     np.testing.assert_allclose(picture[:, :20], photo[:, :20], atol=1)
     strong = colorize(np.ones((1, 1)), False)[0, 0]
     np.testing.assert_allclose(picture[:, 20:], photo[:, 20:] * 0.2 + strong * 0.8, atol=1)
@@ -140,12 +140,12 @@ def test_pixel_maps_are_clipped_for_the_eye_only():
     fine = explained(values)
     clipped, raw = (np.asarray(heatmap(fine, size=(64, 64), clip=c)) for c in (None, 1.0))
     assert lightness(clipped)[10:].mean() > 20 * lightness(raw)[10:].mean()
-    assert fine.map[0, 0] == 1000
+    assert fine.attribution[0, 0] == 1000
     coarse = explained(values[:7, :7])
     np.testing.assert_array_equal(heatmap(coarse, size=(7, 7)), heatmap(coarse, size=(7, 7), clip=1.0))
 
 
-def test_constant_maps_are_labelled(cat):
+def test_constant_maps_are_labeled(cat):
     constant = np.asarray(overlay(explained(torch.ones(7, 7), cat)), int)
     plain = np.asarray(overlay(explained(torch.eye(7), cat), alpha=0.0), int)
     np.testing.assert_array_equal(constant[:200], plain[:200])
@@ -270,7 +270,7 @@ def test_pictures_pull_no_pyplot():
     import sys
 
     code = (
-        "import sys, seewhy.viz.grid, seewhy.viz.html, seewhy.preprocess; "
+        "import sys, seewhy.viz.grid, seewhy.viz.html, seewhy.core.preprocess; "
         "print([m for m in ('matplotlib', 'jinja2', 'torchvision', 'timm') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -1,4 +1,4 @@
-"""Segments drawn over photos: lines where labels change, boxes where they belong, one colour for one number."""
+"""Segments drawn over photos: lines where labels change, boxes where they belong, one color for one number."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageColor
 
+from seewhy.analysis.segmentation import Box, Segmentation, background_clusters, choose_box, component_boxes
 from seewhy.explanation import Explanation
-from seewhy.methods.clustering.pictures import PictureSegments
-from seewhy.segmentation import Box, Segmentation, background_clusters, choose_box, component_boxes
+from seewhy.methods.clustering.segments import PictureSegments
 from seewhy.viz.segments import COLORS, borders, color_of, object_figure, segments_figure
 
 
@@ -35,7 +35,7 @@ def test_borders_are_on_both_sides_of_a_change():
     assert not borders(labels * 0).any()
 
 
-def test_each_cluster_has_a_column_with_its_colour_and_absent_ones_are_empty():
+def test_each_cluster_has_a_column_with_its_color_and_absent_ones_are_empty():
     labels = np.zeros((8, 8), dtype=np.int64)
     labels[3:5, 1:7] = labels[1:7, 3:5] = 1  # a cross: its outline is not its box
     figure = segments_figure([example(labels)], cell=240)
@@ -45,7 +45,7 @@ def test_each_cluster_has_a_column_with_its_colour_and_absent_ones_are_empty():
     assert two.height > 1.8 * figure.height
 
 
-def test_colours_differ_for_ten_clusters_and_follow_the_number():
+def test_colors_differ_for_ten_clusters_and_follow_the_number():
     assert len(set(COLORS)) == 10
     assert color_of(13) == color_of(3) == COLORS[3]
 
@@ -58,7 +58,7 @@ def test_the_box_of_the_object_is_where_the_object_is():
     )
     inside = object_figure(explanation, Segmentation(mask, Box(50, 20, 150, 60)), cell=200)
     everything = object_figure(explanation, Segmentation(mask | True, Box(0, 0, 200, 100)), cell=200)
-    # the photo's own colour shows in the photo's cell and inside the object
+    # the photo's own color shows in the photo's cell and inside the object
     shown = [count(figure, "#0a5a0a") - 200 * 100 for figure in (inside, everything)]
     assert 0.7 * 4000 < shown[0] < 4000  # less the outline and the box
     assert shown[1] > 0.8 * 20000

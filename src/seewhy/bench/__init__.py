@@ -1,1 +1,5 @@
-"""Measuring how far maps can be trusted."""
+"""Benchmarks: plans, runs and reports that tell how far maps can be trusted."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

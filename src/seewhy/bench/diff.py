@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from seewhy.bench import stats
-from seewhy.bench.report.board import dense
-from seewhy.bench.report.read import Run
+from seewhy.bench.report.leaderboard import dense
+from seewhy.bench.report.run_data import Run
 
 ABOUT = ("versions", "hardware")
 PROTOCOL = ("seed", "data", "protocol", "models", "methods", "metrics")

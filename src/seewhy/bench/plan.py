@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from seewhy.bench.baselines import BASELINES
+from seewhy.bench.reference_maps import BASELINES
+from seewhy.core.options import options_of
 from seewhy.data import DATASETS
 from seewhy.errors import OptionError, SeewhyError, UnknownNameError, suggestion
 from seewhy.methods import METHODS
 from seewhy.metrics import METRICS, Metric
-from seewhy.registry import options_of
 
 TARGETS = ("label", "first", "prediction")
 UPSAMPLINGS = ("bilinear", "nearest")
@@ -116,7 +116,7 @@ class Plan:
             _choices("models", given["models"], None),
             methods,
             all_methods,
-            _choices("metrics", given["metrics"], METRICS.get),
+            _choices("metrics", given["metrics"], METRICS.__getitem__),
             _baselines(given),
             _data(given["data"]),
             _protocol(given.get("protocol", {})),
@@ -134,7 +134,7 @@ class Plan:
         common = {"seed": self.seed, "upsampling": self.protocol.upsampling}
         made = {}
         for choice in self.metrics:
-            cls = METRICS.get(choice.name)
+            cls = METRICS[choice.name]
             shared = {name: value for name, value in common.items() if name in options_of(cls)}
             own = choice.options.keys() & {"rule", "level"}
             threshold = {} if own else _threshold(cls, self.protocol.threshold)
@@ -150,7 +150,7 @@ class Plan:
 def _check_threshold(value: float | str) -> None:
     """Also where no metric of the plan has a threshold."""
     try:
-        for cls in METRICS:
+        for cls in METRICS.values():
             if words := _threshold(cls, value):
                 cls(**words)
     except OptionError as error:
@@ -201,7 +201,7 @@ def _methods(given: Any) -> tuple[tuple[Choice, ...], bool]:
     given = [given] if isinstance(given, str) else given
     _kind("methods", given, list)
     named = [entry for entry in given if entry != "all"]
-    methods, all_methods = _choices("methods", named, METHODS.get), len(named) < len(given)
+    methods, all_methods = _choices("methods", named, METHODS.__getitem__), len(named) < len(given)
     for choice in methods:
         if choice.label in BASELINES or (all_methods and choice.label != choice.name and choice.label in METHODS):
             owner = "baseline" if choice.label in BASELINES else "method"
@@ -267,7 +267,7 @@ def _data(given: Any) -> dict[str, Any]:
     if "name" not in given:
         raise OptionError('[data] has no name; add name = "scenes"')
     _kind("[data] name", given["name"], str)
-    DATASETS.get(given["name"])
+    DATASETS[given["name"]]
     n = given.get("n")
     if n is not None:
         _kind("[data] n", n, int)

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from seewhy.core.maps import resize
 from seewhy.data.scenes import Scenes
 from seewhy.errors import SeewhyError
 from seewhy.explainer import QUICK, quick_options
-from seewhy.explanation import interpolate
 from seewhy.methods import METHODS, Method
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import concept
@@ -69,10 +69,10 @@ def table(
     passes see a fifth of the scenes.
     """
     scenes = Scenes("multi", seed=seed)
-    names = methods or [m.card.name for m in METHODS if not m.unmet(model)]
+    names = methods or [m.card.name for m in METHODS.values() if not m.why_incompatible(model)]
     rows = [_random_row(model, scenes, n)]
     for name in progress(names, len(names), f"{model.name} on {n} scenes"):
-        rows.append(_row(model, METHODS.get(name), scenes, n, thin))
+        rows.append(_row(model, METHODS[name], scenes, n, thin))
     return sorted(rows, key=lambda row: (bool(row.error), -row.right))
 
 
@@ -114,13 +114,13 @@ def _scores(
 ) -> Iterator[tuple[float, float, float, float]]:
     items = [scenes[i] for i in indices]
     pairs = [(i, k) for i, item in enumerate(items) for k in range(len(item.labels))]
-    x = method.model.stack([item.image for item in items])
+    x = method.model.preprocess_batch([item.image for item in items])
     if not method.card.class_specific:
-        maps = method(x, of=[i for i, _ in pairs])
+        maps = method(x, image_index=[i for i, _ in pairs])
     else:
         labels = [int(items[i].labels[k]) for i, k in pairs]
         goal = labels if concepts is None else [concepts[label] for label in labels]
-        maps = method(x, goal, of=[i for i, _ in pairs])
+        maps = method(x, goal, image_index=[i for i, _ in pairs])
     for map, (i, k) in zip(maps.cpu(), pairs, strict=True):
         yield score(map, torch.from_numpy(items[i].masks), k)
 
@@ -132,7 +132,7 @@ def score(
 
     A constant map scores nothing. Ties go to the first pixel, row by row.
     """
-    full = interpolate(map, tuple(masks.shape[1:]))
+    full = resize(map, tuple(masks.shape[1:]))
     right, wrong = masks[k], masks[[j for j in range(len(masks)) if j != k]].any(0)
     if full.max() == full.min():
         return 0.0, 0.0, 0.0, 0.0

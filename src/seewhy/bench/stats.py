@@ -56,8 +56,8 @@ def intervals(
     total = counts.sum(0)
     with np.errstate(invalid="ignore"):
         mean = np.where(total > 0, sums.sum(0) / total, np.nan)
-    centred = sums - counts * np.nan_to_num(mean)  # resampled deviations: nothing is lost to large means
-    deviations = _resampled(centred, counts.astype(np.float64), draws, seed)
+    centered = sums - counts * np.nan_to_num(mean)  # resampled deviations: nothing is lost to large means
+    deviations = _resampled(centered, counts.astype(np.float64), draws, seed)
     images = (counts > 0).sum(0)
     tail = (1 - LEVEL) / 2
     low, high = (np.where(images > 1, _sum(mean, _quantile(deviations, q)), np.nan) for q in (tail, 1 - tail))

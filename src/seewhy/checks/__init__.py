@@ -11,23 +11,6 @@
 Nothing here needs pytest. A check that does not apply raises `unittest.SkipTest`, which pytest shows as skipped.
 """
 
-from seewhy.checks.contract import ContractError
-from seewhy.checks.datasets import DATASET_CHECKS, check_dataset
-from seewhy.checks.methods import METHOD_CHECKS, check_method
-from seewhy.checks.metrics import METRIC_CHECKS, check_metric
-from seewhy.checks.models import MODEL_CHECKS, check_model
+import lazy_loader
 
-globals().update({name: check for name, check in (*METHOD_CHECKS, *MODEL_CHECKS, *DATASET_CHECKS)})
-
-__all__ = [
-    "DATASET_CHECKS",
-    "METHOD_CHECKS",
-    "METRIC_CHECKS",
-    "MODEL_CHECKS",
-    "ContractError",
-    "check_dataset",
-    "check_method",
-    "check_metric",
-    "check_model",
-    *(name for name, _ in (*METHOD_CHECKS, *MODEL_CHECKS, *DATASET_CHECKS)),
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

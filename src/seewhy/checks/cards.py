@@ -8,8 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from seewhy.checks.contract import NOT_ONE, ensure, one_sentence
-from seewhy.registry import options_of
+from seewhy.checks.core import NOT_ONE, ensure, one_sentence
+from seewhy.core.options import options_of
 
 
 def complaints(cls: type, folder: str, package: str, names: Iterable[str] = ()) -> Iterator[str]:

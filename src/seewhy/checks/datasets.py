@@ -16,7 +16,7 @@ import torch
 from numpy import ndarray
 from PIL import Image
 
-from seewhy.checks.contract import NOT_ONE, Check, ensure, entered, expect, named, one_sentence, run_all
+from seewhy.checks.core import NOT_ONE, Check, ensure, entered, expect, named, one_sentence, run_all
 from seewhy.data.base import Dataset, Item
 from seewhy.errors import DataError, SeewhyError
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from seewhy.checks import maps, promises, safety  # noqa: F401 (their decorators fill METHOD_CHECKS)
-from seewhy.checks.contract import run_all
-from seewhy.checks.probe import METHOD_CHECKS, probe_of
+from seewhy.checks import method_cards, method_safety, method_values  # noqa: F401 (their decorators fill METHOD_CHECKS)
+from seewhy.checks.core import run_all
+from seewhy.checks.method_case import METHOD_CHECKS, probe_of
 from seewhy.methods.base import Method
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import TargetLike

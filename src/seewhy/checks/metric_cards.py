@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 
 from seewhy.checks.cards import complaints, options_are_declared
-from seewhy.checks.contract import ensure, expect
-from seewhy.checks.trial import FIELDS, Trial, forwards, metric_check, trial_of
+from seewhy.checks.core import ensure, expect
+from seewhy.checks.metric_case import FIELDS, Trial, forwards, metric_check, trial_of
+from seewhy.core.cards import REQUIREMENT_TEXT, Requirement
+from seewhy.core.options import options_of
 from seewhy.errors import OptionError
-from seewhy.metrics.base import Given, Metric
-from seewhy.registry import ASK_TEXT, Ask, options_of
+from seewhy.metrics.base import Metric, MetricInputs
 
 
 @metric_check
@@ -18,16 +19,19 @@ def needs_are_true(trial: Trial) -> None:
     """Without one of its needs the metric says so before any forward; with nothing else it works."""
     known = trial.known
     always = {"model": known.model, "x": known.x, "target": known.target}
-    needs = {FIELDS[ask]: getattr(known, FIELDS[ask]) for ask in trial.card.needs if ask is not Ask.MODEL}
-    only = {**(always if trial.card.needs & {Ask.MODEL, Ask.METHOD} else {}), **needs}
-    trial.metric.measure(trial.maps, Given(**only))
+    needs = {FIELDS[ask]: getattr(known, FIELDS[ask]) for ask in trial.card.needs if ask is not Requirement.MODEL}
+    only = {**(always if trial.card.needs & {Requirement.MODEL, Requirement.METHOD} else {}), **needs}
+    trial.metric.measure(trial.maps, MetricInputs(**only))
     for ask in sorted(trial.card.needs):
-        lacking = {**only, **({"model": None} if ask is Ask.MODEL else {FIELDS[ask]: None})}
+        lacking = {**only, **({"model": None} if ask is Requirement.MODEL else {FIELDS[ask]: None})}
         with forwards(known.model) as seen, expect(OptionError, f"no {ask}"):
             try:
-                trial.metric.measure(trial.maps, Given(**lacking))
+                trial.metric.measure(trial.maps, MetricInputs(**lacking))
             except OptionError as error:
-                ensure(ASK_TEXT[ask] in str(error), f"the error does not say that {ASK_TEXT[ask]} is missing")
+                ensure(
+                    REQUIREMENT_TEXT[ask] in str(error),
+                    f"the error does not say that {REQUIREMENT_TEXT[ask]} is missing",
+                )
                 raise
             finally:
                 ensure(not seen, f"a forward runs before {ask} is found missing")
@@ -66,10 +70,10 @@ def card_complete(trial: Trial) -> None:
 
 def _complaints(metric: Metric) -> Iterator[str]:
     card, cls = metric.card, type(metric)
-    yield from complaints(cls, "property", "seewhy.metrics", (*card.parts, *card.whole))
-    if not card.needs <= set(Ask):
+    yield from complaints(cls, "property", "seewhy.metrics", (*card.parts, *card.aggregates))
+    if not card.needs <= set(Requirement):
         yield "a need is not an Ask"
-    directions = (card.higher_is_better, *card.parts.values(), *card.whole.values())
+    directions = (card.higher_is_better, *card.parts.values(), *card.aggregates.values())
     if any(direction not in (True, False, None) for direction in directions):
         yield "a direction is not True, False or None"
     if None not in card.bounds and not card.bounds[0] < card.bounds[1]:

@@ -6,10 +6,10 @@ from itertools import product
 
 from torch import Tensor, nn
 
-from seewhy.checks.contract import ensure
-from seewhy.checks.trial import Trial, metric_check
-from seewhy.checks.watch import Boom, Fuse, Witness, change, leaves, lived_in, tensor_state
-from seewhy.registry import Ask
+from seewhy.checks.core import ensure
+from seewhy.checks.metric_case import Trial, metric_check
+from seewhy.checks.state import Boom, Fuse, Witness, change, leaves, lived_in, tensor_state
+from seewhy.core.cards import Requirement
 
 
 @metric_check
@@ -43,7 +43,7 @@ def nothing_else_changes(trial: Trial) -> None:
 @metric_check
 def exceptions_come_out(trial: Trial) -> None:
     """An exception inside the model's forward comes out, early or late, and leaves nothing behind."""
-    trial.asks(Ask.MODEL)
+    trial.asks(Requirement.MODEL)
     model = lived_in(trial.known.model)
     names = list(leaves(model.module))
     fuse = Fuse({name: model.submodule(name) for name in (names[0], names[-1])})
@@ -51,7 +51,7 @@ def exceptions_come_out(trial: Trial) -> None:
     witness = Witness(model.module)
     for place, at_call in product((names[0], names[-1]), (1, 2)):
         fuse.arm(place, at_call)
-        known.memo.clear()
+        known.cache.clear()
         try:
             trial.metric.measure(trial.maps, known)
             swallowed = fuse.blew

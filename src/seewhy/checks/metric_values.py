@@ -8,9 +8,10 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from seewhy.checks.contract import ensure, seed_everything
-from seewhy.checks.trial import EXACT, FIELDS, Trial, metric_check, random_maps, same, some_method, trial_of
-from seewhy.registry import ASK_TEXT, Ask, options_of
+from seewhy.checks.core import ensure, seed_everything
+from seewhy.checks.metric_case import EXACT, FIELDS, Trial, metric_check, random_maps, same, some_method, trial_of
+from seewhy.core.cards import REQUIREMENT_TEXT, Requirement
+from seewhy.core.options import options_of
 
 INCREASING: dict[str, Callable[[Tensor], Tensor]] = {
     "exp(a)": torch.exp,
@@ -43,7 +44,7 @@ def values_of_a_whole_set(trial: Trial) -> None:
     """What the card's `whole` names, and nothing else, is made of values and parts; missing values do no harm."""
     found = {"": trial.plain.value, **trial.plain.parts}
     for values in (found, {name: column * torch.nan for name, column in found.items()}):
-        made, named = trial.metric.of_all(values), sorted(trial.card.whole)
+        made, named = trial.metric.aggregate(values), sorted(trial.card.aggregates)
         ensure(sorted(made) == named, f"of a set: {sorted(made)}, the card says {named}")
         ensure(all(isinstance(value, float) for value in made.values()), "a value of a set is one float")
 
@@ -115,35 +116,40 @@ def batch_is_its_images(trial: Trial) -> None:
 
 @metric_check
 def bad_map_hurts_itself_only(trial: Trial) -> None:
-    """A map with NaN or infinity gets NaN and a reason; its neighbours keep every bit."""
+    """A map with NaN or infinity gets NaN and a reason; its neighbors keep every bit."""
     for bad in (torch.nan, torch.inf):
         maps = trial.maps.clone()
         maps[1, 2, 3] = bad
         found = trial.measure(maps)
         ensure(found.value[1].isnan() and found.reasons.get(1), f"a map with {bad} has a value, or no reason")
-        ensure(same(found, trial.plain, rows=[0, 2, 3]), f"a map with {bad} changes its neighbours' values")
+        ensure(same(found, trial.plain, rows=[0, 2, 3]), f"a map with {bad} changes its neighbors' values")
         every = trial.measure(torch.full_like(maps, bad))
         ensure(every.value.isnan().all() and len(every.reasons) == len(maps), f"maps that are all {bad} have values")
 
 
 @metric_check
 def unknown_hurts_itself_only(trial: Trial) -> None:
-    """No mask, object, box, class or rival for one image: NaN and a reason there, the neighbours keep every bit."""
-    trial.asks(Ask.MASK, Ask.OBJECTS, Ask.BOXES, Ask.LABEL, Ask.RIVAL)
-    for ask in sorted(trial.card.needs & {Ask.MASK, Ask.OBJECTS, Ask.BOXES, Ask.LABEL, Ask.RIVAL}):
+    """No mask, object, box, class or rival for one image: NaN and a reason there, the neighbors keep every bit."""
+    trial.asks(Requirement.MASK, Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL, Requirement.CONTRAST)
+    for ask in sorted(
+        trial.card.needs
+        & {Requirement.MASK, Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL, Requirement.CONTRAST}
+    ):
         value = getattr(trial.known, FIELDS[ask])
-        nothing = {Ask.LABEL: -1, Ask.RIVAL: torch.nan, Ask.MASK: False}
+        nothing = {Requirement.LABEL: -1, Requirement.CONTRAST: torch.nan, Requirement.MASK: False}
         lacking = list(value) if isinstance(value, list) else value.clone()
         lacking[1] = nothing[ask] if ask in nothing else value[1][:0]
         found = trial.measure(**{FIELDS[ask]: lacking})
-        ensure(found.value[1].isnan() and found.reasons.get(1), f"an image without {ASK_TEXT[ask]} has a value")
-        ensure(same(found, trial.plain, rows=[0, 2, 3]), f"an image without {ASK_TEXT[ask]} changes its neighbours")
+        ensure(found.value[1].isnan() and found.reasons.get(1), f"an image without {REQUIREMENT_TEXT[ask]} has a value")
+        ensure(
+            same(found, trial.plain, rows=[0, 2, 3]), f"an image without {REQUIREMENT_TEXT[ask]} changes its neighbors"
+        )
 
 
 @metric_check
 def full_mask(trial: Trial) -> None:
     """A mask that covers the image gives a value within the bounds, or NaN and a reason."""
-    trial.asks(Ask.MASK)
+    trial.asks(Requirement.MASK)
     low, high = trial.card.bounds
     full = trial.known.masks.clone()
     full[1] = True
@@ -154,12 +160,12 @@ def full_mask(trial: Trial) -> None:
         value != value or ((low is None or value >= low - EXACT) and (high is None or value <= high + EXACT)),
         f"a full mask gives {value:.6g}, outside of the bounds",
     )
-    ensure(same(found, trial.plain, rows=[0, 2, 3]), "a full mask changes the neighbours' values")
+    ensure(same(found, trial.plain, rows=[0, 2, 3]), "a full mask changes the neighbors' values")
 
 
 @metric_check
 def constant_map_is_not_perfect(trial: Trial) -> None:
-    """A map that is 0, 1 or −1 everywhere never gets the best possible value, and its neighbours keep every bit."""
+    """A map that is 0, 1 or −1 everywhere never gets the best possible value, and its neighbors keep every bit."""
     best = trial.card.bounds[bool(trial.card.higher_is_better)]
     for level in (0.0, 1.0, -1.0):
         maps = trial.maps.clone()
@@ -169,7 +175,7 @@ def constant_map_is_not_perfect(trial: Trial) -> None:
         ensure((value != value) == (1 in found.reasons), f"a map that is {level:g} everywhere has NaN without a reason")
         perfect = trial.card.higher_is_better is not None and best is not None and abs(value - best) <= EXACT
         ensure(not perfect, f"a map that is {level:g} everywhere gets the best value, {value:.6g}")
-        ensure(same(found, trial.plain, rows=[0, 2, 3]), "a constant map changes the neighbours' values")
+        ensure(same(found, trial.plain, rows=[0, 2, 3]), "a constant map changes the neighbors' values")
 
 
 @metric_check
@@ -200,8 +206,11 @@ def scale_invariance_as_declared(trial: Trial) -> None:
 def _unmoved(trial: Trial, fn: Callable[[Tensor], Tensor], value_only: bool) -> bool:
     """Whether the values (and parts) stay; maps as float64, so that the change makes no new ties."""
     maps = trial.maps.double()
-    rivals = fn(trial.known.rivals.double())
-    before, after = trial.measure(maps, rivals=trial.known.rivals.double()), trial.measure(fn(maps), rivals=rivals)
+    contrast_maps = fn(trial.known.contrast_maps.double())
+    before, after = (
+        trial.measure(maps, contrast_maps=trial.known.contrast_maps.double()),
+        trial.measure(fn(maps), contrast_maps=contrast_maps),
+    )
     if value_only:
         before.parts = {}
     return same(before, after, EXACT)
@@ -210,7 +219,11 @@ def _unmoved(trial: Trial, fn: Callable[[Tensor], Tensor], value_only: bool) -> 
 @metric_check
 def direction_is_true(trial: Trial) -> None:
     """A map that is the mask (or all objects) is better, in the card's direction, than one that is all but the mask."""
-    if trial.card.higher_is_better is None or trial.card.needs - {Ask.MASK, Ask.OBJECTS} or not trial.card.needs:
+    if (
+        trial.card.higher_is_better is None
+        or trial.card.needs - {Requirement.MASK, Requirement.OBJECTS}
+        or not trial.card.needs
+    ):
         raise SkipTest("only for metrics that ask for masks alone and have a direction")
     alone = [mask[None] for mask in trial.known.masks]
     good, bad = (trial.measure(maps.to(trial.maps), objects=alone) for maps in (trial.known.masks, ~trial.known.masks))
@@ -223,20 +236,20 @@ def what_it_asks_for_matters(trial: Trial) -> None:
     """Each thing that the card needs changes a value or part, for some of a few batches."""
     for ask in sorted(trial.card.needs):
         moved = any(_moves(trial, ask, seed) for seed in range(8))
-        ensure(moved, f"the card needs {ASK_TEXT[ask]}, but no change of it changes a value")
+        ensure(moved, f"the card needs {REQUIREMENT_TEXT[ask]}, but no change of it changes a value")
 
 
-def _moves(trial: Trial, ask: Ask, seed: int) -> bool:
+def _moves(trial: Trial, ask: Requirement, seed: int) -> bool:
     other = trial if not seed else trial_of(trial.metric, trial.known.model, seed=seed)
     known = other.known
     here = {
-        Ask.MASK: lambda: known.masks.roll((9, 13), (1, 2)),
-        Ask.OBJECTS: lambda: [~each for each in known.objects],
-        Ask.BOXES: lambda: [b * 0.5 for b in known.boxes],
-        Ask.RIVAL: lambda: known.rivals.flip(0),
-        Ask.LABEL: lambda: known.model.checked_output(known.x).logits.argmax(1),
-        Ask.MODEL: lambda: known.x.flip(0),
-        Ask.METHOD: lambda: some_method(known.model, 1),
+        Requirement.MASK: lambda: known.masks.roll((9, 13), (1, 2)),
+        Requirement.OBJECTS: lambda: [~each for each in known.objects],
+        Requirement.BOXES: lambda: [b * 0.5 for b in known.boxes],
+        Requirement.CONTRAST: lambda: known.contrast_maps.flip(0),
+        Requirement.LABEL: lambda: known.model.forward_checked(known.x).logits.argmax(1),
+        Requirement.MODEL: lambda: known.x.flip(0),
+        Requirement.METHOD: lambda: some_method(known.model, 1),
     }[ask]()
     return not same(other.plain, other.measure(**{FIELDS[ask]: here}), EXACT)
 
@@ -244,7 +257,7 @@ def _moves(trial: Trial, ask: Ask, seed: int) -> bool:
 @metric_check
 def pixels_that_do_not_count(trial: Trial) -> None:
     """Where `valid` is false, neither the map nor the mask changes a value."""
-    trial.asks(Ask.MASK, Ask.OBJECTS)
+    trial.asks(Requirement.MASK, Requirement.OBJECTS)
     valid = torch.ones_like(trial.known.masks)
     valid[:, :5] = valid[:, :, -6:] = False
     other = random_maps(tuple(trial.maps.shape[1:]), torch.Generator().manual_seed(9)).to(trial.maps)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from seewhy.checks import metric_cards, metric_safety, metric_values  # noqa: F401 (they fill METRIC_CHECKS)
-from seewhy.checks.contract import run_all
-from seewhy.checks.trial import METRIC_CHECKS, trial_of
+from seewhy.checks.core import run_all
+from seewhy.checks.metric_case import METRIC_CHECKS, trial_of
 from seewhy.metrics.base import Metric
 from seewhy.models.adapter import VisionModel
 

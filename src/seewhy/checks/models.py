@@ -8,13 +8,13 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from seewhy.checks.contract import Check, batch_for, ensure, ensure_same, entered, expect, named, run_all
-from seewhy.checks.watch import Witness, lived_in
+from seewhy.checks.core import Check, batch_for, ensure, ensure_same, entered, expect, named, run_all
+from seewhy.checks.state import Witness, lived_in
+from seewhy.core.cards import Capability
 from seewhy.errors import SeewhyError, UnknownNameError
 from seewhy.models.adapter import VisionModel
+from seewhy.models.instrument.hooks import hooked, untouched
 from seewhy.models.structure import Layer
-from seewhy.models.surgery import hooked, untouched
-from seewhy.registry import Need
 from seewhy.targets import Output
 
 MODEL_CHECKS: list[tuple[str, Check]] = []
@@ -67,8 +67,8 @@ def _stages(model: VisionModel) -> tuple[Layer, ...]:
 @model_check
 def offers_are_true(model: VisionModel, x: Tensor) -> None:
     """Logits, embedding, prefix tokens, class names and the number of classes are there as the structure says."""
-    output, offers, structure = model.run(x), model.offers, model.structure
-    for need, value in ((Need.LOGITS, output.logits), (Need.EMBEDDING, output.embedding)):
+    output, offers, structure = model.run(x), model.capabilities, model.structure
+    for need, value in ((Capability.LOGITS, output.logits), (Capability.EMBEDDING, output.embedding)):
         ensure(need not in offers or value is not None, f"it offers {need}, but a run gives none")
         ensure(need in offers or value is None, f"a run gives {need}, but it does not offer them")
     if output.logits is not None:
@@ -97,7 +97,7 @@ def same_answer_as_the_module(model: VisionModel, x: Tensor) -> None:
 def embedding_leads_to_logits(model: VisionModel, x: Tensor) -> None:
     """One vector per image, different for different images; what the head makes of it are, or go into, the logits."""
     output, head = model.run(x), model.structure.head
-    embedding = output.require(Need.EMBEDDING)
+    embedding = output.require(Capability.EMBEDDING)
     shape = tuple(embedding.shape)
     ensure(len(shape) == 2 and shape[0] == len(x), f"the embedding is {shape}, not (batch, dim)")
     ensure(bool((embedding[0] != embedding[1]).any()), "different images have the same embedding")
@@ -192,7 +192,7 @@ def cam_layer_is_reached(model: VisionModel, x: Tensor) -> None:
     """The answer depends on every cell of `cam_layer`, in at least one of the images."""
     _stages(model)
     layer = model.cam_layer()
-    with model.cut(layer) as leaf:
+    with model.leaf_at(layer) as leaf:
         answer = _answer(model.run(x))
         weights = torch.linspace(-1, 1, answer.shape[1], device=x.device, dtype=answer.dtype)
         ensure(answer.requires_grad, f"the answer has no gradient at {layer.name!r}")
@@ -221,7 +221,7 @@ def other_sizes_work_or_say_so(model: VisionModel, x: Tensor) -> None:
     stages = model.structure.stages
     before = model.activations(x, stages) if stages else {}
     try:
-        model.checked_output(wider)
+        model.forward_checked(wider)
         after = model.activations(wider, stages) if stages else {}
     except SeewhyError:
         return
@@ -280,7 +280,7 @@ def model_left_alone(model: VisionModel, x: Tensor) -> None:
     """Whatever is asked of it, also when that fails half-way, the module is afterwards as it was."""
     model = lived_in(model)
     calls: dict[str, Callable[[], object]] = {
-        "checked_output": lambda: model.checked_output(x),
+        "forward_checked": lambda: model.forward_checked(x),
         "activations": lambda: model.activations(x, model.structure.stages),
         "activations of a wrong input": lambda: model.activations(x[:, :1], model.structure.stages),
     }

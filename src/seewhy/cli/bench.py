@@ -11,7 +11,7 @@ import typer
 from seewhy.cli import common
 
 if TYPE_CHECKING:
-    from seewhy.bench.run import Engine
+    from seewhy.bench.execute.run import Engine
     from seewhy.bench.store import Store
 
 app = typer.Typer(
@@ -75,10 +75,10 @@ def run(
     as_json: common.AsJson = False,
 ) -> None:
     """Explain and score: every method of a plan, by every metric, on its pictures."""
-    from seewhy.bench import run as runner
+    from seewhy.bench.execute import run as runner
     from seewhy.bench.plan import Plan
     from seewhy.bench.presets import plan_text
-    from seewhy.cli.watch import Bars
+    from seewhy.cli.progress import Bars
 
     text = plan_text(plan, root=root, n=n, sources=source or (), settings=settings or ())
     with Bars() as bars:
@@ -95,8 +95,8 @@ def resume(
     as_json: common.AsJson = False,
 ) -> None:
     """Go on with a run that was interrupted; finished work stays as it is."""
-    from seewhy.bench import run as runner
-    from seewhy.cli.watch import Bars
+    from seewhy.bench.execute import run as runner
+    from seewhy.cli.progress import Bars
 
     with Bars() as bars:
         store = runner.resume(folder, plan, bars, _engine(engine, workers))
@@ -110,7 +110,7 @@ def _engine(name: str, workers: int) -> Engine | None:
         raise UnknownNameError("engine", name, ENGINES)
     if name == "local":
         return None
-    from seewhy.bench.ray_engine import on_ray
+    from seewhy.bench.execute.ray_engine import on_ray
 
     return on_ray(workers)
 

@@ -53,7 +53,7 @@ def load(name: str, architecture: str | None, device: str | None) -> VisionModel
 
 def all_images(given: Sequence[Path]) -> list[Path]:
     """Files as given, folders spread out."""
-    from seewhy.images import image_paths
+    from seewhy.core.images import image_paths
 
     return [path for item in given for path in (image_paths(item) if item.is_dir() else [item])]
 
@@ -66,14 +66,14 @@ def configured(
     presets: dict[str, dict[str, Any]] | None = None,
 ) -> list:
     """The methods asked for, each with those of the options that it has, over its presets."""
+    from seewhy.core.options import options_of
     from seewhy.explainer import as_method
     from seewhy.methods import METHODS
-    from seewhy.registry import options_of
 
     given = parse_options(options, layer)
     tools, used = [], set()
     for name in names or [as_method(model).card.name]:
-        cls = METHODS.get(name)
+        cls = METHODS[name]
         own = {key: value for key, value in given.items() if key in options_of(cls)}
         used |= set(own)
         tools.append(as_method(model, cls, **{**(presets or {}).get(name, {}), **own}))
@@ -221,7 +221,7 @@ def print_card(card: dict[str, Any]) -> None:
 
 def option_cards(cls: type) -> dict[str, dict[str, Any]]:
     """The options of a method or metric as a card shows them."""
-    from seewhy.registry import options_of
+    from seewhy.core.options import options_of
 
     return {
         name: {"default": field.default, **{key: field.metadata[key] for key in ("help", "choices")}}

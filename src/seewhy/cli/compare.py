@@ -40,17 +40,17 @@ def compare(
 ) -> None:
     """Lay methods (columns) and targets (rows) side by side; by default every method that can serve the model.
 
-    The whole catalogue is shown with few repetitions (noise samples, steps, masks) unless --full is given.
+    The whole catalog is shown with few repetitions (noise samples, steps, masks) unless --full is given.
     """
     from seewhy.explainer import explain_each, quick_options
     from seewhy.methods import METHODS
-    from seewhy.viz.catalogue import save_comparison
+    from seewhy.viz.catalog import save_comparison
 
     common.figure_path(out, ".html", ".htm")
     loaded = common.load(model, architecture, device)
     targets = common.all_targets(loaded, target, concept, reference, measure)
-    every = [] if method else _catalogue(loaded, with_concepts=concept is not None)
-    quick = {} if full or method else {m: quick_options(METHODS.get(m)) for m in every}
+    every = [] if method else _catalog(loaded, with_concepts=concept is not None)
+    quick = {} if full or method else {m: quick_options(METHODS[m]) for m in every}
     tools = common.configured(loaded, method or every, layer, option, quick)
     (outcome,) = common.progress(explain_each(loaded, [image], tools, targets, max_pixels=max_pixels), 1, "comparing")
     if outcome.error:
@@ -73,7 +73,7 @@ def compare(
                     "method": e.method,
                     "target": e.target,
                     "layer": e.layer,
-                    "grid": list(e.map.shape),
+                    "grid": list(e.attribution.shape),
                     "seconds": e.seconds,
                     "constant": e.is_constant,
                     **about[e.method],
@@ -85,13 +85,13 @@ def compare(
     )
 
 
-def _catalogue(model: VisionModel, with_concepts: bool) -> list[str]:
+def _catalog(model: VisionModel, with_concepts: bool) -> list[str]:
     """Every method that can serve the model here; those whose library is missing are named on standard error."""
     from seewhy.methods import METHODS
 
     names = []
-    for cls in METHODS:
-        if cls.unmet(model) or (cls.card.target_kind and not with_concepts):
+    for cls in METHODS.values():
+        if cls.why_incompatible(model) or (cls.card.target_kind and not with_concepts):
             continue
         try:
             cls(model)

@@ -25,7 +25,7 @@ def list_(as_json: common.AsJson = False) -> None:
     """List the data sets: what they bring, where they come from, which files are expected."""
     from seewhy.data import DATASETS
 
-    cards = [DATASETS.get(name).card for name in DATASETS.names()]
+    cards = [DATASETS[name].card for name in DATASETS.names()]
     if as_json:
         common.print_json([{**vars(card), "has": sorted(card.has)} for card in cards])
         return

@@ -11,7 +11,7 @@ from seewhy.cli import common
 
 def demo(out: common.Out = Path("out/demo"), device: common.Device = None) -> None:
     """Explain the cat and the coffee of scikit-image with a real ImageNet network; offline."""
-    from seewhy.demo import build
+    from seewhy.cli.demo_page import build
 
     page = build(out, device=device, progress=common.progress)
     typer.echo(f"open {page.resolve()}")

@@ -20,7 +20,7 @@ def dream(
     model: common.Model = common.DEFAULT_MODEL,
     steps: Annotated[int, typer.Option(help="Number of steps.")] = 200,
     step: Annotated[float, typer.Option(help="How far one goes, in units of the data's spread.")] = 0.15,
-    l2: Annotated[float, typer.Option(help="Penalty of the squared norm: larger stays nearer to grey.")] = 3e-4,
+    l2: Annotated[float, typer.Option(help="Penalty of the squared norm: larger stays nearer to gray.")] = 3e-4,
     jitter: Annotated[
         int | None, typer.Option(help="Largest random shift in pixels; 0: none; default: 1/8 of the side.")
     ] = None,
@@ -33,8 +33,8 @@ def dream(
     architecture: common.Architecture = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Climb a class's score from a grey picture: what the model looks for, as a GIF of the ascent."""
-    from seewhy import dream as dreams
+    """Climb a class's score from a gray picture: what the model looks for, as a GIF of the ascent."""
+    from seewhy.analysis import activation_maximization as dreams
 
     loaded = common.load(model, architecture, device)
     found = dreams.dream(

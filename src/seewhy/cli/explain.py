@@ -76,7 +76,7 @@ def _write(outcome: Outcome, folder: Path) -> list[dict]:
                 method=explanation.method,
                 target=explanation.target,
                 layer=explanation.layer,
-                grid=list(explanation.map.shape),
+                grid=list(explanation.attribution.shape),
                 seconds=explanation.seconds,
                 folder=str(folder / name),
                 error=str(constant) if constant else None,

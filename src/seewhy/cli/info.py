@@ -17,7 +17,7 @@ def info(
 ) -> None:
     """Show a model's layers, grid and prefix tokens, what it offers, which methods work, and why others do not."""
     loaded = common.load(model, architecture, device)
-    from seewhy.models.report import report
+    from seewhy.cli.model_report import report
 
     facts = report(loaded)
     if as_json:

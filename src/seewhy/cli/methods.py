@@ -17,8 +17,8 @@ def methods(
     """List the methods, or tell all about one: what the map shows, what the model must offer, options, source."""
     from seewhy.methods import METHODS
 
-    names = METHODS.names(pattern) or [METHODS.get(pattern).card.name]  # an unknown name is an error
-    cards = [_row(METHODS.get(name)) for name in names]
+    names = METHODS.names(pattern) or [METHODS[pattern].card.name]  # an unknown name is an error
+    cards = [_row(METHODS[name]) for name in names]
     common.print_cards(cards, ("method", "family", "signed", "needs", "what it shows"), _shown, as_json)
 
 

@@ -17,8 +17,8 @@ def metrics(
     """List the metrics, or tell all about one: which way is good, what it needs, cost, options, source."""
     from seewhy.metrics import METRICS
 
-    names = METRICS.names(pattern) or [METRICS.get(pattern).card.name]  # an unknown name is an error
-    cards = [_row(METRICS.get(name)) for name in names]
+    names = METRICS.names(pattern) or [METRICS[pattern].card.name]  # an unknown name is an error
+    cards = [_row(METRICS[name]) for name in names]
     cards.sort(key=lambda card: card["property"])
     common.print_cards(
         cards, ("metric", "property", "better", "bounds", "passes", "needs", "what it measures"), _shown, as_json
@@ -51,7 +51,7 @@ def _row(cls: type) -> dict:
         "higher_is_better": card.higher_is_better,
         "passes": cls().passes,
         "parts": card.parts,
-        "whole": card.whole,
+        "aggregates": card.aggregates,
         "monotone_invariant": card.monotone_invariant,
         "scale_invariant": card.scale_invariant,
         "stochastic": card.stochastic,

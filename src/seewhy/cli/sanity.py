@@ -10,7 +10,7 @@ import typer
 from seewhy.cli import common
 
 if TYPE_CHECKING:
-    from seewhy.sanity import Cascade
+    from seewhy.analysis.randomization import CascadingRandomization
 
 
 def sanity(
@@ -29,8 +29,8 @@ def sanity(
     architecture: common.Architecture = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Randomise the model's layers from the head down; a map that stays the same explains something else."""
-    from seewhy import sanity as check
+    """Randomize the model's layers from the head down; a map that stays the same explains something else."""
+    from seewhy.analysis import randomization as check
     from seewhy.viz.sanity import sanity_figure
 
     common.figure_path(out)
@@ -57,7 +57,7 @@ def sanity(
     typer.echo(str(out))
 
 
-def _row(cascade: Cascade) -> dict[str, Any]:
+def _row(cascade: CascadingRandomization) -> dict[str, Any]:
     return {
         "method": cascade.trained.method,
         "target": cascade.trained.target,

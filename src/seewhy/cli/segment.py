@@ -13,7 +13,7 @@ from seewhy.errors import ConstantMapError, OptionError, SeewhyError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from seewhy.methods.clustering.pictures import PictureSegments
+    from seewhy.methods.clustering.segments import PictureSegments
     from seewhy.models.adapter import VisionModel
 
 K = Annotated[str, typer.Option(help="Number of segments, or auto: the one of 3 to 10 that fits best.")]
@@ -96,13 +96,13 @@ def _failed(path: Path, error: SeewhyError) -> Row:
 
 
 def _read(path: Path, max_pixels: int) -> Image.Image:
-    from seewhy.images import load_image
+    from seewhy.core.images import load_image
 
     return load_image(path, max_pixels=max_pixels)
 
 
 def _one_by_one(nave: Any, paths: list[Path], names: list[str], out: Path, max_pixels: int, *limits: Any) -> list[Row]:
-    from seewhy.methods.clustering.pictures import segment_pictures
+    from seewhy.methods.clustering.segments import segment_pictures
 
     def work(path: Path, figure: Path) -> Row:
         (found,) = segment_pictures(nave, [_read(path, max_pixels)], *limits)
@@ -117,7 +117,7 @@ def _one_by_one(nave: Any, paths: list[Path], names: list[str], out: Path, max_p
 
 def _joint(nave: Any, paths: list[Path], names: list[str], out: Path, max_pixels: int, *limits: Any) -> list[Row]:
     """All photos that can be read, in one figure."""
-    from seewhy.methods.clustering.pictures import segment_pictures
+    from seewhy.methods.clustering.segments import segment_pictures
 
     rows = [_tried(path, lambda p: {"picture": _read(p, max_pixels)}) for path in paths]
     pictures = [row.pop("picture") for row in rows if not row["error"]]
@@ -160,8 +160,8 @@ def _corners(box: Any) -> list[int]:
 
 
 def _object(model: VisionModel, path: Path, tool: Any, target: str | None, figure: Path, max_pixels: int) -> Row:
+    from seewhy.analysis.segmentation import segment_object
     from seewhy.explainer import explain
-    from seewhy.segmentation import segment_object
     from seewhy.viz.segments import object_figure
 
     explanation = explain(model, path, tool, target, max_pixels=max_pixels)

@@ -28,7 +28,7 @@ def tcav(
     as_json: common.AsJson = False,
 ) -> None:
     """Share of photos whose class score grows towards a concept (TCAV), tested against random concepts."""
-    from seewhy import concepts
+    from seewhy.analysis import tcav as concepts
 
     loaded = common.load(model, architecture, device)
     found = concepts.tcav(loaded, images, target, concept, random, layer=layer, pool=pool, runs=runs, seed=seed)

@@ -3,18 +3,49 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
 
+from seewhy.core.cards import DatasetCard, Requirement
+from seewhy.core.registry import Registry
 from seewhy.errors import DataError
-from seewhy.registry import DatasetCard
+
+D = TypeVar("D", bound="Dataset")
+
+DATASETS: Registry[type[Dataset]] = Registry(
+    "dataset", package="seewhy.data", group="seewhy.datasets", hint="`seewhy data list` lists them"
+)
+"""Every dataset by name: those of this package and those that other installed packages declare."""
+
+
+def dataset(
+    *,
+    name: str,
+    title: str,
+    summary: str,
+    splits: tuple[str, ...],
+    layout: tuple[str, ...],
+    has: set[Requirement],
+    source: str,
+    citation: str,
+    register: bool = True,
+) -> Callable[[type[D]], type[D]]:
+    """Give a dataset its card and enter it in `DATASETS`; the arguments are the fields of `DatasetCard`."""
+
+    def decorate(cls: type[D]) -> type[D]:
+        cls.card = DatasetCard(name, title, summary, splits, layout, frozenset(has), source, citation)
+        if register:
+            DATASETS.add(name, cls)
+        return cls
+
+    return decorate
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +59,7 @@ class Item:
             the item has masks or boxes (a class may repeat), else each class once.
         masks: one for each object, at the image's size; None where nobody drew any.
         boxes: one for each object: left, top, right, bottom in pixels, right and bottom not included.
-        ignore: pixels that nobody labelled (VOC's border); they count neither as object nor as background.
+        ignore: pixels that nobody labeled (VOC's border); they count neither as object nor as background.
         about: whatever else is known (texture, biomarkers, author …), JSON-able.
 
     Raises:

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from seewhy.data.base import Dataset, Item, expect
+from seewhy.core.cards import Requirement
+from seewhy.data.base import Dataset, Item, dataset, expect
 from seewhy.data.reading import lines, once_each, one_of, photo, read_json
 from seewhy.errors import DataError, require
-from seewhy.registry import Ask, dataset
 
 
 @dataset(
     name="coco",
     title="COCO",
-    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    has={Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},
     splits=("val2017", "train2017", "val2014", "train2014"),
     summary="Everyday photos with a mask and a box for each object of 80 kinds.",
     layout=("annotations/instances_val2017.json", "val2017/*.jpg"),

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from seewhy.data.base import Dataset, Item, expect
+from seewhy.core.cards import Requirement
+from seewhy.data.base import Dataset, Item, dataset, expect
 from seewhy.data.masks import read_levels
 from seewhy.data.reading import lines, one_of, photo
 from seewhy.errors import DataError
-from seewhy.registry import Ask, dataset
 
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt")
 MAJORITY = 128
@@ -26,14 +26,14 @@ MAJORITY = 128
     summary="11,788 photos of 200 species of birds, each with one mask and one box.",
     splits=("test", "train"),
     layout=(*LISTS, "images/<class>/*.jpg", "segmentations/<class>/*.png (an archive of its own; without: no masks)"),
-    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    has={Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},
     source="https://data.caltech.edu/records/20098: CUB_200_2011.tgz and segmentations.tgz",
     citation="Wah, Branson, Welinder, Perona, Belongie: The Caltech-UCSD Birds-200-2011 Dataset, CNS-TR-2011-001",
 )
 class CUB(Dataset):
     """The birds, one object each.
 
-    A mask's grey level is the share of its five annotators who called the pixel bird (0, 51 … 255); the mask is where
+    A mask's gray level is the share of its five annotators who called the pixel bird (0, 51 … 255); the mask is where
     the majority did: level ≥ 128, three of five. Boxes are the published ones, cut at the picture's edge; they were
     drawn apart from the masks, and a mask may stick out of its box. `about` has the visible parts as {name: [x, y]}
     where `parts/` is there.

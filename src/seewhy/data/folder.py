@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from seewhy.data.base import Dataset, Item, expect
-from seewhy.data.imagenet import imagenet_classes, imagenet_wnids
+from seewhy.core.cards import Requirement
+from seewhy.core.imagenet import imagenet_classes, imagenet_wnids
+from seewhy.core.images import image_paths, load_image
+from seewhy.data.base import Dataset, Item, dataset, expect
 from seewhy.data.masks import boxes_around, read_levels
 from seewhy.data.reading import once_each, one_of, table
 from seewhy.errors import DataError, ImageError, OptionError, suggestion
-from seewhy.images import image_paths, load_image
-from seewhy.registry import Ask, dataset
 
 LABEL = re.compile(r"(label|class)_?\d*(_?name)?", re.IGNORECASE)
 LOSSY = (".jpg", ".jpeg", ".webp")
@@ -35,7 +35,7 @@ MOST_VALUES = 32  # of objects, in a mask that also has 255
         "masks/<same name>.png (optional)",
         "labels.csv: file, label (optional; else images/<class>/*)",
     ),
-    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    has={Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},
     source="made by you",
     citation="",
 )

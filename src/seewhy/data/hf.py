@@ -13,15 +13,15 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
 
-from seewhy.data.base import Dataset, Item, expect
+from seewhy.core.cards import Requirement
+from seewhy.core.images import load_image
+from seewhy.data.base import Dataset, Item, dataset, expect
 from seewhy.data.masks import boxes_around, read_levels
 from seewhy.errors import DataError, ImageError, OptionError, require, suggestion
-from seewhy.images import load_image
-from seewhy.registry import Ask, dataset
 
 Column = str | tuple[str, ...]
 FORMATS = ("xywh", "xyxy")
-UNLABELLED = -1  # what `datasets` writes for the withheld labels of a test split
+UNLABELED = -1  # what `datasets` writes for the withheld labels of a test split
 
 
 @dataset(
@@ -30,7 +30,7 @@ UNLABELLED = -1  # what `datasets` writes for the withheld labels of a test spli
     summary="A `datasets.Dataset` in memory or saved to disk; its columns are named by options.",
     splits=("train", "validation", "test"),
     layout=("state.json, dataset_info.json and *.arrow", "or dataset_dict.json and such a folder for each split"),
-    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    has={Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},
     source="https://huggingface.co/datasets: datasets.load_dataset(…).save_to_disk(…), before",
     citation="Lhoest et al.: Datasets: A Community Library for Natural Language Processing, EMNLP 2021",
 )
@@ -50,7 +50,7 @@ class HFDataset(Dataset):
         mask: a picture of numbers: 0 is background, `ignore` nobody's.
         mask_values: `objects`: each number is one object, in the order of the labels; `classes`: number k is the class
             k − 1, and what is there of a class is one object.
-        ignore: the number of pixels that nobody labelled, such as 255.
+        ignore: the number of pixels that nobody labeled, such as 255.
         boxes: the column of lists of four numbers.
         box_format: `xywh` (COCO: left, top, width, height) or `xyxy`. Boxes are cut at the picture's edge.
 
@@ -107,7 +107,7 @@ class HFDataset(Dataset):
     def read(self, index: int) -> Item:
         row, name = self._rows[index], self.ids[index]
         image = _picture(row[self._image], name, upright=not (self._mask or self._boxes))
-        labels = tuple(self._index[_key(value)] for value in _values(row, self._label) if value != UNLABELLED)
+        labels = tuple(self._index[_key(value)] for value in _values(row, self._label) if value != UNLABELED)
         masks = boxes = ignore = None
         if self._mask is not None:
             levels = read_levels(_content(row[self._mask], name), f"of {name}")
@@ -131,7 +131,7 @@ class HFDataset(Dataset):
         if values and values[-1] > len(self.class_names):
             raise DataError(
                 f"{name}: its mask has the number {values[-1]} of {len(self.class_names)} classes; pass "
-                "ignore= if it means that nobody labelled it, or mask_values='objects'"
+                "ignore= if it means that nobody labeled it, or mask_values='objects'"
             )
         return tuple(v - 1 for v in values), masks
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from seewhy.data.base import Dataset, Item, expect
-from seewhy.data.imagenet import imagenet_classes
+from seewhy.core.cards import Requirement
+from seewhy.core.imagenet import imagenet_classes
+from seewhy.data.base import Dataset, Item, dataset, expect
 from seewhy.data.reading import one_of, photo, read_json
 from seewhy.errors import DataError
-from seewhy.registry import Ask, dataset
 
-LEAST = {"val": 0, "labelled": 1, "multi": 2}  # ReaL labels that an image of the split has at least
+LEAST = {"val": 0, "labeled": 1, "multi": 2}  # ReaL labels that an image of the split has at least
 FOLDERS = ("", "val", "ILSVRC2012_img_val")
 
 
 @dataset(
     name="imagenet_real",
     title="ImageNet ReaL",
-    has={Ask.LABEL},
+    has={Requirement.LABEL},
     splits=tuple(LEAST),
     summary="The 50 000 ImageNet validation photos, each with all its classes.",
     layout=("real.json", "ILSVRC2012_val_*.JPEG, val/ILSVRC2012_val_*.JPEG or val/<wnid>/ILSVRC2012_val_*.JPEG"),
@@ -30,7 +30,7 @@ class ImageNetReal(Dataset):
 
     Args:
         root: holds real.json and the photos: flat, in `val`, or in WordNet folders in either.
-        split: `val` (all; the source of the CDAM paper's X_val), `labelled` (at least one ReaL label), or `multi`
+        split: `val` (all; the source of the CDAM paper's X_val), `labeled` (at least one ReaL label), or `multi`
             (at least two). The CDAM paper's X_multi is a draw from `multi` after dropping images whose labels name the
             same thing by an embedding; which 1000 were left is not published, so synonyms (notebook, laptop) are still
             in ours.

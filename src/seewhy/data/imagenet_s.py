@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from seewhy.data.base import Dataset, Item, expect
-from seewhy.data.imagenet import imagenet_classes, imagenet_wnids
+from seewhy.core.cards import Requirement
+from seewhy.core.imagenet import imagenet_classes, imagenet_wnids
+from seewhy.data.base import Dataset, Item, dataset, expect
 from seewhy.data.masks import read_numbers
 from seewhy.data.reading import lines, one_of, photo
 from seewhy.errors import DataError
-from seewhy.registry import Ask, dataset
 
 IGNORE = 1000
 SIZES = (50, 300, 919)
@@ -22,7 +22,7 @@ SIZES = (50, 300, 919)
 @dataset(
     name="imagenet_s",
     title="ImageNet-S",
-    has={Ask.OBJECTS, Ask.LABEL},
+    has={Requirement.OBJECTS, Requirement.LABEL},
     splits=("validation", "train-semi", "test"),
     summary="ImageNet photos with a mask for each class that is present.",
     layout=("ImageNetS919/validation/<wnid>/*.JPEG", "ImageNetS919/validation-segmentation/<wnid>/*.png"),

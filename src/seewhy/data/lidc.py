@@ -13,14 +13,14 @@ from jaxtyping import Bool, Num, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from seewhy.data.base import Dataset, Item, expect
+from seewhy.core.cards import Requirement
+from seewhy.core.images import load_image
+from seewhy.data.base import Dataset, Item, dataset, expect
 from seewhy.data.lidc_marks import BIOMARKERS
 from seewhy.data.lidc_scans import ScannedNodule, scanned
 from seewhy.data.masks import boxes_around, read_levels
 from seewhy.data.reading import once_each, one_of, photo, table
 from seewhy.errors import DataError, OptionError
-from seewhy.images import load_image
-from seewhy.registry import Ask, dataset
 
 TABLE = "nodules.csv"
 UNSURE = 3.0
@@ -35,7 +35,7 @@ UNSURE = 3.0
         "LIDC-IDRI-*/<study>/<series>/*.dcm with an XML beside or in annotations=",
         f"or prepared crops: {TABLE} (id, image, mask, malignancy, {', '.join(BIOMARKERS)})",
     ),
-    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    has={Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},
     source="https://www.cancerimagingarchive.net/collection/lidc-idri",
     citation="Armato et al.: The Lung Image Database Consortium and Image Database Resource Initiative, Med. Phys. 38, "
     "2011",
@@ -51,7 +51,7 @@ class LIDC(Dataset):
     Two layouts. Scans as the archive gives them (needs pydicom): building reads every XML and one head per series,
     an item its series' heads and one slice. Prepared crops: `nodules.csv` with one line for each crop and the columns
     above (`diameter_mm`, `readers` and others may follow); images and masks by paths from the folder. A crop is a
-    picture, or a .npy of Hounsfield units (of grey levels if uint8); a mask a picture or .npy, not 0 in the nodule.
+    picture, or a .npy of Hounsfield units (of gray levels if uint8); a mask a picture or .npy, not 0 in the nodule.
 
     Args:
         root: the folder.
@@ -100,12 +100,12 @@ class LIDC(Dataset):
     def read(self, index: int) -> Item:
         nodule = self._nodules[index]
         pixels, mask = nodule.crop(self.size)
-        image = pixels if isinstance(pixels, Image.Image) else load_image(grey(pixels, *self.window))
+        image = pixels if isinstance(pixels, Image.Image) else load_image(gray(pixels, *self.window))
         label = 2 if nodule.malignancy == UNSURE else int(nodule.malignancy > UNSURE)
         return Item(nodule.id, image, (label,), mask[None], boxes_around(mask[None]), about=dict(nodule.about))
 
 
-def grey(values: Num[ndarray, "rows cols"], level: float, width: float) -> UInt8[ndarray, "rows cols"]:
+def gray(values: Num[ndarray, "rows cols"], level: float, width: float) -> UInt8[ndarray, "rows cols"]:
     """Hounsfield units from level − width/2 to level + width/2 as 0 to 255; uint8 stays."""
     if values.dtype == np.uint8:
         return values

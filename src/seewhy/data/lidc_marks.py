@@ -120,7 +120,7 @@ def _outline(roi: ElementTree.Element) -> Outline:
 def fill(
     points: Int[ndarray, "points 2"], shape: tuple[int, int]
 ) -> tuple[Bool[ndarray, "rows cols"], Bool[ndarray, "rows cols"]]:
-    """The pixels strictly inside a closed line through pixel centres (even-odd), and the line's own.
+    """The pixels strictly inside a closed line through pixel centers (even-odd), and the line's own.
 
     LIDC's readers draw on the first pixels outside the nodule, so the line is no part of it. Points beyond the
     picture are cut off.
@@ -158,10 +158,10 @@ def nodules(marks: Sequence[Mark], spacing: tuple[float, float], thickness: floa
             gaps[i, j] = gaps[j, i] = 0.0 if touch else _gap(places[i], places[j], thickness)
     groups = _linked(gaps, list(range(len(marks))), thickness)
 
-    def centre(group: list[int]) -> list[float]:  # z, y, x; rounded, so that the order is no matter of rounding errors
+    def center(group: list[int]) -> list[float]:  # z, y, x; rounded, so that the order is no matter of rounding errors
         return np.concatenate([places[i] for i in group]).mean(0)[::-1].round(6).tolist()
 
-    return [[marks[i] for i in group] for group in sorted(groups, key=centre)]
+    return [[marks[i] for i in group] for group in sorted(groups, key=center)]
 
 
 def _gap(a: Float[ndarray, "a 3"], b: Float[ndarray, "b 3"], enough: float) -> float:

@@ -84,7 +84,7 @@ class ScannedNodule:
     def crop(self, size: int) -> tuple[Num[ndarray, "rows cols"], Bool[ndarray, "rows cols"]]:
         """Hounsfield units and consensus on the slice where the consensus is largest (the lowest of equals).
 
-        The square is centred on the consensus' box (without consensus: on all outlines of the slice), and pushed
+        The square is centered on the consensus' box (without consensus: on all outlines of the slice), and pushed
         into the picture where it would stick out.
         """
         heights = {name: z for mark in self.marks for name, z in mark.slices.items()}

@@ -14,22 +14,22 @@ from seewhy.errors import DataError
 
 
 def read_levels(source: str | Path | bytes | Image.Image, name: str = "") -> Integer[ndarray, "rows cols"]:
-    """The whole numbers that a mask file stores: grey levels, or indices where it has a palette.
+    """The whole numbers that a mask file stores: gray levels, or indices where it has a palette.
 
-    Colour pictures are taken where all channels agree; transparency is left out.
+    Color pictures are taken where all channels agree; transparency is left out.
 
     Raises:
-        DataError: the file is missing or broken, or its colours are no numbers.
+        DataError: the file is missing or broken, or its colors are no numbers.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "the mask")
     levels, mode = _stored(source, name)
     if levels.ndim == 3:
-        colours = levels[..., : 1 if mode in ("LA", "La", "PA") else 3]
-        if (colours != colours[..., :1]).any():
-            raise DataError(f"the mask {name} is coloured; store the numbers of its objects as grey levels")
-        levels = colours[..., 0]
+        colors = levels[..., : 1 if mode in ("LA", "La", "PA") else 3]
+        if (colors != colors[..., :1]).any():
+            raise DataError(f"the mask {name} is colored; store the numbers of its objects as gray levels")
+        levels = colors[..., 0]
     if levels.dtype.kind == "f":
-        raise DataError(f"the mask {name} holds fractions; store the numbers of its objects as grey levels")
+        raise DataError(f"the mask {name} holds fractions; store the numbers of its objects as gray levels")
     return levels.astype(np.int64)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from seewhy.core.images import load_image
 from seewhy.errors import DataError, OptionError
-from seewhy.images import load_image
 
 
 def photo(path: Path) -> Image.Image:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from seewhy.data.base import Dataset, Item, expect
+from seewhy.core.cards import Requirement
+from seewhy.data.base import Dataset, Item, dataset, expect
 from seewhy.data.masks import read_numbers
 from seewhy.data.reading import lines, once_each, one_of, photo
 from seewhy.errors import DataError, OptionError
-from seewhy.registry import Ask, dataset
 
 VOID = 255
 CLASSES = (
@@ -44,7 +44,7 @@ CLASSES = (
 @dataset(
     name="voc",
     title="PASCAL VOC",
-    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    has={Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},
     splits=("val", "train", "trainval", "test"),
     summary="Photos of 20 kinds of things, with a mask or a box for each object.",
     layout=(
@@ -92,14 +92,14 @@ class VOC(Dataset):
         for name in without:
             one_of("without", name, CLASSES)
         self.split, self.year, self.task = split, year, task
-        self._labelled = split != "test" or year == 2007
+        self._labeled = split != "test" or year == 2007
         self.root = _year_folder(Path(root).expanduser(), year)
         listed = f"ImageSets/{'Segmentation' if task == 'segmentation' else 'Main'}/{split}.txt"
         folders = ("SegmentationClass", "SegmentationObject") if task == "segmentation" else ("Annotations",)
-        expect(self.root, listed, "JPEGImages", *(folders if self._labelled else ()), card=self.card)
+        expect(self.root, listed, "JPEGImages", *(folders if self._labeled else ()), card=self.card)
         self._ids = once_each((line.split()[0] for line in lines(self.root / listed)), self.root / listed)
         if single_label or without:
-            if not self._labelled:
+            if not self._labeled:
                 raise OptionError("VOC 2012's test split has no annotations to select by; use split='val'")
             self._ids = tuple(i for i in self._ids if self._chosen(i, single_label, set(without)))
 
@@ -110,7 +110,7 @@ class VOC(Dataset):
     def read(self, index: int) -> Item:
         name = self._ids[index]
         image = photo(self.root / "JPEGImages" / f"{name}.jpg")
-        if not self._labelled:
+        if not self._labeled:
             return Item(name, image)
         if self.task == "segmentation":
             return Item(name, image, **self._masks(name))

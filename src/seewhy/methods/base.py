@@ -5,19 +5,76 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from seewhy.core.cards import Capability, Cost, MethodCard, folder_of
+from seewhy.core.maps import flat_rows, upcast
+from seewhy.core.options import check_options, option, options_of
+from seewhy.core.registry import Registry
 from seewhy.errors import ModelError, NonFiniteError, RequirementError
-from seewhy.explanation import CONSTANT_SPREAD
 from seewhy.models.adapter import VisionModel
+from seewhy.models.instrument.hooks import backward, untouched
 from seewhy.models.structure import Layer
-from seewhy.models.surgery import backward, untouched
-from seewhy.registry import METHODS, Cost, MethodCard, Need, check_options, option, options_of
 from seewhy.targets import Output, PerImage, Target, TargetLike, tiled_rows
+
+M = TypeVar("M", bound="Method")
+
+METHODS: Registry[type[Method]] = Registry(
+    "method", package="seewhy.methods", group="seewhy.methods", hint="`seewhy methods` lists them"
+)
+"""Every method by name: those of this package and those that other installed packages declare."""
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(option,))
+def method(
+    *,
+    name: str,
+    title: str,
+    summary: str,
+    needs: set[Capability],
+    signed: bool,
+    class_specific: bool,
+    citation: str,
+    cost: Callable[[Any], Cost],
+    family: str | None = None,
+    stochastic: bool = False,
+    target_kind: str | None = None,
+    hides: bool = False,
+    autocast: str = "",
+    register: bool = True,
+) -> Callable[[type[M]], type[M]]:
+    """Make a class a method: a dataclass of its options with a card, entered in `METHODS`.
+
+    The arguments are the fields of `MethodCard`; `family` is by default the folder that the class is written in.
+    `register=False` gives a method that works but is in no list: for trying out, and for the tests of the checks.
+    """
+
+    def decorate(cls: type[M]) -> type[M]:
+        made = dataclass(kw_only=True, eq=False)(cls)
+        made.card = MethodCard(
+            name=name,
+            title=title,
+            family=family or folder_of(cls),
+            summary=summary,
+            needs=frozenset(needs),
+            signed=signed,
+            class_specific=class_specific,
+            citation=citation,
+            cost=cost,
+            stochastic=stochastic,
+            target_kind=target_kind,
+            hides=hides,
+            autocast=autocast,
+        )
+        if register:
+            METHODS.add(name, made)
+        return made
+
+    return decorate
 
 
 @dataclass(eq=False)
@@ -37,24 +94,26 @@ class Method:
 
     def __post_init__(self) -> None:
         check_options(self)
-        why = self.unmet(self.model)
+        why = self.why_incompatible(self.model)
         if why:
-            working = [m.card.name for m in METHODS if not m.unmet(self.model)]
+            working = [m.card.name for m in METHODS.values() if not m.why_incompatible(self.model)]
             raise RequirementError(
                 f"{self.card.title} cannot serve {self.model.name}: {why}; these can: {', '.join(working) or 'none'}"
             )
-        self.prepare()
+        self.setup()
 
     @classmethod
-    def unmet(cls, model: VisionModel) -> str:
+    def why_incompatible(cls, model: VisionModel) -> str:
         """Why the method cannot serve the model; empty if it can."""
-        missing = model.missing(cls.card.needs)
+        missing = model.missing_capabilities(cls.card.needs)
         return f"it needs {' and '.join(missing)}" if missing else ""
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         """Settle options that depend on the model (layers by name), before any forward."""
 
-    def maps(self, x: Float[Tensor, "batch channels height width"], target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(
+        self, x: Float[Tensor, "batch channels height width"], target: Target
+    ) -> Float[Tensor, "batch rows cols"]:
         """The maps. Called in no-grad mode on a safe copy of the batch; `target` is made and checked."""
         raise NotImplementedError
 
@@ -65,13 +124,13 @@ class Method:
 
     @property
     def shares_forwards(self) -> bool:
-        """Whether several targets of one image cost the forwards of one (`of=` of a call): without gradients, yes."""
-        return Need.GRADIENTS not in self.card.needs
+        """Whether several targets of one image cost the forwards of one (`image_index=` of a call): without gradients, yes."""
+        return Capability.GRADIENTS not in self.card.needs
 
     @property
     def cut_layer(self) -> Layer | None:
         """The layer at which the method cuts the model, if it does."""
-        return getattr(self, "at", None)
+        return getattr(self, "layer_", None)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -83,30 +142,30 @@ class Method:
         self,
         x: Float[Tensor, "batch channels height width"],
         target: TargetLike = None,
-        of: Sequence[int] | None = None,
+        image_index: Sequence[int] | None = None,
     ) -> Float[Tensor, "maps rows cols"]:
         """Explain a preprocessed batch.
 
         Args:
-            x: the batch as the model takes it; another floating-point type is converted, as `model.prepare` does.
+            x: the batch as the model takes it; another floating-point type is converted, as `model.preprocess_images` does.
             target: one for all images or one for each (see `seewhy.targets.as_target`); by default the class
                 that the model answers. Label-free methods ignore it.
-            of: for several targets of one image: the image that each map is of, a row of `x`; the targets are then
+            image_index: for several targets of one image: the image that each map is of, a row of `x`; the targets are then
                 one for each map. Methods that only run the model forward run each image once for all its targets.
 
         Returns:
-            float32 maps on the method's own grid, signed where the card says so, not normalised.
-            The call ends with one synchronisation with the device, for the check of the values.
+            float32 maps on the method's own grid, signed where the card says so, not normalized.
+            The call ends with one synchronization with the device, for the check of the values.
 
         Raises:
             TargetError: no such target. NonFiniteError: the model or the map gives NaN or infinity.
         """
-        if of is None or not len(x):
-            return self.run(x, target, self.maps)
+        if image_index is None or not len(x):
+            return self.run(x, target, self.compute)
         if not self.card.class_specific:
-            return self.run(x, target, self.maps)[list(of)]
-        with self.model.repeats(of) if self.shares_forwards else nullcontext():
-            return self.run(x[list(of)], target, self.maps)
+            return self.run(x, target, self.compute)[list(image_index)]
+        with self.model.shared_images(image_index) if self.shares_forwards else nullcontext():
+            return self.run(x[list(image_index)], target, self.compute)
 
     def run(
         self, x: Tensor, target: TargetLike, compute: Callable[[Tensor, Target], Tensor]
@@ -114,7 +173,12 @@ class Method:
         """What a call does around `maps`, around `compute`: for methods that have more than a map to give."""
         _check_batch(x, self.model)
         goal = self._goal(target, len(x))
-        with self.model.fitting(x), torch.inference_mode(False), torch.no_grad(), untouched(self.model.module):
+        with (
+            self.model.shape_error_context(x),
+            torch.inference_mode(False),
+            torch.no_grad(),
+            untouched(self.model.module),
+        ):
             x = x.detach().clone() if x.is_inference() or x.requires_grad else x
             x = x.to(self.model.dtype)
             if goal.depends_on_output and self.cost.above > 1:
@@ -129,7 +193,7 @@ class Method:
             return _Nothing()
         goal = self.model.as_target(target)
         for each in goal.targets if isinstance(goal, PerImage) else (goal,):
-            if each.need not in self.model.offers:
+            if each.need not in self.model.capabilities:
                 Output().require(each.need)
         goal.check(batch, self.model.classes)
         self.check_target(goal)
@@ -143,20 +207,20 @@ class _Nothing(Target):
     """The target of label-free methods."""
 
     kind = "none"
-    need = Need.EMBEDDING
+    need = Capability.EMBEDDING
 
     def score(self, output: Output) -> Tensor:
         raise AssertionError("a label-free method asked for a score")
 
 
 class _Watched(Target):
-    """A target that also notes, without synchronising, whether the model's answers were finite."""
+    """A target that also notes, without synchronizing, whether the model's answers were finite."""
 
     def __init__(self, target: Target, finite: list[Tensor], rows: Sequence[int] | None = None) -> None:
         self._target, self.finite, self._rows = target, finite, rows
 
     @property
-    def need(self) -> Need:  # type: ignore[override]
+    def need(self) -> Capability:  # type: ignore[override]
         return self._target.need
 
     def score(self, output: Output) -> Float[Tensor, "batch"]:
@@ -179,7 +243,7 @@ def _check_batch(x: Any, model: VisionModel) -> None:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ModelError(
             f"a method takes a preprocessed float batch (B, C, H, W), not {got}; "
-            "for photos use seewhy.explain, or model.prepare(images)"
+            "for photos use seewhy.explain, or model.preprocess_images(images)"
         )
     if not len(x):
         raise ModelError("the batch is empty; give at least one image")
@@ -190,7 +254,7 @@ def _check_batch(x: Any, model: VisionModel) -> None:
 
 
 def _check_finite(maps: Tensor, watched: _Watched, name: str) -> None:
-    """One synchronisation for all checks."""
+    """One synchronization for all checks."""
     rows = torch.isfinite(maps).flatten(1).all(1)
     verdict = torch.stack([*watched.finite, rows.all()]).tolist()
     if not all(verdict[:-1]):
@@ -227,7 +291,7 @@ def gradient(score: Float[Tensor, "batch"], at: Tensor, keep: bool = False) -> T
 
 def activation_and_gradient(model: VisionModel, x: Tensor, layer: Layer, target: Target) -> tuple[Tensor, Tensor]:
     """A layer's raw output and ∂ score / ∂ output, from one forward; gradients exist above the layer only."""
-    with model.cut(layer) as leaf:
+    with model.leaf_at(layer) as leaf:
         score = target.score(model.run(x))
     return leaf[0].detach(), gradient(score, leaf[0])
 
@@ -240,15 +304,9 @@ def input_gradient(model: VisionModel, x: Tensor, target: Target) -> Tensor:
     return gradient(score, x)
 
 
-def at_least_float(values: Tensor) -> Tensor:
-    """float32, or float64 if it was: sums over masks and differences of scores are not taken in half precision."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def unvarying(scores: Float[Tensor, "batch n"]) -> Bool[Tensor, "batch"]:
+def all_scores_equal(scores: Float[Tensor, "batch n"]) -> Bool[Tensor, "batch"]:
     """Whether all n > 1 scores of an image are one number, up to float32 rounding; NaN is not."""
-    low, high = scores.aminmax(dim=1)
-    return (high - low <= CONSTANT_SPREAD * torch.maximum(low.abs(), high.abs())) & (scores.shape[1] > 1)
+    return flat_rows(scores) & (scores.shape[1] > 1)
 
 
 def chunks(n: int, batch: int, batch_size: int) -> Iterator[tuple[int, int]]:
@@ -275,7 +333,7 @@ def tiled(target: Target, batch: int, n: int) -> Target:
     return target.at(tiled_rows(batch, n))
 
 
-def seeded(seed: int, device: torch.device) -> torch.Generator:
+def make_generator(seed: int, device: torch.device) -> torch.Generator:
     """A generator of the method's own, so that the global random state is not touched."""
     return torch.Generator(device).manual_seed(seed)
 
@@ -286,13 +344,13 @@ __all__ = [
     "BATCH_SIZE",
     "Method",
     "activation_and_gradient",
-    "at_least_float",
+    "all_scores_equal",
     "chunks",
     "gradient",
     "input_gradient",
+    "make_generator",
     "noise",
     "option",
-    "seeded",
     "tiled",
-    "unvarying",
+    "upcast",
 ]

@@ -14,6 +14,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from seewhy.core.cards import CAPABILITY_TEXT, Capability
+from seewhy.core.images import ImageLike, load_image, load_images
+from seewhy.core.preprocess import Preprocess
 from seewhy.errors import (
     ImageError,
     LayoutError,
@@ -23,11 +26,8 @@ from seewhy.errors import (
     SeewhyError,
     UnknownNameError,
 )
-from seewhy.images import ImageLike, load_image, load_images
-from seewhy.models.attention import reading_attention
-from seewhy.models.repeats import repeating, repeats_of
-from seewhy.models.structure import Block, Layer, Structure
-from seewhy.models.surgery import (
+from seewhy.models.instrument.attention import reading_attention
+from seewhy.models.instrument.hooks import (
     INFERENCE,
     Stop,
     Tail,
@@ -37,8 +37,8 @@ from seewhy.models.surgery import (
     made_in_inference_mode,
     untouched,
 )
-from seewhy.preprocess import Preprocess
-from seewhy.registry import NEED_TEXT, Need
+from seewhy.models.instrument.shared_images import image_index_of, sharing_images
+from seewhy.models.structure import Block, Layer, Structure
 from seewhy.targets import Output, Target, TargetLike, as_target
 
 
@@ -65,7 +65,7 @@ class VisionModel:
         self.class_names = tuple(class_names) if class_names else None
 
     def __repr__(self) -> str:
-        return f"VisionModel({self.name!r}, {self.structure.source}, offers {', '.join(sorted(self.offers))})"
+        return f"VisionModel({self.name!r}, {self.structure.source}, offers {', '.join(sorted(self.capabilities))})"
 
     # ── what it is ────────────────────────────────────────────────────────────────────────────────────────────────
     @property
@@ -79,9 +79,9 @@ class VisionModel:
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
 
     @property
-    def offers(self) -> frozenset[Need]:
+    def capabilities(self) -> frozenset[Capability]:
         """What methods can get from this model; asks every weight, so not for a hot path."""
-        return self.structure.offers - ({Need.GRADIENTS} if made_in_inference_mode(self.module) else set())
+        return self.structure.capabilities - ({Capability.GRADIENTS} if made_in_inference_mode(self.module) else set())
 
     @property
     def classes(self) -> int | None:
@@ -97,20 +97,20 @@ class VisionModel:
 
     def as_target(self, spec: TargetLike) -> Target:
         """What a user writes as a `Target` of this model; errors as for `seewhy.targets.as_target`."""
-        return as_target(spec, self.class_names, Need.LOGITS in self.structure.offers)
+        return as_target(spec, self.class_names, Capability.LOGITS in self.structure.capabilities)
 
     def to(self, device: torch.device | str) -> VisionModel:
         """Move the module; returns self."""
         self.module.to(device)
         return self
 
-    def missing(self, needs: frozenset[Need]) -> list[str]:
+    def missing_capabilities(self, needs: frozenset[Capability]) -> list[str]:
         """In words, which of `needs` the model does not offer."""
-        lacking = needs - self.offers
+        lacking = needs - self.capabilities
         return [
             f"gradients, which do not pass {INFERENCE}"
-            if n is Need.GRADIENTS and n in self.structure.offers
-            else NEED_TEXT[n]
+            if n is Capability.GRADIENTS and n in self.structure.capabilities
+            else CAPABILITY_TEXT[n]
             for n in sorted(lacking)
         ]
 
@@ -231,27 +231,29 @@ class VisionModel:
             )
         return value[:, prefix:].transpose(1, 2).unflatten(2, (rows, cols))
 
-    def patches(self, values: Float[Tensor, "batch tokens"], size: Sequence[int]) -> Float[Tensor, "batch rows cols"]:
+    def tokens_to_map(
+        self, values: Float[Tensor, "batch tokens"], size: Sequence[int]
+    ) -> Float[Tensor, "batch rows cols"]:
         """Per-token numbers as a map: prefix tokens dropped, patch tokens on the grid."""
         return self._tokens_to_grid(values[..., None], Layer("tokens", "tokens"), size).squeeze(1)
 
     # ── running it ────────────────────────────────────────────────────────────────────────────────────────────────
     def run(self, x: Float[Tensor, "batch channels height width"]) -> Output:
         """One forward in the caller's grad mode. Methods call this inside `untouched(model.module)`."""
-        repeats = repeats_of(self)
+        repeats = image_index_of(self)
         if repeats is None:
             return self._forward(x)
         output = self._forward(repeats.once(x))
         return Output(*(None if t is None else repeats.spread(t) for t in (output.logits, output.embedding)))
 
     @contextmanager
-    def repeats(self, of: Sequence[int]) -> Iterator[None]:
+    def shared_images(self, index: Sequence[int]) -> Iterator[None]:
         """In the block, batches are known to repeat pictures, and without gradients each is run once.
 
-        Row i of every batch (or of each of several whole batches, one after the other) shows picture `of[i]`: what
+        Row i of every batch (or of each of several whole batches, one after the other) shows picture `index[i]`: what
         several targets of one picture ask of the model is asked once.
         """
-        with repeating(self, of):
+        with sharing_images(self, index):
             yield
 
     def _forward(self, x: Tensor) -> Output:
@@ -271,7 +273,7 @@ class VisionModel:
         return output
 
     @contextmanager
-    def fitting(self, x: Tensor) -> Iterator[None]:
+    def shape_error_context(self, x: Tensor) -> Iterator[None]:
         """In the block, an error of the module about a batch of another size than it was made for says so.
 
         Raises:
@@ -288,7 +290,7 @@ class VisionModel:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(
                 f"{self.name} fails on an input of {x.shape[-2]}×{x.shape[-1]} ({reason}); "
-                f"feed {size[0]}×{size[1]}: model.prepare(images)"
+                f"feed {size[0]}×{size[1]}: model.preprocess_images(images)"
             ) from error
 
     def activations(self, x: Tensor, layers: Sequence[Layer]) -> dict[str, Float[Tensor, "batch channels rows cols"]]:
@@ -305,13 +307,13 @@ class VisionModel:
     def _collect(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """The raw outputs of modules, by name."""
         modules = {name: self.submodule(name) for name in names}
-        with self.fitting(x), torch.no_grad(), untouched(self.module), collecting(modules) as found:
-            repeats = repeats_of(self)
+        with self.shape_error_context(x), torch.no_grad(), untouched(self.module), collecting(modules) as found:
+            repeats = image_index_of(self)
             self.module(repeats.once(x) if repeats else x, **self.structure.call)
         return {name: repeats.spread(value) for name, value in found.items()} if repeats else found
 
     @contextmanager
-    def cut(self, layer: Layer) -> Iterator[list[Tensor]]:
+    def leaf_at(self, layer: Layer) -> Iterator[list[Tensor]]:
         """Forwards in the block have gradients above `layer` only; yields a list that will hold its leaf."""
         with cut(self.submodule(layer.name)) as leaf:
             yield leaf
@@ -352,25 +354,27 @@ class VisionModel:
         return {i: self.structure.blocks[i] for i in numbers}
 
     # ── for people ────────────────────────────────────────────────────────────────────────────────────────────────
-    def prepare(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "batch channels height width"]:
+    def preprocess_images(
+        self, images: ImageLike | Sequence[ImageLike]
+    ) -> Float[Tensor, "batch channels height width"]:
         """Images as the batch that the model expects, on its device.
 
         Raises:
             ImageError: an image cannot be read.
         """
-        return self.stack(load_images(images))
+        return self.preprocess_batch(load_images(images))
 
-    def stack(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "batch channels height width"]:
+    def preprocess_batch(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "batch channels height width"]:
         """`prepare` for pictures that are read already."""
         inputs = [self.preprocess(picture) for picture in pictures]
         if len({tuple(x.shape) for x in inputs}) > 1:
             raise ImageError("the photos have different sizes after preprocessing; give them one by one")
         return torch.stack(inputs).to(self.device, self.dtype)
 
-    def view(self, picture: Image.Image) -> Image.Image:
+    def visible_region(self, picture: Image.Image) -> Image.Image:
         """The region of the picture that the model sees, in the picture's own resolution where that is known."""
-        if hasattr(self.preprocess, "view"):
-            return self.preprocess.view(picture)
+        if hasattr(self.preprocess, "visible_region"):
+            return self.preprocess.visible_region(picture)
         pixels = self.preprocess(picture).float()
         pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
         return load_image(pixels if pixels.shape[0] in (1, 3) else pixels[:1])
@@ -385,12 +389,12 @@ class VisionModel:
         Raises:
             NonFiniteError: the model gives NaN or infinity.
         """
-        return self.checked_output(self.prepare(images))
+        return self.forward_checked(self.preprocess_images(images))
 
     @torch.no_grad()
-    def checked_output(self, x: Float[Tensor, "batch channels height width"]) -> Output:
+    def forward_checked(self, x: Float[Tensor, "batch channels height width"]) -> Output:
         """The output for a preprocessed batch, or `NonFiniteError`."""
-        with self.fitting(x), untouched(self.module):
+        with self.shape_error_context(x), untouched(self.module):
             output = self.run(x)
         for value in (output.logits, output.embedding):
             if value is not None and not torch.isfinite(value).all():
@@ -406,11 +410,11 @@ class VisionModel:
         Raises:
             TargetError: the model has no class scores.
         """
-        return self.output(images).require(Need.LOGITS)
+        return self.output(images).require(Capability.LOGITS)
 
     def embed(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "batch dim"]:
         """The embeddings of images."""
-        return self.output(images).require(Need.EMBEDDING)
+        return self.output(images).require(Capability.EMBEDDING)
 
     def with_size(self, rows: int, cols: int) -> VisionModel:
         """The same model fed with images of another size (where the architecture allows it)."""

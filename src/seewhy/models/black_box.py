@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, ModelError, OptionError, UnknownNameError
 from seewhy.models.adapter import VisionModel
-from seewhy.models.generic import ClassNames, read_class_names
+from seewhy.models.infer.wrapping import ClassNames, read_class_names
 from seewhy.models.structure import Structure
 from seewhy.targets import Output
 
@@ -44,7 +44,7 @@ def wrap_function(
             or anything that numpy understands. It gets a copy, which it may change.
         classes: how many scores there are, so that a class out of range is found before any pass.
         class_names: a list, a dict from index to name, or a text file with a name on each line.
-        preprocess: from a PIL image to (channels, rows, cols); default: ImageNet's (see `seewhy.preprocess`).
+        preprocess: from a PIL image to (channels, rows, cols); default: ImageNet's (see `seewhy.core.preprocess`).
         output: what `fn` returns: "logits", "probabilities" (they become logits by the logarithm), or "embedding".
         takes: what `fn` is called with, a "tensor" on `device` or a "numpy" array.
         batch_size: the most images that `fn` takes at a time; None: any number.

@@ -117,7 +117,7 @@ def _under(state: State, prefix: str) -> State:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-# ── recognising ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── recognizing ───────────────────────────────────────────────────────────────────────────────────────────────────────
 VITS = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
 RESNETS = {
     ((2, 2, 2, 2), 2): "resnet18",
@@ -128,7 +128,7 @@ RESNETS = {
 }
 
 
-def recognised(state: State) -> tuple[str, dict[str, str]] | None:
+def recognized(state: State) -> tuple[str, dict[str, str]] | None:
     """The architecture that names and shapes tell, with options: a ViT in DINO's (and timm's) names, or a ResNet.
 
     DINO's ViTs and their preprocessing are those of `vit_…_patch….dino` in timm, key by key; self-supervised ResNets
@@ -151,7 +151,7 @@ def _dino_tag(patch: Tensor) -> str:
 
 
 # ── fitting ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-def fit(model: VisionModel, state: State, name: str) -> VisionModel:
+def load_state(model: VisionModel, state: State, name: str) -> VisionModel:
     """`model` with these weights. Its head follows the checkpoint: another number of classes, or none at all.
 
     Raises:

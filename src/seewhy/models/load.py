@@ -28,10 +28,10 @@ class Source:
     """Where models come from.
 
     Attributes:
-        home: the file in `seewhy.models` with `load`, `names`, `recognises` and `structure`; some have `preprocess`
+        home: the file in `seewhy.models` with `load`, `names`, `recognizes` and `structure`; some have `preprocess`
             (what a module of theirs takes) and `tower` (the image side of a model of images and texts).
         prefix: how its models' names start; empty: it brings a few names of its own.
-        package: the library whose modules it recognises.
+        package: the library whose modules it recognizes.
     """
 
     home: str
@@ -41,12 +41,12 @@ class Source:
     @property
     def module(self) -> ModuleType:
         """The source's file, imported now."""
-        return importlib.import_module(f"seewhy.models.{self.home}")
+        return importlib.import_module(f"seewhy.models.sources.{self.home}")
 
 
 SOURCES = (
     Source("efficientnet_lite", "", "efficientnet_lite_pytorch"),
-    Source("scenes_source", "", "seewhy"),
+    Source("scenes", "", "seewhy"),
     Source("timm", "timm/", "timm"),
     Source("torchvision", "torchvision/", "torchvision"),
     Source("hf", "hf/", "transformers"),
@@ -68,7 +68,7 @@ def load_model(
         name: `efficientnet_lite0`, `scenes_vit`, `scenes_cnn`, `timm/NAME`, `torchvision/NAME`, `hf/REPO`,
             `open_clip/MODEL:PRETRAINED` (`list_models` lists them), a folder in the Hugging Face format, or a
             checkpoint file.
-        architecture: for a checkpoint file, the name of the model that it fits; None: recognised where the names
+        architecture: for a checkpoint file, the name of the model that it fits; None: recognized where the names
             and shapes of the weights tell (ViT in DINO's names, ResNet).
         device: None: a CUDA device where there is one, else the CPU.
         pretrained: whether weights are loaded, or drawn at random.
@@ -94,7 +94,7 @@ def list_models(pattern: str = "*") -> list[str]:
 def source_of(module: nn.Module) -> ModuleType | None:
     """The source whose `structure` knows this module; libraries that are not in use are not imported."""
     for source in SOURCES:
-        if source.package in sys.modules and source.module.recognises(module):
+        if source.package in sys.modules and source.module.recognizes(module):
             return source.module
     return None
 
@@ -129,13 +129,13 @@ def _from_folder(path: Path, pretrained: bool, options: dict[str, Any]) -> Visio
             f"{path} has no config.json, so it is no model folder; save one with save_pretrained(…), "
             "or give the checkpoint file"
         )
-    return importlib.import_module("seewhy.models.hf").load(str(path), pretrained=pretrained, **options)
+    return importlib.import_module("seewhy.models.sources.hf").load(str(path), pretrained=pretrained, **options)
 
 
 def _from_checkpoint(path: Path, architecture: str | None, options: dict[str, Any]) -> VisionModel:
     state, layout = checkpoints.strip_layout(checkpoints.read_state(path))
     if architecture is None:
-        architecture, usual = checkpoints.recognised(state) or (None, {})
+        architecture, usual = checkpoints.recognized(state) or (None, {})
         options = {**usual, **options}
     if architecture is None:
         raise WeightsError(
@@ -144,7 +144,7 @@ def _from_checkpoint(path: Path, architecture: str | None, options: dict[str, An
     if _source(architecture) is None:
         raise UnknownNameError("architecture", architecture, _nearest(architecture))
     model = _open(architecture, None, False, options)
-    return checkpoints.fit(model, state, name=path.name)
+    return checkpoints.load_state(model, state, name=path.name)
 
 
 def _device(device: torch.device | str | None) -> torch.device:

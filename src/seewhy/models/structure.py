@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from seewhy.core.cards import Capability
 from seewhy.errors import LayoutError, UnknownNameError
-from seewhy.registry import Need
 from seewhy.targets import Output
 
 LAYOUTS = ("nchw", "nhwc", "tokens")
@@ -106,17 +106,17 @@ class Structure:
     note: str = ""
 
     @property
-    def offers(self) -> frozenset[Need]:
+    def capabilities(self) -> frozenset[Capability]:
         """What the model offers to methods."""
         logits = self.head is not None if self.has_logits is None else self.has_logits
         offered = {
-            Need.LOGITS: logits,
-            Need.EMBEDDING: self.has_embedding,
-            Need.GRADIENTS: self.has_gradients,
-            Need.FEATURES: bool(self.stages),
-            Need.TOKENS: bool(self.blocks),
-            Need.ATTENTION: bool(self.blocks),
-            Need.LAST_BLOCK: bool(self.blocks),
-            Need.CLASS_TOKEN: self.class_token,
+            Capability.LOGITS: logits,
+            Capability.EMBEDDING: self.has_embedding,
+            Capability.GRADIENTS: self.has_gradients,
+            Capability.FEATURES: bool(self.stages),
+            Capability.TOKENS: bool(self.blocks),
+            Capability.ATTENTION: bool(self.blocks),
+            Capability.LAST_BLOCK: bool(self.blocks),
+            Capability.CLASS_TOKEN: self.class_token,
         }
         return frozenset(need for need, yes in offered.items() if yes)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seewhy.models.scenes import SceneCNN, SceneViT, load
+from seewhy.models.reference.scenes import SceneCNN, SceneViT, load
 from seewhy.training.recipes import Recipe
 from seewhy.training.scenes import Plain
 
@@ -75,7 +75,7 @@ class Student(Plain):
         return F.mse_loss(self.guesses[stage](patches).float(), lesson / spread)
 
     def _lessons(self, x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b n _"]]:
-        """The teacher's stages on the student's grid; where a map is finer, its neighbours become channels."""
+        """The teacher's stages on the student's grid; where a map is finer, its neighbors become channels."""
         teacher, side = self.teacher, self.model.patch_embed.grid_size[0]
         x = teacher.layer1(teacher.relu(teacher.bn1(teacher.conv1(x))))
         lessons = []

@@ -13,7 +13,7 @@ from torch import nn
 
 from seewhy.data.scenes import CLASSES
 from seewhy.errors import WeightsError
-from seewhy.models.scenes import MEAN, STD, build
+from seewhy.models.reference.scenes import MEAN, STD, build
 from seewhy.training.evaluate import evaluate
 from seewhy.training.recipes import RECIPES, Recipe
 
@@ -113,7 +113,7 @@ so that every method of seewhy runs offline in a second on a model whose right a
 scratch on scenes that seewhy draws itself; no photo and no outside weights went in. Apache-2.0, like the code.
 
 Input: (B, 3, 96, 96), bytes / 255, minus 0.5, over 0.25. Output: one logit per class, independent (sigmoid).
-`seewhy.models.scenes.load(NAME)` gives the model and its NAME.json; `seewhy.data.Scenes(SPLIT, seed=0)` the test
+`seewhy.models.reference.scenes.load(NAME)` gives the model and its NAME.json; `seewhy.data.Scenes(SPLIT, seed=0)` the test
 splits, which share no seed with training.
 
 """.splitlines()

@@ -23,7 +23,7 @@ class Recipe:
     start: str | None = None
     """A shipped model whose weights the run starts from, where the names and shapes fit."""
     augment: bool = True
-    """Mirror, permute the colour channels and change the brightness; never where a coloured mark gives the class."""
+    """Mirror, permute the color channels and change the brightness; never where a colored mark gives the class."""
     images: int = 40000
     steps: int = 1600
     batch: int = 128

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seewhy.errors import OptionError, UnknownNameError, WeightsError
-from seewhy.models.scenes import MEAN, STD, build, load
+from seewhy.models.reference.scenes import MEAN, STD, build, load
 from seewhy.training.pool import Pool, scene_pool
 from seewhy.training.recipes import RECIPES, Recipe
 from seewhy.training.team import Team
@@ -254,7 +254,7 @@ def batch_at(
 
 
 def _augment(rng: np.random.Generator, images: UInt8[ndarray, "b h w 3"]) -> None:
-    """Mirror half of the pictures, exchange colour channels, and darken or brighten, in place."""
+    """Mirror half of the pictures, exchange color channels, and darken or brighten, in place."""
     for image, mirror in zip(images, rng.random(len(images)) < 0.5, strict=True):
         view = image[:, ::-1] if mirror else image
         gain = rng.uniform(0.7, 1.3)

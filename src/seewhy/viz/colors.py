@@ -1,7 +1,7 @@
-"""Colours that people with colour-blindness can tell apart.
+"""Colors that people with color-blindness can tell apart.
 
-Unsigned maps: matplotlib's "inferno", lightness rising with the value. Signed maps: blue (against) over a neutral grey
-at exactly 0 to orange (for); blue and orange stay apart in all common kinds of colour-blindness.
+Unsigned maps: matplotlib's "inferno", lightness rising with the value. Signed maps: blue (against) over a neutral gray
+at exactly 0 to orange (for); blue and orange stay apart in all common kinds of color-blindness.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def table(signed: bool) -> UInt8[np.ndarray, "steps 3"]:
 def colorize(
     values: Float[Tensor, "rows cols"] | Float[np.ndarray, "rows cols"], signed: bool
 ) -> UInt8[np.ndarray, "rows cols 3"]:
-    """Colours for values in [0, 1], or in [-1, 1] if signed; what lies outside is clipped."""
+    """Colors for values in [0, 1], or in [-1, 1] if signed; what lies outside is clipped."""
     lut = table(signed)
     unit = (np.asarray(values, dtype=np.float64) + 1) / 2 if signed else np.asarray(values, dtype=np.float64)
     return lut[np.rint(np.clip(unit, 0, 1) * (len(lut) - 1)).astype(np.intp)]

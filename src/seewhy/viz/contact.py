@@ -11,7 +11,7 @@ from seewhy.data.base import Item
 from seewhy.data.scenes import CLASSES, Scene
 from seewhy.viz.outlines import border, resized
 
-# Okabe and Ito's colours for objects in order, told apart without red-green vision; a scene's mark gets white.
+# Okabe and Ito's colors for objects in order, told apart without red-green vision; a scene's mark gets white.
 OUTLINES = ((230, 159, 0), (86, 180, 233), (240, 228, 66))
 MARK_OUTLINE = (255, 255, 255)
 _PAPER, _TEXT, _GAP, _LINE, _FONT, _LINES = (24, 24, 27), (228, 228, 231), 8, 15, 12, 4
@@ -39,8 +39,8 @@ def contact_sheet(
         x, y = _GAP + i % columns * width, _GAP + i // columns * height
         picture = outlined(item, scale if side is None else side / max(item.image.size))
         sheet.paste(picture, (x, y))
-        for line, (text, colour) in enumerate(_caption(item, i, names)):
-            pen.text((x, y + picture.height + 1 + line * _LINE), _fitting(text, font, cell), fill=colour, font=font)
+        for line, (text, color) in enumerate(_caption(item, i, names)):
+            pen.text((x, y + picture.height + 1 + line * _LINE), _fitting(text, font, cell), fill=color, font=font)
     return sheet
 
 

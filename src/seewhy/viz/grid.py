@@ -131,7 +131,7 @@ def _picture(item: Cell, cell: int) -> Image.Image | None:
         return None
     source = item.image if isinstance(item, Explanation) else item
     if isinstance(item, Explanation):
-        cols, rows = source.size if source is not None else (item.input_size or item.map.shape)[::-1]
+        cols, rows = source.size if source is not None else (item.input_size or item.attribution.shape)[::-1]
         cols, rows = _fit(cols, rows, cell)
         return item.overlay(size=(rows, cols))  # drawn at its final size: a warning in it stays readable
     return item.convert("RGB").resize(_fit(*item.size, cell), Image.Resampling.LANCZOS)
@@ -198,7 +198,7 @@ def _row(
 
 
 def _legend(rows: Sequence[Sequence[Cell]], total: int, sizes: _Sizes) -> Image.Image | None:
-    """A colour bar for each kind of map in the figure."""
+    """A color bar for each kind of map in the figure."""
     maps = [item for row in rows for item in row if isinstance(item, Explanation)]
     if not maps:
         return None

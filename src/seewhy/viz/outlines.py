@@ -14,7 +14,7 @@ def resized(mask: Bool[ndarray, "h w"], size: tuple[int, ...]) -> Bool[ndarray, 
 
 
 def border(mask: Bool[ndarray, "h w"]) -> Bool[ndarray, "h w"]:
-    """The mask's pixels with a 4-neighbour outside it; beyond the picture counts as outside."""
+    """The mask's pixels with a 4-neighbor outside it; beyond the picture counts as outside."""
     padded = np.pad(mask, 1)
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inside

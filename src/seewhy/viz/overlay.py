@@ -10,27 +10,27 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from seewhy.core.maps import resize
 from seewhy.errors import OptionError
-from seewhy.explanation import interpolate
 from seewhy.viz.colors import colorize
 from seewhy.viz.text import font
 
 if TYPE_CHECKING:
     from seewhy.explanation import Explanation
 
-FADE = 0.9  # how far the photo turns grey: an orange cup must not pass for the map's orange
-LIFT = 0.25  # how far it turns pale: dark places would swallow the map's dark colours
+FADE = 0.9  # how far the photo turns gray: an orange cup must not pass for the map's orange
+LIFT = 0.25  # how far it turns pale: dark places would swallow the map's dark colors
 GAMMA = 0.7  # below 1: weaker regions show, too
 FAINT = 0.15  # the least of what is shown, where 0 means hidden
 FINE = 1024  # cells; pixel-level maps are ruled by a few outliers, coarse ones are not
 FINE_CLIP = 0.99
-CLIP_LEGEND = "in pixel-level maps the strongest 1 % share one colour"
+CLIP_LEGEND = "in pixel-level maps the strongest 1 % share one color"
 
 
 def heatmap(
     explanation: Explanation, size: tuple[int, int] | None = None, mode: str = "bilinear", clip: float | None = None
 ) -> Image.Image:
-    """The normalised map in colours; options as in `overlay`."""
+    """The normalized map in colors; options as in `overlay`."""
     return Image.fromarray(colorize(_values(explanation, _size(explanation, size), mode, clip), explanation.signed))
 
 
@@ -48,7 +48,7 @@ def overlay(
         alpha: opacity of the strongest place, in [0, 1].
         size: (rows, cols) of the result; the image's own by default, at least the model's input size.
         mode: how the map grows: bilinear, nearest (shows the method's own grid) or bicubic.
-        clip: quantile of the non-zero magnitudes that gets the full colour, in (0, 1]; what is stronger looks the same.
+        clip: quantile of the non-zero magnitudes that gets the full color, in (0, 1]; what is stronger looks the same.
             By default 0.99 for pixel-level maps, 1 (nothing clipped) for coarse ones. Changes the picture, not the map.
 
     Raises:
@@ -72,23 +72,23 @@ def _blend(photo: np.ndarray, heat: np.ndarray, opacity: Float[np.ndarray, "rows
 
 
 def _photo(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """The picture at the wanted size, greyed and paled."""
+    """The picture at the wanted size, grayed and paled."""
     image = image.convert("RGB")
     if image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    grey = np.asarray(Image.blend(image, image.convert("L").convert("RGB"), FADE), dtype=np.float32)
-    return grey * (1 - LIFT) + 255 * LIFT
+    gray = np.asarray(Image.blend(image, image.convert("L").convert("RGB"), FADE), dtype=np.float32)
+    return gray * (1 - LIFT) + 255 * LIFT
 
 
 def is_fine(explanation: Explanation) -> bool:
     """Whether the map is on (nearly) the pixels' own grid."""
-    return explanation.map.numel() >= FINE
+    return explanation.attribution.numel() >= FINE
 
 
 def _values(
     explanation: Explanation, size: tuple[int, int], mode: str, clip: float | None
 ) -> Float[np.ndarray, "rows cols"]:
-    """Normalised on the map's own grid first: otherwise the peak's height would depend on the size of the picture."""
+    """Normalized on the map's own grid first: otherwise the peak's height would depend on the size of the picture."""
     clip = (FINE_CLIP if is_fine(explanation) else 1.0) if clip is None else clip
     if not 0 < clip <= 1:
         raise OptionError(f"clip {clip} is not in (0, 1]; pass e.g. clip=0.99")
@@ -97,7 +97,7 @@ def _values(
     if clip < 1 and strengths.size:
         values = values / float(np.quantile(strengths, clip))
     low = -1 if explanation.signed else 0
-    return interpolate(values.clamp(low, 1), size, mode).clamp(low, 1).numpy()  # bicubic overshoots
+    return resize(values.clamp(low, 1), size, mode).clamp(low, 1).numpy()  # bicubic overshoots
 
 
 def _spread(values: Tensor) -> Tensor:

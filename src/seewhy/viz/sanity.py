@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from seewhy.sanity import Cascade, Step
+from seewhy.analysis.randomization import CascadingRandomization, Step
 from seewhy.viz.grid import grid
 
 
-def sanity_figure(cascades: Sequence[Cascade], title: str, cell: int = 180) -> Image.Image:
+def sanity_figure(cascades: Sequence[CascadingRandomization], title: str, cell: int = 180) -> Image.Image:
     """Maps with their likeness to the trained model's; rows of methods that do not change are red."""
     photo = cascades[0].trained.image
     rows = [
@@ -23,7 +23,7 @@ def sanity_figure(cascades: Sequence[Cascade], title: str, cell: int = 180) -> I
     return grid(rows, names, columns, title, captions, cell, alarm=alarm)
 
 
-def _column_names(cascade: Cascade) -> list[str]:
+def _column_names(cascade: CascadingRandomization) -> list[str]:
     return [f"random down to {step.layer}" for step in cascade.steps]
 
 

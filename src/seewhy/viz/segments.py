@@ -10,19 +10,19 @@ from jaxtyping import Bool, Integer
 from numpy import ndarray
 from PIL import Image, ImageColor, ImageDraw
 
-from seewhy.segmentation import Box, Component, Segmentation, grown_labels
+from seewhy.analysis.segmentation import Box, Component, Segmentation, grown_labels
 from seewhy.viz.grid import grid
 from seewhy.viz.text import font
 
 if TYPE_CHECKING:
     from seewhy.explanation import Explanation
-    from seewhy.methods.clustering.pictures import PictureSegments
+    from seewhy.methods.clustering.segments import PictureSegments
 
-# Paul Tol's "muted" scheme: ten colours that people with any common colour-blindness can tell apart. The largest
-# cluster, mostly background, gets the grey. More clusters than colours begin again; the numbers tell them apart.
+# Paul Tol's "muted" scheme: ten colors that people with any common color-blindness can tell apart. The largest
+# cluster, mostly background, gets the gray. More clusters than colors begin again; the numbers tell them apart.
 COLORS = ("#dddddd", "#cc6677", "#332288", "#ddcc77", "#117733", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")
 PALE = 0.75  # how far the photo outside a cluster fades
-TINT = 0.55  # how much of the cluster's colour lies over the photo
+TINT = 0.55  # how much of the cluster's color lies over the photo
 CHOSEN = "#ffffff"
 EDGE = "#1a1a1a"
 
@@ -30,7 +30,7 @@ EDGE = "#1a1a1a"
 def segments_figure(
     found: Sequence[PictureSegments], names: Sequence[str] | None = None, title: str | None = None, cell: int = 260
 ) -> Image.Image:
-    """One row for each photo: the photo, all its segments in colours, then one column for each cluster.
+    """One row for each photo: the photo, all its segments in colors, then one column for each cluster.
 
     In a cluster's column the photo shows through where the cluster is; a thin box stands round each of its parts,
     and a thick white one round the part that was chosen as the one in front.
@@ -65,7 +65,7 @@ def object_figure(
 
 
 def color_of(cluster: int) -> str:
-    """The cluster's colour; the same number has the same colour in every picture."""
+    """The cluster's color; the same number has the same color in every picture."""
     return COLORS[cluster % len(COLORS)]
 
 
@@ -89,10 +89,10 @@ def _shrunk(image: Image.Image, cell: int) -> Image.Image:
 
 
 def _all(photo: Image.Image, labels: Integer[ndarray, "rows cols"], one: PictureSegments) -> Image.Image:
-    """Every segment in its colour, with its number on its largest part."""
+    """Every segment in its color, with its number on its largest part."""
     colors = np.array([ImageColor.getrgb(color_of(c)) for c in range(len(one.similarity))], dtype=np.float32)
-    grey = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32)
-    pixels = np.rint(grey * (1 - TINT) + colors[labels] * TINT).astype(np.uint8)
+    gray = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32)
+    pixels = np.rint(gray * (1 - TINT) + colors[labels] * TINT).astype(np.uint8)
     pixels[borders(labels)] = ImageColor.getrgb(EDGE)
     picture = Image.fromarray(pixels)
     if one.chosen:
@@ -114,12 +114,12 @@ def _cluster(
 
 def _faded(photo: Image.Image, inside: Bool[ndarray, "rows cols"]) -> ndarray:
     pixels = np.asarray(photo, dtype=np.float32)
-    grey = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32)
-    return np.rint(np.where(inside[..., None], pixels, grey * (1 - PALE) + 255 * PALE)).astype(np.uint8)
+    gray = np.asarray(photo.convert("L").convert("RGB"), dtype=np.float32)
+    return np.rint(np.where(inside[..., None], pixels, gray * (1 - PALE) + 255 * PALE)).astype(np.uint8)
 
 
 def _outlined(pixels: ndarray, inside: Bool[ndarray, "rows cols"], color: str) -> Image.Image:
-    """A dark line and beside it, on the inner side, one in the colour: seen on any photo."""
+    """A dark line and beside it, on the inner side, one in the color: seen on any photo."""
     line = borders(inside.astype(np.int64))
     pixels[line & inside] = ImageColor.getrgb(color)
     pixels[line & ~inside] = ImageColor.getrgb(EDGE)
@@ -127,7 +127,7 @@ def _outlined(pixels: ndarray, inside: Bool[ndarray, "rows cols"], color: str) -
 
 
 def borders(labels: Integer[ndarray, "rows cols"]) -> Bool[ndarray, "rows cols"]:
-    """The pixels with a neighbour (4) of another label."""
+    """The pixels with a neighbor (4) of another label."""
     found = np.zeros(labels.shape, dtype=bool)
     down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
     found[1:] |= down
@@ -138,7 +138,7 @@ def borders(labels: Integer[ndarray, "rows cols"]) -> Bool[ndarray, "rows cols"]
 
 
 def _boxes(picture: Image.Image, boxes: Sequence[tuple[Box, str, int]], image: Image.Image) -> None:
-    """Boxes of the full-size image on its small picture: (box, colour, width), each with a dark edge."""
+    """Boxes of the full-size image on its small picture: (box, color, width), each with a dark edge."""
     pen, scale = ImageDraw.Draw(picture), picture.width / image.width
     for box, color, width in boxes:
         edges = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seewhy.bench.report.read import Run
+from seewhy.bench.report.run_data import Run
 
 
 def report(folder: str | Path, output: str | Path | None = None, seed: int = 0) -> Path:
@@ -23,8 +23,9 @@ def report(folder: str | Path, output: str | Path | None = None, seed: int = 0) 
         DataError: no run, no rows, or a broken file. MissingExtraError: DuckDB is not installed.
         SeewhyError: the page cannot be written.
     """
-    from seewhy.bench.report import files, page
-    from seewhy.bench.report.board import board
+    from seewhy.bench.report import exports as files
+    from seewhy.bench.report import page
+    from seewhy.bench.report.leaderboard import board
     from seewhy.viz.html import render, write
 
     run = Run(folder)

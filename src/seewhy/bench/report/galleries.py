@@ -11,12 +11,12 @@ import torch
 from numpy import ndarray
 from PIL import Image
 
-from seewhy.bench.report.blocks import Block, Cell, Pictures, Table
-from seewhy.bench.report.read import MetricInfo, Panel, Run
-from seewhy.bench.report.words import number
+from seewhy.bench.report.elements import Block, Cell, Pictures, Table
+from seewhy.bench.report.run_data import MetricInfo, Panel, Run
+from seewhy.bench.report.summary import number
+from seewhy.core.maps import mean_ranks, resize
 from seewhy.errors import SeewhyError
-from seewhy.explanation import Explanation, interpolate
-from seewhy.ranks import mean_ranks
+from seewhy.explanation import Explanation
 from seewhy.viz.html import Figure
 from seewhy.viz.outlines import outlined
 
@@ -138,14 +138,14 @@ def likeness(run: Run, panel: Panel) -> Table | None:
 
 
 def shaded(value: float) -> Cell:
-    """A correlation with its colour: blue for alike, orange for opposite."""
+    """A correlation with its color: blue for alike, orange for opposite."""
     if np.isnan(value):
         return Cell("–")
     return Cell(f"{round(value, 2) + 0.0:.2f}", shade=round(55 * abs(value)), hue="#0072b2" if value > 0 else "#d55e00")
 
 
 def _places(values: ndarray) -> ndarray:
-    return mean_ranks(interpolate(torch.from_numpy(values), GRID).reshape(1, -1))[0].numpy()
+    return mean_ranks(resize(torch.from_numpy(values), GRID).reshape(1, -1))[0].numpy()
 
 
 def _maps(run: Run, panel: Panel, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], ndarray]:

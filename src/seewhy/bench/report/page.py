@@ -7,12 +7,14 @@ import math
 from collections.abc import Iterator, Sequence
 
 from seewhy.bench import stats
-from seewhy.bench.report import drawings, galleries, words
-from seewhy.bench.report.blocks import Block, Cell, Code, Facts, Part, Table, Words
-from seewhy.bench.report.board import Score, asked, scores_of
+from seewhy.bench.report import galleries
+from seewhy.bench.report import plots as drawings
+from seewhy.bench.report import summary as words
+from seewhy.bench.report.elements import Block, Cell, Code, Facts, Part, Table, Words
+from seewhy.bench.report.leaderboard import Score, asked, scores_of
 from seewhy.bench.report.published import figure, source
-from seewhy.bench.report.read import MetricInfo, Panel, Run
-from seewhy.bench.report.words import number
+from seewhy.bench.report.run_data import MetricInfo, Panel, Run
+from seewhy.bench.report.summary import number
 
 LEGEND = (
     "Mean ± half-width of the 95 % interval (bootstrap over images). ★ best. ≈ not significantly worse than the "

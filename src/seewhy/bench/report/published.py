@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from seewhy.bench.report.board import Score
-from seewhy.bench.report.read import Run
+from seewhy.bench.report.leaderboard import Score
+from seewhy.bench.report.run_data import Run
 
 ABOUT = ("source", "note", "percent")
 

@@ -17,10 +17,11 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from ...errors import OptionError, UnknownNameError
-from ...registry import Ask, dataset
-from ..base import Dataset, Item
-from ..masks import boxes_around
+from seewhy.core.cards import Requirement
+from seewhy.data.base import Dataset, Item, dataset
+from seewhy.data.masks import boxes_around
+from seewhy.errors import OptionError, UnknownNameError
+
 from .compose import LARGEST, SMALLEST, Plan, compose
 from .shapes import CLASSES
 from .textures import TEXTURES
@@ -164,7 +165,7 @@ SPLITS: dict[str, Split] = {
     summary="Made pictures of 12 shape classes in 5 textures with exact masks, one question for each split.",
     splits=tuple(SPLITS),
     layout=(),
-    has={Ask.OBJECTS, Ask.BOXES, Ask.LABEL},
+    has={Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},
     source="made by seewhy, bit for bit the same everywhere",
     citation="seewhy",
 )

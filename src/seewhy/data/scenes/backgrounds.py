@@ -32,8 +32,8 @@ _DCT: Float[ndarray, "8 8"] = np.rint(
 )
 
 
-def colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Rgb:
-    """A random colour (0 to 255 per channel) of any hue, with saturation and value from the ranges."""
+def color(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Rgb:
+    """A random color (0 to 255 per channel) of any hue, with saturation and value from the ranges."""
     return 255 * np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value)))
 
 
@@ -51,8 +51,8 @@ def slope(rng: np.random.Generator, size: int) -> Float[ndarray, "size size"]:
 
 
 def ground(rng: np.random.Generator, size: int) -> UInt8[ndarray, "size size 3"]:
-    """A background: two colours mixed by noise of four scales and a slope, then clutter, then a lens's blur."""
-    first = colour(rng, (0.05, 0.6), (0.25, 0.95))
+    """A background: two colors mixed by noise of four scales and a slope, then clutter, then a lens's blur."""
+    first = color(rng, (0.05, 0.6), (0.25, 0.95))
     second = np.clip(first + rng.uniform(-70, 70, 3), 0, 255)
     mix = rng.uniform(0.2, 0.8) * slope(rng, size)
     for cells, strength in ((3, 0.7), (7, 0.5), (17, 0.35), (41, 0.25)):
@@ -101,7 +101,7 @@ def compress(picture: Picture, strength: float) -> UInt8[ndarray, "h w 3"]:
     """
     h, w, _ = picture.shape
     r, g, b = (np.floor(picture[..., c]) for c in range(3))
-    planes = np.stack([np.rint((r + 2 * g + b) / 4) - 128, b - g, r - g])  # the reversible colour transform: exact
+    planes = np.stack([np.rint((r + 2 * g + b) / 4) - 128, b - g, r - g])  # the reversible color transform: exact
     blocks = planes.reshape(3, h // 8, 8, w // 8, 8).transpose(0, 1, 3, 2, 4)
     step = np.maximum(1, np.rint(JPEG_LUMA * strength))
     step = np.stack([step, 2 * step, 2 * step])[:, None, None]

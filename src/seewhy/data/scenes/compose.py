@@ -17,9 +17,9 @@ _DRAWN = {1: (0.07, 0.32), 2: (0.065, 0.19), 3: (0.06, 0.12)}  # share drawn, by
 _HIDDEN = 0.15  # an object or stick in front may hide this share of an object
 _TRIES = 60
 
-# Twelve two-coloured badges, as many as there are classes: ordered pairs of four colours.
-_MARK_COLOURS = ((225, 40, 40), (40, 190, 60), (50, 80, 230), (240, 210, 40))
-MARKS = tuple((a, b) for a in _MARK_COLOURS for b in _MARK_COLOURS if a != b)
+# Twelve two-colored badges, as many as there are classes: ordered pairs of four colors.
+_MARK_COLORS = ((225, 40, 40), (40, 190, 60), (50, 80, 230), (240, 210, 40))
+MARKS = tuple((a, b) for a in _MARK_COLORS for b in _MARK_COLORS if a != b)
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def _place(rng: np.random.Generator, canvas: Canvas, class_index: int, texture: 
 def _paint(
     rng: np.random.Generator, canvas: Canvas, alpha: UInt8[ndarray, "h w"], box: tuple[int, int, int, int], texture: int
 ) -> None:
-    """Mix the object's two colours by its texture, shade it, cast its shadow, and lay it over the picture."""
+    """Mix the object's two colors by its texture, shade it, cast its shadow, and lay it over the picture."""
     top, left, h, w = box
     here = (slice(top, top + h), slice(left, left + w))
-    base, ink = _colours(rng, canvas.picture[here])
+    base, ink = _colors(rng, canvas.picture[here])
     period = min(rng.uniform(0.065, 0.095) * canvas.size, math.sqrt(h * w) / 3)
     amount = textures.ink(rng, textures.TEXTURES[texture], h, w, period)[..., None]
     surface = base * (1 - amount) + ink * amount
@@ -118,11 +118,11 @@ def _paint(
     canvas.picture[here] = canvas.picture[here] * (1 - a) + surface * a
 
 
-def _colours(rng: np.random.Generator, behind: backgrounds.Picture) -> tuple[backgrounds.Rgb, backgrounds.Rgb]:
-    """Two colours far from each other in brightness; the first is also far from what lies behind the object."""
+def _colors(rng: np.random.Generator, behind: backgrounds.Picture) -> tuple[backgrounds.Rgb, backgrounds.Rgb]:
+    """Two colors far from each other in brightness; the first is also far from what lies behind the object."""
     around = np.floor(behind).sum((0, 1)) / (behind.shape[0] * behind.shape[1])  # whole numbers: an exact sum
     while True:
-        base, ink = (backgrounds.colour(rng, (0.1, 0.95), (0.2, 1.0)) for _ in range(2))
+        base, ink = (backgrounds.color(rng, (0.1, 0.95), (0.2, 1.0)) for _ in range(2))
         apart = abs(float(base[0] - ink[0]) * 0.3 + float(base[1] - ink[1]) * 0.59 + float(base[2] - ink[2]) * 0.11)
         if apart > 70 and min(np.abs(c - around).max() for c in (base, ink)) > 60:
             return base, ink
@@ -148,14 +148,14 @@ def _stick(rng: np.random.Generator, canvas: Canvas) -> None:
     ends = (int(xs[i]) - dx, int(ys[i]) - dy, int(xs[i]) + dx, int(ys[i]) + dy)
     ImageDraw.Draw(bar).line(ends, fill=255, width=max(2, round(rng.uniform(0.02, 0.05) * canvas.size)))
     mask = np.asarray(bar) > 0
-    tint = backgrounds.colour(rng, (0.05, 0.6), (0.2, 0.9))
+    tint = backgrounds.color(rng, (0.05, 0.6), (0.2, 0.9))
     if not canvas.hides_too_much(mask):
         canvas.picture[mask] = tint
         canvas.cover(mask)
 
 
 def _mark(rng: np.random.Generator, canvas: Canvas, class_index: int) -> Bool[ndarray, "h w"]:
-    """Put the class's badge (two colours side by side in a white frame) in a random corner."""
+    """Put the class's badge (two colors side by side in a white frame) in a random corner."""
     side, margin = canvas.size // 8, max(1, canvas.size // 48)
     low, high = margin, canvas.size - margin - side
     top, left = (low, high)[int(rng.integers(2))], (low, high)[int(rng.integers(2))]

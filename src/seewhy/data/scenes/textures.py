@@ -1,6 +1,6 @@
 """The five surfaces of the made world: the concept of an object is its texture, whatever its class.
 
-A texture is the amount of ink (0 to 1) at each pixel of an object; the object's two colours are mixed by it.
+A texture is the amount of ink (0 to 1) at each pixel of an object; the object's two colors are mixed by it.
 """
 
 from __future__ import annotations

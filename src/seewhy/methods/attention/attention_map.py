@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from seewhy.core.cards import Capability, Cost
 from seewhy.errors import OptionError
-from seewhy.methods.base import Method, option
-from seewhy.models.surgery import Stop
-from seewhy.registry import Cost, Need, method
+from seewhy.methods.base import Method, method, option
+from seewhy.models.instrument.hooks import Stop
 from seewhy.targets import Target
 
 
@@ -17,7 +17,7 @@ from seewhy.targets import Target
     name="attention_map",
     title="Attention map",
     summary="Where the class token looks in the last block, whatever the class.",
-    needs={Need.ATTENTION, Need.CLASS_TOKEN},
+    needs={Capability.ATTENTION, Capability.CLASS_TOKEN},
     signed=False,
     class_specific=False,
     citation="Caron et al., DINO (ICCV 2021); Brocki et al., arXiv:2312.02364, section 3",
@@ -26,7 +26,7 @@ from seewhy.targets import Target
 class AttentionMap(Method):
     """The class token's row of the softmaxed attention over the patch tokens, mean over heads.
 
-    Not renormalised: what is missing to one is the attention paid to prefix tokens. Only the class token's row is
+    Not renormalized: what is missing to one is the attention paid to prefix tokens. Only the class token's row is
     formed, and the forward ends there; the fused kernel stays in place.
     """
 
@@ -41,18 +41,18 @@ class AttentionMap(Method):
         """
 
         def each(x: Tensor, _: Target) -> Tensor:
-            return torch.stack([self.model.patches(row, x.shape[-2:]) for row in self._attend(x).unbind(1)], 1)
+            return torch.stack([self.model.tokens_to_map(row, x.shape[-2:]) for row in self._attend(x).unbind(1)], 1)
 
         return self.run(x, None, each)
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         attention = self._attend(x)
         if self.head is not None and self.head >= attention.shape[1]:
             raise OptionError(
                 f"head={self.head} does not exist; this block has {attention.shape[1]}: 0 to {attention.shape[1] - 1}"
             )
         row = attention.mean(1) if self.head is None else attention[:, self.head]
-        return self.model.patches(row, x.shape[-2:])
+        return self.model.tokens_to_map(row, x.shape[-2:])
 
     def _attend(self, x: Tensor) -> Float[Tensor, "batch heads tokens"]:
         rows: list[Tensor] = []

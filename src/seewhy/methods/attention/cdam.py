@@ -5,30 +5,30 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import Method, activation_and_gradient
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import Method, activation_and_gradient, method
 from seewhy.models.structure import Layer
-from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
 
-class LastNorm(Method):
+class CDAMBase(Method):
     """What the CDAM family shares: its tensor T, the output of the norm before the last attention."""
 
-    def prepare(self) -> None:
-        self.at = Layer(self.model.structure.blocks[-1].norm1, "tokens")
+    def setup(self) -> None:
+        self.layer_ = Layer(self.model.structure.blocks[-1].norm1, "tokens")
 
 
 @method(
     name="cdam",
     title="CDAM",
     summary="Which patches the last attention uses for the class (positive) or against it (negative).",
-    needs={Need.LAST_BLOCK, Need.GRADIENTS},
+    needs={Capability.LAST_BLOCK, Capability.GRADIENTS},
     signed=True,
     class_specific=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 2",
     cost=lambda self: Cost(below=1, above=1, backward_above=1),
 )
-class CDAM(LastNorm):
+class CDAM(CDAMBase):
     """S_i = Σ_j T_ij ∂f/∂T_ij, T (B, tokens, dim) the output of the last block's norm1, affine included.
 
     The gradient is that of T alone, the residual stream held fixed: it sees the attention branch only. Patch
@@ -36,6 +36,6 @@ class CDAM(LastNorm):
     without gradients.
     """
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        tokens, grad = activation_and_gradient(self.model, x, self.at, target)
-        return self.model.patches((tokens * grad).float().sum(-1), x.shape[-2:])
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        tokens, grad = activation_and_gradient(self.model, x, self.layer_, target)
+        return self.model.tokens_to_map((tokens * grad).float().sum(-1), x.shape[-2:])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from seewhy.core.cards import Capability, Cost
 from seewhy.errors import TargetError
 from seewhy.methods.attention.cdam import CDAM
-from seewhy.registry import Cost, Need, method
+from seewhy.methods.base import method
 from seewhy.targets import PerImage, Target
 
 
@@ -12,7 +13,7 @@ from seewhy.targets import PerImage, Target
     name="concept_cdam",
     title="Concept CDAM",
     summary="Which patches make the image resemble a concept given by example images.",
-    needs={Need.LAST_BLOCK, Need.GRADIENTS, Need.EMBEDDING},
+    needs={Capability.LAST_BLOCK, Capability.GRADIENTS, Capability.EMBEDDING},
     signed=True,
     class_specific=True,
     target_kind="concept",
@@ -20,7 +21,7 @@ from seewhy.targets import PerImage, Target
     cost=lambda self: Cost(below=1, above=1, backward_above=1),
 )
 class ConceptCDAM(CDAM):
-    """CDAM of g = ⟨l(x), l_c⟩: l the embedding, l_c its plain mean over the concept's images, nothing normalised.
+    """CDAM of g = ⟨l(x), l_c⟩: l the embedding, l_c its plain mean over the concept's images, nothing normalized.
 
     The target is `seewhy.targets.concept(model, images)` (cosine and negative L2 are its options).
     """

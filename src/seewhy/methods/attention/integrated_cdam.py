@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.attention.cdam import LastNorm
-from seewhy.methods.base import BATCH_SIZE, chunks, gradient, option, tiled
-from seewhy.registry import Cost, Need, method
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.attention.cdam import CDAMBase
+from seewhy.methods.base import BATCH_SIZE, chunks, gradient, method, option, tiled
 from seewhy.targets import Target
 
 
@@ -16,13 +16,13 @@ from seewhy.targets import Target
     name="integrated_cdam",
     title="Integrated CDAM",
     summary="How much each patch adds to the score on the way from empty tokens in the last block.",
-    needs={Need.LAST_BLOCK, Need.GRADIENTS},
+    needs={Capability.LAST_BLOCK, Capability.GRADIENTS},
     signed=True,
     class_specific=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 6",
     cost=lambda self: Cost(below=1, above=self.n_steps, backward_above=self.n_steps),
 )
-class IntegratedCDAM(LastNorm):
+class IntegratedCDAM(CDAMBase):
     """S_i = Σ_j (T − T̃)_ij · 1/n Σ_{k=1..n} ∂f/∂T_ij (T̃ + k/n (T − T̃)), T̃ = `baseline` (0 in the paper).
 
     Completeness: over all tokens, prefix tokens included, the sum tends to f(T) − f(T̃), the residual stream held
@@ -33,12 +33,12 @@ class IntegratedCDAM(LastNorm):
     baseline: float = option(0.0, "value of every token at the start of the path")
     batch_size: int = option(32, BATCH_SIZE, at_least=1)
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        return self.model.patches(self.tokens(x, target), x.shape[-2:])
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        return self.model.tokens_to_map(self.tokens(x, target), x.shape[-2:])
 
     def tokens(self, x: Tensor, target: Target) -> Float[Tensor, "batch tokens"]:
         """The shares of all tokens, prefix tokens included."""
-        tail = self.model.tail(x, self.at)
+        tail = self.model.tail(x, self.layer_)
         batch, path = len(x), tail.value - self.baseline
         total = torch.zeros_like(path, dtype=torch.float32)
         for start, stop in chunks(self.n_steps, batch, self.batch_size):

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.attention.matrices import AttentionGradients
-from seewhy.methods.base import option
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.attention.base import AttentionGradients
+from seewhy.methods.base import method, option
 from seewhy.methods.lrp.token_rules import LINEAR_RULES, TokenRules
-from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
 
@@ -17,7 +17,7 @@ from seewhy.targets import Target
     name="partial_lrp",
     title="Partial LRP",
     summary="How relevant the last block's attention to each patch is for the class.",
-    needs={Need.ATTENTION, Need.CLASS_TOKEN, Need.LAST_BLOCK, Need.GRADIENTS},
+    needs={Capability.ATTENTION, Capability.CLASS_TOKEN, Capability.LAST_BLOCK, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     citation="Voita et al., Analyzing Multi-Head Self-Attention (ACL 2019), section 4; as a map: Chefer et al., "
@@ -38,7 +38,7 @@ class PartialLRP(AttentionGradients):
     def first_block(self) -> int:
         return -1
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         with torch.autocast(x.device.type, enabled=False):
             (relevance,) = self.relevance(self.attend(x, target, TokenRules(self.rule, self.epsilon)))
-        return self.model.patches(relevance.clamp(min=0).mean(1)[:, 0], x.shape[-2:])
+        return self.model.tokens_to_map(relevance.clamp(min=0).mean(1)[:, 0], x.shape[-2:])

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.attention.matrices import AttentionGradients
-from seewhy.registry import Cost, Need, method
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.attention.base import AttentionGradients
+from seewhy.methods.base import method
 from seewhy.targets import Target
 
 
@@ -15,7 +16,7 @@ from seewhy.targets import Target
     name="relevance_propagation",
     title="Relevance propagation",
     summary="Where attention that speaks for the class leads when it is followed through all blocks.",
-    needs={Need.ATTENTION, Need.CLASS_TOKEN, Need.GRADIENTS},
+    needs={Capability.ATTENTION, Capability.CLASS_TOKEN, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     citation="Chefer et al., Generic Attention-Model Explainability (ICCV 2021), eq. 5-6",
@@ -24,14 +25,14 @@ from seewhy.targets import Target
 class RelevancePropagation(AttentionGradients):
     """R ← R + Ā R for each block in order, R = I at first, Ā = mean_heads max(0, ∇A ⊙ A); the map is R[CLS, patches].
 
-    ∇A = ∂f/∂A, A the softmaxed matrix. Nothing is normalised. One forward and one backward down to the attention of
+    ∇A = ∂f/∂A, A the softmaxed matrix. Nothing is normalized. One forward and one backward down to the attention of
     the first block; both keep all matrices, blocks · heads · N² numbers for each image, besides the activations.
     """
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         attended = self.attend(x, target)
         grads = attended.arrived()
-        return self.model.patches(
+        return self.model.tokens_to_map(
             followed([m.detach().float() * g.float() for m, g in zip(attended.matrices, grads, strict=True)]),
             x.shape[-2:],
         )

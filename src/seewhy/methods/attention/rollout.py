@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from seewhy.core.cards import Capability, Cost
 from seewhy.errors import OptionError
-from seewhy.methods.base import Method, option
-from seewhy.models.surgery import Stop
-from seewhy.registry import Cost, Need, method
+from seewhy.methods.base import Method, method, option
+from seewhy.models.instrument.hooks import Stop
 from seewhy.targets import Target
 
 
@@ -17,7 +17,7 @@ from seewhy.targets import Target
     name="rollout",
     title="Attention rollout",
     summary="Where attention leads when it is followed through all blocks, whatever the class.",
-    needs={Need.ATTENTION, Need.CLASS_TOKEN},
+    needs={Capability.ATTENTION, Capability.CLASS_TOKEN},
     signed=False,
     class_specific=False,
     citation="Abnar & Zuidema, Quantifying Attention Flow (ACL 2020), section 3",
@@ -31,12 +31,12 @@ class Rollout(Method):
 
     start_layer: int = option(0, "the first block that counts", at_least=0)
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         depth = len(self.model.structure.blocks)
         if self.start_layer >= depth:
             raise OptionError(f"start_layer={self.start_layer} leaves no block; this model has {depth}")
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         last = len(self.model.structure.blocks) - 1
         rollout: Tensor | None = None
 
@@ -51,4 +51,4 @@ class Rollout(Method):
 
         with self.model.attention(receive, x, blocks=range(self.start_layer, last + 1)):
             self.model.run(x)
-        return self.model.patches(rollout[:, 0], x.shape[-2:])
+        return self.model.tokens_to_map(rollout[:, 0], x.shape[-2:])

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.attention.cdam import LastNorm
-from seewhy.methods.base import BATCH_SIZE, chunks, gradient, noise, option, seeded, tiled
-from seewhy.registry import Cost, Need, method
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.attention.cdam import CDAMBase
+from seewhy.methods.base import BATCH_SIZE, chunks, gradient, make_generator, method, noise, option, tiled
 from seewhy.targets import Target
 
 
@@ -16,14 +16,14 @@ from seewhy.targets import Target
     name="smooth_cdam",
     title="Smooth CDAM",
     summary="CDAM averaged over noisy copies of the last block's tokens.",
-    needs={Need.LAST_BLOCK, Need.GRADIENTS},
+    needs={Capability.LAST_BLOCK, Capability.GRADIENTS},
     signed=True,
     class_specific=True,
     stochastic=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 5",
     cost=lambda self: Cost(below=1, above=self.n_samples, backward_above=self.n_samples),
 )
-class SmoothCDAM(LastNorm):
+class SmoothCDAM(CDAMBase):
     """S_i = 1/n Σ_k Σ_j T'_ij ∂f/∂T'_ij (T'), T' = T + N(0, σ²) on all tokens, prefix tokens too.
 
     The noisy T' multiplies the gradient. The paper does not give σ; ours is a fraction of T's own range
@@ -36,9 +36,9 @@ class SmoothCDAM(LastNorm):
     seed: int = option(0, "seed of the noise")
     batch_size: int = option(32, BATCH_SIZE, at_least=1)
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        tail = self.model.tail(x, self.at)
-        tokens, batch, generator = tail.value, len(x), seeded(self.seed, x.device)
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        tail = self.model.tail(x, self.layer_)
+        tokens, batch, generator = tail.value, len(x), make_generator(self.seed, x.device)
         sigma = self._sigma(tokens)
         total = torch.zeros(tokens.shape[:2], device=x.device)
         for start, stop in chunks(self.n_samples, batch, self.batch_size):
@@ -49,7 +49,7 @@ class SmoothCDAM(LastNorm):
                 score = tiled(target, batch, stop - start).score(tail(noisy))
             shares = (noisy.detach() * gradient(score, noisy)).float().sum(-1)
             total += shares.unflatten(0, (-1, batch)).sum(0)
-        return self.model.patches(total / self.n_samples, x.shape[-2:])
+        return self.model.tokens_to_map(total / self.n_samples, x.shape[-2:])
 
     def _sigma(self, tokens: Tensor) -> Tensor | float:
         if self.sigma_unit == "absolute":

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seewhy.core.cards import Capability, Cost
 from seewhy.errors import LayoutError
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, option, tiled
-from seewhy.registry import Cost, Need, method
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, method, option, tiled
 from seewhy.targets import Target
 
 
@@ -16,7 +16,7 @@ from seewhy.targets import Target
     name="token_ablation",
     title="Token ablation map",
     summary="What the score loses when a patch is taken away before the first block.",
-    needs={Need.TOKENS},
+    needs={Capability.TOKENS},
     signed=True,
     class_specific=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, section 3.3",
@@ -36,7 +36,7 @@ class TokenAblation(Method):
         rows, cols = self.model.grid(*(size or (224, 224)))
         return rows * cols
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         rows, cols = self.model.grid(*x.shape[-2:])
         prefix, batch = self.model.structure.prefix_tokens, len(x)
         whole = target.score(self.model.run(x)).float()

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.attention.matrices import AttentionGradients
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.attention.base import AttentionGradients
 from seewhy.methods.attention.relevance_propagation import followed
-from seewhy.methods.base import option
+from seewhy.methods.base import method, option
 from seewhy.methods.lrp.token_rules import LINEAR_RULES, TokenRules
-from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
 
@@ -18,14 +18,14 @@ from seewhy.targets import Target
     name="transformer_attribution",
     title="Transformer attribution",
     summary="Where attention that is relevant and speaks for the class leads when it is followed through the blocks.",
-    needs={Need.ATTENTION, Need.CLASS_TOKEN, Need.GRADIENTS},
+    needs={Capability.ATTENTION, Capability.CLASS_TOKEN, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     citation="Chefer et al., Transformer Interpretability Beyond Attention Visualization (CVPR 2021), eq. 13-14",
     cost=lambda self: Cost(below=1, above=1, backward_above=2),
 )
 class TransformerAttribution(AttentionGradients):
-    """C[CLS, patches] of C = Π (I + Ā_b), Ā_b = mean_heads max(0, ∇A_b ⊙ R_b), later blocks in front, not normalised.
+    """C[CLS, patches] of C = Π (I + Ā_b), Ā_b = mean_heads max(0, ∇A_b ⊙ R_b), later blocks in front, not normalized.
 
     ∇A is the true gradient of the score, R the LRP relevance of the softmaxed matrix, which starts with 1 in total
     at the output. Linear layers follow z⁺ (α = 1, β = 0) as in the paper, or ε; products, softmax, norms and
@@ -37,7 +37,7 @@ class TransformerAttribution(AttentionGradients):
     rule: str = option("zplus", "the LRP rule of linear layers", choices=LINEAR_RULES)
     epsilon: float = option(1e-6, "added to denominators, with their sign", at_least=0)
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         rules = TokenRules(self.rule, self.epsilon)
         with torch.autocast(x.device.type, enabled=False):
             attended = self.attend(x, target, rules)
@@ -46,4 +46,4 @@ class TransformerAttribution(AttentionGradients):
             rules.plain = False
             relevance = self.relevance(attended)
         weighted = [g.float() * r for g, r in zip(grads, relevance, strict=True)]
-        return self.model.patches(followed(weighted), x.shape[-2:])
+        return self.model.tokens_to_map(followed(weighted), x.shape[-2:])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import option
-from seewhy.methods.cam.layers import OneLayer
-from seewhy.registry import Cost, Need, method
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import method, option
+from seewhy.methods.cam.base import SingleLayerCAM
 from seewhy.targets import Target
 
 
@@ -15,13 +15,13 @@ from seewhy.targets import Target
     name="grad_cam",
     title="Grad-CAM",
     summary="Where the channels lie that raise the score, on the grid of a deep layer.",
-    needs={Need.FEATURES, Need.GRADIENTS},
+    needs={Capability.FEATURES, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     citation="Selvaraju et al., Grad-CAM (ICCV 2017), eq. 1-2",
     cost=lambda self: Cost(below=1, above=1, backward_above=1),
 )
-class GradCAM(OneLayer):
+class GradCAM(SingleLayerCAM):
     """w_c = mean over positions of ∂f/∂A_c; M = ReLU(Σ_c w_c A_c).
 
     On a ViT, A is the output of the norm before the last attention, on the patch grid; the mean is over patch
@@ -37,6 +37,6 @@ class GradCAM(OneLayer):
         """The signed map from a layer's activations and gradients."""
         return (gradients.mean((2, 3), keepdim=True) * activations).sum(1)
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        maps = super().maps(x, target)
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        maps = super().compute(x, target)
         return maps.relu() if self.relu else maps

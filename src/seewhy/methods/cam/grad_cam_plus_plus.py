@@ -5,21 +5,22 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.cam.layers import OneLayer
-from seewhy.registry import Cost, Need, method
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import method
+from seewhy.methods.cam.base import SingleLayerCAM
 
 
 @method(
     name="grad_cam_plus_plus",
     title="Grad-CAM++",
     summary="Where the channels lie that raise the score somewhere, also when the object appears several times.",
-    needs={Need.FEATURES, Need.GRADIENTS},
+    needs={Capability.FEATURES, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     citation="Chattopadhay et al., Grad-CAM++ (WACV 2018), eq. 5, 7, 10 and 19",
     cost=lambda self: Cost(below=1, above=1, backward_above=1),
 )
-class GradCAMPlusPlus(OneLayer):
+class GradCAMPlusPlus(SingleLayerCAM):
     """M = ReLU(Σ_c w_c A_c), w_c = Σ_ij α_cij ReLU(g_cij), α_cij = g² / (2 g² + S_c g³), g = ∂f/∂A, S_c = Σ_ij A_cij.
 
     Eq. 19 is for the score exp(f), whose second and third derivatives are exp(f) g² and exp(f) g³ in a network of

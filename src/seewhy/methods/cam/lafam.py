@@ -7,10 +7,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from seewhy.core.cards import Capability, Cost
 from seewhy.errors import OptionError
-from seewhy.methods.base import Method, at_least_float, option
-from seewhy.methods.cam.layers import unit_range
-from seewhy.registry import Cost, Need, method
+from seewhy.methods.base import Method, method, option, upcast
+from seewhy.methods.cam.base import unit_range
 from seewhy.targets import Target
 
 
@@ -18,7 +18,7 @@ from seewhy.targets import Target
     name="lafam",
     title="LaFAM",
     summary="Where the layer is active at all, whatever the class: the mean over its channels.",
-    needs={Need.FEATURES},
+    needs={Capability.FEATURES},
     signed=False,
     class_specific=False,
     citation="Karjauv & Albayrak, LaFAM (2024), arXiv:2407.06059",
@@ -43,13 +43,13 @@ class LaFAM(Method):
     )
     threshold: float | None = option(None, "after min-max, values below it become 0; between 0 and 1", at_least=0)
 
-    def prepare(self) -> None:
-        self.at = self.model.layer(self.layer)
+    def setup(self) -> None:
+        self.layer_ = self.model.layer(self.layer)
         if self.threshold is not None and not self.threshold <= 1:
             raise OptionError(f"threshold={self.threshold!r} is above 1, the largest value after min-max; use 0 to 1")
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        features = at_least_float(self.model.activations(x, [self.at])[self.at.name])
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        features = upcast(self.model.activations(x, [self.layer_])[self.layer_.name])
         maps = features.mean(1) if self.reduce == "mean" else features.norm(dim=1)
         if self.threshold is None:
             return maps

@@ -5,21 +5,22 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.cam.layers import OneLayer
-from seewhy.registry import Cost, Need, method
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import method
+from seewhy.methods.cam.base import SingleLayerCAM
 
 
 @method(
     name="layer_cam",
     title="Layer-CAM",
     summary="Which positions of a layer raise the score by what they hold, each with its own weight.",
-    needs={Need.FEATURES, Need.GRADIENTS},
+    needs={Capability.FEATURES, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     citation="Jiang et al., LayerCAM (IEEE TIP 2021), eq. 5-7",
     cost=lambda self: Cost(below=1, above=1, backward_above=1),
 )
-class LayerCAM(OneLayer):
+class LayerCAM(SingleLayerCAM):
     """M_ij = ReLU(Σ_c ReLU(∂f/∂A_cij) A_cij), on the layer's grid.
 
     The paper fuses shallow layers after tanh(2 M / max M); that is display, and `refine_cam` is the method here that

@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from seewhy.core.cards import Capability, Cost
 from seewhy.errors import LayoutError, OptionError
-from seewhy.methods.base import Method, option
+from seewhy.methods.base import Method, method, option
+from seewhy.methods.cam.base import activations_and_gradients, unit_range
 from seewhy.methods.cam.grad_cam import GradCAM
 from seewhy.methods.cam.grad_cam_plus_plus import GradCAMPlusPlus
 from seewhy.methods.cam.layer_cam import LayerCAM
-from seewhy.methods.cam.layers import on_grids, unit_range
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Layer
-from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
 CAMS = {cls.card.name: cls for cls in (GradCAMPlusPlus, GradCAM, LayerCAM)}
@@ -28,7 +28,7 @@ CAMS = {cls.card.name: cls for cls in (GradCAMPlusPlus, GradCAM, LayerCAM)}
     name="refine_cam",
     title="RefineCAM",
     summary="Where the CAMs of all layers agree: the place from the deep ones, the outline from the shallow ones.",
-    needs={Need.FEATURES, Need.GRADIENTS},
+    needs={Capability.FEATURES, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     citation="Domeniconi et al., How to Evaluate and Refine your CAM (2026)",
@@ -46,12 +46,12 @@ class RefineCAM(Method):
     layers: Any = option(None, "layers by dotted name, module or stage number; default: every stage")
     cam: str = option("grad_cam_plus_plus", "the CAM of each layer", choices=tuple(CAMS))
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         self._layers = _layers(self.model, self.layers)
-        self.at = self._layers[0]
+        self.layer_ = self._layers[0]
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        pairs = on_grids(self.model, x, self._layers, target)
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        pairs = activations_and_gradients(self.model, x, self._layers, target)
         cams = [unit_range(CAMS[self.cam].combine(*pair).relu()) for pair in pairs]
         finest = [max(side) for side in zip(*(cam.shape[-2:] for cam in cams), strict=True)]
         refined = torch.ones_like(cams[-1][:, :1, :1])

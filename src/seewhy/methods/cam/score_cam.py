@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seewhy.methods.base import BATCH_SIZE, Method, at_least_float, chunks, option, tiled, unvarying
-from seewhy.methods.cam.layers import unit_range
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import BATCH_SIZE, Method, all_scores_equal, chunks, method, option, tiled, upcast
+from seewhy.methods.cam.base import unit_range
 from seewhy.models.adapter import VisionModel
-from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
 
@@ -20,7 +20,7 @@ from seewhy.targets import Target
     name="score_cam",
     title="Score-CAM",
     summary="Where the channels lie that keep the score high when only what they show is left of the image.",
-    needs={Need.FEATURES},
+    needs={Capability.FEATURES},
     signed=False,
     class_specific=True,
     citation="Wang et al., Score-CAM (CVPR-W 2020), eq. 2-4 and algorithm 1",
@@ -30,7 +30,7 @@ class ScoreCAM(Method):
     """M = ReLU(Σ_c w_c A_c), w = softmax over channels of f(x ∘ H_c), H_c = s(up(A_c)).
 
     up is bilinear to the input's size, s min-max to [0, 1] after it. No gradients: one forward for each channel and
-    one, truncated, for the channels themselves. x is normalised, so what H_c hides gets the mean colour. The paper's
+    one, truncated, for the channels themselves. x is normalized, so what H_c hides gets the mean color. The paper's
     weight is f(x ∘ H_c) − f(baseline) before the softmax; the softmax takes the same number off again, so the
     baseline is not run. f is the target's logit. A channel that is the same everywhere hides all of the image
     (H_c = 0): its score, that of an empty image, takes part in the softmax.
@@ -46,17 +46,17 @@ class ScoreCAM(Method):
     top_k: int | None = option(None, "only the channels that vary most over the image; default: all", at_least=1)
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
-    def prepare(self) -> None:
-        self.at = self.model.cam_layer(self.layer)
-        self._width = channels_at(self.model, self.at.name)
+    def setup(self) -> None:
+        self.layer_ = self.model.cam_layer(self.layer)
+        self._width = channels_at(self.model, self.layer_.name)
 
     @property
     def passes(self) -> int:
         """Forwards of the whole model: the number of channels that are looked through."""
         return self._width if self.top_k is None else min(self.top_k, self._width)
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        features = at_least_float(self.model.activations(x, [self.at])[self.at.name])
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        features = upcast(self.model.activations(x, [self.layer_])[self.layer_.name])
         self._width = features.shape[1]
         features = self._selected(features)
         batch, n = features.shape[:2]
@@ -70,7 +70,7 @@ class ScoreCAM(Method):
         scores = torch.cat(scores).T
         maps = (scores.softmax(1)[:, :, None, None] * features).sum(1).relu()
         low, high = unit_range(features).aminmax(dim=1)
-        idle = unvarying(scores) & (high > low).flatten(1).any(1)
+        idle = all_scores_equal(scores) & (high > low).flatten(1).any(1)
         return torch.where(idle[:, None, None], 0, maps)
 
     def _selected(self, features: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class ScoreCAM(Method):
 
 def target_score(model: VisionModel, x: Tensor, target: Target) -> Float[Tensor, "batch"]:
     """The target's score, at least float32."""
-    return at_least_float(target.score(model.run(x)))
+    return upcast(target.score(model.run(x)))
 
 
 def channels_at(model: VisionModel, name: str) -> int:

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
+from seewhy.core.maps import CONSTANT_SPREAD
 from seewhy.errors import NonFiniteError, OptionError, require
-from seewhy.explanation import CONSTANT_SPREAD
 
 ALGORITHMS = ("kmeans", "agglomerative", "pca")
 CHOICES = range(3, 11)  # the K of the paper's experiments
@@ -193,9 +193,9 @@ def _components(
     k = CHOICES[0] if settings.k is None else settings.k
     if k > rows.shape[1]:
         raise OptionError(f"{k} components of only {rows.shape[1]} channels; use a smaller k, or more layers")
-    centred = rows - rows.mean(0)
+    centered = rows - rows.mean(0)
     engine = require("sklearn.decomposition", "cluster").PCA(k, random_state=settings.random_state)
-    scores = engine.fit_transform(centred)
+    scores = engine.fit_transform(centered)
     sign = np.sign(scores[np.abs(scores).argmax(0), np.arange(k)])
     sign[sign == 0] = 1
     axes = torch.from_numpy(engine.components_ * sign[:, None]).to(device)

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from seewhy.analysis.segmentation import foreground_cluster
+from seewhy.core.cards import Capability, Cost
 from seewhy.errors import OptionError, require
-from seewhy.methods.base import Method, _check_batch, option
+from seewhy.methods.base import Method, _check_batch, method, option
 from seewhy.methods.clustering.clusters import ALGORITHMS, Clusters, Components, Settings, check_count, cluster
 from seewhy.methods.clustering.features import kept_layers, layer_weights, positions
 from seewhy.models.adapter import VisionModel
-from seewhy.registry import Cost, Need, method
-from seewhy.segmentation import foreground_cluster
 from seewhy.targets import Target
 
 Found = tuple[Int64[Tensor, "rows cols"], Float[Tensor, "rows cols k"]]
@@ -25,7 +25,7 @@ Found = tuple[Int64[Tensor, "rows cols"], Float[Tensor, "rows cols k"]]
     name="nave",
     title="NAVE",
     summary="The parts that the layers hold to be alike: likeness of every position to the cluster in front.",
-    needs={Need.FEATURES},
+    needs={Capability.FEATURES},
     signed=False,
     class_specific=False,
     citation="Boubekki, Fadel & Mair, Activation Clustering (2024), arXiv:2411.19700",
@@ -46,7 +46,7 @@ class NAVE(Method):
 
     `segments` has the label map, `cluster_maps` the similarity of every position to each centroid. The map of the
     method (what `explain` draws) is the similarity to one cluster, chosen for each image without ground truth: the
-    one with the largest compact part away from the picture's edge (`seewhy.segmentation.choose_box`), or `cluster=i`.
+    one with the largest compact part away from the picture's edge (`seewhy.analysis.segmentation.choose_box`), or `cluster=i`.
     Clusters are numbered by size, 0 is the largest.
 
     By default each image is clustered alone. `joint=True` clusters all images of a batch together: the same number
@@ -80,14 +80,14 @@ class NAVE(Method):
     random_state: int = option(0, "seed of k-means", at_least=0)
 
     @classmethod
-    def unmet(cls, model: VisionModel) -> str:
+    def why_incompatible(cls, model: VisionModel) -> str:
         """Also models with one layer on a grid: there is nothing to put together."""
-        missing = super().unmet(model)
+        missing = super().why_incompatible(model)
         if missing or len(model.structure.stages) > 1:
             return missing
         return "it needs feature maps of several layers, and this model has one"
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         require("sklearn", "cluster")
         self._kept = kept_layers(self.model, self.layers)
         self._settings = Settings(self.k, self.algorithm, self.n_init, self.random_state)
@@ -99,7 +99,7 @@ class NAVE(Method):
             rows, cols = _grid_size(self.size)
             check_count(self.k, rows * cols, f"size={self.size}")
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         found = []
         for labels, similar in self._clustered(x):
             chosen = foreground_cluster(labels) if self.cluster is None else self.cluster

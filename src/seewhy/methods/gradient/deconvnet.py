@@ -5,8 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import method
 from seewhy.methods.gradient.relu_rules import ReLUMethod
-from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
 
@@ -14,7 +15,7 @@ from seewhy.targets import Target
     name="deconvnet",
     title="Deconvnet",
     summary="Which structures the network would draw back into the image from the score.",
-    needs={Need.GRADIENTS},
+    needs={Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     citation="Zeiler & Fergus, Visualizing and Understanding Convolutional Networks (ECCV 2014), section 2.1",
@@ -29,5 +30,5 @@ class Deconvnet(ReLUMethod):
 
     rule = "deconvnet"
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         return self.ruled_input_gradient(x, target).abs().amax(1)

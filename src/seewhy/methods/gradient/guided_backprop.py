@@ -5,8 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import method
 from seewhy.methods.gradient.relu_rules import ReLUMethod
-from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
 
@@ -14,7 +15,7 @@ from seewhy.targets import Target
     name="guided_backprop",
     title="Guided backprop",
     summary="Fine structures whose neurons all push the score up; sharp, but it depends little on the class.",
-    needs={Need.GRADIENTS},
+    needs={Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     citation="Springenberg et al., Striving for Simplicity (2014), section 3.4",
@@ -30,5 +31,5 @@ class GuidedBackprop(ReLUMethod):
 
     rule = "guided"
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         return self.ruled_input_gradient(x, target).abs().amax(1)

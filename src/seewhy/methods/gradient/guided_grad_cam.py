@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import at_least_float, gradient, option
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import gradient, method, option, upcast
 from seewhy.methods.cam.grad_cam import GradCAM
 from seewhy.methods.gradient.relu_rules import ReLUMethod, ReLURule
-from seewhy.models.surgery import first_tensor, hooked, with_first_tensor
-from seewhy.registry import Cost, Need, method
+from seewhy.models.instrument.hooks import first_tensor, hooked, with_first_tensor
 from seewhy.targets import Target
 
 
@@ -21,7 +21,7 @@ from seewhy.targets import Target
     name="guided_grad_cam",
     title="Guided Grad-CAM",
     summary="Fine structures that push the score up, in the places that Grad-CAM finds for the class.",
-    needs={Need.FEATURES, Need.GRADIENTS},
+    needs={Capability.FEATURES, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     citation="Selvaraju et al., Grad-CAM (ICCV 2017), section 3.2",
@@ -38,10 +38,10 @@ class GuidedGradCAM(ReLUMethod):
 
     rule = "guided"
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         self._layer = self.model.cam_layer(self.layer)
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         kept: list[Tensor] = []
 
         def keep(_: Any, __: tuple, output: Any) -> Any:
@@ -56,6 +56,6 @@ class GuidedGradCAM(ReLUMethod):
         plain = gradient(score, kept[0], keep=True)
         mode.rule = self.rule
         guided = gradient(score, x).abs().amax(1)
-        pair = (self.model.to_grid(at_least_float(t.detach()), self._layer, x.shape[-2:]) for t in (kept[0], plain))
+        pair = (self.model.to_grid(upcast(t.detach()), self._layer, x.shape[-2:]) for t in (kept[0], plain))
         cam = GradCAM.combine(*pair).relu()[:, None]
         return guided * F.interpolate(cam, x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from seewhy.core.cards import Capability, Cost
 from seewhy.errors import OptionError
-from seewhy.methods.base import Method, input_gradient, option
-from seewhy.methods.gradient.baselines import BASELINE, check_baseline, starting_images
-from seewhy.registry import Cost, Need, method
+from seewhy.methods.base import Method, input_gradient, method, option
+from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
 from seewhy.targets import Target
 
 
@@ -20,7 +20,7 @@ from seewhy.targets import Target
     name="guided_ig",
     title="Guided IG",
     summary="How much each pixel adds to the score on a path that avoids steep places, so that noise adds up less.",
-    needs={Need.GRADIENTS},
+    needs={Capability.GRADIENTS},
     signed=True,
     class_specific=True,
     citation="Kapishnikov et al., Guided Integrated Gradients (CVPR 2021), algorithm 1",
@@ -45,12 +45,12 @@ class GuidedIG(Method):
     max_dist: float = option(0.02, "how far a feature may leave the straight line, as a share of its way", at_least=0)
     baseline: Any = option("black", f"where the path starts: {BASELINE}")
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         check_baseline(self.baseline)
         if not 0 < self.fraction <= 1:
             raise OptionError(f"fraction={self.fraction!r} is not above 0 and at most 1; use for example 0.05")
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         # the distances left are differences of large sums
         exact = torch.float32 if x.device.type == "mps" else torch.float64
         start = starting_images(self.model, x, self.baseline).flatten(1).to(exact)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import Method, input_gradient
-from seewhy.registry import Cost, Need, method
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import Method, input_gradient, method
 from seewhy.targets import Target
 
 
@@ -14,17 +14,17 @@ from seewhy.targets import Target
     name="input_x_gradient",
     title="Input × gradient",
     summary="The first-order share of each pixel in the score: for it (positive) or against it (negative).",
-    needs={Need.GRADIENTS},
+    needs={Capability.GRADIENTS},
     signed=True,
     class_specific=True,
     citation="Shrikumar et al., Not Just a Black Box (2016)",
     cost=lambda self: Cost(1, 1, 1, 1),
 )
 class InputXGradient(Method):
-    """M_ij = Σ_c x_cij ∂f/∂x_cij, with x as the model gets it (normalised): zero input means the mean colour.
+    """M_ij = Σ_c x_cij ∂f/∂x_cij, with x as the model gets it (normalized): zero input means the mean color.
 
     Captum keeps the channels apart; the sum over them is ours, so that the map has one value for each pixel.
     """
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         return (x * input_gradient(self.model, x, target)).float().sum(1)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, input_gradient, option, tiled
-from seewhy.methods.gradient.baselines import BASELINE, check_baseline, starting_images
-from seewhy.registry import Cost, Need, method
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, input_gradient, method, option, tiled
+from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
 from seewhy.targets import Target
 
 
@@ -19,7 +19,7 @@ from seewhy.targets import Target
     name="integrated_gradients",
     title="Integrated Gradients",
     summary="How much each pixel adds to the score on the way from an empty image; the map sums to the difference.",
-    needs={Need.GRADIENTS},
+    needs={Capability.GRADIENTS},
     signed=True,
     class_specific=True,
     citation="Sundararajan et al., Axiomatic Attribution (ICML 2017), eq. 1-3",
@@ -37,10 +37,10 @@ class IntegratedGradients(Method):
     rule: str = option("midpoint", "quadrature", choices=("midpoint", "gauss_legendre"))
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         check_baseline(self.baseline)
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         batch, start_image = len(x), starting_images(self.model, x, self.baseline)
         path = x - start_image
         alphas, weights = (t.to(x) for t in quadrature(self.n_steps, self.rule))

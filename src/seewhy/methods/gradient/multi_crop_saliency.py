@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from seewhy.core.cards import Capability, Cost
 from seewhy.errors import OptionError
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, gradient, option, tiled
-from seewhy.registry import Cost, Need, method
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, gradient, method, option, tiled
 from seewhy.targets import Target
 
 
@@ -17,7 +17,7 @@ from seewhy.targets import Target
     name="multi_crop_saliency",
     title="Multi-crop saliency",
     summary="How strongly the score reacts to each pixel, averaged over crops and mirror images of the picture.",
-    needs={Need.GRADIENTS},
+    needs={Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     citation="Simonyan et al., Deep Inside Convolutional Networks (2013), arXiv:1312.6034, section 3.1",
@@ -26,7 +26,7 @@ from seewhy.targets import Target
 class MultiCropSaliency(Method):
     """M_ij = mean over the crops k that hold pixel ij of max over channels of |∂f(T_k x)/∂x_cij|.
 
-    The paper's ten crops: the four corners and the centre, and each mirrored; `fraction` of the side (224 of 256
+    The paper's ten crops: the four corners and the center, and each mirrored; `fraction` of the side (224 of 256
     pixels), no random numbers. T_k crops, mirrors and enlarges bilinearly to the size that the model takes; the
     gradient goes back through T_k, so all maps lie on the picture's own pixels and nothing is resampled afterwards.
     The mean is over the crops that a pixel is in, else borders, which lie in fewer, would look unimportant.
@@ -36,7 +36,7 @@ class MultiCropSaliency(Method):
     mirror: bool = option(True, "mirrored crops too")
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         if not 0.5 <= self.fraction <= 1:
             raise OptionError(f"fraction={self.fraction!r} leaves pixels in no crop, or is above 1; use 0.5 to 1")
 
@@ -45,7 +45,7 @@ class MultiCropSaliency(Method):
         """The number of crops."""
         return 10 if self.mirror else 5
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         batch, views = len(x), windows(*x.shape[-2:], self.fraction, self.mirror)
         total = torch.zeros_like(x[:, 0], dtype=torch.float32)
         covered = torch.zeros_like(total[:1])
@@ -69,7 +69,7 @@ class MultiCropSaliency(Method):
 
 
 def windows(height: int, width: int, fraction: float, mirror: bool) -> list[tuple[slice, slice, bool]]:
-    """Rows, columns and whether mirrored, of the corners and the centre."""
+    """Rows, columns and whether mirrored, of the corners and the center."""
     high, wide = (max(1, round(fraction * side)) for side in (height, width))
     low, right = height - high, width - wide
     places = [(0, 0), (0, right), (low, 0), (low, right), (low // 2, right // 2)]

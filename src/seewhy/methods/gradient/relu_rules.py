@@ -96,8 +96,8 @@ class ReLUMethod(Method):
     rule: ClassVar[str]
 
     @classmethod
-    def unmet(cls, model: VisionModel) -> str:
-        return super().unmet(model) or lacks_relu(model.module)
+    def why_incompatible(cls, model: VisionModel) -> str:
+        return super().why_incompatible(model) or lacks_relu(model.module)
 
     def ruled_input_gradient(self, x: Tensor, target: Target) -> Tensor:
         """∂f/∂x by this method's rule.

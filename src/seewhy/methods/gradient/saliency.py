@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import Method, input_gradient
-from seewhy.registry import Cost, Need, method
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import Method, input_gradient, method
 from seewhy.targets import Target
 
 
@@ -14,7 +14,7 @@ from seewhy.targets import Target
     name="saliency",
     title="Saliency",
     summary="How strongly the score reacts to each pixel, whichever way.",
-    needs={Need.GRADIENTS},
+    needs={Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     citation="Simonyan et al., Deep Inside Convolutional Networks (2013), arXiv:1312.6034, section 3.1",
@@ -23,5 +23,5 @@ from seewhy.targets import Target
 class Saliency(Method):
     """M_ij = max over channels of |∂f/∂x_cij|, at the input's resolution."""
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         return input_gradient(self.model, x, target).abs().amax(1)

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, input_gradient, noise, option, seeded, tiled
-from seewhy.registry import Cost, Need, method
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, input_gradient, make_generator, method, noise, option, tiled
 from seewhy.targets import Target
 
 
@@ -15,7 +15,7 @@ from seewhy.targets import Target
     name="smooth_grad",
     title="SmoothGrad",
     summary="Saliency with its grain averaged away: which pixels the score reacts to on noisy copies of the image.",
-    needs={Need.GRADIENTS},
+    needs={Capability.GRADIENTS},
     signed=False,
     class_specific=True,
     stochastic=True,
@@ -26,7 +26,7 @@ class SmoothGrad(Method):
     """M_ij = max over channels of |1/n Σ_k ∂f/∂x_cij (x + ε_k)|, ε_k ~ N(0, σ²).
 
     The signed gradients are averaged, as in the paper; only then the magnitude is taken. (Captum's noise tunnel
-    over `Saliency(abs=True)` averages magnitudes, which grows with the noise instead of cancelling it.)
+    over `Saliency(abs=True)` averages magnitudes, which grows with the noise instead of canceling it.)
     σ is a fraction of each image's own range, max − min. The noise comes from `seed` and is the same for every
     image, so an image's map does not depend on the batch that it is in.
     """
@@ -36,8 +36,8 @@ class SmoothGrad(Method):
     seed: int = option(0, "seed of the noise")
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        batch, generator = len(x), seeded(self.seed, x.device)
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        batch, generator = len(x), make_generator(self.seed, x.device)
         flat = x.flatten(1)
         sigma = self.sigma * (flat.amax(1) - flat.amin(1)).view(1, -1, 1, 1, 1)
         total = torch.zeros_like(x, dtype=torch.float32)

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from seewhy.core.cards import Capability, Cost
 from seewhy.errors import OptionError, TargetError
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, gradient, option, tiled
-from seewhy.methods.gradient.baselines import BASELINE, check_baseline, starting_images
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, gradient, method, option, tiled
+from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
 from seewhy.models.adapter import VisionModel
-from seewhy.registry import Cost, Need, method
 from seewhy.targets import Output, Target
 
 
@@ -20,7 +20,7 @@ from seewhy.targets import Output, Target
     name="spectral_ig",
     title="Spectral IG",
     summary="How much each pixel adds to the class's probability while the image appears from coarse to fine.",
-    needs={Need.GRADIENTS},
+    needs={Capability.GRADIENTS},
     signed=True,
     class_specific=True,
     citation="Spectral Integrated Gradients for Coarse-to-Fine Feature Attribution (2026)",
@@ -43,7 +43,7 @@ class SpectralIG(Method):
     baseline: Any = option("black", f"where the path starts: {BASELINE}")
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         check_baseline(self.baseline)
         if not 0 < self.width <= 1:
             raise OptionError(f"width={self.width!r} is not above 0 and at most 1; use for example 0.4")
@@ -52,7 +52,7 @@ class SpectralIG(Method):
         if self.of == "probability" and target.kind == "output":
             raise TargetError("a regression output has no probability; use Spectral IG with of='logit'")
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         batch, start_image = len(x), starting_images(self.model, x, self.baseline)
         path = SpectralPath(x - start_image, self.width)
         total = torch.zeros_like(path.whole)

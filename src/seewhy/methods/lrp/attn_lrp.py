@@ -5,11 +5,11 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import Method, option
-from seewhy.methods.lrp.propagation import pixel_relevance, slopes
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import Method, method, option
+from seewhy.methods.lrp.modes import pixel_relevance, slopes
 from seewhy.methods.lrp.token_rules import TokenRules
 from seewhy.models.adapter import VisionModel
-from seewhy.registry import Cost, Need, method
 from seewhy.targets import Output, Target
 
 
@@ -17,7 +17,7 @@ from seewhy.targets import Output, Target
     name="attn_lrp",
     title="AttnLRP",
     summary="The score of a transformer shared out among the pixels, with rules for attention and norms.",
-    needs={Need.GRADIENTS},
+    needs={Capability.GRADIENTS},
     signed=True,
     class_specific=True,
     citation="Achtibat et al., AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers (ICML 2024), "
@@ -29,7 +29,7 @@ class AttnLRP(Method):
 
     - softmax s = softmax(x): R_x = x ⊙ (R_s − s Σ R_s) (Taylor at x; its remainder is lost, it does not conserve);
     - product A V: R_A = A ⊙ (R/O Vᵀ) / 2, R_V = V ⊙ (Aᵀ R/O) / 2, O = A V (half to each), and so for q kᵀ;
-    - layer norm: identity for the division by σ, ε rule for centring and affine part (β keeps its share);
+    - layer norm: identity for the division by σ, ε rule for centering and affine part (β keeps its share);
     - GELU and other activations: R_x = R_f; a factor such as σ(x) takes nothing;
     - linear layers: ε rule; residual sums: in proportion.
 
@@ -41,11 +41,11 @@ class AttnLRP(Method):
     epsilon: float = option(1e-6, "added to the denominators of linear layers, with their sign", at_least=0)
 
     @classmethod
-    def unmet(cls, model: VisionModel) -> str:
-        missing = model.missing(cls.card.needs | {Need.ATTENTION})
+    def why_incompatible(cls, model: VisionModel) -> str:
+        missing = model.missing_capabilities(cls.card.needs | {Capability.ATTENTION})
         return f"it needs {' and '.join(missing)}" if missing else ""
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         def run(pixels: Tensor) -> Output:
             with self.model.attention(lambda *_: None, pixels, differentiable=True):
                 return self.model.run(pixels)

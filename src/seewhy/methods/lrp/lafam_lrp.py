@@ -5,13 +5,13 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seewhy.methods.base import option
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import method, option
 from seewhy.methods.lrp.layer_rules import COMPOSITES
 from seewhy.methods.lrp.lrp import COMPOSITE, LayerwiseRelevance
-from seewhy.methods.lrp.propagation import pixel_relevance
+from seewhy.methods.lrp.modes import pixel_relevance
+from seewhy.models.instrument.hooks import Stop
 from seewhy.models.structure import read_tensor
-from seewhy.models.surgery import Stop
-from seewhy.registry import Cost, Need, method
 from seewhy.targets import Target
 
 
@@ -19,7 +19,7 @@ from seewhy.targets import Target
     name="lafam_lrp",
     title="LaFAM-LRP",
     summary="Which pixels the embedding is made of, whatever the class.",
-    needs={Need.EMBEDDING, Need.GRADIENTS},
+    needs={Capability.EMBEDDING, Capability.GRADIENTS},
     signed=True,
     class_specific=False,
     citation="Karjauv, Unsupervised Feature Attribution for Foundation Models (2025): LaFAM with LRP",
@@ -41,13 +41,13 @@ class LaFAMLRP(LayerwiseRelevance):
         """Whether the embedding is what comes to the head, and not something made of the result."""
         return self.model.structure.head is not None and self.model.structure.read is read_tensor
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         found = pixel_relevance(x, self.rules(), self._embedding, lambda embedding: [(embedding, embedding.detach())])
         return found.float().sum(1)
 
     def _embedding(self, pixels: Tensor) -> Float[Tensor, "batch dim"]:
         if not self._stops:
-            return self.model.run(pixels).require(Need.EMBEDDING)
+            return self.model.run(pixels).require(Capability.EMBEDDING)
         found: list[Tensor] = []
 
         def stop(_: nn.Module, args: tuple) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from seewhy.errors import ModelError, require
-from seewhy.methods.lrp.propagation import ACTIVATIONS, Passed, Ruled, Rules, depends, passed
+from seewhy.methods.lrp.modes import ACTIVATIONS, Passed, Ruled, Rules, depends, passed
 from seewhy.models.adapter import VisionModel
 
 COMPOSITES = {
@@ -82,7 +82,7 @@ class LayerRules(Rules):
     Args:
         composite: a name of `COMPOSITES`.
         box: the lowest and highest input values, (1, C, 1, 1) each, for the z^B rule.
-        epsilon: the stabiliser, added to each denominator with its sign.
+        epsilon: the stabilizer, added to each denominator with its sign.
         gamma: how much more positive weights count.
     """
 
@@ -222,7 +222,7 @@ def input_bounds(model: VisionModel) -> tuple[Tensor, Tensor]:
     """The lowest and highest values of the model's input, (1, C, 1, 1): black and white after its preprocessing."""
     from PIL import Image
 
-    ends = torch.cat([model.prepare(Image.new("RGB", (256, 256), color)) for color in ("black", "white")])
+    ends = torch.cat([model.preprocess_images(Image.new("RGB", (256, 256), color)) for color in ("black", "white")])
     return ends.amin((0, 2, 3), keepdim=True), ends.amax((0, 2, 3), keepdim=True)
 
 

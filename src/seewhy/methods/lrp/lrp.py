@@ -7,12 +7,12 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
+from seewhy.core.cards import Capability, Cost
 from seewhy.errors import require
-from seewhy.methods.base import Method, option
+from seewhy.methods.base import Method, method, option
 from seewhy.methods.lrp.layer_rules import COMPOSITES, LayerRules, input_bounds, lrp_unmet
-from seewhy.methods.lrp.propagation import Starts, pixel_relevance, slopes
+from seewhy.methods.lrp.modes import Starts, pixel_relevance, slopes
 from seewhy.models.adapter import VisionModel
-from seewhy.registry import Cost, Need, method
 from seewhy.targets import Output, Target
 
 COMPOSITE = "rules by layer (first-convolutions-linear), or one rule for all layers"
@@ -22,10 +22,10 @@ class LayerwiseRelevance(Method):
     """What LRP methods for convolutional networks share: their rules."""
 
     @classmethod
-    def unmet(cls, model: VisionModel) -> str:
-        return super().unmet(model) or lrp_unmet(model)
+    def why_incompatible(cls, model: VisionModel) -> str:
+        return super().why_incompatible(model) or lrp_unmet(model)
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         require("zennit.rules", "lrp")
 
     @cached_property
@@ -41,7 +41,7 @@ class LayerwiseRelevance(Method):
     name="lrp",
     title="LRP",
     summary="The score shared out among the pixels layer after layer: for it (positive) or against it (negative).",
-    needs={Need.GRADIENTS},
+    needs={Capability.GRADIENTS},
     signed=True,
     class_specific=True,
     citation="Bach et al., On Pixel-Wise Explanations … by Layer-Wise Relevance Propagation (2015); "
@@ -53,7 +53,7 @@ class LRP(LayerwiseRelevance):
 
     ρ is the rule (zennit's): ε: x w, with ε in the denominator; γ: x (w + γ w⁺); z⁺ = α1β0: (x w)⁺; α2β1: twice the
     positive minus once the negative shares; flat: 1; z^B (`box`): x w − low w⁺ − high w⁻, low and high being black
-    and white after the model's preprocessing (a module that normalises inside gets other numbers at its first layer:
+    and white after the model's preprocessing (a module that normalizes inside gets other numbers at its first layer:
     choose a composite without z^B). Biases stand in the denominators, so they keep a share; without them
     Σ R is the score (up to ε). A composite gives one rule to the first layer, one to convolutions, one to linear
     layers. A batch norm is merged into the layer before it. A residual sum and an average share out in proportion.
@@ -73,7 +73,7 @@ class LRP(LayerwiseRelevance):
     epsilon: float = option(1e-6, "added to denominators, with their sign", at_least=0)
     gamma: float = option(0.25, "how much more positive weights count in the γ rule", at_least=0)
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         def start(output: Output) -> Starts:
             return [(value, value.detach() * slope) for value, slope in slopes(output, target)]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from seewhy.methods.lrp.layer_rules import stabilized
-from seewhy.methods.lrp.propagation import ACTIVATIONS, Ruled, Rules, depends
-from seewhy.models.attention import attention_matrix
+from seewhy.methods.lrp.modes import ACTIVATIONS, Ruled, Rules, depends
+from seewhy.models.instrument.attention import attention_matrix
 
 LINEAR_RULES = ("epsilon", "zplus")
 
@@ -29,7 +29,7 @@ class TokenRules(Rules):
 
     Args:
         linear: the rule of layers with weights: `epsilon`, or `zplus` (α = 1, β = 0).
-        epsilon: their stabiliser.
+        epsilon: their stabilizer.
     """
 
     def __init__(self, linear: str = "epsilon", epsilon: float = 1e-6) -> None:
@@ -139,21 +139,21 @@ class TokenRules(Rules):
         return self._ruled(lambda a, b: func(a, b, **kwargs), rule, *args[:2])
 
     def layer_norm(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
-        """The identity rule for the division by σ (proposition 3.4), the ε rule for centring and the affine part.
+        """The identity rule for the division by σ (proposition 3.4), the ε rule for centering and the affine part.
 
         That is the gradient with σ held fixed.
         """
-        centres = func.__name__ == "layer_norm"
-        names = ("input", "normalized_shape", "weight", *(["bias"] if centres else []), "eps")
+        centers = func.__name__ == "layer_norm"
+        names = ("input", "normalized_shape", "weight", *(["bias"] if centers else []), "eps")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         dims, weight = tuple(range(-len(given["normalized_shape"]), 0)), given.get("weight")
-        eps = given.get("eps", 1e-5 if centres else None)
+        eps = given.get("eps", 1e-5 if centers else None)
 
         def rule(x: Tensor, upper: Tensor) -> tuple[Tensor]:
-            x = x - x.mean(dims, keepdim=True) if centres else x
+            x = x - x.mean(dims, keepdim=True) if centers else x
             small = torch.finfo(x.dtype).eps if eps is None else eps
             upper = upper * (1 if weight is None else weight) * (x.square().mean(dims, keepdim=True) + small).rsqrt()
-            return (upper - upper.mean(dims, keepdim=True) if centres else upper,)
+            return (upper - upper.mean(dims, keepdim=True) if centers else upper,)
 
         return self._ruled(lambda x: func(x, *args[1:], **kwargs), rule, args[0])
 

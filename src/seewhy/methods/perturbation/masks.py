@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from seewhy.core.maps import upcast
 from seewhy.errors import OptionError
-from seewhy.methods.base import at_least_float, chunks, seeded
+from seewhy.methods.base import chunks, make_generator
 
 Grids = Float[Tensor, "masks cells cells"]
 Masks = Float[Tensor, "masks rows cols"]
@@ -72,8 +73,8 @@ class RandomMasks:
             )
         self._enlarge, self._size, self._cells, self._p = KINDS[kind], size, cells, p
         self._offsets = {"rise": _cell(size, cells), "relax": (2 * RELAX_PAD + 1,) * 2}.get(kind, (1, 1))
-        self._generator = seeded(seed, torch.device("cpu"))
-        self._device, self._dtype = like.device, at_least_float(like[:0]).dtype
+        self._generator = make_generator(seed, torch.device("cpu"))
+        self._device, self._dtype = like.device, upcast(like[:0]).dtype
 
     def next(self, n: int) -> Masks:
         """The next `n` masks, in [0, 1]; 1 is seen."""
@@ -105,7 +106,7 @@ def _cut(large: Float[Tensor, "masks 1 height width"], offsets: Int[Tensor, "mas
 def seen(x: Float[Tensor, "batch channels height width"], masks: Float[Tensor, "masks height width"]) -> Tensor:
     """x ⊙ M for every mask, (masks·batch, channels, height, width): whole batches one after the other.
 
-    x is normalised, so what a mask hides gets the mean colour of the training data.
+    x is normalized, so what a mask hides gets the mean color of the training data.
     """
     return (x * masks[:, None, None].to(x.dtype)).flatten(0, 1)
 

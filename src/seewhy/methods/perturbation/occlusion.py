@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from seewhy.core.cards import Cost
 from seewhy.errors import OptionError
-from seewhy.methods.base import BATCH_SIZE, Method, at_least_float, chunks, option, tiled
-from seewhy.methods.gradient.baselines import BASELINE, check_baseline, starting_images
-from seewhy.registry import Cost, method
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, method, option, tiled, upcast
+from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
 from seewhy.targets import Target
 
 
@@ -28,8 +28,8 @@ from seewhy.targets import Target
 class Occlusion(Method):
     """M_ij = f(x) − f(x with window ij covered), on the grid of windows.
 
-    Cell ij is a window, and its centre the window's centre: the grid has ⌈H / stride⌉ × ⌈W / stride⌉ windows, whose
-    centres divide the image evenly; at the borders a window larger than the stride sticks out. Where window = stride
+    Cell ij is a window, and its center the window's center: the grid has ⌈H / stride⌉ × ⌈W / stride⌉ windows, whose
+    centers divide the image evenly; at the borders a window larger than the stride sticks out. Where window = stride
     divides the image, captum's `Occlusion` gives each pixel the value of its cell; where windows overlap, captum
     averages over the windows that cover a pixel, and starts at the corner instead of half outside (its map is ours on
     a padded image). One forward for each window and one for the whole image; no gradients. Autocast is switched off:
@@ -41,7 +41,7 @@ class Occlusion(Method):
     baseline: Any = option("mean", f"what covers: {BASELINE}, or a number")
     batch_size: int = option(32, BATCH_SIZE, at_least=1)
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         check_baseline(self.baseline)
         if self.window and self.stride and self.stride > self.window:
             raise OptionError(
@@ -58,7 +58,7 @@ class Occlusion(Method):
         _, rows, cols = self._geometry(*(getattr(self.model.preprocess, "size", None) or (224, 224)))
         return rows * cols
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         window, rows, cols = self._geometry(*x.shape[-2:])
         if window > min(x.shape[-2:]):
             raise OptionError(
@@ -66,7 +66,7 @@ class Occlusion(Method):
             )
         down, across = (spans(n, side, window, x.device) for n, side in ((rows, x.shape[-2]), (cols, x.shape[-1])))
         with torch.autocast(x.device.type, enabled=False):
-            whole = at_least_float(target.score(self.model.run(x)))
+            whole = upcast(target.score(self.model.run(x)))
             cover = starting_images(self.model, x, self.baseline)
             rest = [
                 self._scores(x, cover, down[i // cols], across[i % cols], target)
@@ -87,11 +87,11 @@ class Occlusion(Method):
         inside = (down[:, :, None] & across[:, None, :])[:, None, None]
         covered = torch.where(inside, cover, x).flatten(0, 1)
         score = tiled(target, len(x), len(down)).score(self.model.run(covered))
-        return at_least_float(score).unflatten(0, (-1, len(x)))
+        return upcast(score).unflatten(0, (-1, len(x)))
 
 
 def spans(n: int, side: int, window: int, device: torch.device) -> Bool[Tensor, "n side"]:
-    """Which pixels of a side lie in each of `n` windows; window i is centred on (i + ½) · side / n."""
+    """Which pixels of a side lie in each of `n` windows; window i is centered on (i + ½) · side / n."""
     starts = ((2 * torch.arange(n, device=device) + 1) * side - window * n) // (2 * n)
     pixels = torch.arange(side, device=device)
     return (pixels >= starts[:, None]) & (pixels < starts[:, None] + window)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import option
-from seewhy.methods.perturbation.similarity import SimilarityUnderMasks
-from seewhy.registry import Cost, Need, method
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import method, option
+from seewhy.methods.perturbation.relax_base import SimilarityUnderMasks
 from seewhy.targets import Target
 
 
@@ -15,7 +15,7 @@ from seewhy.targets import Target
     name="relax",
     title="RELAX",
     summary="How like that of the whole image the embedding is, on average, when a pixel is among those seen.",
-    needs={Need.EMBEDDING},
+    needs={Capability.EMBEDDING},
     signed=False,
     class_specific=False,
     stochastic=True,
@@ -34,7 +34,7 @@ class RELAX(SimilarityUnderMasks):
 
     show: str = option("importance", "which of the two maps", choices=("importance", "uncertainty"))
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         return self.moments(x)[:, 0 if self.show == "importance" else 1]
 
     def both(

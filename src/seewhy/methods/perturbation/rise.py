@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.base import BATCH_SIZE, Method, at_least_float, option, tiled, unvarying
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import BATCH_SIZE, Method, all_scores_equal, method, option, tiled, upcast
 from seewhy.methods.perturbation.masks import RandomMasks, check_chance, seen
 from seewhy.models.adapter import VisionModel
-from seewhy.registry import Cost, Need, method
 from seewhy.targets import ClassTarget, Output, PerImage, Rank, Target, TargetLike
 
 
@@ -44,25 +44,25 @@ class RISE(Method):
     seed: int = option(0, "seed of the masks")
     batch_size: int = option(32, BATCH_SIZE, at_least=1)
 
-    def prepare(self) -> None:
+    def setup(self) -> None:
         check_chance(self.p)
 
     def _goal(self, target: TargetLike, batch: int) -> Target:
         goal = super()._goal(target, batch)
         return as_probability(goal, self.model) if self.score == "probability" else goal
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         batch, size = len(x), x.shape[-2:]
         masks = RandomMasks("rise", size, cells=self.cells, p=self.p, seed=self.seed, like=x)
-        total = at_least_float(x.new_zeros(batch, *size))
+        total = upcast(x.new_zeros(batch, *size))
         ends = []
         for some in masks.pieces(self.n_masks, batch, self.batch_size):
             scores = tiled(target, batch, len(some)).score(self.model.run(seen(x, some)))
-            scores = at_least_float(scores).unflatten(0, (-1, batch))
+            scores = upcast(scores).unflatten(0, (-1, batch))
             ends = torch.stack([*ends, *scores.aminmax(dim=0)]).aminmax(dim=0)
             for mask, score in zip(some, scores, strict=True):
                 total += mask * score[:, None, None]
-        idle = unvarying(torch.stack(ends, 1))[:, None, None] & (self.n_masks > 1)
+        idle = all_scores_equal(torch.stack(ends, 1))[:, None, None] & (self.n_masks > 1)
         return torch.where(idle, ends[0][:, None, None], total / (self.n_masks * self.p))
 
 
@@ -75,7 +75,7 @@ class Probability(Target):
     kind = "class"
 
     def score(self, output: Output) -> Float[Tensor, "batch"]:
-        return self.of.score(Output(logits=self.model.probabilities(at_least_float(output.require(Need.LOGITS)))))
+        return self.of.score(Output(logits=self.model.probabilities(upcast(output.require(Capability.LOGITS)))))
 
     def at(self, rows: list[int]) -> Target:
         return Probability(self.of.at(rows), self.model)

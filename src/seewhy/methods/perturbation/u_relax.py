@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.methods.perturbation.similarity import SimilarityUnderMasks
-from seewhy.registry import Cost, Need, method
+from seewhy.core.cards import Capability, Cost
+from seewhy.methods.base import method
+from seewhy.methods.perturbation.relax_base import SimilarityUnderMasks
 from seewhy.targets import Target
 
 TIE = 1e-4
@@ -18,7 +19,7 @@ TIE = 1e-4
     name="u_relax",
     title="U-RELAX",
     summary="The importance of RELAX in the half of the image where it is surest, nothing elsewhere.",
-    needs={Need.EMBEDDING},
+    needs={Capability.EMBEDDING},
     signed=False,
     class_specific=False,
     stochastic=True,
@@ -34,7 +35,7 @@ class URELAX(SimilarityUnderMasks):
     which half is surer is decided by less than what bfloat16 rounds off.
     """
 
-    def maps(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         with torch.autocast(x.device.type, enabled=False):
             importance, uncertainty = self.moments(x).unbind(1)
         middle = uncertainty.flatten(1).median(1).values[:, None, None]

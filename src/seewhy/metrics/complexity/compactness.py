@@ -6,9 +6,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seewhy.errors import OptionError
-from seewhy.metrics.base import Given, Measurement, Metric, option
-from seewhy.metrics.pixels import Pixels, pixels
-from seewhy.registry import metric
+from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
+from seewhy.metrics.masked_values import Pixels, pixels
 
 
 @metric(
@@ -39,12 +38,14 @@ class Compactness(Metric):
         if not self.t < 1:
             raise OptionError(f"t={self.t!r} counts every pixel; use less than 1")
 
-    def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
+    def undefined(
+        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+    ) -> dict[str, Bool[Tensor, "batch"]]:
         if self.variant == "magnitude":
             return {"every pixel that counts is zero": ~pixels(maps, given).values.any(1)}
         return {"no pixel that counts is positive": ~(pixels(maps, given).values > 0).any(1)}
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
+    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
         signed, size = pixels(maps, given), pixels(maps, given, absolute=True)
         left: Pixels = signed if self.variant == "signed" else size
         largest = (size if self.variant == "magnitude" else signed).ranked.amax(1, keepdim=True)

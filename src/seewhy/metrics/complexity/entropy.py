@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seewhy.metrics.base import Given, Measurement, Metric, option
-from seewhy.metrics.pixels import pixels
-from seewhy.registry import metric
+from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
+from seewhy.metrics.masked_values import pixels
 
 
 @metric(
@@ -23,20 +22,22 @@ from seewhy.registry import metric
 class Entropy(Metric):
     """H = −Σ p ln p with p = |a| / Σ |a|, in nats: Quantus' Complexity. ln n for a constant map, 0 for one pixel.
 
-    `normalised` divides by ln n, so that sizes compare: 0 … 1. The sign of a value does not matter. A map of zeros has
-    no score; nor has one pixel alone, normalised.
+    `normalized` divides by ln n, so that sizes compare: 0 … 1. The sign of a value does not matter. A map of zeros has
+    no score; nor has one pixel alone, normalized.
     """
 
-    normalised: bool = option(False, "divide by the entropy of a constant map")
+    normalized: bool = option(False, "divide by the entropy of a constant map")
 
-    def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
+    def undefined(
+        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+    ) -> dict[str, Bool[Tensor, "batch"]]:
         found = pixels(maps, given)
         flags = {"every pixel that counts is zero": ~found.values.any(1)}
-        if self.normalised:
+        if self.normalized:
             flags["a map of one pixel can be spread in one way only"] = found.count < 2
         return flags
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
+    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
         found = pixels(maps, given, absolute=True)
         value = torch.special.entr(found.values / found.values.sum(1, keepdim=True)).sum(1)
-        return Measurement(value / found.count.double().log() if self.normalised else value)
+        return Measurement(value / found.count.double().log() if self.normalized else value)

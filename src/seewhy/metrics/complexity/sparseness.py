@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seewhy.metrics.base import Given, Measurement, Metric
-from seewhy.metrics.pixels import ascending, pixels
-from seewhy.registry import metric
+from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric
+from seewhy.metrics.masked_values import ascending, pixels
 
 
 @metric(
@@ -28,10 +27,12 @@ class Sparseness(Metric):
     value; a map of zeros therefore has 0 there and no score here.
     """
 
-    def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
+    def undefined(
+        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+    ) -> dict[str, Bool[Tensor, "batch"]]:
         return {"every pixel that counts is zero": ~pixels(maps, given).values.any(1)}
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
+    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
         found = pixels(maps, given, absolute=True)
         ordered, n = ascending(found.values), found.count[:, None]
         skipped = ordered.shape[1] - n  # zeros, so they come first and add nothing

@@ -6,19 +6,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seewhy.metrics.again import maps_again
-from seewhy.metrics.base import Given, Measurement, Metric, option
-from seewhy.metrics.faithfulness.asking import NOT_FINITE
+from seewhy.core.cards import Requirement
+from seewhy.core.maps import is_constant, normalize
+from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
+from seewhy.metrics.faithfulness.perturbation import NOT_FINITE
 from seewhy.metrics.faithfulness.road import ROAD
-from seewhy.registry import Ask, metric
-from seewhy.sanity import constant, displayed
+from seewhy.metrics.recompute import maps_again
 
 
 @metric(
     name="arcc",
     title="ARCC",
     summary="The map stays the same when it masks the image, covers little, and points at what the class needs.",
-    needs={Ask.MODEL, Ask.METHOD},
+    needs={Requirement.MODEL, Requirement.METHOD},
     bounds=(0.0, 1.0),
     higher_is_better=True,
     citation="Domeniconi et al., How to Evaluate and Refine your CAM (2026); coherency and complexity: Poppi et al., "
@@ -30,11 +30,11 @@ from seewhy.sanity import constant, displayed
 class ARCC(Metric):
     """3 / (1/coherency + 1/(1 − complexity) + 1/road), the harmonic mean of three numbers from 0 to 1; 0 if one is 0.
 
-    m is the map, min-max normalised to [0, 1] (from a signed method its positive part: evidence against the class hides
+    m is the map, min-max normalized to [0, 1] (from a signed method its positive part: evidence against the class hides
     pixels as no evidence does).
 
     coherency = (1 + r(M(x ⊙ m), m)) / 2: the correlation (Pearson) of the map with that of the image which it masks
-    (0 is the model's mean colour, as x is preprocessed); r = 0 where the new map is constant.
+    (0 is the model's mean color, as x is preprocessed); r = 0 where the new map is constant.
     complexity = Σ m / pixels.
     road = LeRF − MoRF, negative values as 0: twice our `road`, the mean over `percentages` of the class's probability
     without the least relevant pixels minus that without the most relevant.
@@ -59,11 +59,13 @@ class ARCC(Metric):
         self._road = ROAD(percentages=self.percentages, seed=self.seed, batch_size=self.batch_size)
         self.percentages = self._road.percentages
 
-    def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
-        return {"the map is the same everywhere": constant(_evidence(maps, given))}
+    def undefined(
+        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+    ) -> dict[str, Bool[Tensor, "batch"]]:
+        return {"the map is the same everywhere": is_constant(_evidence(maps, given))}
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
-        shown = displayed(_evidence(maps, given), signed=False)
+    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
+        shown = normalize(_evidence(maps, given).double(), signed=False)
         masked = given.x * shown[:, None].to(given.x.dtype)
         again = maps_again(given.method, masked, given.target, tuple(maps.shape[1:]), self.upsampling)
         again = _evidence(again, given)
@@ -79,13 +81,13 @@ class ARCC(Metric):
         return Measurement(value, parts, {}, reasons)
 
 
-def _evidence(maps: Tensor, given: Given) -> Tensor:
+def _evidence(maps: Tensor, given: MetricInputs) -> Tensor:
     return maps.clamp(min=0) if given.method.card.signed else maps
 
 
 def _correlation(a: Float[Tensor, "batch rows cols"], b: Float[Tensor, "batch rows cols"]) -> Float[Tensor, "batch"]:
     """Pearson's r over the pixels; 0 if one of the maps is constant."""
-    flat = constant(a) | constant(b)
+    flat = is_constant(a) | is_constant(b)
     a, b = (m.flatten(1).double() for m in (a, b))
     a, b = (m - m.mean(1, keepdim=True) for m in (a, b))
     r = (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from seewhy.core.cards import Capability, Requirement
 from seewhy.errors import OptionError, RequirementError
 from seewhy.methods import METHODS
-from seewhy.metrics.again import maps_again
-from seewhy.metrics.base import Given, Measurement, Metric, option
-from seewhy.metrics.localisation.auc import AUC
-from seewhy.models.surgery import untouched
-from seewhy.registry import Ask, Need, metric
+from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
+from seewhy.metrics.localization.auc import AUC
+from seewhy.metrics.recompute import maps_again
+from seewhy.models.instrument.hooks import untouched
 from seewhy.targets import ClassTarget, Output
 
 
@@ -22,7 +22,7 @@ from seewhy.targets import ClassTarget, Output
     name="diagnosis",
     title="Diagnosis",
     summary="The model sees the object, gives its class, and for the class's evidence it looks at the object.",
-    needs={Ask.MODEL, Ask.MASK, Ask.LABEL},
+    needs={Requirement.MODEL, Requirement.MASK, Requirement.LABEL},
     bounds=(0.0, 1.0),
     higher_is_better=True,
     citation="Our reading of Karjauv & Albayrak, LaFAM (2024), arXiv:2407.06059: blind or confused?",
@@ -48,7 +48,7 @@ class Diagnosis(Metric):
 
     Apart from that, `background` is the share of the evidence that lies outside of every object (with a coarse map half
     of it, for a model without fault), and `background_reliant` is 1 where evidence is denser there than on the objects:
-    the sign of a short-cut. `Given.objects`, if given, says what else is an object; `valid` is respected.
+    the sign of a short-cut. `MetricInputs.objects`, if given, says what else is an object; `valid` is respected.
 
     Score the maps of the class that the model answers to find out what it relies on, or those of the true class. The
     default threshold lies between what was measured on scenes with LaFAM: AUC 0.83 and more for 95 % of the objects
@@ -71,19 +71,21 @@ class Diagnosis(Metric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if METHODS.get(self.label_free).card.class_specific:
+        if METHODS[self.label_free].card.class_specific:
             raise OptionError(f"label_free={self.label_free!r} depends on the class; choose from {', '.join(_free())}")
         if not self.seen <= 1:
             raise OptionError(f"seen={self.seen!r} is above 1, the largest AUC; use 0.5 to 1")
 
-    def undefined(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> dict[str, Bool[Tensor, "batch"]]:
+    def undefined(
+        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+    ) -> dict[str, Bool[Tensor, "batch"]]:
         none = ~_background(given).flatten(1).any(1)
         return {
             "the objects leave no background": none,
             "the model's answer is NaN or infinite": ~torch.isfinite(_logits(given)).all(1),
         }
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: Given) -> Measurement:
+    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
         background = _background(given)
         valid = torch.ones_like(given.masks) if given.valid is None else given.valid
         mask = given.masks & valid
@@ -104,26 +106,26 @@ class Diagnosis(Metric):
         parts = {name: value.double() for name, value in verdicts.items()}
         return Measurement(parts["right"].clone(), parts)
 
-    def _label_free(self, maps: Tensor, given: Given) -> Tensor:
-        method = METHODS.get(self.label_free)
-        if why := method.unmet(given.model):
-            others = [name for name in _free() if not METHODS.get(name).unmet(given.model)]
+    def _label_free(self, maps: Tensor, given: MetricInputs) -> Tensor:
+        method = METHODS[self.label_free]
+        if why := method.why_incompatible(given.model):
+            others = [name for name in _free() if not METHODS[name].why_incompatible(given.model)]
             raise RequirementError(
                 f"{method.card.title} cannot serve {given.model.name}: {why}; choose label_free= "
                 f"from {', '.join(others) or 'none'}"
             )
         size = tuple(maps.shape[1:])
-        return given.once(
+        return given.cached(
             ("label-free", self.label_free, size, self.upsampling),
             lambda: maps_again(method(given.model), given.x, None, size, self.upsampling),
         )
 
 
 def _free() -> list[str]:
-    return [cls.card.name for cls in METHODS if not cls.card.class_specific]
+    return [cls.card.name for cls in METHODS.values() if not cls.card.class_specific]
 
 
-def _background(given: Given) -> Bool[Tensor, "batch rows cols"]:
+def _background(given: MetricInputs) -> Bool[Tensor, "batch rows cols"]:
     """The valid pixels outside of every object."""
     objects = given.masks
     if given.objects is not None:
@@ -131,17 +133,22 @@ def _background(given: Given) -> Bool[Tensor, "batch rows cols"]:
     return ~objects if given.valid is None else ~objects & given.valid
 
 
-def _logits(given: Given) -> Float[Tensor, "batch classes"]:
-    return given.once("output", partial(_output, given)).require(Need.LOGITS).float()
+def _logits(given: MetricInputs) -> Float[Tensor, "batch classes"]:
+    return given.cached("output", partial(_output, given)).require(Capability.LOGITS).float()
 
 
-def _output(given: Given) -> Output:
+def _output(given: MetricInputs) -> Output:
     model, x = given.model, given.x
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False), model.fitting(x), untouched(model.module):
+    with (
+        torch.no_grad(),
+        torch.autocast(x.device.type, enabled=False),
+        model.shape_error_context(x),
+        untouched(model.module),
+    ):
         return model.run(x)
 
 
-def _answered(given: Given) -> Bool[Tensor, "batch"]:
+def _answered(given: MetricInputs) -> Bool[Tensor, "batch"]:
     """Whether the true class is what the model answers."""
     logits = _logits(given)
     own = ClassTarget(tuple(given.labels.tolist())).score(Output(logits=logits))

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from seewhy.metrics.base import Given, Measurement
-from seewhy.metrics.faithfulness.asking import area
-from seewhy.metrics.faithfulness.boxes import BoxMetric
-from seewhy.registry import Ask, metric
+from seewhy.core.cards import Requirement
+from seewhy.metrics.base import Measurement, MetricInputs, metric
+from seewhy.metrics.faithfulness.box_perturbation import BoxMetric
+from seewhy.metrics.faithfulness.perturbation import area
 
 
 @metric(
     name="box_discrimination",
     title="Class discrimination by box sensitivity",
     summary="Box sensitivity is lost when the map of another class present in the image is taken instead.",
-    needs={Ask.MODEL, Ask.RIVAL},
+    needs={Requirement.MODEL, Requirement.CONTRAST},
     bounds=(-54.0, 54.0),
     higher_is_better=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 8",
     passes=lambda self: len(self.sizes) * self.draws + 1,
-    parts={"own": True, "rival": False},
+    parts={"own": True, "contrast": False},
     stochastic=True,
 )
 class BoxDiscrimination(BoxMetric):
@@ -30,8 +30,8 @@ class BoxDiscrimination(BoxMetric):
 
     least = 2
 
-    def compare(self, maps: Tensor, given: Given) -> Measurement:
+    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
         own = self.correlations(maps, given)
-        rival = self.correlations(given.rivals, given)
-        parts = {"own": area(own, self.axis), "rival": area(rival, self.axis)}
-        return Measurement(parts["own"] - parts["rival"], parts, {"": own - rival, "own": own, "rival": rival})
+        rival = self.correlations(given.contrast_maps, given)
+        parts = {"own": area(own, self.axis), "contrast": area(rival, self.axis)}
+        return Measurement(parts["own"] - parts["contrast"], parts, {"": own - rival, "own": own, "contrast": rival})

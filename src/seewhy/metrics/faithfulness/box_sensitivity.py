@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from seewhy.metrics.base import Given, Measurement
-from seewhy.metrics.faithfulness.asking import area
-from seewhy.metrics.faithfulness.boxes import BoxMetric
-from seewhy.registry import Ask, metric
+from seewhy.core.cards import Requirement
+from seewhy.metrics.base import Measurement, MetricInputs, metric
+from seewhy.metrics.faithfulness.box_perturbation import BoxMetric
+from seewhy.metrics.faithfulness.perturbation import area
 
 
 @metric(
     name="box_sensitivity",
     title="Box sensitivity",
     summary="The more importance a box holds, the more the score loses when it is blurred.",
-    needs={Ask.MODEL},
+    needs={Requirement.MODEL},
     bounds=(-27.0, 27.0),
     higher_is_better=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, section 3.5",
@@ -36,6 +36,6 @@ class BoxSensitivity(BoxMetric):
 
     least = 2
 
-    def compare(self, maps: Tensor, given: Given) -> Measurement:
+    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
         curve = self.correlations(maps, given)
         return Measurement(area(curve, self.axis), {}, {"": curve})

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from seewhy.metrics.base import Given, Measurement
-from seewhy.metrics.faithfulness.asking import Path, area
+from seewhy.core.cards import Requirement
+from seewhy.metrics.base import Measurement, MetricInputs, metric
+from seewhy.metrics.faithfulness.perturbation import Path, area
 from seewhy.metrics.faithfulness.pixel_curves import PixelCurves
-from seewhy.registry import Ask, metric
 
 
 @metric(
     name="deletion",
     title="Deletion",
     summary="The class is lost as soon as the most important pixels vanish.",
-    needs={Ask.MODEL},
+    needs={Requirement.MODEL},
     bounds=(0.0, 1.0),
     higher_is_better=False,
     citation="Petsiuk et al., RISE (BMVC 2018), section 4.2; Hirano et al., Attention Lattice Adapter (2024)",
@@ -24,7 +24,7 @@ from seewhy.registry import Ask, metric
 class Deletion(PixelCurves):
     """∫ p_c(d_n) dn / (H·W), d_n: the image without its n most important pixels; in [0, 1], low is good.
 
-    As `Insertion`, the other way round. Removed pixels are zero after normalisation, the mean colour of the training
+    As `Insertion`, the other way round. Removed pixels are zero after normalization, the mean color of the training
     data, as in RISE's code and the ALA paper's equation; `baseline="black"` is a black photo.
     Quantus' `PixelFlipping` has the same curve without its first point for images of one channel; with more it flips
     channel values, not pixels, so that one pass follows each third of a pixel.
@@ -34,6 +34,6 @@ class Deletion(PixelCurves):
     def axis_title(self) -> str:
         return "share of the pixels deleted"
 
-    def compare(self, maps: Tensor, given: Given) -> Measurement:
+    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
         (curve,) = self.probabilities(maps, given, Path("most", self.baseline))
         return Measurement(area(curve, self.axis), {}, {"": curve})

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.metrics.base import Given, Measurement, option
-from seewhy.metrics.faithfulness.asking import BASELINE_HELP, ModelMetric, Path, area, curves, shares
-from seewhy.registry import Ask, metric
+from seewhy.core.cards import Requirement
+from seewhy.metrics.base import Measurement, MetricInputs, metric, option
+from seewhy.metrics.faithfulness.perturbation import BASELINE_HELP, ModelMetric, Path, area, curves, shares
 
 
 @dataclass(kw_only=True, eq=False)
@@ -27,7 +27,7 @@ class MIFLIF(ModelMetric):
     def axis_title(self) -> str:
         return "pixels perturbed (%)"
 
-    def mif_lif(self, maps: Tensor, given: Given, keep: bool = True) -> list[Float[Tensor, "batch points"]]:
+    def mif_lif(self, maps: Tensor, given: MetricInputs, keep: bool = True) -> list[Float[Tensor, "batch points"]]:
         """f_MIF and f_LIF at `axis`."""
         paths = [Path("most", self.baseline), Path("least", self.baseline)]
         return curves(maps, given, paths, steps=self.steps, goal="logit", batch_size=self.batch_size, keep=keep)
@@ -37,7 +37,7 @@ class MIFLIF(ModelMetric):
     name="fidelity",
     title="Fidelity (LIF − MIF)",
     summary="The score lasts when the least important pixels are blurred first, and falls when the most important are.",
-    needs={Ask.MODEL},
+    needs={Requirement.MODEL},
     bounds=(None, None),
     higher_is_better=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, section 3.5",
@@ -51,14 +51,14 @@ class Fidelity(MIFLIF):
     f is the target's own score (for a class its logit, not the probability); f_MIF perturbs the most important pixels
     first, f_LIF the least important. A perturbed pixel has the value of the blurred image: a Gaussian of 1/16 of the
     shorter side (σ = 14 px at 224, as in the paper; it does not say what happens at other sizes), borders replicated,
-    in the model's normalised space, where it is the same picture because blurring is linear.
+    in the model's normalized space, where it is the same picture because blurring is linear.
 
     `steps` equal shares of the pixels (the paper gives no number), trapezoid. Ties, as in a map enlarged by "nearest",
     go row by row from the top in both orders: a constant map has A = 0. Step k perturbs round(k · H·W / steps) pixels.
     Quantus' `RegionPerturbation` gives f(x) − f_MIF on a map that is constant on its patches.
     """
 
-    def compare(self, maps: Tensor, given: Given) -> Measurement:
+    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
         mif, lif = self.mif_lif(maps, given)
         low, high = area(mif, self.axis), area(lif, self.axis)
         return Measurement(high - low, {"mif": low, "lif": high}, {"": lif - mif, "mif": mif, "lif": lif})

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from seewhy.metrics.base import Given, Measurement
-from seewhy.metrics.faithfulness.asking import area
+from seewhy.core.cards import Requirement
+from seewhy.metrics.base import Measurement, MetricInputs, metric
 from seewhy.metrics.faithfulness.fidelity import MIFLIF
-from seewhy.registry import Ask, metric
+from seewhy.metrics.faithfulness.perturbation import area
 
 
 @metric(
     name="fidelity_discrimination",
     title="Class discrimination by fidelity",
     summary="Fidelity is lost when the map of another class present in the image is taken instead.",
-    needs={Ask.MODEL, Ask.RIVAL},
+    needs={Requirement.MODEL, Requirement.CONTRAST},
     bounds=(None, None),
     higher_is_better=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 7",
     passes=lambda self: 4 * self.steps - 2,
-    parts={"own": True, "rival": False},
+    parts={"own": True, "contrast": False},
     monotone_invariant=True,
 )
 class FidelityDiscrimination(MIFLIF):
@@ -29,9 +29,9 @@ class FidelityDiscrimination(MIFLIF):
     curves as for `Fidelity`; after it, for the same maps and options, only the rival's curves are asked.
     """
 
-    def compare(self, maps: Tensor, given: Given) -> Measurement:
+    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
         own_mif, own_lif = self.mif_lif(maps, given)
-        rival_mif, rival_lif = self.mif_lif(given.rivals, given, keep=False)
+        rival_mif, rival_lif = self.mif_lif(given.contrast_maps, given, keep=False)
         own, rival = own_lif - own_mif, rival_lif - rival_mif
-        parts = {"own": area(own, self.axis), "rival": area(rival, self.axis)}
-        return Measurement(parts["own"] - parts["rival"], parts, {"": own - rival, "own": own, "rival": rival})
+        parts = {"own": area(own, self.axis), "contrast": area(rival, self.axis)}
+        return Measurement(parts["own"] - parts["contrast"], parts, {"": own - rival, "own": own, "contrast": rival})

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from seewhy.methods.gradient.baselines import check_baseline
-from seewhy.metrics.base import Given, Measurement, option
-from seewhy.metrics.faithfulness.asking import BASELINE_HELP, Path, area
+from seewhy.core.cards import Requirement
+from seewhy.methods.baselines import check_baseline
+from seewhy.metrics.base import Measurement, MetricInputs, metric, option
+from seewhy.metrics.faithfulness.perturbation import BASELINE_HELP, Path, area
 from seewhy.metrics.faithfulness.pixel_curves import PixelCurves
-from seewhy.registry import Ask, metric
 
 
 @metric(
     name="id_score",
     title="Insertion-deletion score",
-    summary="The class is recognised soon when the important pixels appear, and lost soon when they vanish.",
-    needs={Ask.MODEL},
+    summary="The class is recognized soon when the important pixels appear, and lost soon when they vanish.",
+    needs={Requirement.MODEL},
     bounds=(-1.0, 1.0),
     higher_is_better=True,
     citation="Hirano et al., Attention Lattice Adapter (2024), section 4; Petsiuk et al., RISE (BMVC 2018), "
@@ -41,7 +41,7 @@ class IDScore(PixelCurves):
     def axis_title(self) -> str:
         return "share of the pixels inserted or deleted"
 
-    def compare(self, maps: Tensor, given: Given) -> Measurement:
+    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
         insertion, deletion = self.probabilities(
             maps, given, Path("most", self.start, reveal=True), Path("most", self.baseline)
         )

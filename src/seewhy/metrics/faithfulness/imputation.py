@@ -1,4 +1,4 @@
-"""Noisy linear imputation: a removed pixel becomes the mean of its neighbours. No metric of its own."""
+"""Noisy linear imputation: a removed pixel becomes the mean of its neighbors. No metric of its own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seewhy.methods.perturbation.masks import at_least_float
+from seewhy.methods.perturbation.masks import upcast
 
 TOLERANCE = 1e-5  # of the residual, relative; the noise that is added is far larger
 CACHED = 100_000  # numbers of the variants that a CPU solves together: one of 224 × 224, three of 96 × 96
-CHECK_EVERY = 10  # iterations between two looks at the residual, each a synchronisation
+CHECK_EVERY = 10  # iterations between two looks at the residual, each a synchronization
 
 
 def impute(
@@ -22,15 +22,15 @@ def impute(
     removed: Bool[Tensor, "variants height width"],
     tolerance: float = TOLERANCE,
 ) -> Float[Tensor, "variants channels height width"]:
-    """Every removed pixel the weighted mean of its 8 neighbours (sides 1/6, corners 1/12), removed ones included.
+    """Every removed pixel the weighted mean of its 8 neighbors (sides 1/6, corners 1/12), removed ones included.
 
-    Neighbours outside of the image do not count. Solved by conjugate gradients on the image's grid (the system is
+    Neighbors outside of the image do not count. Solved by conjugate gradients on the image's grid (the system is
     symmetric and positive), from coarse to fine. Where all pixels are removed nothing is
-    known, and the mean colour of the image is taken.
+    known, and the mean color of the image is taken.
 
     Rong et al., A Consistent and Efficient Evaluation Strategy for Attribution Methods (ICML 2022), section 4.
     """
-    image = at_least_float(image)
+    image = upcast(image)
     # on a CPU as many variants as stay in the cache (a fifth of the time); a GPU wants all of them at once
     parts = removed.split(max(1, CACHED // image.numel()) if image.device.type == "cpu" else len(removed))
     return torch.cat([_impute(image, part, tolerance) for part in parts])
@@ -58,18 +58,18 @@ def _filled(values: Tensor, known: Tensor, tolerance: float) -> Tensor:
 
 
 def _settled(start: Tensor, unknown: Tensor, tolerance: float) -> Tensor:
-    """`start` with its unknown pixels the means of their neighbours."""
+    """`start` with its unknown pixels the means of their neighbors."""
     system = partial(_lacking, _near(torch.ones_like(unknown[:1])), unknown)
     return start + _solve(system, -system(start), start * unknown, tolerance)
 
 
 def _lacking(weight: Tensor, unknown: Tensor, v: Tensor) -> Tensor:
-    """What an unknown pixel has, minus what its neighbours give."""
+    """What an unknown pixel has, minus what its neighbors give."""
     return (weight * v - _near(v)).mul_(unknown)
 
 
 def _near(v: Tensor) -> Tensor:
-    """The weighted sum of the 8 neighbours: (1 2 1) ⊗ (1 2 1) without its centre, over 12."""
+    """The weighted sum of the 8 neighbors: (1 2 1) ⊗ (1 2 1) without its center, over 12."""
     v = F.pad(v, (1, 1, 1, 1))
     across = (v[..., :-2] + v[..., 2:]).add_(v[..., 1:-1], alpha=2)
     return (

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seewhy.metrics.base import Given, Measurement, option
-from seewhy.metrics.faithfulness.asking import baseline_images
-from seewhy.metrics.faithfulness.boxes import GRID, BoxMetric
-from seewhy.registry import Ask, metric
+from seewhy.core.cards import Requirement
+from seewhy.metrics.base import Measurement, MetricInputs, metric, option
+from seewhy.metrics.faithfulness.box_perturbation import GRID, BoxMetric
+from seewhy.metrics.faithfulness.perturbation import baseline_images
 
 
 @metric(
     name="infidelity",
     title="Infidelity",
     summary="The mean squared error of the map as a forecast of what the score loses; 0 is right.",
-    needs={Ask.MODEL},
+    needs={Requirement.MODEL},
     bounds=(0.0, None),
     higher_is_better=False,
     citation="Yeh et al., On the (In)fidelity and Sensitivity of Explanations (NeurIPS 2019), definition 2.1",
@@ -48,7 +48,7 @@ class Infidelity(BoxMetric):
         """No curve: the boxes of all sizes are one sample."""
         return None
 
-    def compare(self, maps: Tensor, given: Given) -> Measurement:
+    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
         losses = torch.cat(self.losses(given), 1)
         change = 1.0 if self.times == "map" else (given.x - baseline_images(given, self.baseline)).double().sum(1)
         forecast = torch.cat(self.sums(maps.double() * change), 1)

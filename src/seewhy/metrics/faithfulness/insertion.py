@@ -1,20 +1,20 @@
-"""Insertion: how soon the class is recognised when the most important pixels appear first."""
+"""Insertion: how soon the class is recognized when the most important pixels appear first."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from seewhy.metrics.base import Given, Measurement
-from seewhy.metrics.faithfulness.asking import Path, area
+from seewhy.core.cards import Requirement
+from seewhy.metrics.base import Measurement, MetricInputs, metric
+from seewhy.metrics.faithfulness.perturbation import Path, area
 from seewhy.metrics.faithfulness.pixel_curves import PixelCurves
-from seewhy.registry import Ask, metric
 
 
 @metric(
     name="insertion",
     title="Insertion",
-    summary="The class is recognised as soon as the most important pixels appear.",
-    needs={Ask.MODEL},
+    summary="The class is recognized as soon as the most important pixels appear.",
+    needs={Requirement.MODEL},
     bounds=(0.0, 1.0),
     higher_is_better=True,
     citation="Petsiuk et al., RISE (BMVC 2018), section 4.2; Hirano et al., Attention Lattice Adapter (2024)",
@@ -25,7 +25,7 @@ class Insertion(PixelCurves):
     """∫ p_c(i_n) dn / (H·W), i_n: the baseline with the n most important pixels of the image; in [0, 1].
 
     p_c is the probability of the class; a target that is no class gives its own score, which may leave [0, 1]. The
-    baseline is zero after normalisation, the mean colour of the training data (the ALA paper's equation, on the model's
+    baseline is zero after normalization, the mean color of the training data (the ALA paper's equation, on the model's
     input); RISE starts from a blurred image: `baseline="blur"` (ours has σ = side/16, RISE's code 5 px).
     A step is H·W / `steps` pixels: 224 of them at 224 × 224, as in RISE. Ties go row by row from the top.
     """
@@ -34,6 +34,6 @@ class Insertion(PixelCurves):
     def axis_title(self) -> str:
         return "share of the pixels inserted"
 
-    def compare(self, maps: Tensor, given: Given) -> Measurement:
+    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
         (curve,) = self.probabilities(maps, given, Path("most", self.baseline, reveal=True))
         return Measurement(area(curve, self.axis), {}, {"": curve})

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.metrics.base import Given, option
-from seewhy.metrics.faithfulness.asking import BASELINE_HELP, ModelMetric, Path, curves, shares
+from seewhy.metrics.base import MetricInputs, option
+from seewhy.metrics.faithfulness.perturbation import BASELINE_HELP, ModelMetric, Path, curves, shares
 
 
 @dataclass(kw_only=True, eq=False)
@@ -22,6 +22,6 @@ class PixelCurves(ModelMetric):
     def axis(self) -> list[float]:
         return shares(self.steps)
 
-    def probabilities(self, maps: Tensor, given: Given, *paths: Path) -> list[Float[Tensor, "batch points"]]:
+    def probabilities(self, maps: Tensor, given: MetricInputs, *paths: Path) -> list[Float[Tensor, "batch points"]]:
         """The curve along each path at `axis`."""
         return curves(maps, given, list(paths), steps=self.steps, goal="probability", batch_size=self.batch_size)

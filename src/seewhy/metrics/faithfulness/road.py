@@ -8,18 +8,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seewhy.methods.base import seeded
-from seewhy.metrics.base import Given, Measurement, option
-from seewhy.metrics.faithfulness.asking import GOALS, ModelMetric, increasing, places, scores
+from seewhy.core.cards import Requirement
+from seewhy.methods.base import make_generator
+from seewhy.metrics.base import Measurement, MetricInputs, metric, option
 from seewhy.metrics.faithfulness.imputation import impute
-from seewhy.registry import Ask, metric
+from seewhy.metrics.faithfulness.perturbation import GOALS, ModelMetric, increasing, places, scores
 
 
 @metric(
     name="road",
     title="ROAD",
     summary="The class survives when the least relevant pixels are imputed, and is lost when the most relevant are.",
-    needs={Ask.MODEL},
+    needs={Requirement.MODEL},
     bounds=(-0.5, 0.5),
     higher_is_better=True,
     citation="Rong et al., A Consistent and Efficient Evaluation Strategy for Attribution Methods (ICML 2022)",
@@ -31,7 +31,7 @@ from seewhy.registry import Ask, metric
 class ROAD(ModelMetric):
     """(LeRF − MoRF) / 2, each the mean over `percentages` of p_c after the p % least (most) relevant pixels are gone.
 
-    A removed pixel becomes the mean of its neighbours (`imputation.impute`) plus a little noise, so that the shape of
+    A removed pixel becomes the mean of its neighbors (`imputation.impute`) plus a little noise, so that the shape of
     the removed region does not give the class away. p_c is the probability of the class; with `read="accuracy"` whether
     the class is the model's answer, whose mean over images is the paper's curve and Quantus' (MoRF). The combination
     is that of the grad-cam package's `ROADCombined`.
@@ -57,10 +57,10 @@ class ROAD(ModelMetric):
     def axis_title(self) -> str:
         return "pixels removed (%)"
 
-    def compare(self, maps: Tensor, given: Given) -> Measurement:
+    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
         turns = [places(maps, first) for first in ("most", "least")]
         counts = torch.tensor([int(maps[0].numel() * p / 100) for p in self.percentages]).to(maps.device)[:, None, None]
-        generator = seeded(self.seed, torch.device("cpu"))
+        generator = make_generator(self.seed, torch.device("cpu"))
         noise = self.noise * torch.randn(given.x.shape[1:], generator=generator).to(given.x.device)
         each = len(self.percentages)
 

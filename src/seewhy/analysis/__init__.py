@@ -1,0 +1,5 @@
+"""Analyses of a model beyond one map: randomization, activation maximization, TCAV, segmentation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,4 @@
+from .execute.run import resume as resume
+from .execute.run import run as run
+from .plan import Plan as Plan
+from .store import Store as Store

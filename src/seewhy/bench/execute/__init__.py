@@ -1,0 +1,1 @@
+"""Run a plan: workers, records, scoring, locks."""

@@ -1,0 +1,141 @@
+"""A method class, a model, a batch and a target: what each check of a method works with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+from unittest import SkipTest
+
+import torch
+from torch import Tensor
+
+from seewhy.checks.core import Check, batch_for, entered, named
+from seewhy.core.cards import Capability
+from seewhy.core.options import options_of
+from seewhy.methods.base import Method
+from seewhy.models.adapter import VisionModel
+from seewhy.models.instrument.hooks import untouched
+from seewhy.targets import ClassTarget, Output, Similarity, Target, TargetLike, as_target
+
+METHOD_CHECKS: list[tuple[str, Check]] = []
+"""Every check of a method as (name, check), filled by the decorator; `check(cls, model, x=None, target=None)`."""
+
+FEW = 3
+
+
+@dataclass
+class Probe:
+    """What a check of a method works with.
+
+    Attributes:
+        cls: the method.
+        model: a model that can serve it.
+        x: the batch.
+        target: one target for each image.
+        few: options that make the method cheap: whatever multiplies its passes is set to `FEW`.
+    """
+
+    cls: type[Method]
+    model: VisionModel
+    x: Tensor
+    target: Target
+    few: dict[str, int]
+
+    @property
+    def card(self) -> Any:
+        """The method's card."""
+        return self.cls.card
+
+    def method(self, model: VisionModel | None = None, **options: Any) -> Method:
+        """The method with few passes, on the model or on another."""
+        return self.cls(model=model or self.model, **{**self.few, **options})
+
+    def maps(
+        self, x: Tensor | None = None, target: TargetLike = None, model: VisionModel | None = None, **options: Any
+    ) -> Tensor:
+        """The maps of the batch and target, or of others."""
+        x, target = self.x if x is None else x, self.target if target is None else target
+        return self.method(model, **options)(x, target)
+
+    @cached_property
+    def plain(self) -> Tensor:
+        """The maps of the batch and target, computed once."""
+        return self.maps()
+
+    @cached_property
+    def output(self) -> Output:
+        """What the model says of the batch."""
+        return output_of(self.model, self.x)
+
+    def other_target(self) -> Target:
+        """A target that differs from the probe's for every image."""
+        if isinstance(self.target, Similarity):
+            return replace(self.target, vector=self.target.vector.flip(-1))
+        if isinstance(self.target, ClassTarget) and len(self.target.index) == len(self.x):
+            width = self.output.require(Capability.LOGITS).shape[1]
+            return ClassTarget(tuple((i + 1) % width for i in self.target.index))
+        return default_target(self.cls, self.model, self.x)
+
+    def bad_targets(self) -> Iterator[tuple[str, Target]]:
+        """Targets that cannot be, in words and as objects."""
+        repeated = self.target.at([0] * len(self.x) + [0])
+        if isinstance(self.target, Similarity):
+            longer = torch.ones(self.target.vector.shape[-1] + 1)
+            yield "a vector of the wrong length", replace(self.target, vector=longer)
+        if isinstance(self.target, ClassTarget):
+            yield "a class out of range", ClassTarget((self.output.require(Capability.LOGITS).shape[1],))
+        if isinstance(self.target, (Similarity, ClassTarget)):
+            yield "one target too many", repeated
+
+
+def output_of(model: VisionModel, x: Tensor) -> Output:
+    """What the model says of a batch."""
+    with torch.no_grad(), untouched(model.module):
+        return model.run(x)
+
+
+def default_target(cls: type[Method], model: VisionModel, x: Tensor) -> Target:
+    """A class for each image, 0, 1, 2 …; a random vector for each where classes make no sense."""
+    kind = cls.card.target_kind
+    if kind is None and Capability.LOGITS in model.capabilities:
+        width = model.classes or output_of(model, x).require(Capability.LOGITS).shape[1]
+        return ClassTarget(tuple(i % width for i in range(len(x))))
+    shape = output_of(model, x).require(Capability.EMBEDDING).shape
+    vectors = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(x)
+    return Similarity(vectors, kind=kind or "concept")
+
+
+def few_passes(cls: type[Method], model: VisionModel, few: int = FEW) -> dict[str, int]:
+    """The options that multiply the cost (numbers of samples, steps, masks …), set to a few."""
+    method, found = cls(model=model), {}
+    for name, field in options_of(cls).items():
+        counts = isinstance(field.default, int) and not isinstance(field.default, bool)
+        if counts and field.metadata["at_least"] is not None:
+            more = copy.copy(method)  # not made anew: the value may be too much for this model
+            setattr(more, name, field.default + 1)
+            if more.cost != method.cost:
+                found[name] = max(few, field.metadata["at_least"])
+    return found
+
+
+def probe_of(cls: type[Method], model: VisionModel, x: Tensor | None, target: TargetLike) -> Probe:
+    """Fill in what the caller left out; `SkipTest` if the model cannot serve the method."""
+    why = cls.why_incompatible(model)
+    if why:
+        raise SkipTest(f"{cls.card.title} cannot serve {model.name}: {why}")
+    x = batch_for(model, x)
+    goal = default_target(cls, model, x) if target is None else as_target(target, model.class_names)
+    return Probe(cls, model, x, goal, few_passes(cls, model))
+
+
+def method_check(fn: Callable[[Probe], None]) -> Check:
+    """Make a public check of a function of a probe, and put it on `METHOD_CHECKS`."""
+
+    def check(cls: type[Method], model: VisionModel, x: Tensor | None = None, target: TargetLike = None) -> None:
+        with named(cls.card.name, fn.__name__):
+            fn(probe_of(cls, model, x, target))
+
+    return entered(METHOD_CHECKS, fn, check)

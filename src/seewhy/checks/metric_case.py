@@ -1,0 +1,206 @@
+"""A metric, maps, and everything that can be known beside them: what each check of a metric works with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+from unittest import SkipTest
+
+import torch
+from torch import Tensor, nn
+
+from seewhy.checks.core import Check, batch_for, ensure, entered, named, pictures
+from seewhy.checks.method_case import FEW, output_of
+from seewhy.core.cards import Capability, Requirement
+from seewhy.core.options import options_of
+from seewhy.methods import METHODS
+from seewhy.methods.base import Method
+from seewhy.metrics.base import TRUTH, Measurement, Metric, MetricInputs, picked
+from seewhy.models.adapter import VisionModel
+from seewhy.targets import ClassTarget
+
+METRIC_CHECKS: list[tuple[str, Check]] = []
+"""Every check of a metric as (name, check), filled by the decorator; `check(metric, model=None)`."""
+
+FIELDS = {
+    Requirement.MASK: "masks",
+    Requirement.OBJECTS: "objects",
+    Requirement.BOXES: "boxes",
+    Requirement.LABEL: "labels",
+    Requirement.CONTRAST: "contrast_maps",
+    Requirement.METHOD: "method",
+    Requirement.MODEL: "x",
+}
+"""The field of `MetricInputs` for each need."""
+
+BATCH, SIZE = 4, (24, 32)
+EXACT = 1e-6
+
+
+@dataclass
+class Trial:
+    """What a check of a metric works with.
+
+    Attributes:
+        metric: configured, with few passes.
+        known: all that a metric can be given, for a batch of images; `maps` go with it.
+        maps: multiples of 1/16 from −4 to 4, with ties: exact in bfloat16.
+    """
+
+    metric: Metric
+    maps: Tensor
+    known: MetricInputs
+
+    @property
+    def card(self) -> Any:
+        """The metric's card."""
+        return self.metric.card
+
+    def given(self, **changes: Any) -> MetricInputs:
+        """All that is known, with an empty cache."""
+        return replace(self.known, cache={}, **changes)
+
+    def measure(self, maps: Tensor | None = None, metric: Metric | None = None, **changes: Any) -> Measurement:
+        """What the metric finds for the maps, or others, with other knowledge."""
+        return (metric or self.metric).measure(self.maps if maps is None else maps, self.given(**changes))
+
+    def rows(self, rows: list[int]) -> tuple[Tensor, MetricInputs]:
+        """Maps and knowledge of some of the images."""
+        known = self.known
+        fields = {name: picked(getattr(known, name), rows) for name in (*TRUTH, "x")}
+        return self.maps[rows], self.given(**fields, target=known.target and known.target.at(rows))
+
+    def asks(self, *asks: Requirement) -> None:
+        """`SkipTest` unless the metric needs one of these."""
+        if not self.card.needs & set(asks):
+            raise SkipTest(f"{self.card.title} does not need {' or '.join(asks)}")
+
+    @cached_property
+    def plain(self) -> Measurement:
+        """What the metric finds for the batch, computed once."""
+        return self.measure()
+
+
+def trial_of(metric: Metric | type[Metric], model: VisionModel | None, few: int = FEW, seed: int = 0) -> Trial:
+    """Materials for a metric; `SkipTest` if it needs a model and there is none."""
+    metric = metric() if isinstance(metric, type) else metric
+    metric = type(metric)(**{**metric.options, **few_passes(metric, few)})
+    if metric.card.needs & {Requirement.MODEL, Requirement.METHOD} and model is None:
+        raise SkipTest(f"{metric.card.title} asks a model; pass one to the check")
+    draws = torch.Generator().manual_seed(seed)
+    x = None if model is None else batch_for(model, model.preprocess_images(pictures(BATCH, seed)))
+    size = SIZE if x is None else tuple(x.shape[-2:])
+    device = torch.device("cpu") if x is None else x.device
+    objects = [boxes_to_masks(boxes, size).to(device) for boxes in _boxes(draws, size)]
+    known = MetricInputs(
+        masks=torch.stack([each[0] for each in objects]),
+        objects=objects,
+        boxes=[b.to(device) for b in _boxes(torch.Generator().manual_seed(seed), size)],
+        contrast_maps=random_maps(size, draws).to(device),
+        labels=torch.arange(BATCH).to(device) % 3,
+    )
+    if model is not None:
+        width = output_of(model, x).require(Capability.LOGITS).shape[1]
+        known = replace(
+            known,
+            model=model,
+            x=x,
+            target=ClassTarget(tuple(i % width for i in range(BATCH))),
+            labels=known.labels % width,
+            method=some_method(model),
+        )
+    return Trial(metric, random_maps(size, draws).to(device), known)
+
+
+def few_passes(metric: Metric, few: int) -> dict[str, int]:
+    """The counts that multiply the passes, set to a few."""
+    found = {}
+    for name, field in options_of(type(metric)).items():
+        counts = isinstance(field.default, int) and not isinstance(field.default, bool)
+        if counts and field.metadata["at_least"] is not None:
+            more = copy.copy(metric)
+            setattr(more, name, getattr(metric, name) + 1)
+            if more.passes != metric.passes:
+                found[name] = max(few, field.metadata["at_least"])
+    return found
+
+
+def random_maps(size: tuple[int, int], draws: torch.Generator) -> Tensor:
+    """Multiples of 1/16 from −4 to 4; most values occur several times."""
+    return (torch.randn(BATCH, *size, generator=draws) * 20).round().clamp(-64, 64) / 16
+
+
+def _boxes(draws: torch.Generator, size: tuple[int, int]) -> list[Tensor]:
+    """For each image one or two boxes that cover a part of it."""
+    made = []
+    for i in range(BATCH):
+        u = torch.rand(1 + i % 2, 4, generator=draws)
+        left, top = (u[:, 0] * 0.5 * size[1]).floor(), (u[:, 1] * 0.5 * size[0]).floor()
+        right, bottom = left + (0.2 + 0.25 * u[:, 2]) * size[1], top + (0.2 + 0.25 * u[:, 3]) * size[0]
+        made.append(torch.stack([left, top, right.floor(), bottom.floor()], 1))
+    return made
+
+
+def boxes_to_masks(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(boxes, rows, cols): the pixels of each box."""
+    rows, cols = torch.arange(size[0])[None, :, None], torch.arange(size[1])[None, None]
+    left, top, right, bottom = (boxes[:, i, None, None] for i in range(4))
+    return (cols >= left) & (cols < right) & (rows >= top) & (rows < bottom)
+
+
+def some_method(model: VisionModel, number: int = 0) -> Method:
+    """A class-specific method that needs one forward of the whole model."""
+    fit = [
+        cls
+        for cls in METHODS.values()
+        if not cls.why_incompatible(model)
+        and cls.card.class_specific
+        and not cls.card.stochastic
+        and cls.card.target_kind is None
+    ]
+    one = [m for m in (cls(model) for cls in fit) if (m.cost.below, m.cost.above) == (1, 1)]
+    ensure(number < len(one), f"{model.name} serves no method of one forward")
+    return one[number]
+
+
+def same(a: Measurement, b: Measurement, tolerance: float = 0.0, rows: list[int] | None = None) -> bool:
+    """Whether values and parts are equal within a tolerance relative to the largest; NaN equals NaN."""
+    pick = slice(None) if rows is None else rows
+    pairs = [(a.value, b.value), *((a.parts[name], b.parts[name]) for name in a.parts if name in b.parts)]
+    return all(
+        torch.allclose(
+            one[pick], two[pick], rtol=0, equal_nan=True, atol=tolerance * float(one.nan_to_num().abs().max())
+        )
+        for one, two in pairs
+    )
+
+
+@contextmanager
+def forwards(model: VisionModel | None) -> Iterator[list[int]]:
+    """Collects the batch size of each forward of the model's kind of module, copies included."""
+    seen: list[int] = []
+    kind = type(None) if model is None else type(model.module)
+
+    def note(module: nn.Module, args: tuple) -> None:
+        if isinstance(module, kind):
+            seen.append(len(args[0]))
+
+    handle = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def metric_check(fn: Callable[[Trial], None]) -> Check:
+    """Make a public check of a function of a trial, and put it on `METRIC_CHECKS`."""
+
+    def check(metric: Metric | type[Metric], model: VisionModel | None = None) -> None:
+        with named(metric.card.name, fn.__name__):
+            fn(trial_of(metric, model))
+
+    return entered(METRIC_CHECKS, fn, check)

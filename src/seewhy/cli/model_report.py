@@ -1,0 +1,51 @@
+"""What seewhy sees in a model, as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from seewhy.methods import METHODS
+from seewhy.models.adapter import VisionModel
+from seewhy.models.instrument.hooks import untouched
+
+
+def report(model: VisionModel) -> dict[str, Any]:
+    """Layers with their grids, tokens, offers, and for each method why it does not work (empty: it works).
+
+    Runs one forward on an empty image of the model's own input size.
+    """
+    rows, cols = getattr(model.preprocess, "size", None) or (224, 224)
+    structure = model.structure
+    x = torch.zeros(1, 3, rows, cols, device=model.device, dtype=model.dtype)
+    layers = list(structure.stages)
+    if structure.cam_layer and structure.cam_layer not in layers:
+        layers.append(structure.cam_layer)
+    with untouched(model.module):
+        maps = model.activations(x, layers) if layers else {}
+    output = model.forward_checked(x)
+    return {
+        "name": model.name,
+        "source": structure.source,
+        "input": [rows, cols],
+        "parameters": sum(p.numel() for p in model.module.parameters()),
+        "offers": sorted(model.capabilities),
+        "classes": model.classes,
+        "embedding": None if output.embedding is None else output.embedding.shape[1],
+        "grid": list(model.grid(rows, cols)) if structure.patch_size else None,
+        "prefix_tokens": structure.prefix_tokens,
+        "blocks": len(structure.blocks),
+        "note": structure.note,
+        "cam_layer": structure.cam_layer.name if structure.cam_layer else None,
+        "stages": [
+            {
+                "name": layer.name,
+                "layout": layer.layout,
+                "channels": maps[layer.name].shape[1],
+                "grid": list(maps[layer.name].shape[2:]),
+            }
+            for layer in layers
+        ],
+        "methods": {cls.card.name: cls.why_incompatible(model) for cls in METHODS.values()},
+    }

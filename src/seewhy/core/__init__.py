@@ -1,0 +1,1 @@
+"""Ground floor: cards and registries, images and preprocessing, operations on maps, files."""

@@ -1,0 +1,112 @@
+"""Operations on attribution maps that every floor of the house shares.
+
+Maps are un-normalized until somebody looks at them. What counts as constant, how a map is resized and how it is
+brought to a displayable range is decided here, once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from seewhy.errors import OptionError
+
+CONSTANT_SPREAD = 1e-6
+"""Largest spread of a constant map, relative to its largest magnitude: the rounding of float32."""
+
+MODES = ("bilinear", "nearest", "bicubic")
+"""Ways to resize a map."""
+
+
+def is_constant(maps: Float[Tensor, "*maps rows cols"], tolerance: float = CONSTANT_SPREAD) -> Bool[Tensor, "*maps"]:
+    """Tell which maps have one value everywhere, up to rounding, and so point nowhere; NaN never does.
+
+    Args:
+        maps: One or more maps.
+        tolerance: Largest spread, relative to the largest magnitude of the map.
+
+    Returns:
+        One truth value per map.
+    """
+    return flat_rows(maps.flatten(-2), tolerance)
+
+
+def flat_rows(values: Float[Tensor, "*rows n"], tolerance: float = CONSTANT_SPREAD) -> Bool[Tensor, "*rows"]:
+    """Tell which rows of numbers have one value everywhere, up to rounding."""
+    low, high = values.aminmax(dim=-1)
+    return high - low <= tolerance * torch.maximum(low.abs(), high.abs())
+
+
+def normalize(maps: Float[Tensor, "*maps rows cols"], signed: bool) -> Float[Tensor, "*maps rows cols"]:
+    """Bring each map to the range in which it is shown, by its own values only.
+
+    Args:
+        maps: One or more maps.
+        signed: Whether negative values mean evidence against the target.
+
+    Returns:
+        Signed maps in [-1, 1], divided by their largest magnitude so that 0 stays 0; unsigned maps in [0, 1] by
+        minimum and maximum. A constant map becomes all zeros.
+    """
+    constant = is_constant(maps)[..., None, None]
+    if not signed:
+        maps = maps - maps.amin((-2, -1), keepdim=True)
+    scale = maps.abs().amax((-2, -1), keepdim=True)
+    return torch.where(constant, 0, maps / torch.where(constant, 1, scale))
+
+
+def resize(
+    attribution: Float[Tensor, "r c"], size: tuple[int, int], mode: str = "bilinear"
+) -> Float[Tensor, "rows cols"]:
+    """Resize one map; cell centers as in torch's `align_corners=False`, without antialiasing.
+
+    Args:
+        attribution: The map.
+        size: Rows and columns of the result.
+        mode: `bilinear`, `nearest` or `bicubic`.
+
+    Raises:
+        OptionError: The mode is unknown, or the size is empty.
+    """
+    if mode not in MODES:
+        raise OptionError(f"unknown interpolation {mode!r}; choose from {', '.join(MODES)}")
+    if min(size) < 1:
+        raise OptionError(f"a map cannot have the size {tuple(size)}; pass (rows, cols) of at least 1")
+    if mode == "nearest":  # plain "nearest" shifts by half a cell
+        return torch.nn.functional.interpolate(attribution[None, None], size=tuple(size), mode="nearest-exact")[0, 0]
+    values = attribution[None, None]
+    return torch.nn.functional.interpolate(values, size=tuple(size), mode=mode, align_corners=False)[0, 0]
+
+
+def resize_maps(
+    maps: Float[Tensor, "batch r c"], size: tuple[int, int], mode: str = "bilinear"
+) -> Float[Tensor, "batch rows cols"]:
+    """Resize a batch of maps, each as `resize` does it: part of the protocol, so it is never done silently."""
+    return torch.stack([resize(each, size, mode) for each in maps])
+
+
+def upcast(values: Tensor) -> Tensor:
+    """Return float32, or float64 where it was: sums and differences are not taken in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def mean_ranks(values: Float[Tensor, "batch n"]) -> Float64[Tensor, "batch n"]:
+    """Rank each row from 1 (least) to n (greatest); equal values share the mean of their ranks.
+
+    As `scipy.stats.rankdata`, on the device of the values and ten times as fast on a CPU for maps of 224 × 224.
+    """
+    values = values.detach().double()
+    if values.device.type == "cpu":  # NumPy sorts with vector instructions: a tenth of torch's time
+        order = torch.from_numpy(np.argsort(values.numpy(), axis=1))
+    else:
+        order = values.argsort(1)
+    ordered, n = values.gather(1, order), values.shape[1]
+    place = torch.arange(n, device=values.device).expand_as(order)
+    new = torch.ones_like(order, dtype=torch.bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = place.where(new, 0).cummax(1).values
+    ends = new.roll(-1, 1)  # a run ends where the next begins; the last one by the first's mark
+    last = place.where(ends, n).flip(1).cummin(1).values.flip(1)
+    return torch.empty_like(values).scatter_(1, order, (first + last).double() / 2 + 1)

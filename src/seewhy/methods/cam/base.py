@@ -1,0 +1,101 @@
+"""What the CAM methods share: activations and gradients on the grid, of one layer or of several in one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seewhy.core.maps import normalize, upcast
+from seewhy.errors import LayoutError, ModelError
+from seewhy.methods.base import Method, option
+from seewhy.models.adapter import VisionModel
+from seewhy.models.instrument.hooks import backward, first_tensor, hooked, with_first_tensor
+from seewhy.models.structure import Layer
+from seewhy.targets import Target
+
+Pair = tuple[Float[Tensor, "batch channels rows cols"], Float[Tensor, "batch channels rows cols"]]
+
+
+@dataclass(kw_only=True, eq=False)
+class SingleLayerCAM(Method):
+    """A method whose map is some combination of one layer's activations and gradients, on the layer's grid."""
+
+    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
+
+    def setup(self) -> None:
+        self.layer_ = self.model.cam_layer(self.layer)
+
+    @staticmethod
+    def combine(
+        activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
+    ) -> Float[Tensor, "batch rows cols"]:
+        """The map from the activations and gradients."""
+        raise NotImplementedError
+
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        return self.combine(*activations_and_gradients(self.model, x, [self.layer_], target)[0])
+
+
+def activations_and_gradients(model: VisionModel, x: Tensor, layers: Sequence[Layer], target: Target) -> list[Pair]:
+    """(A, ∂f/∂A) of each layer on its grid, at least float32, from one forward and one backward.
+
+    Below the layer that runs first nothing is differentiated.
+
+    Raises:
+        LayoutError: a layer does not run, or runs twice. ModelError: the score does not depend on a layer.
+    """
+    modules = {layer.name: model.submodule(layer.name) for layer in layers}
+    with _cut_and_collected(modules) as found:
+        score = target.score(model.run(x))
+    values = [found[layer.name] for layer in layers]
+    gradients: Sequence[Tensor | None] = [None]
+    if score.requires_grad:
+        gradients = backward(score, values, torch.ones_like(score))
+    if any(g is None for g in gradients):
+        raise ModelError(
+            "the score has no gradient: the target is constant, a layer does not lead to it, or the "
+            "model's forward switches gradients off; use another target or layer, or lafam"
+        )
+    on_grid = [
+        [model.to_grid(upcast(v.detach()), layer, x.shape[-2:]) for v, layer in zip(each, layers, strict=True)]
+        for each in (values, gradients)
+    ]
+    return list(zip(*on_grid, strict=True))
+
+
+@contextmanager
+def _cut_and_collected(modules: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Like `surgery.cut` at whichever module runs first; the outputs of all are collected, inside the graph."""
+    found: dict[str, Tensor] = {}
+    with torch.no_grad(), ExitStack() as stack:
+        for name, module in modules.items():
+            stack.enter_context(hooked(module, partial(_collect, found, name)))
+        yield found
+    missing = sorted(set(modules) - set(found))
+    if missing:
+        raise LayoutError(f"layer {missing[0]!r} did not run in this forward; choose another layer")
+
+
+def _collect(found: dict[str, Tensor], name: str, _: nn.Module, __: tuple, output: Any) -> Any:
+    """The hook of a layer: gradients begin at whichever runs first."""
+    if name in found:
+        raise LayoutError(f"layer {name!r} runs more than once in a forward; choose one that runs once")
+    value = first_tensor(output)
+    if not found:
+        torch.set_grad_enabled(True)
+        value = value.detach().clone().requires_grad_()
+    found[name] = value
+    # the forward goes on with a copy: an in-place operation must not change what was collected
+    return with_first_tensor(output, value.clone())
+
+
+def unit_range(maps: Float[Tensor, "*maps rows cols"]) -> Float[Tensor, "*maps rows cols"]:
+    """Each map to [0, 1] by its own minimum and maximum; a map with one value everywhere becomes zero, never NaN."""
+    return normalize(maps, signed=False)

@@ -1,0 +1,95 @@
+"""What RELAX and U-RELAX share: mean and spread of the similarity under random masks, for each pixel, in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from seewhy.core.cards import Capability
+from seewhy.core.maps import upcast
+from seewhy.methods.base import BATCH_SIZE, Method, option
+from seewhy.methods.perturbation.masks import RandomMasks, check_chance, seen
+
+
+class WeightedMoments:
+    """Weighted mean and variance at each pixel of scores that come one by one (West 1979, Welford for weights).
+
+    Three numbers for each pixel, however many scores come; no differences of large sums. The weight of each score is
+    a mask, the same for the whole batch.
+    """
+
+    def __init__(self, batch: int, size: tuple[int, int], like: Tensor) -> None:
+        self._weight = upcast(like.new_zeros(1, *size))
+        self._mean = self._weight.repeat(batch, 1, 1)
+        self._spread = torch.zeros_like(self._mean)
+        # of pixels that no mask ever shows: all scores count the same
+        self._all, self._n = self._mean[:, :1, :1].clone(), 0
+        self._all_spread = torch.zeros_like(self._all)
+
+    def add(self, mask: Float[Tensor, "rows cols"], score: Float[Tensor, "batch"]) -> None:
+        """One mask, and the score of each image through it."""
+        score = score[:, None, None]
+        self._weight += mask
+        before = score - self._mean
+        self._mean += torch.where(mask > 0, mask / self._weight, 0) * before
+        self._spread += mask * before * (score - self._mean)
+        self._n += 1
+        before = score - self._all
+        self._all += before / self._n
+        self._all_spread += before * (score - self._all)
+
+    def result(self) -> tuple[Float[Tensor, "batch rows cols"], Float[Tensor, "batch rows cols"]]:
+        """Mean Σ M s / Σ M, and variance Σ M (s − mean)² / Σ M; where Σ M = 0, those of all scores."""
+        shown = self._weight > 0
+        return (
+            torch.where(shown, self._mean, self._all),
+            torch.where(shown, self._spread / self._weight, self._all_spread / self._n),
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class SimilarityUnderMasks(Method):
+    """Options and the one pass of RELAX."""
+
+    n_masks: int = option(3000, "number of random masks, each a forward pass", at_least=1)
+    masks: str = option(
+        "relax",
+        "soft masks that shift by up to 3 pixels (the paper), or hard cells in their place",
+        choices=("relax", "nearest"),
+    )
+    cells: int = option(7, "cells along each side of a mask's grid", at_least=1)
+    p: float = option(0.5, "the chance that a cell is seen")
+    seed: int = option(0, "seed of the masks")
+    batch_size: int = option(32, BATCH_SIZE, at_least=1)
+
+    def setup(self) -> None:
+        check_chance(self.p)
+
+    def moments(self, x: Tensor) -> Float[Tensor, "batch two rows cols"]:
+        """Importance R and uncertainty U of each image."""
+        batch, size = len(x), tuple(x.shape[-2:])
+        masks = RandomMasks(self.masks, size, cells=self.cells, p=self.p, seed=self.seed, like=x)
+        whole = self._embedding(x)
+        found = WeightedMoments(batch, size, like=x)
+        for some in masks.pieces(self.n_masks, batch, self.batch_size):
+            part = self._embedding(seen(x, some)).unflatten(0, (-1, batch))
+            for mask, far in zip(some, distance(part, whole), strict=True):
+                found.add(mask, far)
+        mean, variance = found.result()
+        return torch.stack([1 - mean, variance], 1)
+
+    def _embedding(self, x: Tensor) -> Float[Tensor, "batch dim"]:
+        return upcast(self.model.run(x).require(Capability.EMBEDDING))
+
+
+def distance(a: Float[Tensor, "*many dim"], b: Float[Tensor, "*some dim"]) -> Float[Tensor, "*many"]:
+    """1 − cos(a, b) = ½ |a/|a| − b/|b||², which float32 can hold where 1 − (almost 1) is all rounding.
+
+    An embedding of zeros has no direction: 1, as for torch's cosine similarity of 0.
+    """
+    apart = (F.normalize(a, dim=-1) - F.normalize(b, dim=-1)).square().sum(-1) / 2
+    return torch.where((a == 0).all(-1) | (b == 0).all(-1), 1, apart)

@@ -1,0 +1,1 @@
+"""Find the structure of an unknown module."""

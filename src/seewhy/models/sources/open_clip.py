@@ -1,0 +1,200 @@
+"""The image towers of open_clip: its vision transformer, CLIP's modified ResNet, and towers made by timm."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from torch import Tensor, nn
+
+from seewhy.core.preprocess import CLIP, Preprocess
+from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError, require
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Block, Layer, Structure
+from seewhy.targets import Output
+
+EXTRA = "open_clip"
+_TOWERS = ("VisionTransformer", "ModifiedResNet", "TimmModel")
+_STORED = ("hf-hub:", "local-dir:")
+
+
+def names(pattern: str = "*") -> list[str]:
+    """`MODEL:PRETRAINED` for all weights that open_clip knows.
+
+    Raises:
+        MissingExtraError: open_clip is not installed.
+    """
+    known = require("open_clip", EXTRA).list_pretrained(as_str=True)
+    return sorted(fnmatch.filter(known, pattern))
+
+
+def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
+    """The image tower of a model of open_clip; its embedding is the one that texts are compared with.
+
+    Args:
+        name: `MODEL:PRETRAINED` (`ViT-B-32:laion2b_s34b_b79k`), where PRETRAINED can also be a checkpoint file;
+            `hf-hub:owner/repository` or `local-dir:folder` in open_clip's own format; `MODEL` if not pretrained.
+        pretrained: False: random weights.
+        options: for `open_clip.create_model`: `cache_dir`, `force_image_size` ((rows, cols)), `force_quick_gelu` …
+
+    Raises:
+        UnknownNameError: no such model or weights; the nearest are suggested.
+        OptionError: a model without the weights to load.
+        WeightsError: the weights are not reachable, or do not fit.
+    """
+    open_clip = require("open_clip", EXTRA)
+    model, weights = (name, None) if name.startswith(_STORED) else _parts(open_clip, name, pretrained)
+    if weights and (open_clip.get_pretrained_cfg(model, weights) or {}).get("quick_gelu"):
+        options.setdefault("force_quick_gelu", True)  # open_clip only warns, and computes with another activation
+    try:
+        whole = open_clip.create_model(
+            model,
+            weights,
+            load_weights=pretrained,
+            require_pretrained=pretrained,
+            weights_only=True,
+            pretrained_text=False,
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, UnpicklingError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")
+        raise WeightsError(
+            f"cannot load {name!r} ({reason}); check the network, or give MODEL:FILE with a checkpoint "
+            "that fits (HF_HOME says where downloads are kept)"
+        ) from error
+    module = tower(whole).eval()
+    return VisionModel(module, structure(module), name=name, preprocess=preprocess(module))
+
+
+def _parts(open_clip: Any, name: str, pretrained: bool) -> tuple[str, str | None]:
+    model, _, weights = name.partition(":")
+    model = model.replace("/", "-")  # as OpenAI writes them: ViT-B/32
+    if model not in open_clip.list_models():
+        raise UnknownNameError("open_clip model", model, open_clip.list_models(), "`seewhy models` lists them")
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if not pretrained:
+        return model, None
+    if not weights:
+        choices = f"{model}:{tags[0]}" if tags else f"{model}:FILE"
+        raise OptionError(f"{name!r} does not say which weights; use {choices!r}, or pretrained=False")
+    if weights not in tags and not Path(weights).is_file():
+        raise UnknownNameError(f"weights of {model}", weights, tags, "a checkpoint file works too")
+    return model, weights
+
+
+def preprocess(module: nn.Module) -> Preprocess:
+    """From what open_clip keeps with the tower (the weights' own recipe), else CLIP's at the tower's size."""
+    recipe = getattr(module, "preprocess_cfg", None) or {}
+    size = recipe.get("size") or getattr(module, "image_size", 224)
+    rows, cols = (size, size) if isinstance(size, int) else size
+    mode = recipe.get("resize_mode", "shortest")
+    if mode == "longest":
+        raise OptionError(
+            "open_clip's resize mode 'longest' is not supported; pass force_preprocess_cfg={'resize_mode': 'squash'}"
+        )
+    return Preprocess(
+        size=(rows, cols),
+        resize=None if mode == "squash" else rows if rows == cols else (rows, cols),
+        mean=tuple(recipe.get("mean", CLIP.mean)),
+        std=tuple(recipe.get("std", CLIP.std)),
+        interpolation=recipe.get("interpolation", CLIP.interpolation),
+        crop="squash" if mode == "squash" else "center",
+    )
+
+
+# ── what it holds ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def recognizes(module: nn.Module) -> bool:
+    """Whether it is an image tower of open_clip, or a model that has one (see `tower`)."""
+    return type(module).__module__.startswith("open_clip.") and type(tower(module)).__name__ in _TOWERS
+
+
+def tower(module: nn.Module) -> nn.Module:
+    """The image side of a model of images and texts; any other module as it is."""
+    return getattr(module, "visual", module)
+
+
+def structure(module: nn.Module) -> Structure:
+    """Where an image tower keeps what.
+
+    Raises:
+        LayoutError: a whole model (take its `tower`), or a tower that seewhy does not know.
+    """
+    if hasattr(module, "visual"):
+        raise LayoutError(
+            f"{type(module).__name__} takes images and texts; explain its image side: "
+            "seewhy.models.sources.open_clip.tower(module)"
+        )
+    kinds: dict[str, Callable[[Any], Structure]] = {
+        "VisionTransformer": _vision_transformer,
+        "ModifiedResNet": _modified_resnet,
+        "TimmModel": _timm_tower,
+    }
+    if type(module).__name__ not in kinds:
+        raise LayoutError(f"{type(module).__name__} is no image tower that seewhy knows; use seewhy.wrap(module, ...)")
+    return kinds[type(module).__name__](module)
+
+
+def _vision_transformer(module: Any) -> Structure:
+    if not getattr(module.transformer, "batch_first", True):
+        raise LayoutError("this tower keeps (tokens, batch, dim); make it anew with open_clip_torch >= 2.30")
+    where = [f"transformer.resblocks.{i}" for i in range(len(module.transformer.resblocks))]
+    blocks = tuple(Block(name, f"{name}.ln_1", f"{name}.attn") for name in where)
+    return Structure(
+        source=EXTRA,
+        stages=tuple(Layer(name, "tokens") for name in where),
+        cam_layer=Layer(blocks[-1].norm1, "tokens"),
+        blocks=blocks,
+        prefix_tokens=1,
+        # towers that average or attend over the tokens have a class token too, but do not read it alone
+        class_token=module.attn_pool is None and module.pool_type == "tok",
+        patch_size=tuple(module.patch_size),
+        pads=False,
+        read=_read,
+        note="takes images of its own size only (load with force_image_size=(rows, cols) for another)",
+    )
+
+
+def _modified_resnet(_: nn.Module) -> Structure:
+    stages = tuple(Layer(f"layer{i}", "nchw") for i in range(1, 5))
+    return Structure(
+        source=EXTRA,
+        stages=stages,
+        cam_layer=stages[-1],
+        read=_read,
+        note="takes images of its own size only: its attention pooling has a position for each cell",
+    )
+
+
+def _timm_tower(module: Any) -> Structure:
+    """timm's structure of the trunk, with the projection to the embedding on top."""
+    from seewhy.models.sources import timm
+
+    inner = timm.structure(module.trunk)
+    cam_layer = inner.cam_layer and _inside(inner.cam_layer)
+    blocks = tuple(Block(*(f"trunk.{part}" for part in (b.name, b.norm1, b.attention))) for b in inner.blocks)
+    return replace(
+        inner,
+        source=EXTRA,
+        stages=tuple(map(_inside, inner.stages)),
+        cam_layer=cam_layer,
+        blocks=blocks,
+        head=None,
+        has_logits=False,
+        classes=None,
+        read=_read,
+    )
+
+
+def _inside(layer: Layer) -> Layer:
+    return replace(layer, name=f"trunk.{layer.name}")
+
+
+def _read(raw: Tensor | tuple[Tensor, ...], _: Tensor | None) -> Output:
+    """The projected features; towers of captioning models give (features, tokens)."""
+    return Output(embedding=raw if isinstance(raw, Tensor) else raw[0])
