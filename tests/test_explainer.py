@@ -8,8 +8,9 @@ import toys
 
 import seewhy
 from seewhy.errors import ImageError, NonFiniteError, OptionError, RequirementError, TargetError, UnknownNameError
-from seewhy.explainer import TOGETHER, ConstantMapWarning, explain_each, spread_top
+from seewhy.explainer import MAPS_PER_CALL, ConstantMapWarning, explain_each
 from seewhy.methods import CDAM, RISE, GradCAM
+from seewhy.targets import top
 
 
 def test_one_photo_gives_the_method_s_own_map(cat):
@@ -36,19 +37,64 @@ def test_several_photos_with_a_target_each(cat, coffee):
         torch.testing.assert_close(explanation.attribution, expected)
 
 
-def test_a_folder_keeps_its_file_names(cat, coffee, tmp_path):
+def test_the_images_of_a_folder_keep_their_file_names(cat, coffee, tmp_path):
     cat.save(tmp_path / "b.png")
     coffee.save(tmp_path / "a.png")
-    found = seewhy.explain(toys.toy_cnn(), tmp_path, "lafam")
-    assert [e.source for e in found] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    explanations = seewhy.explain(toys.toy_cnn(), seewhy.image_paths(tmp_path), "lafam")
+    assert [e.source for e in explanations] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+
+
+def test_several_images_in_one_are_refused_with_the_call_that_works(cat, tmp_path):
+    cat.save(tmp_path / "b.png")
+    with pytest.raises(ImageError, match=r"is a folder; pass its images: seewhy.image_paths\("):
+        seewhy.explain(toys.toy_cnn(), tmp_path, "lafam")
+    with pytest.raises(ImageError, match=r"a batch of 2 images; pass list\(batch\)"):
+        seewhy.explain(toys.toy_cnn(), torch.zeros(2, 3, 8, 8), "lafam")
 
 
 def test_compare_lays_targets_in_rows_and_methods_in_columns(cat):
-    rows = seewhy.compare(toys.toy_vit(), cat, ["attention_map", "cdam"], ["top-2", "elk"])
+    rows = seewhy.compare(toys.toy_vit(), cat, ["attention_map", "cdam"], [*top(2), "elk"])
     assert [[e.method for e in row] for row in rows] == [["attention_map", "cdam"]] * 3
     logits = toys.toy_vit().predict(cat)[0]
     assert [row[1].target["index"] for row in rows] == [*logits.topk(2).indices.tolist(), 4]
     assert rows[0][0] is rows[2][0]  # label-free: computed once
+
+
+def test_a_word_means_the_same_in_explain_and_in_compare(cat):
+    """`top-2` is the class ranked second, wherever it is written; `top(2)` is a list of two targets."""
+    model = toys.toy_cnn()
+    second = model.predict(cat)[0].topk(2).indices[1]
+    one = seewhy.explain(model, cat, "grad_cam", "top-2")
+    ((same,),) = seewhy.compare(model, cat, ["grad_cam"], ["top-2"])
+    assert one.target == same.target
+    assert one.target["index"] == second
+    assert torch.equal(one.attribution, same.attribution)
+
+
+def test_targets_with_one_entry_for_each_image_go_with_their_images(cat, coffee):
+    model = toys.toy_cnn()
+    images = [cat, coffee, cat, coffee, coffee]
+    wanted = ["elk", "top-2", 0, "bee", "ant"]
+    vectors = seewhy.reference(model, images)
+    for targets in (wanted, [0, 1, 2, 3, 4], torch.tensor([4, 3, 2, 1, 0]), vectors):
+        whole = seewhy.explain(model, images, "grad_cam", targets)
+        parts = seewhy.explain(model, images, "grad_cam", targets, batch_size=2)
+        for one, other in zip(whole, parts, strict=True):
+            assert (one.target, one.source) == (other.target, other.source)
+            torch.testing.assert_close(one.attribution, other.attribution)
+    alone = [seewhy.explain(model, image, "grad_cam", target) for image, target in zip(images, wanted, strict=True)]
+    for one, other in zip(seewhy.explain(model, images, "grad_cam", wanted, batch_size=2), alone, strict=True):
+        torch.testing.assert_close(one.attribution, other.attribution)
+
+
+def test_explain_runs_the_model_no_more_than_it_needs(cat):
+    model = toys.toy_cnn()
+    rows = rows_run(model)
+    seewhy.explain(model, cat, "lafam")
+    seewhy.explain(model, cat, "grad_cam", 3)
+    assert rows == [1, 1]
+    seewhy.explain(model, cat, "grad_cam")
+    assert rows == [1, 1, 1, 1]  # the answer, then the map
 
 
 def rows_run(model) -> list[int]:
@@ -58,17 +104,17 @@ def rows_run(model) -> list[int]:
     return rows
 
 
-@pytest.mark.parametrize("targets", [["top-2"], ["elk", "bee", "ant"], ["dog", "embedding-sum", "top-2"]])
+@pytest.mark.parametrize("targets", [top(2), ["elk", "bee", "ant"], ["dog", "embedding-sum", *top(2)]])
 def test_targets_of_a_method_without_gradients_share_its_questions(cat, coffee, targets):
     model = toys.toy_cnn()
     method = RISE(model, n_masks=40, cells=3)
-    alone = [list(explain_each(model, [cat, coffee], [method], [t])) for target in targets for t in spread_top(target)]
+    alone = [list(explain_each(model, [cat, coffee], [method], [target])) for target in targets]
     rows = rows_run(model)
     outcomes = list(explain_each(model, [cat, coffee], [method], targets))
     assert sum(rows) == 2 * (1 + method.n_masks)  # the model's answer, and each mask, once for each photo
     for i, outcome in enumerate(outcomes):
-        for (found,), expected in zip(outcome.maps, alone, strict=True):
-            ((one,),) = expected[i].maps
+        for (found,), expected in zip(outcome.explanations, alone, strict=True):
+            ((one,),) = expected[i].explanations
             torch.testing.assert_close(found.attribution, one.attribution)
             assert (found.target, found.source, found.options) == (one.target, one.source, one.options)
 
@@ -77,16 +123,16 @@ def test_the_batch_of_shared_targets_is_bounded(cat):
     model = toys.toy_cnn()
     rows = []
     method = RISE(model, n_masks=2, cells=3)
-    method.maps = lambda x, target: rows.append(len(x)) or x[:, 0]
-    (outcome,) = explain_each(model, [cat], [method], [0] * (TOGETHER + 1))
-    assert rows == [TOGETHER, 1]
-    assert len(outcome.maps) == TOGETHER + 1
+    method.compute = lambda x, target: rows.append(len(x)) or x[:, 0]
+    (outcome,) = explain_each(model, [cat], [method], [0] * (MAPS_PER_CALL + 1))
+    assert rows == [MAPS_PER_CALL, 1]
+    assert len(outcome.explanations) == MAPS_PER_CALL + 1
 
 
 def test_gradients_are_taken_for_one_target_at_a_time(cat):
     model = toys.toy_cnn()
     rows = rows_run(model)
-    list(explain_each(model, [cat], ["grad_cam"], ["top-3"]))
+    list(explain_each(model, [cat], ["grad_cam"], top(3)))
     assert rows == [1, 1, 1, 1]  # memory for gradients does not grow with the targets
 
 
@@ -96,7 +142,7 @@ def test_a_bad_photo_costs_only_itself(cat, tmp_path):
     paths = [tmp_path / "good.png", tmp_path / "empty.png", tmp_path / "missing.png", tmp_path / "good.png"]
     outcomes = list(explain_each(toys.toy_cnn(), paths, ["grad_cam"], batch_size=3))
     assert [type(o.error) for o in outcomes] == [type(None), ImageError, ImageError, type(None)]
-    torch.testing.assert_close(outcomes[0].maps[0][0].attribution, outcomes[3].maps[0][0].attribution)
+    torch.testing.assert_close(outcomes[0].explanations[0][0].attribution, outcomes[3].explanations[0][0].attribution)
 
 
 def test_a_photo_that_breaks_the_model_costs_only_itself(cat):
@@ -111,8 +157,14 @@ def test_truth_is_the_folder_s_name(cat, tmp_path):
     for name in ("bee", "elk", "unicorn"):
         (tmp_path / name).mkdir()
         cat.save(tmp_path / name / "1.png")
-    outcomes = list(explain_each(toys.toy_cnn(), sorted(tmp_path.glob("*/*.png")), ["grad_cam"], ["truth"]))
-    assert [o.maps[0][0].target["label"] if o.maps else type(o.error) for o in outcomes] == [
+    paths = sorted(tmp_path.glob("*/*.png"))
+    (elk,) = seewhy.explain(toys.toy_cnn(), paths[1:2], "grad_cam", ["truth"])
+    assert seewhy.explain(toys.toy_cnn(), paths[1], "grad_cam", "truth").target == elk.target
+    assert elk.target["label"] == "elk"
+    with pytest.raises(TargetError, match=r"pass files to seewhy\.explain"):
+        seewhy.methods.GradCAM(toys.toy_cnn())(toys.batch(1), "truth")
+    outcomes = list(explain_each(toys.toy_cnn(), paths, ["grad_cam"], ["truth"]))
+    assert [o.explanations[0][0].target["label"] if o.explanations else type(o.error) for o in outcomes] == [
         "bee",
         "elk",
         UnknownNameError,

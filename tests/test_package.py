@@ -10,10 +10,11 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import torch
 
 import seewhy
 from seewhy.core.imagenet import imagenet_classes, imagenet_wnids
-from seewhy.errors import suggestion
+from seewhy.core.maps import is_constant, mean_ranks
 
 HEAVY = {"transformers", "timm", "torchvision", "open_clip", "matplotlib", "typer", "rich", "captum", "skimage"}
 
@@ -30,7 +31,9 @@ def test_version_is_the_installed_one():
 
 def test_signatures_are_checked_in_tests():
     with pytest.raises(jaxtyping.TypeCheckError):
-        suggestion("a", ["b"], n="3")
+        mean_ranks(torch.zeros(3))  # one dimension where two are declared
+    with pytest.raises(jaxtyping.TypeCheckError):
+        is_constant(maps=[[0.0]])
 
 
 def test_imagenet_has_1000_different_classes():

@@ -1,4 +1,7 @@
-"""The front door: photos in, explanations out."""
+"""The front door: images in, explanations out.
+
+`explain` is `explain_each` with one method and one target; targets are settled in one place (`_Run`).
+"""
 
 from __future__ import annotations
 
@@ -7,119 +10,149 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from seewhy.core.images import MAX_PIXELS, ImageLike, image_paths, load_image, load_images
-from seewhy.core.options import options_of
-from seewhy.errors import OptionError, SeewhyError, TargetError
+from seewhy.core.images import MAX_PIXELS, ImageLike, load_image
+from seewhy.errors import ImageError, OptionError, SeewhyError
 from seewhy.explanation import Explanation
-from seewhy.methods import METHODS, Method
+from seewhy.methods.base import Method
+from seewhy.methods.factory import MethodLike, as_method
 from seewhy.models.adapter import VisionModel
-from seewhy.targets import Output, Rank, Target, TargetLike, tiled_rows
+from seewhy.targets import Output, Target, TargetLike, tiled_rows
 
-MethodLike = Any
-"""A method's name, a method class, or a configured method."""
-
-
-DEFAULTS = ("cdam", "grad_cam", "occlusion", "relax")
-"""What explains a model when nothing is asked for: the first of these that can serve it."""
-
-QUICK = {"n_samples": 10, "n_steps": 10, "n_masks": 200, "top_k": 64}
-"""Repetitions for an overview of many methods; each method's default is larger."""
-
-TOGETHER = 64
-"""How many maps, of pictures and targets, a method makes in one call at the most where targets share its forwards."""
+MAPS_PER_CALL = 64
+"""Upper bound of the maps (images × targets) that a method makes in one call where targets share its forwards."""
 
 
 class ConstantMapWarning(UserWarning):
     """A map has one value everywhere: it says nothing about where."""
 
 
+class Answer(NamedTuple):
+    """One class that a model answers: its name, its logit and its probability."""
+
+    label: str
+    logit: float
+    probability: float
+
+
 @dataclass
 class Outcome:
-    """What came of one photo in a run over many.
+    """What came of one image in a run over many.
 
     Attributes:
-        source: the path, or a number for photos from memory.
-        maps: explanations, one row for each target, one column for each method.
-        top: the model's own answers: (label, logit, probability), best first; empty without class scores.
-        error: why there are no maps (then `maps` is empty).
+        source: The path, or a number for images from memory.
+        explanations: One row for each target, one column for each method.
+        top: The model's own answers, best first; empty without class scores.
+        error: Why there are no explanations, if there are none.
     """
 
     source: str
-    maps: list[list[Explanation]] = field(default_factory=list)
-    top: list[tuple[str, float, float]] = field(default_factory=list)
+    explanations: list[list[Explanation]] = field(default_factory=list)
+    top: list[Answer] = field(default_factory=list)
     error: SeewhyError | None = None
 
 
-def list_methods(pattern: str = "*") -> list[str]:
-    """Return the names of all methods that match a shell pattern."""
-    return METHODS.names(pattern)
-
-
+@overload
+def explain(
+    model: VisionModel,
+    image: ImageLike,
+    method: MethodLike | None = None,
+    target: TargetLike = None,
+    *,
+    batch_size: int = 16,
+    max_pixels: int = MAX_PIXELS,
+    **options: Any,
+) -> Explanation: ...
+@overload
+def explain(
+    model: VisionModel,
+    image: Sequence[ImageLike],
+    method: MethodLike | None = None,
+    target: TargetLike = None,
+    *,
+    batch_size: int = 16,
+    max_pixels: int = MAX_PIXELS,
+    **options: Any,
+) -> list[Explanation]: ...
 def explain(
     model: VisionModel,
     image: ImageLike | Sequence[ImageLike],
-    method: MethodLike = None,
+    method: MethodLike | None = None,
     target: TargetLike = None,
     *,
     batch_size: int = 16,
     max_pixels: int = MAX_PIXELS,
     **options: Any,
 ) -> Explanation | list[Explanation]:
-    """Explain one photo, or each of several.
+    """Explain one image, or each of several.
 
     Args:
-        model: from `seewhy.load_model` or `seewhy.wrap`.
-        image: a path, PIL image, array or tensor (a picture, not a preprocessed batch); a list, a batch or a folder.
-        method: a name from `seewhy.list_methods()`, a method class or a configured method; by default the
-            first of `DEFAULTS` that can serve the model.
-        target: see `seewhy.targets.as_target`; a list has one target for each image.
-        batch_size: images per forward pass.
-        max_pixels: the largest image that is decoded.
-        options: the method's options (`layer=`, `n_samples=` …).
+        model: A model of `seewhy.load_model` or `seewhy.wrap`.
+        image: A path, PIL image, array or tensor (an image, not a preprocessed batch), or a list of them
+            (`seewhy.image_paths("photos/")` lists a folder).
+        method: A name of `seewhy.list_methods()`, a method class or a configured method; by default the
+            first of `seewhy.methods.factory.DEFAULTS` that can serve the model.
+        target: What is explained, see `seewhy.targets.as_target`; a list has one target for each image.
+        batch_size: Images per forward pass.
+        max_pixels: The largest image that is decoded.
+        **options: Options of the method (`layer=`, `n_samples=` …).
 
     Returns:
-        An `Explanation` for a single photo, a list for several.
+        An `Explanation` for one image, a list for several.
 
     Raises:
-        ImageError, TargetError, RequirementError, UnknownNameError, OptionError, NonFiniteError: one line, with advice.
+        ImageError: An image cannot be read.
+        TargetError: The target does not exist for this model.
+        RequirementError: The method cannot serve the model.
+        UnknownNameError: There is no method, class or layer of that name.
+        OptionError: The method has no such option, or it cannot have this value.
+        NonFiniteError: The model, or the map, gives NaN or infinity.
 
     Warns:
-        ConstantMapWarning: a map has the same value everywhere.
+        ConstantMapWarning: A map has the same value everywhere.
     """
-    tool = as_method(model, method, **options)
-    pictures = load_images(image, max_pixels=max_pixels)
-    sources = _sources(image, len(pictures))
-    single = _is_single(image)
-    targets = _one_for_each(target, len(pictures))
-    found: list[Explanation] = []
-    for start in range(0, len(pictures), batch_size):
-        part = slice(start, start + batch_size)
-        goal = targets[part] if targets is not None else target
-        found += _explain_batch(model, tool, pictures[part], sources[part], goal)
-    for explanation in found:
+    configured = as_method(model, method, **options)
+    images, single = _as_list(image)
+    run = _Run(model, [configured], [target], batch_size, max_pixels, with_answers=False)
+    explanations = [_explanation_of(outcome) for outcome in run.over(images)]
+    for explanation in explanations:
         if explanation.is_constant:
             warnings.warn(explanation.constant_advice, ConstantMapWarning, stacklevel=2)
-    return found[0] if single else found
+    return explanations[0] if single else explanations
 
 
 def compare(
-    model: VisionModel, image: ImageLike, methods: Sequence[MethodLike], targets: Sequence[TargetLike] = (None,)
+    model: VisionModel,
+    image: ImageLike,
+    methods: Sequence[MethodLike],
+    targets: Sequence[TargetLike] = (None,),
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[list[Explanation]]:
-    """Methods side by side for one photo: one row for each target, one column for each method.
+    """Explain one image by several methods.
+
+    Args:
+        model: A model of `seewhy.load_model` or `seewhy.wrap`.
+        image: A path, PIL image, array or tensor.
+        methods: Names, method classes or configured methods.
+        targets: What is explained; `seewhy.targets.top(3)` stands for the model's three best classes.
+        max_pixels: The largest image that is decoded.
+
+    Returns:
+        One row for each target, one column for each method.
 
     Raises:
-        SeewhyError: as `explain`.
+        SeewhyError: As for `explain`.
     """
-    (outcome,) = explain_each(model, [image], methods, targets)
+    (outcome,) = explain_each(model, [image], methods, targets, max_pixels=max_pixels)
     if outcome.error:
         raise outcome.error
-    return outcome.maps
+    return outcome.explanations
 
 
 def explain_each(
@@ -131,253 +164,221 @@ def explain_each(
     batch_size: int = 16,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Outcome]:
-    """Explain many photos; a bad one becomes an outcome with its error, and the others still come out.
+    """Explain many images; a bad one becomes an outcome with its error, and the others still come out.
 
-    A target is anything that `as_target` takes, the same for all photos; `"top-3"` stands for the model's three best
-    classes, and `"truth"` for the class that the photo's folder is named after. Outcomes keep the order of `images`.
+    Args:
+        model: A model of `seewhy.load_model` or `seewhy.wrap`.
+        images: Paths, PIL images, arrays or tensors.
+        methods: Names, method classes or configured methods.
+        targets: What is explained, each for all images (or a list with one for each image).
+        batch_size: Images per forward pass.
+        max_pixels: The largest image that is decoded.
 
-    Raises:
-        SeewhyError: a method or target that cannot work for any photo, before the first one.
-    """
-    tools = [as_method(model, m) for m in methods]
-    spread = [t for target in targets for t in spread_top(target)]
-    for target in spread:
-        if not _is_truth(target):
-            model.as_target(target).check(1, model.classes)
-    for start in range(0, len(images), batch_size):
-        yield from _outcomes(model, images[start : start + batch_size], start, tools, spread, max_pixels)
-
-
-def as_method(model: VisionModel, method: MethodLike = None, **options: Any) -> Method:
-    """A configured method for this model.
+    Yields:
+        An outcome for each image, in order.
 
     Raises:
-        UnknownNameError: no such method. RequirementError: it cannot serve the model. OptionError: no such option.
+        SeewhyError: A method or target cannot work for any image (before the first one).
     """
-    if isinstance(method, Method):
-        if options:
-            raise OptionError("the method is configured already; give the options where you made it")
-        return method
-    if method is None:
-        method = next((name for name in DEFAULTS if not METHODS[name].why_incompatible(model)), DEFAULTS[0])
-    cls = METHODS[method] if isinstance(method, str) else method
-    unknown = sorted(set(options) - set(options_of(cls)))
-    if unknown:
-        known = ", ".join(options_of(cls)) or "none"
-        raise OptionError(f"{cls.card.title} has no option {unknown[0]!r}; its options: {known}")
-    return cls(model, **options)
+    configured = [as_method(model, method) for method in methods]
+    return _Run(model, configured, targets, batch_size, max_pixels, with_answers=True).over(images)
 
 
-def quick_options(method: type[Method]) -> dict[str, int]:
-    """The options of `QUICK` that a method has."""
-    return {name: value for name, value in QUICK.items() if name in options_of(method)}
-
-
-def spread_top(target: TargetLike) -> list[TargetLike]:
-    """`"top-3"` as the three targets that it stands for; anything else as it is."""
-    if isinstance(target, str):
-        made = target.strip().lower().removeprefix("top-")
-        if target.strip().lower().startswith("top-") and made.isdigit() and int(made) > 0:
-            return [Rank(rank) for rank in range(1, int(made) + 1)]
-    return [target]
-
-
-def top_answers(model: VisionModel, output: Output, row: int = 0, k: int = 5) -> list[tuple[str, float, float]]:
-    """The model's best answers for one image of a batch: (label, logit, probability)."""
+def top_answers(model: VisionModel, output: Output, row: int = 0, k: int = 5) -> list[Answer]:
+    """Return the model's k best answers for one image of a batch."""
     if output.logits is None:
         return []
     logits = output.logits[row].float()
-    chances = model.probabilities(logits[None])[0]
+    probabilities = model.probabilities(logits[None])[0]
     best = logits.topk(min(k, len(logits)))
     names = model.class_names
     return [
-        (names[i] if names and i < len(names) else f"class {i}", value, chances[i].item())
-        for value, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        Answer(names[i] if names and i < len(names) else f"class {i}", logit, probabilities[i].item())
+        for logit, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
 
 
-# ── one batch ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+class _Batch(NamedTuple):
+    """Images that go through the model together.
+
+    Attributes:
+        images: What was read.
+        sources: Where each comes from.
+        rows: Their places among all images of the run, for targets with one entry for each image.
+    """
+
+    images: list[Image.Image]
+    sources: list[str]
+    rows: list[int]
+
+    def one_by_one(self) -> Iterator[_Batch]:
+        for image, source, row in zip(self.images, self.sources, self.rows, strict=True):
+            yield _Batch([image], [source], [row])
 
 
-def _outcomes(
-    model: VisionModel,
-    images: Sequence[ImageLike],
-    start: int,
-    tools: list[Method],
-    targets: list[TargetLike],
-    max_pixels: int,
-) -> Iterator[Outcome]:
-    """Outcomes of one batch of photos, read one by one so that a bad file costs only itself."""
-    sources = [_source(image, start + i) for i, image in enumerate(images)]
-    read: dict[int, Image.Image] = {}
-    errors: dict[int, SeewhyError] = {}
-    for i, image in enumerate(images):
+class _Run:
+    """One pass over images with the same methods and targets."""
+
+    def __init__(
+        self,
+        model: VisionModel,
+        methods: Sequence[Method],
+        targets: Sequence[TargetLike],
+        batch_size: int,
+        max_pixels: int,
+        with_answers: bool,
+    ) -> None:
+        if batch_size < 1:
+            raise OptionError(f"batch_size={batch_size} is too small; use 1 or more")
+        self.model = model
+        self.methods = methods
+        self.batch_size = batch_size
+        self.max_pixels = max_pixels
+        self.with_answers = with_answers
+        self.rows = len(targets)
+        needs_target = with_answers or any(method.card.class_specific for method in methods)
+        self.targets = [model.as_target(target) for target in targets] if needs_target else []
+
+    def over(self, images: Sequence[ImageLike]) -> Iterator[Outcome]:
+        """Check what can be checked before the first forward, then yield the outcomes."""
+        for target in self.targets:
+            target.check(len(images), self.model.classes)
+        return self._outcomes(images)
+
+    def _outcomes(self, images: Sequence[ImageLike]) -> Iterator[Outcome]:
+        for start in range(0, len(images), self.batch_size):
+            batch = _Batch([], [], [])
+            outcomes: dict[int, Outcome] = {}
+            for row in range(start, min(start + self.batch_size, len(images))):
+                source = _source(images[row], row)
+                try:
+                    image = load_image(images[row], max_pixels=self.max_pixels)
+                except SeewhyError as error:
+                    outcomes[row] = Outcome(source, error=error)
+                    continue
+                batch.images.append(image)
+                batch.sources.append(source)
+                batch.rows.append(row)
+            outcomes.update(zip(batch.rows, self._explained(batch), strict=True))
+            yield from (outcomes[row] for row in sorted(outcomes))
+
+    def _explained(self, batch: _Batch) -> list[Outcome]:
+        """Explain all images in one batch; if that fails, one by one, to find out which are to blame."""
+        if not batch.images:
+            return []
         try:
-            read[i] = load_image(image, max_pixels=max_pixels)
+            return self._explain_batch(batch)
         except SeewhyError as error:
-            errors[i] = error
-    good = dict(
-        zip(read, _try_together(model, list(read.values()), [sources[i] for i in read], tools, targets), strict=True)
-    )
-    for i, source in enumerate(sources):
-        yield good[i] if i in good else Outcome(source, error=errors[i])
+            if len(batch.images) == 1:
+                return [Outcome(batch.sources[0], error=error)]
+        return [self._explained(one)[0] for one in batch.one_by_one()]
 
-
-def _try_together(
-    model: VisionModel, pictures: list[Image.Image], sources: list[str], tools: list[Method], targets: list[TargetLike]
-) -> list[Outcome]:
-    """All in one batch; if that fails, one by one, to find out which are to blame."""
-    if not pictures:
-        return []
-    try:
-        return _together(model, pictures, sources, tools, targets)
-    except SeewhyError as error:
-        if len(pictures) == 1:
-            return [Outcome(sources[0], error=error)]
-    return [_try_together(model, [p], [s], tools, targets)[0] for p, s in zip(pictures, sources, strict=True)]
-
-
-def _together(
-    model: VisionModel, pictures: list[Image.Image], sources: list[str], tools: list[Method], targets: list[TargetLike]
-) -> list[Outcome]:
-    x = model.preprocess_batch(pictures)
-    output = model.forward_checked(x)
-    goals = [_settled(model, _truth(sources) if _is_truth(target) else target, output, len(x)) for target in targets]
-    columns = [_column(model, tool, x, goals, output, pictures, sources) for tool in tools]
-    return [
-        Outcome(
-            source, [[column[t][i] for column in columns] for t in range(len(goals))], top_answers(model, output, i)
-        )
-        for i, source in enumerate(sources)
-    ]
-
-
-def _column(
-    model: VisionModel,
-    tool: Method,
-    x: Tensor,
-    goals: list[Target],
-    output: Output,
-    pictures: list[Image.Image],
-    sources: list[str],
-) -> list[list[Explanation]]:
-    """One method's explanations for each target, of each picture."""
-    if not tool.card.class_specific:
-        return _run(model, tool, x, [None], output, pictures, sources) * len(goals)
-    step = max(1, TOGETHER // len(x)) if tool.shares_forwards else 1
-    return [
-        maps
-        for start in range(0, len(goals), step)
-        for maps in _run(model, tool, x, goals[start : start + step], output, pictures, sources)
-    ]
-
-
-def _explain_batch(
-    model: VisionModel, tool: Method, pictures: list[Image.Image], sources: list[str], target: TargetLike
-) -> list[Explanation]:
-    x = model.preprocess_batch(pictures)
-    if not tool.card.class_specific:
-        return _run(model, tool, x, [None], None, pictures, sources)[0]
-    goal = model.as_target(target)
-    output = model.forward_checked(x) if goal.depends_on_output else None
-    goal = _settled(model, goal, output, len(x))
-    return _run(model, tool, x, [goal], output, pictures, sources)[0]
-
-
-def _settled(model: VisionModel, target: TargetLike, output: Output | None, batch: int) -> Target:
-    goal = model.as_target(target)
-    goal.check(batch, model.classes)
-    return goal.fixed(output) if goal.depends_on_output else goal
-
-
-def _run(
-    model: VisionModel,
-    tool: Method,
-    x: Tensor,
-    goals: Sequence[Target | None],
-    output: Output | None,
-    pictures: list[Image.Image],
-    sources: list[str],
-) -> list[list[Explanation]]:
-    """The explanations of one call of the method: for each target, of each picture."""
-    started = time.perf_counter()
-    maps = _maps(tool, x, goals).cpu()
-    seconds = (time.perf_counter() - started) / len(maps)
-    return [
-        [
-            Explanation(
-                attribution=maps[t * len(x) + i],
-                method=tool.card.name,
-                model=model.name,
-                target=_describe(model, tool, goal, output, i),
-                layer=tool.cut_layer.name if tool.cut_layer else None,
-                options=tool.options,
-                image=model.visible_region(pictures[i]),
-                signed=tool.card.signed,
-                seconds=seconds,
-                source=sources[i],
-                input_size=tuple(x.shape[-2:]),
+    def _explain_batch(self, batch: _Batch) -> list[Outcome]:
+        x = self.model.preprocess_batch(batch.images)
+        targets = [self._at(target, batch) for target in self.targets]
+        output = None
+        if self.with_answers or any(target.depends_on_output for target in self.targets):
+            output = self.model.forward_checked(x)
+            targets = [target.fixed(output) for target in targets]
+        columns = [self._column(method, x, targets, output, batch) for method in self.methods]
+        return [
+            Outcome(
+                source,
+                [[column[t][i] for column in columns] for t in range(self.rows)],
+                top_answers(self.model, output, i) if self.with_answers and output is not None else [],
             )
-            for i in range(len(x))
+            for i, source in enumerate(batch.sources)
         ]
-        for t, goal in enumerate(goals)
-    ]
+
+    def _at(self, target: Target, batch: _Batch) -> Target:
+        """Return the target of the images of a batch, with what their files tell."""
+        settled = target.at(batch.rows).of_sources(batch.sources, self.model.class_names)
+        settled.check(len(batch.images), self.model.classes)
+        return settled
+
+    def _column(
+        self, method: Method, x: Tensor, targets: list[Target], output: Output | None, batch: _Batch
+    ) -> list[list[Explanation]]:
+        """Explain every image by one method: a row for each target."""
+        if not method.card.class_specific:
+            return self._call(method, x, [None], output, batch) * self.rows
+        step = max(1, MAPS_PER_CALL // len(x)) if method.shares_forwards else 1
+        rows: list[list[Explanation]] = []
+        for start in range(0, len(targets), step):
+            rows += self._call(method, x, targets[start : start + step], output, batch)
+        return rows
+
+    def _call(
+        self, method: Method, x: Tensor, targets: Sequence[Target | None], output: Output | None, batch: _Batch
+    ) -> list[list[Explanation]]:
+        """Call the method once: a row for each target, an explanation for each image."""
+        started = time.perf_counter()
+        maps = _maps(method, x, targets).cpu()
+        seconds = (time.perf_counter() - started) / len(maps)
+        return [
+            [
+                Explanation(
+                    attribution=maps[t * len(x) + i],
+                    method=method.card.name,
+                    model=self.model.name,
+                    target=self._describe(method, target, output, i),
+                    layer=method.cut_layer.name if method.cut_layer else None,
+                    options=method.options,
+                    image=self.model.visible_region(batch.images[i]),
+                    signed=method.card.signed,
+                    seconds=seconds,
+                    source=batch.sources[i],
+                    input_size=(x.shape[-2], x.shape[-1]),
+                )
+                for i in range(len(x))
+            ]
+            for t, target in enumerate(targets)
+        ]
+
+    def _describe(self, method: Method, target: Target | None, output: Output | None, row: int) -> dict[str, Any]:
+        if target is None or not method.card.class_specific:
+            return {"kind": "none", "label": ""}
+        description = target.describe(row, self.model.class_names)
+        if output is not None and output.logits is not None and description["kind"] == "class":
+            index = description["index"]
+            probabilities = self.model.probabilities(output.logits[row : row + 1].float())
+            description["logit"] = output.logits[row, index].item()
+            description["score"] = probabilities[0, index].item()
+        return description
 
 
-def _maps(tool: Method, x: Tensor, goals: Sequence[Target | None]) -> Tensor:
-    """The maps of all pictures for the first target, then for the next."""
-    if len(goals) == 1:
-        return tool(x, goals[0])
+def _maps(method: Method, x: Tensor, targets: Sequence[Target | None]) -> Tensor:
+    """Return the maps of all images for the first target, then for the next."""
+    if len(targets) == 1:
+        return method(x, targets[0])
     rows = range(len(x))
-    return tool(x, [goal.at([row]) for goal in goals for row in rows], image_index=tiled_rows(len(x), len(goals)))
+    each = [target.at([row]) for target in targets if target is not None for row in rows]
+    return method(x, each, image_index=tiled_rows(len(x), len(targets)))
 
 
-def _describe(model: VisionModel, tool: Method, goal: Target | None, output: Output | None, row: int) -> dict[str, Any]:
-    if goal is None or not tool.card.class_specific:
-        return {"kind": "none", "label": ""}
-    about = goal.describe(row, model.class_names)
-    if output is not None and output.logits is not None and "index" in about and about["kind"] == "class":
-        about["logit"] = output.logits[row, about["index"]].item()
-        about["score"] = model.probabilities(output.logits[row : row + 1].float())[0, about["index"]].item()
-    return about
+def _explanation_of(outcome: Outcome) -> Explanation:
+    if outcome.error:
+        raise outcome.error
+    return outcome.explanations[0][0]
 
 
-# ── what was given ────────────────────────────────────────────────────────────────────────────────────────────────────
+def _as_list(image: ImageLike | Sequence[ImageLike]) -> tuple[list[ImageLike], bool]:
+    """Return the images as a list, and whether one image was given by itself."""
+    if isinstance(image, str | Path):
+        if Path(image).is_dir():
+            raise ImageError(f"{image} is a folder; pass its images: seewhy.image_paths({str(image)!r})")
+        return [image], True
+    if isinstance(image, np.ndarray | Tensor):
+        if image.ndim > 3:
+            raise ImageError(f"got a batch of {len(image)} images; pass list(batch) to explain each of them")
+        return [image], True
+    if isinstance(image, Image.Image):
+        return [image], True
+    images = list(image)
+    if not images:
+        raise ImageError("no images given; pass at least one")
+    return images, False
 
 
-def _is_single(image: Any) -> bool:
-    if isinstance(image, (str, Path)):
-        return not Path(image).is_dir()
-    if isinstance(image, (np.ndarray, Tensor)):
-        return image.ndim < 4
-    return isinstance(image, Image.Image)
-
-
-def _sources(image: Any, count: int) -> list[str]:
-    if isinstance(image, (str, Path)) and Path(image).is_dir():
-        return [str(path) for path in image_paths(Path(image))]
-    items = image if isinstance(image, (list, tuple)) and len(image) == count else [image] * count
-    return [_source(item, i) for i, item in enumerate(items)]
-
-
-def _source(image: Any, number: int) -> str:
-    return str(image) if isinstance(image, (str, Path)) else f"image {number}"
-
-
-def _one_for_each(target: TargetLike, count: int) -> list | None:
-    """The per-image targets, if that is what was given."""
-    if hasattr(target, "tolist"):
-        target = target.tolist()
-    if not isinstance(target, (list, tuple)):
-        return None
-    if len(target) not in (1, count):
-        raise TargetError(f"{len(target)} targets for {count} images; give one target, or one for each image")
-    return list(target) * (count if len(target) == 1 else 1)
-
-
-def _is_truth(target: TargetLike) -> bool:
-    return isinstance(target, str) and target.strip().lower() == "truth"
-
-
-def _truth(sources: list[str]) -> list[str]:
-    return [Path(source).parent.name for source in sources]
+def _source(image: ImageLike, number: int) -> str:
+    return str(image) if isinstance(image, str | Path) else f"image {number}"

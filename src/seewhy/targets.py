@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -71,8 +72,17 @@ class Target(ABC):
         """The target for a batch made of these rows of the original batch (rows may repeat)."""
         return self
 
+    def of_sources(self, sources: Sequence[str], names: Sequence[str] | None) -> Target:
+        """Return the target with everything that depends on where the images come from settled.
+
+        Args:
+            sources: The path of each image of the batch.
+            names: The model's class names.
+        """
+        return self
+
     def fixed(self, output: Output) -> Target:
-        """The target with everything that depends on the model's own answer settled (top-1 becomes a class)."""
+        """Return the target with everything that depends on the model's own answer settled (top-1 becomes a class)."""
         return self
 
     @property
@@ -160,6 +170,22 @@ class Rank(Target):
 
     def label(self, row: int, names: Sequence[str] | None = None) -> str:
         return f"top-{self.rank}"
+
+
+@dataclass(frozen=True)
+class Truth(Target):
+    """The class that the folder of an image file is named after (`photos/elk/1.jpg`: elk)."""
+
+    kind = "class"
+
+    def score(self, output: Output) -> Float[Tensor, "batch"]:
+        raise TargetError("'truth' is the name of an image's folder; pass files to seewhy.explain, or give the classes")
+
+    def of_sources(self, sources: Sequence[str], names: Sequence[str] | None) -> Target:
+        return ClassTarget(tuple(class_index(Path(source).parent.name, names) for source in sources))
+
+    def label(self, row: int, names: Sequence[str] | None = None) -> str:
+        return "truth"
 
 
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -307,6 +333,10 @@ class PerImage(Target):
     def at(self, rows: Sequence[int]) -> Target:
         return PerImage(tuple(self.targets[r] for r in rows))
 
+    def of_sources(self, sources: Sequence[str], names: Sequence[str] | None) -> Target:
+        pairs = zip(self.targets, sources, strict=True)
+        return PerImage(tuple(target.of_sources([source], names) for target, source in pairs))
+
     def fixed(self, output: Output) -> Target:
         return PerImage(tuple(t.fixed(output.row(i)) for i, t in enumerate(self.targets)))
 
@@ -327,8 +357,11 @@ class PerImage(Target):
         return self.targets[row].describe(0, names)
 
 
-TargetLike = Any
-"""None, a class index or name, `"top-2"`, `"embedding-sum"`, a callable, a `Target`, or a list with one per image."""
+OneTarget: TypeAlias = None | int | str | Target | Callable[[Tensor], Tensor]
+"""The model's answer (None), a class index or name, a word such as `"top-2"`, a `Target`, or a function of the output."""
+
+TargetLike: TypeAlias = OneTarget | Sequence[OneTarget] | Tensor | np.ndarray
+"""One target for all images, or a list, tensor or array with one for each image."""
 
 WORDS: dict[str, Callable[[], Target]] = {"embedding-sum": embedding_sum, "embedding-norm": embedding_norm}
 
@@ -360,9 +393,16 @@ def parse(word: str, names: Sequence[str] | None = None) -> Target:
     key = word.strip().lower()
     if key in WORDS:
         return WORDS[key]()
+    if key == "truth":
+        return Truth()
     if top := re.fullmatch(r"top-?([0-9]*)", key):
         return Rank(int(top[1] or 1))
     return ClassTarget((class_index(word, names),))
+
+
+def top(k: int) -> list[Target]:
+    """Return the model's k best classes as k targets: `compare(model, image, methods, top(3))`."""
+    return [Rank(rank) for rank in range(1, k + 1)]
 
 
 def as_target(spec: TargetLike, names: Sequence[str] | None = None, has_logits: bool = True) -> Target:
@@ -385,10 +425,12 @@ def as_target(spec: TargetLike, names: Sequence[str] | None = None, has_logits: 
         return parse(spec, names)
     if callable(spec):
         return Custom(spec, on="logits" if has_logits else "embedding", name=getattr(spec, "__name__", "custom"))
-    if hasattr(spec, "tolist"):
+    if isinstance(spec, Tensor | np.ndarray | np.generic):
         return as_target(spec.tolist(), names, has_logits)
-    if isinstance(spec, (list, tuple)) and spec:
-        targets = [as_target(s, names, has_logits) for s in spec]
+    if isinstance(spec, list | tuple) and spec:
+        targets = [as_target(each, names, has_logits) for each in spec]
+        if len(targets) == 1:
+            return targets[0]
         if all(isinstance(t, ClassTarget) and len(t.index) == 1 and t.kind == "class" for t in targets):
             return ClassTarget(tuple(t.index[0] for t in targets))
         return PerImage(tuple(targets))

@@ -12,8 +12,7 @@ import pytest
 import synthetic
 from PIL import Image
 
-from seewhy.bench.report import Run, report
-from seewhy.bench.report import leaderboard as boards
+from seewhy.bench.report import Run, leaderboard as boards, report
 from seewhy.bench.report.exports import escaped, latex, long_csv, markdown, wide_csv
 from seewhy.bench.report.galleries import disagreements, extremes, likeness
 from seewhy.bench.report.page import judge

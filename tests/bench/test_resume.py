@@ -12,8 +12,7 @@ import pytest
 import torch
 from plans import small, table
 
-from seewhy.bench.execute import run as engine
-from seewhy.bench.execute import worker as work
+from seewhy.bench.execute import run as engine, worker as work
 from seewhy.bench.store import Store
 from seewhy.errors import OptionError, SeewhyError
 

@@ -54,7 +54,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
 
 
 def test_explain_writes_a_grid_and_maps_that_load_again(run, photo, tmp_path):
-    code, out, _ = run("explain", photo, "-M", "lafam", "-M", "grad_cam", "-t", "top-2", "--json", "-o", "out")
+    code, out, _ = run("explain", photo, "-M", "lafam", "-M", "grad_cam", "--top", "2", "--json", "-o", "out")
     rows = json.loads(out)
     assert code == 0
     assert [row["method"] for row in rows] == ["lafam", "grad_cam", "grad_cam"]

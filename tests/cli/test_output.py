@@ -79,7 +79,7 @@ def test_no_bar_is_drawn_where_there_is_no_terminal(run, photos):
 def test_maps_of_targets_with_like_names_are_all_kept(run, photos):
     model = toys.toy_cnn()
     model.class_names = [f"{'a very long name that does not fit into a folder ' * 2}{i}" for i in range(5)]
-    code, out, _ = run("explain", "a.png", "-M", "lafam", "-M", "grad_cam", "-t", "top-3", "--json", model=model)
+    code, out, _ = run("explain", "a.png", "-M", "lafam", "-M", "grad_cam", "--top", "3", "--json", model=model)
     rows = json.loads(out)
     assert code == 0
     assert len({row["folder"] for row in rows}) == len(rows) == 1 + 3

@@ -8,15 +8,19 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from pytorch_grad_cam import GradCAMPlusPlus as TheirGradCAMPlusPlus
-from pytorch_grad_cam import LayerCAM as TheirLayerCAM
-from pytorch_grad_cam import ScoreCAM as TheirScoreCAM
+from pytorch_grad_cam import (
+    GradCAMPlusPlus as TheirGradCAMPlusPlus,
+    LayerCAM as TheirLayerCAM,
+    ScoreCAM as TheirScoreCAM,
+)
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
-from torchcam.methods import GradCAMpp as TorchcamGradCAMpp
-from torchcam.methods import LayerCAM as TorchcamLayerCAM
-from torchcam.methods import RefineCAM as TorchcamRefineCAM
-from torchcam.methods import ScoreCAM as TorchcamScoreCAM
+from torchcam.methods import (
+    GradCAMpp as TorchcamGradCAMpp,
+    LayerCAM as TorchcamLayerCAM,
+    RefineCAM as TorchcamRefineCAM,
+    ScoreCAM as TorchcamScoreCAM,
+)
 from toys import batch, toy_cnn, toy_vit
 
 from seewhy.errors import LayoutError, ModelError, OptionError

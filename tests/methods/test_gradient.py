@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from captum.attr import InputXGradient as TheirInputXGradient
-from captum.attr import IntegratedGradients as TheirIntegratedGradients
-from captum.attr import NoiseTunnel
-from captum.attr import Saliency as TheirSaliency
+from captum.attr import (
+    InputXGradient as TheirInputXGradient,
+    IntegratedGradients as TheirIntegratedGradients,
+    NoiseTunnel,
+    Saliency as TheirSaliency,
+)
 from PIL import Image
 from toys import batch, toy_cnn
 

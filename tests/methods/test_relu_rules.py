@@ -7,9 +7,11 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from captum.attr import Deconvolution as TheirDeconvolution
-from captum.attr import GuidedBackprop as TheirGuidedBackprop
-from captum.attr import GuidedGradCam as TheirGuidedGradCam
+from captum.attr import (
+    Deconvolution as TheirDeconvolution,
+    GuidedBackprop as TheirGuidedBackprop,
+    GuidedGradCam as TheirGuidedGradCam,
+)
 from torch import nn
 from toys import batch, toy_cnn, toy_vit, without_inplace
 

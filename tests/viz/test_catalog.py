@@ -7,7 +7,9 @@ import re
 import pytest
 import toys
 
-from seewhy.explainer import as_method, compare
+from seewhy.explainer import compare
+from seewhy.methods.factory import as_method
+from seewhy.targets import top
 from seewhy.viz.catalog import save_comparison
 
 METHODS = ("lafam", "grad_cam", "saliency", "occlusion")
@@ -17,7 +19,7 @@ METHODS = ("lafam", "grad_cam", "saliency", "occlusion")
 def page(cat, tmp_path):
     model = toys.toy_cnn()
     tools = [as_method(model, name) for name in METHODS]
-    maps = compare(model, cat, tools, ["top-2"])
+    maps = compare(model, cat, tools, top(2))
     return save_comparison(maps, tools, tmp_path / "all.html", "cat").read_text("utf-8")
 
 

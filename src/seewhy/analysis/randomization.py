@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from seewhy.core.images import ImageLike, load_image
 from seewhy.core.maps import mean_ranks, normalize
 from seewhy.errors import NonFiniteError, OptionError, RequirementError
-from seewhy.explainer import ConstantMapWarning, as_method, explain
+from seewhy.explainer import ConstantMapWarning, explain
 from seewhy.explanation import Explanation
 from seewhy.methods import Method
+from seewhy.methods.factory import as_method
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.hooks import untouched
 from seewhy.targets import TargetLike

@@ -1,4 +1,3 @@
-from .execute.run import resume as resume
-from .execute.run import run as run
+from .execute.run import resume as resume, run as run
 from .plan import Plan as Plan
 from .store import Store as Store

@@ -14,8 +14,8 @@ from torch import Tensor
 from seewhy.core.maps import resize
 from seewhy.data.scenes import Scenes
 from seewhy.errors import SeewhyError
-from seewhy.explainer import QUICK, quick_options
 from seewhy.methods import METHODS, Method
+from seewhy.methods.factory import QUICK, quick_options
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import concept
 

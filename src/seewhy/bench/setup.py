@@ -19,8 +19,8 @@ from seewhy.core.options import options_of
 from seewhy.data import Dataset, Item, load_data
 from seewhy.data.base import spread
 from seewhy.errors import OptionError, RequirementError, SeewhyError
-from seewhy.explainer import as_method
 from seewhy.methods import METHODS, Method
+from seewhy.methods.factory import as_method
 from seewhy.metrics import Metric
 from seewhy.models.adapter import VisionModel
 from seewhy.models.load import load_model

@@ -1,61 +1,69 @@
 from .core import ContractError as ContractError
-from .datasets import DATASET_CHECKS as DATASET_CHECKS
-from .datasets import about_is_json as about_is_json
-from .datasets import boxes_are_in_the_image as boxes_are_in_the_image
-from .datasets import boxes_hold_their_masks as boxes_hold_their_masks
-from .datasets import card_is_filled_in as card_is_filled_in
-from .datasets import check_dataset as check_dataset
-from .datasets import ids_are_unique as ids_are_unique
-from .datasets import ignored_pixels_are_nobodys as ignored_pixels_are_nobodys
-from .datasets import image_is_rgb as image_is_rgb
-from .datasets import item_does_not_depend_on_others as item_does_not_depend_on_others
-from .datasets import item_is_the_readers_own as item_is_the_readers_own
-from .datasets import labels_are_classes as labels_are_classes
-from .datasets import masks_are_the_images as masks_are_the_images
-from .datasets import numbers_like_a_sequence as numbers_like_a_sequence
-from .datasets import random_state_stays as random_state_stays
-from .datasets import wrong_folder_is_told as wrong_folder_is_told
-from .method_cards import card_complete as card_complete
-from .method_cards import cost_as_declared as cost_as_declared
-from .method_cards import needs_checked_first as needs_checked_first
-from .method_cards import options_checked as options_checked
-from .method_cards import options_declared as options_declared
-from .method_safety import frozen_model_works as frozen_model_works
-from .method_safety import input_untouched as input_untouched
-from .method_safety import model_untouched as model_untouched
-from .method_safety import training_mode_ignored as training_mode_ignored
-from .method_safety import untouched_after_bad_target as untouched_after_bad_target
-from .method_safety import untouched_after_exception as untouched_after_exception
-from .method_values import any_grad_mode as any_grad_mode
-from .method_values import any_input_form as any_input_form
-from .method_values import autocast_agrees as autocast_agrees
-from .method_values import batch_equals_singles as batch_equals_singles
-from .method_values import chunks_do_not_matter as chunks_do_not_matter
-from .method_values import default_target_is_the_answer as default_target_is_the_answer
-from .method_values import flat_image as flat_image
-from .method_values import grid_and_dtype as grid_and_dtype
-from .method_values import nan_weights_raise as nan_weights_raise
-from .method_values import seeded_runs_repeat as seeded_runs_repeat
-from .method_values import sign_as_declared as sign_as_declared
-from .method_values import target_matters as target_matters
-from .method_values import targets_by_image as targets_by_image
-from .method_values import weights_matter as weights_matter
-from .methods import METHOD_CHECKS as METHOD_CHECKS
-from .methods import check_method as check_method
-from .metrics import METRIC_CHECKS as METRIC_CHECKS
-from .metrics import check_metric as check_metric
-from .models import MODEL_CHECKS as MODEL_CHECKS
-from .models import attention_is_a_distribution as attention_is_a_distribution
-from .models import batch_is_singles as batch_is_singles
-from .models import cam_layer_is_reached as cam_layer_is_reached
-from .models import cells_lie_where_the_pixels_are as cells_lie_where_the_pixels_are
-from .models import check_model as check_model
-from .models import embedding_leads_to_logits as embedding_leads_to_logits
-from .models import layers_have_names as layers_have_names
-from .models import model_left_alone as model_left_alone
-from .models import offers_are_true as offers_are_true
-from .models import other_sizes_work_or_say_so as other_sizes_work_or_say_so
-from .models import same_answer_as_the_module as same_answer_as_the_module
-from .models import stages_lie_on_grids as stages_lie_on_grids
-from .models import tail_continues_the_model as tail_continues_the_model
-from .models import tokens_are_prefix_and_grid as tokens_are_prefix_and_grid
+from .datasets import (
+    DATASET_CHECKS as DATASET_CHECKS,
+    about_is_json as about_is_json,
+    boxes_are_in_the_image as boxes_are_in_the_image,
+    boxes_hold_their_masks as boxes_hold_their_masks,
+    card_is_filled_in as card_is_filled_in,
+    check_dataset as check_dataset,
+    ids_are_unique as ids_are_unique,
+    ignored_pixels_are_nobodys as ignored_pixels_are_nobodys,
+    image_is_rgb as image_is_rgb,
+    item_does_not_depend_on_others as item_does_not_depend_on_others,
+    item_is_the_readers_own as item_is_the_readers_own,
+    labels_are_classes as labels_are_classes,
+    masks_are_the_images as masks_are_the_images,
+    numbers_like_a_sequence as numbers_like_a_sequence,
+    random_state_stays as random_state_stays,
+    wrong_folder_is_told as wrong_folder_is_told,
+)
+from .method_cards import (
+    card_complete as card_complete,
+    cost_as_declared as cost_as_declared,
+    needs_checked_first as needs_checked_first,
+    options_checked as options_checked,
+    options_declared as options_declared,
+)
+from .method_safety import (
+    frozen_model_works as frozen_model_works,
+    input_untouched as input_untouched,
+    model_untouched as model_untouched,
+    training_mode_ignored as training_mode_ignored,
+    untouched_after_bad_target as untouched_after_bad_target,
+    untouched_after_exception as untouched_after_exception,
+)
+from .method_values import (
+    any_grad_mode as any_grad_mode,
+    any_input_form as any_input_form,
+    autocast_agrees as autocast_agrees,
+    batch_equals_singles as batch_equals_singles,
+    chunks_do_not_matter as chunks_do_not_matter,
+    default_target_is_the_answer as default_target_is_the_answer,
+    flat_image as flat_image,
+    grid_and_dtype as grid_and_dtype,
+    nan_weights_raise as nan_weights_raise,
+    seeded_runs_repeat as seeded_runs_repeat,
+    sign_as_declared as sign_as_declared,
+    target_matters as target_matters,
+    targets_by_image as targets_by_image,
+    weights_matter as weights_matter,
+)
+from .methods import METHOD_CHECKS as METHOD_CHECKS, check_method as check_method
+from .metrics import METRIC_CHECKS as METRIC_CHECKS, check_metric as check_metric
+from .models import (
+    MODEL_CHECKS as MODEL_CHECKS,
+    attention_is_a_distribution as attention_is_a_distribution,
+    batch_is_singles as batch_is_singles,
+    cam_layer_is_reached as cam_layer_is_reached,
+    cells_lie_where_the_pixels_are as cells_lie_where_the_pixels_are,
+    check_model as check_model,
+    embedding_leads_to_logits as embedding_leads_to_logits,
+    layers_have_names as layers_have_names,
+    model_left_alone as model_left_alone,
+    offers_are_true as offers_are_true,
+    other_sizes_work_or_say_so as other_sizes_work_or_say_so,
+    same_answer_as_the_module as same_answer_as_the_module,
+    stages_lie_on_grids as stages_lie_on_grids,
+    tail_continues_the_model as tail_continues_the_model,
+    tokens_are_prefix_and_grid as tokens_are_prefix_and_grid,
+)

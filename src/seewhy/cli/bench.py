@@ -169,8 +169,7 @@ def diff(
     as_json: common.AsJson = False,
 ) -> None:
     """What changed from one run to another: the protocol first, then the scores, significant changes first."""
-    from seewhy.bench.diff import diff as compare
-    from seewhy.bench.diff import lines
+    from seewhy.bench.diff import diff as compare, lines
 
     found = compare(first, second)
     if as_json:

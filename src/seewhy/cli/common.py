@@ -30,10 +30,11 @@ Targets = Annotated[
     typer.Option(
         "--target",
         "-t",
-        help="Class name or number, top-1, top-3 (the three best), embedding-sum, "
-        "embedding-norm, or truth (the name of the photo's folder); may repeat.",
+        help="Class name or number, top-2 (the class ranked second), embedding-sum, embedding-norm, "
+        "or truth (the name of the image's folder); may repeat.",
     ),
 ]
+Top = Annotated[int | None, typer.Option("--top", min=1, help="Explain each of the model's N best classes.")]
 Concept = Annotated[Path | None, typer.Option(help="Explain likeness to a concept: a folder of example images.")]
 Reference = Annotated[Path | None, typer.Option(help="Explain likeness to one reference image.")]
 Measure = Annotated[str, typer.Option(help="Likeness for --concept and --reference: dot, cosine or l2.")]
@@ -67,8 +68,8 @@ def configured(
 ) -> list:
     """The methods asked for, each with those of the options that it has, over its presets."""
     from seewhy.core.options import options_of
-    from seewhy.explainer import as_method
     from seewhy.methods import METHODS
+    from seewhy.methods.factory import as_method
 
     given = parse_options(options, layer)
     tools, used = [], set()
@@ -99,12 +100,17 @@ def parse_options(options: Sequence[str] | None, layer: str | None = None) -> di
 
 
 def all_targets(
-    model: VisionModel, words: Sequence[str] | None, concept: Path | None, reference: Path | None, measure: str
+    model: VisionModel,
+    words: Sequence[str] | None,
+    top: int | None,
+    concept: Path | None,
+    reference: Path | None,
+    measure: str,
 ) -> list:
     """The targets asked for; the model's own answer where nothing is asked."""
     from seewhy import targets
 
-    found: list = list(words or ())
+    found: list = [*(words or ()), *targets.top(top or 0)]
     if concept is not None:
         found.append(targets.concept(model, concept, measure=measure, name=f"concept {concept.name}"))
     if reference is not None:

@@ -19,6 +19,7 @@ def compare(
     model: common.Model = common.DEFAULT_MODEL,
     method: common.Methods = None,
     target: common.Targets = None,
+    top: common.Top = None,
     concept: common.Concept = None,
     reference: common.Reference = None,
     measure: common.Measure = "dot",
@@ -42,20 +43,21 @@ def compare(
 
     The whole catalog is shown with few repetitions (noise samples, steps, masks) unless --full is given.
     """
-    from seewhy.explainer import explain_each, quick_options
+    from seewhy.explainer import explain_each
     from seewhy.methods import METHODS
+    from seewhy.methods.factory import quick_options
     from seewhy.viz.catalog import save_comparison
 
     common.figure_path(out, ".html", ".htm")
     loaded = common.load(model, architecture, device)
-    targets = common.all_targets(loaded, target, concept, reference, measure)
+    targets = common.all_targets(loaded, target, top, concept, reference, measure)
     every = [] if method else _catalog(loaded, with_concepts=concept is not None)
     quick = {} if full or method else {m: quick_options(METHODS[m]) for m in every}
     tools = common.configured(loaded, method or every, layer, option, quick)
     (outcome,) = common.progress(explain_each(loaded, [image], tools, targets, max_pixels=max_pixels), 1, "comparing")
     if outcome.error:
         raise outcome.error
-    save_comparison(outcome.maps, tools, out, f"{image.name} · {loaded.name}")
+    save_comparison(outcome.explanations, tools, out, f"{image.name} · {loaded.name}")
     if not as_json:
         typer.echo(str(out))
         return
@@ -78,7 +80,7 @@ def compare(
                     "constant": e.is_constant,
                     **about[e.method],
                 }
-                for row in outcome.maps
+                for row in outcome.explanations
                 for e in row
             ],
         }

@@ -9,10 +9,11 @@ from PIL import Image
 
 from seewhy.data.scenes import Scenes
 from seewhy.errors import require
-from seewhy.explainer import Outcome, as_method, explain, explain_each
+from seewhy.explainer import Outcome, explain, explain_each
+from seewhy.methods.factory import as_method
 from seewhy.models.adapter import VisionModel
 from seewhy.models.load import load_model
-from seewhy.targets import concept
+from seewhy.targets import concept, top
 from seewhy.viz.grid import explanation_grid, grid
 from seewhy.viz.html import Bar, Figure, Section, page
 
@@ -49,7 +50,7 @@ def build(out: Path, device: str | None = None, progress: Progress = lambda item
     model = load_model(MODEL, device=device)
     pictures = photos()
     tools = [as_method(model, name, **options) for name, options in METHODS.items()]
-    outcomes = explain_each(model, list(pictures.values()), tools, ["top-2"], batch_size=1)
+    outcomes = explain_each(model, list(pictures.values()), tools, top(2), batch_size=1)
     out.mkdir(parents=True, exist_ok=True)
     sections = [
         _section(name, outcome, out)
@@ -62,13 +63,13 @@ def build(out: Path, device: str | None = None, progress: Progress = lambda item
 def _section(name: str, outcome: Outcome, out: Path) -> Section:
     if outcome.error:
         raise outcome.error
-    figure = explanation_grid(outcome.maps)
+    figure = explanation_grid(outcome.explanations)
     stem = name.lower().replace(" ", "_")
     figure.save(out / f"{stem}.png")
-    for explanation in (e for row in outcome.maps for e in row):
+    for explanation in (e for row in outcome.explanations for e in row):
         label = explanation.target.get("label", "").replace(" ", "_") or "any"
         explanation.overlay().save(out / f"{stem}_{explanation.method}_{label}.png")
-    first, second = (row[-1].target["label"] for row in outcome.maps)
+    first, second = (row[-1].target["label"] for row in outcome.explanations)
     return Section(
         heading=name,
         intro=f"The network says “{first}”, then “{second}”.",

@@ -19,6 +19,7 @@ def explain(
     model: common.Model = common.DEFAULT_MODEL,
     method: common.Methods = None,
     target: common.Targets = None,
+    top: common.Top = None,
     concept: common.Concept = None,
     reference: common.Reference = None,
     measure: common.Measure = "dot",
@@ -39,7 +40,7 @@ def explain(
 
     loaded = common.load(model, architecture, device)
     tools = common.configured(loaded, method, layer, option)
-    targets = common.all_targets(loaded, target, concept, reference, measure)
+    targets = common.all_targets(loaded, target, top, concept, reference, measure)
     paths = common.all_images(images)
     run = explain_each(loaded, paths, tools, targets, batch_size=batch_size, max_pixels=max_pixels)
     rows, code = [], 0
@@ -62,9 +63,9 @@ def _write(outcome: Outcome, folder: Path) -> list[dict]:
     from seewhy.viz.grid import explanation_grid
 
     folder.mkdir(parents=True, exist_ok=True)
-    explanation_grid(outcome.maps).save(folder / "grid.png")
+    explanation_grid(outcome.explanations).save(folder / "grid.png")
     rows = []
-    maps = list(dict.fromkeys(e for row in outcome.maps for e in row))  # a label-free map stands in every row
+    maps = list(dict.fromkeys(e for row in outcome.explanations for e in row))  # a label-free map stands in every row
     names = common.numbered(common.slug(f"{e.method} {e.target.get('label') or ''}") for e in maps)
     for explanation, name in zip(maps, names, strict=True):
         explanation.save(folder / name)

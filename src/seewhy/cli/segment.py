@@ -74,7 +74,7 @@ def segment(
 
 
 def _nave(model: VisionModel, k: str, layers: list[str] | None, joint: bool, options: list[str] | None) -> Any:
-    from seewhy.explainer import as_method
+    from seewhy.methods.factory import as_method
 
     if k != "auto" and not k.isdigit():
         raise OptionError(f"--k {k!r} is neither a number nor auto; use for example --k 5")

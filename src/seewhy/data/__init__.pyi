@@ -1,7 +1,4 @@
-from .base import DATASETS as DATASETS
-from .base import Dataset as Dataset
-from .base import Item as Item
-from .base import dataset as dataset
+from .base import DATASETS as DATASETS, Dataset as Dataset, Item as Item, dataset as dataset
 from .coco import COCO as COCO
 from .cub import CUB as CUB
 from .folder import Folder as Folder
@@ -10,6 +7,5 @@ from .imagenet_real import ImageNetReal as ImageNetReal
 from .imagenet_s import ImageNetS as ImageNetS
 from .lidc import LIDC as LIDC
 from .load import load_data as load_data
-from .scenes import Scene as Scene
-from .scenes import Scenes as Scenes
+from .scenes import Scene as Scene, Scenes as Scenes
 from .voc import VOC as VOC

@@ -8,10 +8,7 @@ from .attention.rollout import Rollout as Rollout
 from .attention.smooth_cdam import SmoothCDAM as SmoothCDAM
 from .attention.token_ablation import TokenAblation as TokenAblation
 from .attention.transformer_attribution import TransformerAttribution as TransformerAttribution
-from .base import METHODS as METHODS
-from .base import Method as Method
-from .base import method as method
-from .base import option as option
+from .base import METHODS as METHODS, Method as Method, method as method, option as option
 from .cam.grad_cam import GradCAM as GradCAM
 from .cam.grad_cam_plus_plus import GradCAMPlusPlus as GradCAMPlusPlus
 from .cam.lafam import LaFAM as LaFAM
@@ -19,6 +16,7 @@ from .cam.layer_cam import LayerCAM as LayerCAM
 from .cam.refine_cam import RefineCAM as RefineCAM
 from .cam.score_cam import ScoreCAM as ScoreCAM
 from .clustering.nave import NAVE as NAVE
+from .factory import as_method as as_method, list_methods as list_methods
 from .gradient.deconvnet import Deconvnet as Deconvnet
 from .gradient.guided_backprop import GuidedBackprop as GuidedBackprop
 from .gradient.guided_grad_cam import GuidedGradCAM as GuidedGradCAM

@@ -1,10 +1,12 @@
-from .base import METRICS as METRICS
-from .base import Measurement as Measurement
-from .base import Metric as Metric
-from .base import MetricInputs as MetricInputs
-from .base import metric as metric
-from .base import option as option
-from .base import resize_maps as resize_maps
+from .base import (
+    METRICS as METRICS,
+    Measurement as Measurement,
+    Metric as Metric,
+    MetricInputs as MetricInputs,
+    metric as metric,
+    option as option,
+    resize_maps as resize_maps,
+)
 from .complexity.compactness import Compactness as Compactness
 from .complexity.entropy import Entropy as Entropy
 from .complexity.sparseness import Sparseness as Sparseness

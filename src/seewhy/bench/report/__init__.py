@@ -23,8 +23,7 @@ def report(folder: str | Path, output: str | Path | None = None, seed: int = 0) 
         DataError: no run, no rows, or a broken file. MissingExtraError: DuckDB is not installed.
         SeewhyError: the page cannot be written.
     """
-    from seewhy.bench.report import exports as files
-    from seewhy.bench.report import page
+    from seewhy.bench.report import exports as files, page
     from seewhy.bench.report.leaderboard import board
     from seewhy.viz.html import render, write
 

@@ -7,9 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from seewhy.bench import stats
-from seewhy.bench.report import galleries
-from seewhy.bench.report import plots as drawings
-from seewhy.bench.report import summary as words
+from seewhy.bench.report import galleries, plots as drawings, summary as words
 from seewhy.bench.report.elements import Block, Cell, Code, Facts, Part, Table, Words
 from seewhy.bench.report.leaderboard import Score, asked, scores_of
 from seewhy.bench.report.published import figure, source
