@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from seewhy import __version__
+from seewhy.core.heatmap import heatmap, overlay
 from seewhy.core.images import load_image
 from seewhy.core.io import atomic_folder, first_line, json_default
 from seewhy.core.maps import is_constant, normalize, resize
@@ -149,17 +150,21 @@ class Explanation:
         """What a reader of the picture must know; shown in its caption."""
         return [CONSTANT_WARNING] if self.is_constant else []
 
-    def overlay(self, **options: Any) -> Image.Image:
-        """The map over the picture; options as in `seewhy.viz.overlay.overlay`."""
-        from seewhy.viz.overlay import overlay
+    def overlay(
+        self,
+        alpha: float = 0.8,
+        size: tuple[int, int] | None = None,
+        mode: str = "bilinear",
+        clip: float | None = None,
+    ) -> Image.Image:
+        """Draw the map over the image; options as in `seewhy.viz.overlay`."""
+        return overlay(self, alpha, size, mode, clip)
 
-        return overlay(self, **options)
-
-    def heatmap(self, **options: Any) -> Image.Image:
-        """The map alone in colors; options as in `seewhy.viz.overlay.heatmap`."""
-        from seewhy.viz.overlay import heatmap
-
-        return heatmap(self, **options)
+    def heatmap(
+        self, size: tuple[int, int] | None = None, mode: str = "bilinear", clip: float | None = None
+    ) -> Image.Image:
+        """Draw the map alone in colors; options as in `seewhy.viz.heatmap`."""
+        return heatmap(self, size, mode, clip)
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()

@@ -29,7 +29,7 @@ from seewhy.core.maps import normalize
 from seewhy.errors import OptionError, RequirementError
 from seewhy.explanation import Explanation
 from seewhy.methods import METHODS
-from seewhy.viz.sanity import sanity_figure
+from seewhy.viz.randomization import randomization_figure
 
 
 @pytest.fixture(params=[toy_cnn, toy_vit])
@@ -155,7 +155,7 @@ def test_the_figure_is_red_where_a_method_does_not_change(photo):
     edges, cam = sanity(toy_cnn(), photo, [Edges, "saliency"], "cat", steps=2)
 
     def reds(cascade):
-        pixels = np.array(sanity_figure([cascade], "t"))
+        pixels = np.array(randomization_figure([cascade], "t"))
         return (pixels == [192, 0, 0]).all(-1).sum()
 
     assert reds(edges) > 20

@@ -6,12 +6,12 @@ import numpy as np
 from PIL import Image
 
 from seewhy.data.scenes import Scenes
-from seewhy.viz.contact import MARK_OUTLINE, OUTLINES, contact_sheet, outlined
+from seewhy.viz.contact import MARK_OUTLINE, OUTLINES, contact_sheet, outline_sample
 
 
 def test_outlines_are_the_border_and_nothing_else_changes() -> None:
     scene = Scenes("multi")[3]
-    drawn = np.asarray(outlined(scene, scale=1))
+    drawn = np.asarray(outline_sample(scene, scale=1))
     for i, mask in enumerate(scene.masks):
         padded = np.pad(mask, 1)
         for y, x in np.argwhere(mask):
@@ -24,7 +24,7 @@ def test_outlines_are_the_border_and_nothing_else_changes() -> None:
 
 def test_a_mark_is_outlined_too() -> None:
     scene = Scenes("shortcut")[0]
-    drawn = np.asarray(outlined(scene, scale=2))
+    drawn = np.asarray(outline_sample(scene, scale=2))
     ys, xs = np.nonzero(scene.mark)
     assert tuple(drawn[2 * ys.min(), 2 * xs.min()]) == MARK_OUTLINE
 

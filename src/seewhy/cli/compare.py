@@ -46,7 +46,7 @@ def compare(
     from seewhy.explainer import explain_each
     from seewhy.methods import METHODS
     from seewhy.methods.factory import quick_options
-    from seewhy.viz.catalog import save_comparison
+    from seewhy.viz.comparison import save_comparison
 
     common.figure_path(out, ".html", ".htm")
     loaded = common.load(model, architecture, device)

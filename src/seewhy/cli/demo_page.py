@@ -14,7 +14,7 @@ from seewhy.methods.factory import as_method
 from seewhy.models.adapter import VisionModel
 from seewhy.models.load import load_model
 from seewhy.targets import concept, top
-from seewhy.viz.grid import explanation_grid, grid
+from seewhy.viz.figures import explanation_grid, grid
 from seewhy.viz.html import Bar, Figure, Section, page
 
 MODEL = "efficientnet_lite0"

@@ -60,7 +60,7 @@ def _write(outcome: Outcome, folder: Path) -> list[dict]:
     """Save everything of one photo; a row for each map, or one with the error."""
     if outcome.error:
         return [_row(outcome.source, error=str(outcome.error), exit_code=outcome.error.exit_code)]
-    from seewhy.viz.grid import explanation_grid
+    from seewhy.viz.figures import explanation_grid
 
     folder.mkdir(parents=True, exist_ok=True)
     explanation_grid(outcome.explanations).save(folder / "grid.png")

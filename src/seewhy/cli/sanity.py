@@ -31,7 +31,7 @@ def sanity(
 ) -> None:
     """Randomize the model's layers from the head down; a map that stays the same explains something else."""
     from seewhy.analysis import randomization as check
-    from seewhy.viz.sanity import sanity_figure
+    from seewhy.viz.randomization import randomization_figure
 
     common.figure_path(out)
     loaded = common.load(model, architecture, device)
@@ -39,7 +39,7 @@ def sanity(
     cascades = check.sanity(loaded, image, tools, target, steps=steps, seed=seed, progress=common.progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     title = f"{image.name} · {loaded.name} · ρ: rank correlation with the trained model's map"
-    sanity_figure(cascades, title).save(out)
+    randomization_figure(cascades, title).save(out)
     if as_json:
         common.print_json(
             {

@@ -1,87 +1,108 @@
-"""A contact sheet: each picture with its masks (or boxes) outlined, and what it holds written below."""
+"""A contact sheet: each image with its masks (or boxes) outlined, and what it holds written below."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from seewhy.data.base import Item
 from seewhy.data.scenes import CLASSES, Scene
-from seewhy.viz.outlines import border, resized
+from seewhy.viz.outlines import inner_border, resize_mask
+
+Color: TypeAlias = tuple[int, int, int]
 
 # Okabe and Ito's colors for objects in order, told apart without red-green vision; a scene's mark gets white.
-OUTLINES = ((230, 159, 0), (86, 180, 233), (240, 228, 66))
-MARK_OUTLINE = (255, 255, 255)
-_PAPER, _TEXT, _GAP, _LINE, _FONT, _LINES = (24, 24, 27), (228, 228, 231), 8, 15, 12, 4
+OUTLINES: tuple[Color, ...] = ((230, 159, 0), (86, 180, 233), (240, 228, 66))
+MARK_OUTLINE: Color = (255, 255, 255)
+_PAPER: Color = (24, 24, 27)
+_TEXT: Color = (228, 228, 231)
+_GAP = 8  # between images, in pixels
+_LINE = 15  # height of a line of text
+_FONT = 12
+_LINES = 4  # of text below an image, at most
 
 
 def contact_sheet(
-    items: Sequence[Item], columns: int = 4, scale: int = 2, side: int | None = None, names: Sequence[str] = ()
+    samples: Sequence[Item], columns: int = 4, scale: int = 2, side: int | None = None, names: Sequence[str] = ()
 ) -> Image.Image:
-    """Lay the items out in rows.
+    """Lay samples out in rows.
 
     Args:
-        scale: screen pixels per picture pixel, for pictures of one size.
-        side: instead, the long side of every picture on the sheet.
-        names: of the classes.
+        samples: Elements of a dataset.
+        columns: Images in each row.
+        scale: Screen pixels per image pixel, for images of one size.
+        side: Instead, the long side of every image on the sheet.
+        names: Names of the classes.
     """
-    items = list(items)
-    if not items:
+    samples = list(samples)
+    if not samples:
         return Image.new("RGB", (_GAP, _GAP), _PAPER)
-    columns = min(columns, len(items))
-    cell = side or max(max(item.image.size) for item in items) * scale
+    columns = min(columns, len(samples))
+    cell = side or max(max(sample.image.size) for sample in samples) * scale
     width, height = cell + _GAP, cell + _LINES * _LINE + _GAP
-    sheet = Image.new("RGB", (columns * width + _GAP, -(-len(items) // columns) * height + _GAP), _PAPER)
+    rows = -(-len(samples) // columns)
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT)
-    for i, item in enumerate(items):
-        x, y = _GAP + i % columns * width, _GAP + i // columns * height
-        picture = outlined(item, scale if side is None else side / max(item.image.size))
-        sheet.paste(picture, (x, y))
-        for line, (text, color) in enumerate(_caption(item, i, names)):
-            pen.text((x, y + picture.height + 1 + line * _LINE), _fitting(text, font, cell), fill=color, font=font)
+    for i, sample in enumerate(samples):
+        row, column = divmod(i, columns)
+        x, y = _GAP + column * width, _GAP + row * height
+        image = outline_sample(sample, scale if side is None else side / max(sample.image.size))
+        sheet.paste(image, (x, y))
+        for line, (text, color) in enumerate(_caption(sample, i, names)):
+            top = y + image.height + 1 + line * _LINE
+            pen.text((x, top), _shorten(text, font, cell), fill=color, font=font)
     return sheet
 
 
-def outlined(item: Item, scale: float = 2) -> Image.Image:
-    """The picture, enlarged without smoothing, with a line just inside the border of each mask, or on each box."""
-    size = tuple(max(1, round(n * scale)) for n in item.image.size)
-    large = scale >= 1
-    picture = np.array(item.image.resize(size, Image.Resampling.NEAREST if large else Image.Resampling.BICUBIC))
-    masks = [] if item.masks is None else list(item.masks)
+def outline_sample(sample: Item, scale: float = 2) -> Image.Image:
+    """Draw a line just inside the border of each mask, or on each box, of the image.
+
+    Args:
+        sample: An element of a dataset.
+        scale: Pixels of the result per pixel of the image, enlarged without smoothing.
+    """
+    width, height = sample.image.size
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BICUBIC
+    pixels = np.array(sample.image.resize(size, resampling))
+    masks = [] if sample.masks is None else list(sample.masks)
     for i, mask in enumerate(masks):
-        picture[border(resized(mask, size))] = OUTLINES[i % len(OUTLINES)]
-    if isinstance(item, Scene):
-        picture[border(resized(item.mark, size))] = MARK_OUTLINE
-    drawn = Image.fromarray(picture)
-    if not masks and item.boxes is not None:
-        pen = ImageDraw.Draw(drawn)
-        for i, (left, top, right, bottom) in enumerate(item.boxes * scale):
-            pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=OUTLINES[i % len(OUTLINES)])
-    return drawn
+        pixels[inner_border(resize_mask(mask, size))] = OUTLINES[i % len(OUTLINES)]
+    if isinstance(sample, Scene):
+        pixels[inner_border(resize_mask(sample.mark, size))] = MARK_OUTLINE
+    image = Image.fromarray(pixels)
+    if not masks and sample.boxes is not None:
+        pen = ImageDraw.Draw(image)
+        for i, (left, top, right, bottom) in enumerate((sample.boxes * scale).tolist()):
+            corners = (left, top, max(left, right - 1), max(top, bottom - 1))
+            pen.rectangle(corners, outline=OUTLINES[i % len(OUTLINES)])
+    return image
 
 
-def _caption(item: Item, index: int, names: Sequence[str]) -> list[tuple[str, tuple[int, int, int]]]:
-    lines = [(text, OUTLINES[i % len(OUTLINES)]) for i, text in enumerate(_objects(item, names))]
-    if isinstance(item, Scene) and item.mark_class is not None:
-        lines.append((f"mark of {CLASSES[item.mark_class]}", MARK_OUTLINE))
-    if not isinstance(item, Scene):
-        lines.insert(0, (item.id, _TEXT))
+def _caption(sample: Item, index: int, names: Sequence[str]) -> list[tuple[str, Color]]:
+    lines = [(text, OUTLINES[i % len(OUTLINES)]) for i, text in enumerate(_object_names(sample, names))]
+    if isinstance(sample, Scene):
+        if sample.mark_class is not None:
+            lines.append((f"mark of {CLASSES[sample.mark_class]}", MARK_OUTLINE))
+    else:
+        lines.insert(0, (sample.id, _TEXT))
     if len(lines) > _LINES:
         lines[_LINES - 1 :] = [(f"… and {len(lines) - _LINES + 1} more", _TEXT)]
     return lines or [(f"{index}: nothing", _TEXT)]
 
 
-def _objects(item: Item, names: Sequence[str]) -> list[str]:
-    if isinstance(item, Scene):
-        pairs = zip(item.class_names, item.texture_names, strict=True)
+def _object_names(sample: Item, names: Sequence[str]) -> list[str]:
+    if isinstance(sample, Scene):
+        pairs = zip(sample.class_names, sample.texture_names, strict=True)
         return [f"{texture} {name}" for name, texture in pairs]
-    return [names[label] if label < len(names) else f"class {label}" for label in item.labels]
+    return [names[label] if label < len(names) else f"class {label}" for label in sample.labels]
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text, its end cut off where it would run into the next picture."""
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Cut off the end of a text where it would run into the next image."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

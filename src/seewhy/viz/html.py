@@ -1,12 +1,9 @@
-"""One self-contained HTML page: pictures inside, no scripts, readable on a phone, in daylight and at night."""
+"""One self-contained HTML page: images inside, no scripts, readable on a phone, in daylight and at night."""
 
 from __future__ import annotations
 
 import base64
-import os
-import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from seewhy import __version__
+from seewhy.core.io import atomic_file
 from seewhy.errors import SeewhyError
 from seewhy.explanation import Explanation
 
@@ -23,7 +21,13 @@ JPEG_QUALITY = 88
 
 @dataclass(frozen=True)
 class Bar:
-    """A row of a table: a label and a bar of length `value` in [0, 1]; `text` stands beside it (empty: percent)."""
+    """A row of a table of bars.
+
+    Attributes:
+        label: What the bar stands for.
+        value: Length of the bar, in [0, 1].
+        text: What stands beside it; empty: percent.
+    """
 
     label: str
     value: float
@@ -37,12 +41,22 @@ class Bar:
     @property
     def shown(self) -> str:
         """What is written beside the bar."""
-        return self.text or ("< 0.1 %" if 0 < self.value < 0.0005 else f"{100 * self.value:.1f} %")
+        if self.text:
+            return self.text
+        return "< 0.1 %" if 0 < self.value < 0.0005 else f"{100 * self.value:.1f} %"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption. `wide` figures (grids) get the page's full width and scroll on small screens."""
+    """An image with its caption.
+
+    Attributes:
+        image: What is shown.
+        caption: The text below.
+        alt: What it shows, for those who cannot see it.
+        wide: Whether it gets the page's full width (grids) and scrolls on small screens.
+        lossless: Whether it is kept as PNG, not JPEG.
+    """
 
     image: Image.Image
     caption: str = ""
@@ -52,25 +66,35 @@ class Figure:
 
     @classmethod
     def of(cls, explanation: Explanation, caption: str | None = None, long_side: int = 480) -> Figure:
-        """The overlay, captioned with method, target and whatever the explanation warns of."""
-        picture = explanation.overlay()
-        picture.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
+        """Return the overlay, captioned with method, target and the explanation's warnings."""
+        image = explanation.overlay()
+        image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
         title = explanation.title if caption is None else caption
         words = " — ".join(part for part in (title, *explanation.warnings) if part)
-        return cls(picture, words, alt=f"Heat map over the photo: {words or explanation.title}")
+        return cls(image, words, alt=f"Heat map over the image: {words or explanation.title}")
 
     @property
     def uri(self) -> str:
-        """The picture as a data URI."""
+        """The image as a data URI."""
         buffer, kind = BytesIO(), "png" if self.lossless else "jpeg"
-        options = {} if self.lossless else {"quality": JPEG_QUALITY, "subsampling": 0}  # text in pictures stays sharp
+        # no chroma subsampling: text in images stays sharp
+        options: dict[str, Any] = {} if self.lossless else {"quality": JPEG_QUALITY, "subsampling": 0}
         self.image.convert("RGB").save(buffer, kind, **options)
         return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a paragraph, a table of bars and figures, each optional but the heading."""
+    """A part of a page; all but the heading may be missing.
+
+    Attributes:
+        heading: Its title.
+        intro: A paragraph before the figures.
+        bars: A table of bars.
+        figures: Images with captions.
+        bars_title: The title of the table.
+        note: A paragraph at the end.
+    """
 
     heading: str
     intro: str = ""
@@ -81,35 +105,52 @@ class Section:
 
 
 def page(title: str, sections: Sequence[Section], path: str | Path, intro: str = "") -> Path:
-    """Write one HTML file and return its path. All text is escaped.
+    """Write one HTML file; all text is escaped.
+
+    Args:
+        title: Of the page.
+        sections: Its parts.
+        path: The file; folders are made.
+        intro: A paragraph below the title.
+
+    Returns:
+        The path.
 
     Raises:
-        SeewhyError: the file cannot be written.
+        SeewhyError: When the file cannot be written.
     """
     return write(render(title, sections, intro), path)
 
 
 def write(html: str, path: str | Path) -> Path:
-    """Put a text in place in one step; returns its path.
+    """Write a text whole or not at all: a reader never sees half a page.
+
+    Returns:
+        The path.
 
     Raises:
-        SeewhyError: the file cannot be written.
+        SeewhyError: When the file cannot be written.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # a reader never sees half a page
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(html, "utf-8")
-        os.replace(draft, path)
+        with atomic_file(path) as draft:
+            draft.write_text(html, "utf-8")
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
-        raise SeewhyError(f"{path} cannot be written ({error.strerror or error}); choose another place") from error
+        raise SeewhyError(f"cannot write to {path} ({error.strerror or error}); choose another path") from error
     return path
 
 
-def render(title: str, sections: Sequence, intro: str = "", template: str = "page.html", **more: Any) -> str:
-    """The page as a string."""
+def render(title: str, sections: Sequence[Any], intro: str = "", template: str = "page.html", **variables: Any) -> str:
+    """Return the page as a string.
+
+    Args:
+        title: Of the page.
+        sections: What the template iterates over.
+        intro: A paragraph below the title.
+        template: A file of `seewhy.viz.templates`.
+        **variables: More variables of the template.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -120,5 +161,5 @@ def render(title: str, sections: Sequence, intro: str = "", template: str = "pag
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(
-        title=title, intro=intro, sections=sections, version=__version__, **more
+        title=title, intro=intro, sections=sections, version=__version__, **variables
     )

@@ -11,8 +11,8 @@ from numpy import ndarray
 from PIL import Image, ImageColor, ImageDraw
 
 from seewhy.analysis.segmentation import Box, Component, Segmentation, grown_labels
-from seewhy.viz.grid import grid
-from seewhy.viz.text import font
+from seewhy.core.fonts import font
+from seewhy.viz.figures import grid
 
 if TYPE_CHECKING:
     from seewhy.explanation import Explanation

@@ -10,7 +10,7 @@ import toys
 from seewhy.explainer import compare
 from seewhy.methods.factory import as_method
 from seewhy.targets import top
-from seewhy.viz.catalog import save_comparison
+from seewhy.viz.comparison import save_comparison
 
 METHODS = ("lafam", "grad_cam", "saliency", "occlusion")
 
@@ -24,7 +24,7 @@ def page(cat, tmp_path):
 
 
 def test_the_photo_comes_first_then_a_section_for_each_family(page):
-    assert re.findall("<h2>(.*?)</h2>", page) == ["The photo", "CAM", "Gradient", "Perturbation"]
+    assert re.findall("<h2>(.*?)</h2>", page) == ["The image", "CAM", "Gradient", "Perturbation"]
     assert page.count("<img") == 1 + 1 + 3 * 2  # the photo, the label-free map once, the others for both targets
 
 

@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from numpy import ndarray
 from torch import Tensor
 
 SEQUENTIAL = "inferno"
@@ -22,8 +23,8 @@ UNSIGNED_LEGEND = "bright: more, dark: less"
 
 
 @cache
-def table(signed: bool) -> UInt8[np.ndarray, "steps 3"]:
-    """The look-up table; signed maps have an odd number of steps, so that 0 has a step of its own."""
+def color_table(signed: bool) -> UInt8[ndarray, "steps 3"]:
+    """Return the look-up table; that of signed maps has an odd number of steps, so that 0 has a step of its own."""
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -32,15 +33,17 @@ def table(signed: bool) -> UInt8[np.ndarray, "steps 3"]:
     else:
         colors, steps = colormaps[SEQUENTIAL], STEPS
     # one sample per step of a map with as many steps: index by integer, so that no rounding moves the midpoint
-    lut = colors.resampled(steps)(np.arange(steps), bytes=True)[:, :3].copy()
-    lut.flags.writeable = False  # it is shared by all callers
-    return lut
+    table = np.array(colors.resampled(steps)(np.arange(steps), bytes=True), dtype=np.uint8)[:, :3].copy()
+    table.flags.writeable = False  # it is shared by all callers
+    return table
 
 
 def colorize(
-    values: Float[Tensor, "rows cols"] | Float[np.ndarray, "rows cols"], signed: bool
-) -> UInt8[np.ndarray, "rows cols 3"]:
-    """Colors for values in [0, 1], or in [-1, 1] if signed; what lies outside is clipped."""
-    lut = table(signed)
-    unit = (np.asarray(values, dtype=np.float64) + 1) / 2 if signed else np.asarray(values, dtype=np.float64)
-    return lut[np.rint(np.clip(unit, 0, 1) * (len(lut) - 1)).astype(np.intp)]
+    values: Float[Tensor, "rows cols"] | Float[ndarray, "rows cols"], signed: bool
+) -> UInt8[ndarray, "rows cols 3"]:
+    """Return the colors of values in [0, 1], or in [-1, 1] if signed; what lies outside is clipped."""
+    table = color_table(signed)
+    unit = np.asarray(values, dtype=np.float64)
+    if signed:
+        unit = (unit + 1) / 2
+    return table[np.rint(np.clip(unit, 0, 1) * (len(table) - 1)).astype(np.intp)]
