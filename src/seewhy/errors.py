@@ -1,17 +1,17 @@
 """Every error that seewhy raises on purpose.
 
     SeewhyError
-    ├── ImageError              the picture cannot be read or is not one
-    ├── DataError               a data set is not laid out as it should be
-    ├── TargetError             what should be explained does not exist
-    ├── ModelError              the model cannot be loaded or opened up
+    ├── ImageError              a file is not an image, or cannot be read
+    ├── DataError               a dataset does not have the expected layout
+    ├── TargetError             the target does not exist for this model
+    ├── ModelError              the model cannot be loaded or inspected
     │   ├── WeightsError        the weights do not fit, or cannot be read safely
-    │   ├── LayoutError         where the model keeps what is ambiguous: the user must say
+    │   ├── LayoutError         the layout of feature maps or tokens is ambiguous: the user must specify it
     │   └── NonFiniteError      the model (or the map) gives NaN or infinity
     ├── ConstantMapError        a map has one value everywhere (command line; in Python it is a warning)
-    ├── RequirementError        this method cannot serve this model
-    ├── OptionError             an option has an impossible value
-    ├── UnknownNameError        a method, model, layer, class … of that name does not exist
+    ├── RequirementError        the method does not support this model
+    ├── OptionError             an option has an invalid value
+    ├── UnknownNameError        there is no method, model, layer, class … of that name
     └── MissingExtraError       an optional dependency is not installed
 
 Messages are one line and end with what to do next. Command-line exit codes are `SeewhyError.exit_code`.
@@ -21,8 +21,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 
 class SeewhyError(Exception):
@@ -32,13 +36,13 @@ class SeewhyError(Exception):
 
 
 class ImageError(SeewhyError):
-    """A picture is missing, truncated, too large, or not a picture."""
+    """An image is missing, truncated, too large, or not an image."""
 
     exit_code = 3
 
 
 class DataError(SeewhyError):
-    """A data set's folder or annotation is not what it should be."""
+    """A dataset's folder or annotations do not have the expected layout."""
 
     exit_code = 9
 
@@ -50,7 +54,7 @@ class TargetError(SeewhyError):
 
 
 class ModelError(SeewhyError):
-    """The model cannot be loaded, called or opened up."""
+    """The model cannot be loaded, called or inspected."""
 
     exit_code = 5
 
@@ -60,7 +64,7 @@ class WeightsError(ModelError):
 
 
 class LayoutError(ModelError):
-    """Where the model keeps its feature maps or tokens is ambiguous."""
+    """The layout of the model's feature maps or tokens is ambiguous."""
 
 
 class NonFiniteError(ModelError):
@@ -68,25 +72,25 @@ class NonFiniteError(ModelError):
 
 
 class RequirementError(SeewhyError):
-    """A method needs something that the model does not offer."""
+    """A method needs a capability that the model does not have."""
 
     exit_code = 6
 
 
 class ConstantMapError(SeewhyError):
-    """A map has one value everywhere: it says nothing about where."""
+    """A map has one value everywhere and points nowhere."""
 
     exit_code = 8
 
 
 class OptionError(SeewhyError, ValueError):
-    """An option has a value that cannot work."""
+    """An option has an invalid value."""
 
     exit_code = 2
 
 
 class UnknownNameError(SeewhyError, LookupError):
-    """Nothing of that name; the message suggests the nearest."""
+    """There is nothing of that name; the message suggests the nearest."""
 
     exit_code = 2
 
@@ -103,7 +107,7 @@ class MissingExtraError(SeewhyError, ImportError):
 
 
 def suggestion(name: str, known: Iterable[str], n: int = 3) -> str:
-    """`": did you mean a, b?"`, or the choices when they are few, or nothing."""
+    """Return `"; did you mean a, b?"`, or the choices when they are few, or an empty string."""
     known = list(known)
     lower = {k.lower(): k for k in known}
     near = [lower[m] for m in difflib.get_close_matches(name.lower(), lower, n=n, cutoff=0.6)]
@@ -115,22 +119,75 @@ def suggestion(name: str, known: Iterable[str], n: int = 3) -> str:
 
 
 def require(package: str, extra: str) -> ModuleType:
-    """Import an optional dependency, or say which pip command brings it.
+    """Import an optional dependency.
+
+    Args:
+        package: The module to import.
+        extra: The extra of seewhy that brings it.
 
     Raises:
-        MissingExtraError: the package is not installed, or installed but broken.
+        MissingExtraError: When the package is missing or broken; the message has the command that installs it.
     """
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] != package.split(".")[0]:
             raise MissingExtraError(
-                f"{package} is installed but needs {error.name!r}; pip install 'seewhy[{extra}]'"
+                f"{package} is installed but needs {error.name!r}; {install_hint(extra)}"
             ) from error
-        raise MissingExtraError(f"{package} is not installed; pip install 'seewhy[{extra}]'") from None
+        raise MissingExtraError(f"{package} is not installed; {install_hint(extra)}") from None
     except (ImportError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise MissingExtraError(
-            f"{package} is installed but does not load ({reason}); "
-            f"reinstall it: pip install --force-reinstall 'seewhy[{extra}]'"
-        ) from error
+        raise MissingExtraError(broken_package(package, extra, error)) from error
+
+
+def broken_package(package: str, extra: str, error: Exception) -> str:
+    """Return the message for an optional dependency that is installed but fails to import."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return (
+        f"{package} is installed but does not load ({reason}); reinstall it: {install_hint(extra, '--force-reinstall')}"
+    )
+
+
+def install_hint(extra: str = "", *flags: str) -> str:
+    """Return the pip command that installs seewhy again, from where it was installed, with an extra.
+
+    Args:
+        extra: The extra, such as `timm`.
+        *flags: Flags of `pip install`, such as `--upgrade`.
+    """
+    return shlex.join(["pip", "install", *flags, *_requirement(extra)])
+
+
+def _requirement(extra: str) -> list[str]:
+    """Return what `pip install` needs to find this installation again, by its `direct_url.json` (PEP 610)."""
+    name = "seewhy" + (f"[{extra}]" if extra else "")
+    origin = _direct_url()
+    url = origin.get("url", "")
+    if not url:
+        return [name]  # from a package index
+    if "vcs_info" in origin:
+        vcs = origin["vcs_info"]
+        revision = vcs.get("requested_revision")
+        url = f"{vcs['vcs']}+{url}" + (f"@{revision}" if revision else "")
+    elif url.startswith("file:"):
+        from urllib.request import url2pathname  # a tenth of a second, and rarely needed
+
+        path = url2pathname(url.removeprefix("file://")) + name.removeprefix("seewhy")
+        return ["-e", path] if origin.get("dir_info", {}).get("editable") else [path]
+    if "subdirectory" in origin:
+        url += f"#subdirectory={origin['subdirectory']}"
+    return [f"{name} @ {url}"]
+
+
+def _direct_url() -> dict[str, Any]:
+    """Return where seewhy was installed from; empty for a package index, or where that is not known."""
+    from importlib import metadata  # slow to import, and rarely needed
+
+    try:
+        return json.loads(metadata.distribution("seewhy").read_text("direct_url.json") or "{}")
+    except metadata.PackageNotFoundError:
+        source = Path(__file__).parents[2]  # a checkout that is on the path, but not installed
+        is_checkout = (source / "pyproject.toml").is_file()
+        return {"url": source.as_uri(), "dir_info": {"editable": True}} if is_checkout else {}
+    except (OSError, ValueError):
+        return {}

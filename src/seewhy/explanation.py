@@ -20,7 +20,7 @@ from seewhy.core.images import load_image
 from seewhy.core.io import atomic_folder, first_line, json_default
 from seewhy.core.maps import is_constant, normalize, resize
 from seewhy.core.options import options_of
-from seewhy.errors import NonFiniteError, OptionError, SeewhyError
+from seewhy.errors import NonFiniteError, OptionError, SeewhyError, install_hint
 from seewhy.methods.base import METHODS
 
 SCHEMA = 1
@@ -263,7 +263,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise SeewhyError(f"{path} is not a seewhy explanation; pass what Explanation.save wrote")
     schema = manifest.get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:
-        raise SeewhyError(f"{path} has schema {schema}, this seewhy reads up to {SCHEMA}; pip install --upgrade seewhy")
+        raise SeewhyError(
+            f"{path} has schema {schema}, this seewhy reads up to {SCHEMA}; {install_hint('', '--upgrade')}"
+        )
     return manifest
 
 

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from seewhy.errors import DataError, SeewhyError, require
+from seewhy.errors import DataError, SeewhyError, install_hint, require
 
 SCHEMA = 1
 ROWS, MAPS, IMAGES = "rows", "maps", "images"
@@ -130,7 +130,8 @@ class Store:
             raise DataError(f"{path} is broken ({error}); remove it and resume the run") from error
         if found.get("schema", SCHEMA) > SCHEMA:
             raise DataError(
-                f"{path} has schema {found['schema']}, this seewhy reads up to {SCHEMA}; pip install --upgrade seewhy"
+                f"{path} has schema {found['schema']}, this seewhy reads up to {SCHEMA}; "
+                f"{install_hint('', '--upgrade')}"
             )
         return found
 

@@ -51,7 +51,7 @@ def scenes(
 
 
 ENGINES = ("local", "ray")
-EngineName = Annotated[str, typer.Option(help="local: this process; ray: workers, pip install 'seewhy\\[ray]'.")]
+EngineName = Annotated[str, typer.Option(help="local: this process; ray: a pool of workers (needs the extra `ray`).")]
 Workers = Annotated[int, typer.Option(help="With --engine ray: processes, each with a model of its own.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
 

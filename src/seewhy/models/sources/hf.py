@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from seewhy.core.preprocess import Preprocess
-from seewhy.errors import LayoutError, MissingExtraError, SeewhyError, WeightsError, require
+from seewhy.errors import LayoutError, MissingExtraError, SeewhyError, WeightsError, broken_package, require
 from seewhy.models.adapter import VisionModel
 from seewhy.models.sources.hf_structure import TYPES, heads_of, pair, recognizes, structure, tower
 
@@ -68,10 +68,7 @@ def _explaining(name: str) -> Iterator[None]:
     except SeewhyError:
         raise
     except ImportError as error:  # the library imports its parts late
-        raise MissingExtraError(
-            f"transformers is installed but does not load ({str(error).splitlines()[0]}); "
-            f"reinstall it: pip install --force-reinstall 'seewhy[{EXTRA}]'"
-        ) from error
+        raise MissingExtraError(broken_package("transformers", EXTRA, error)) from error
     except UnpicklingError as error:
         raise WeightsError(
             f"the weights of {name!r} hold more than tensors, and loading them could run code; "
