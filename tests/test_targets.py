@@ -27,7 +27,6 @@ from seewhy.targets import (
     concept,
     embedding_norm,
     embedding_sum,
-    parse,
     reference,
     tiled_rows,
 )
@@ -219,13 +218,13 @@ def test_concept_folders(tmp_path, cat):
         ("top-6", "rank 6 is out of range; this model has 5 classes"),
         (Regression(7), "output 7 is out of range"),
         (["top-9", 1], "rank 9"),
-        (True, "True/False is no target"),
-        (np.bool_(True), "True/False"),
-        ([True, False], "True/False"),
-        (2.5, "float is no target"),
-        (np.float32(2), "float is no target"),
-        ([], "list is no target"),
-        ({"class": 1}, "dict is no target"),
+        (True, "True is not a target"),
+        (np.bool_(True), "(True|False) is not a target"),
+        ([True, False], "(True|False) is not a target"),
+        (2.5, "float is not a target"),
+        (np.float32(2), "float is not a target"),
+        ([], "list is not a target"),
+        ({"class": 1}, "dict is not a target"),
         (Similarity(torch.ones(3, 2)), "3 reference vectors for 2 images"),
     ],
 )
@@ -236,7 +235,7 @@ def test_targets_that_do_not_exist(spec, message):
 
 def test_without_class_names_or_a_known_number_of_classes():
     with pytest.raises(TargetError, match=r"without class names.*class number"):
-        parse("cat")
+        as_target("cat")
     ClassTarget((7,)).check(2, None)
     with pytest.raises(TargetError, match="-1 is negative; count from 0"):
         ClassTarget((-1,)).check(2, None)

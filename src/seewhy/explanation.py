@@ -21,7 +21,7 @@ from seewhy.core.io import atomic_folder, first_line, json_default
 from seewhy.core.maps import is_constant, normalize, resize
 from seewhy.core.options import options_of
 from seewhy.errors import NonFiniteError, OptionError, SeewhyError, install_hint
-from seewhy.methods.base import METHODS
+from seewhy.methods.base import METHODS, Method
 
 SCHEMA = 1
 FORMAT = "seewhy.explanation"
@@ -36,25 +36,25 @@ def _versions() -> dict[str, str]:
 
 @dataclass(eq=False, repr=False)
 class Explanation:
-    """One map for one picture and one target.
+    """One attribution map for one image and one target.
 
     Attributes:
-        attribution: on the method's own grid, un-normalized (and signed, if the method is); kept as float32 on the CPU.
-        method: the method's name in the registry, e.g. "grad_cam".
-        model: the model's name.
-        target: what is explained, JSON-able: kind, label, index, score ...
-        layer: where the method cuts the model, if it does.
-        options: the method's options, JSON-able.
-        image: what the model saw (`Preprocess.visible_region`), of any resolution; the map covers all of it.
-        signed: whether negative values mean evidence against the target.
-        seconds: what the method took.
-        versions: of seewhy, torch and Python.
-        source: the file that the picture came from.
-        input_size: (rows, cols) of the model's input.
+        attribution: The map on the method's own grid, not normalized, signed if the method is; float32 on the CPU.
+        method: The method's name in the registry, such as `grad_cam`.
+        model: The model's name.
+        target: What is explained, in values that JSON knows: kind, label, index, score …
+        layer: Where the method cuts the model, if it does.
+        options: The method's options, in values that JSON knows.
+        image: What the model saw (`Preprocess.visible_region`), of any resolution; the map covers all of it.
+        signed: Whether negative values mean evidence against the target.
+        seconds: How long the method took.
+        versions: Versions of seewhy, torch and Python.
+        source: The file that the image came from.
+        input_size: Rows and columns of the model's input.
 
     Raises:
-        NonFiniteError: the map holds NaN or infinity.
-        OptionError: the map has not two dimensions.
+        NonFiniteError: The map holds NaN or infinity.
+        OptionError: The map does not have two dimensions.
     """
 
     attribution: Float[Tensor, "rows cols"]
@@ -94,13 +94,18 @@ class Explanation:
     @property
     def constant_advice(self) -> str:
         """What to tell the reader of a constant map."""
-        return f"{self.title}: the map is {self.attribution[0, 0]:.3g} everywhere, it says nothing; try another layer or target"
+        value = f"{self.attribution[0, 0]:.3g}"
+        return f"{self.title}: the map is {value} everywhere, it says nothing; try another layer or target"
 
     def resized(self, size: tuple[int, int] | None = None, mode: str = "bilinear") -> Float[Tensor, "rows cols"]:
-        """The map's values at another size: (rows, cols), the model's input size by default.
+        """Return the map at another size.
+
+        Args:
+            size: Rows and columns; by default those of the model's input.
+            mode: `bilinear`, `nearest` or `bicubic`.
 
         Raises:
-            OptionError: an unknown mode, or no size where the input size is not known.
+            OptionError: The mode is unknown, or there is no size and the input size is not known.
         """
         size = size or self.input_size
         if size is None:
@@ -108,37 +113,45 @@ class Explanation:
         return resize(self.attribution, size, mode)
 
     def normalized(self) -> Float[Tensor, "rows cols"]:
-        """For the eye: unsigned maps to [0, 1] by minimum and maximum; signed maps to [-1, 1] by the largest magnitude,
-        so that 0 stays 0. A constant map becomes all zeros. Uses this map only, never its neighbors in a batch.
+        """Return the map in the range in which it is shown, by its own values only.
+
+        Unsigned maps go to [0, 1] by minimum and maximum, signed maps to [-1, 1] by the largest magnitude, so that 0
+        stays 0. A constant map becomes all zeros.
         """
         return normalize(self.attribution, self.signed)
 
-    # --- words and pictures ---
+    # --- titles and figures ---
 
     @property
     def title(self) -> str:
-        """Method and target, e.g. "Grad-CAM · tabby (0.63)"."""
+        """Method and target, such as "Grad-CAM · tabby (0.63)"."""
         return " · ".join(part for part in (self.method_title, self.target_title) if part)
 
     @property
     def method_title(self) -> str:
-        """The method as people write it, e.g. "Grad-CAM"; with what is shown where it is not the usual."""
-        cls = _method(self.method)
+        """The method as people write it, such as "Grad-CAM", and the option `show` where it is not the default."""
+        cls = self._method_class
         if cls is None:
             return self.method
-        options, shown = options_of(cls), self.options.get("show")
-        usual = shown is None or "show" not in options or shown == options["show"].default
-        return cls.card.title if usual else f"{cls.card.title} {shown}"
+        show = options_of(cls).get("show")
+        shown = self.options.get("show")
+        if show is None or shown in (None, show.default):
+            return cls.card.title
+        return f"{cls.card.title} {shown}"
 
     @property
     def hides(self) -> bool:
         """Whether 0 in the map means that nothing is shown there, not that the value is small."""
-        cls = _method(self.method)
+        cls = self._method_class
         return cls is not None and cls.card.hides
 
     @property
+    def _method_class(self) -> type[Method] | None:
+        return METHODS.get(self.method)
+
+    @property
     def target_title(self) -> str:
-        """The target and its score, e.g. "tabby (0.63)"; empty for methods without a target."""
+        """The target and its score, such as "tabby (0.63)"; empty for methods without a target."""
         label = self.target.get("label")
         if label is None:
             label = self.target.get("index", self.target.get("kind", ""))
@@ -147,7 +160,7 @@ class Explanation:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the picture must know; shown in its caption."""
+        """What a reader of the figure must know; shown in its caption."""
         return [CONSTANT_WARNING] if self.is_constant else []
 
     def overlay(
@@ -174,12 +187,18 @@ class Explanation:
     # --- on disk ---
 
     def save(self, folder: str | Path) -> Path:
-        """Write manifest.json, map.safetensors (exact), image.png and overlay.png; returns the folder.
+        """Write manifest.json, map.safetensors (exact), image.png and overlay.png.
 
         All or nothing: a failure leaves what was there. An explanation that was saved there before is replaced.
 
+        Args:
+            folder: Where to.
+
+        Returns:
+            The folder.
+
         Raises:
-            SeewhyError: the folder holds other things, or cannot be written.
+            SeewhyError: The folder holds other files, or cannot be written.
         """
         folder = Path(folder)
         _check_replaceable(folder)
@@ -202,8 +221,11 @@ class Explanation:
     def load(cls, folder: str | Path) -> Explanation:
         """Read what `save` wrote: the same tensor bit by bit, and the same fields.
 
+        Args:
+            folder: What `save` returned.
+
         Raises:
-            SeewhyError: not a saved explanation, a broken one, or one of a newer seewhy.
+            SeewhyError: It is not a saved explanation, is broken, or comes from a newer seewhy.
         """
         folder = Path(folder)
         manifest = _read_manifest(folder)
@@ -216,10 +238,6 @@ class Explanation:
             raise SeewhyError(f"{folder / MANIFEST} lacks {error.args[0]!r}; save the explanation again") from None
         except (TypeError, ValueError) as error:
             raise _broken(folder / MANIFEST, error) from error
-
-
-def _method(name: str) -> type | None:
-    return METHODS.get(name)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import sys
 import types
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
+import numpy as np
+
 from seewhy.errors import OptionError
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def check_options(instance: Any) -> None:
         OptionError: A value has another type than declared, is too small, or is not one of the choices.
     """
     cls = type(instance)
-    for name, adapter in _adapters(cls).items():
+    for name, adapter in _adapters(cls).items():  # type: ignore[arg-type]  # mypy: a class is hashable
         _validate(name, getattr(instance, name), adapter, _hint(cls, options_of(cls)[name]))
 
 
@@ -75,8 +77,8 @@ def options_schema(cls: type) -> dict[str, Any]:
 def _validate(name: str, value: Any, adapter: TypeAdapter[Any], hint: Any) -> None:
     from pydantic import ValidationError
 
-    plain = list(value) if isinstance(value, range) else value
-    if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
+    plain: Any = list(value) if isinstance(value, range) else value
+    if isinstance(value, np.generic):
         plain = value.item()
     try:
         adapter.validate_python(plain, strict=True)
@@ -89,10 +91,11 @@ def _advice(error: ValidationError, optional: bool) -> str:
     """Word pydantic's findings: what the value must be instead."""
     found = error.errors(include_url=False, include_input=False)
     for each in found:
+        context = each.get("ctx", {})
         if each["type"] == "greater_than_equal":
-            return f"is too small; use {each['ctx']['ge']:g} or more"
+            return f"is too small; use {context['ge']:g} or more"
         if each["type"] == "literal_error":
-            return f"is not one of {each['ctx']['expected'].replace(' or ', ', ')}".replace("'", "")
+            return f"is not one of {context['expected'].replace(' or ', ', ')}".replace("'", "")
     wanted = [each["msg"].removeprefix("Input should be ").removeprefix("a valid ") for each in found]
     words = [word if word.startswith(("a ", "an ", "None")) else f"{_article(word)} {word}" for word in wanted]
     words += ["None"] if optional else []
@@ -104,7 +107,7 @@ def _article(word: str) -> str:
 
 
 @functools.cache
-def _adapters(cls: type) -> dict[str, TypeAdapter[Any]]:
+def _adapters(cls: type[Any]) -> dict[str, TypeAdapter[Any]]:
     from pydantic import ConfigDict, TypeAdapter
 
     config = ConfigDict(arbitrary_types_allowed=True)

@@ -1,0 +1,30 @@
+"""What is explained: a class, a concept, an embedding, an output, or any function of the output.
+
+A target turns a model's `Output` into one number per image. Every method takes any target, so each gradient or CAM
+method is also a label-free method when the target is made of the embedding.
+"""
+
+from seewhy.targets.base import Output as Output, PerImage as PerImage, Target as Target
+from seewhy.targets.classes import (
+    ClassTarget as ClassTarget,
+    Rank as Rank,
+    Regression as Regression,
+    Truth as Truth,
+    class_index as class_index,
+    top as top,
+)
+from seewhy.targets.functions import (
+    MEASURES as MEASURES,
+    Custom as Custom,
+    Similarity as Similarity,
+    concept as concept,
+    embedding_norm as embedding_norm,
+    embedding_sum as embedding_sum,
+    reference as reference,
+)
+from seewhy.targets.parse import (
+    OneTarget as OneTarget,
+    TargetLike as TargetLike,
+    as_target as as_target,
+    tiled_rows as tiled_rows,
+)

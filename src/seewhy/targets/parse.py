@@ -1,0 +1,98 @@
+"""From what a user writes to a target: the one grammar of Python, the command line and plans."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from seewhy.errors import TargetError
+from seewhy.targets.base import PerImage, Target
+from seewhy.targets.classes import ClassTarget, Rank, Truth, class_index
+from seewhy.targets.functions import Custom, embedding_norm, embedding_sum
+
+OneTarget: TypeAlias = None | int | str | Target | Callable[[Tensor], Tensor]
+"""The model's answer (None), a class number or name, a word such as `"top-2"`, a `Target`, a function of the output."""
+
+TargetLike: TypeAlias = OneTarget | Sequence[OneTarget] | Tensor | np.ndarray
+"""One target for all images, or a list, tensor or array with one for each image."""
+
+WORDS: dict[str, Callable[[], Target]] = {
+    "embedding-sum": embedding_sum,
+    "embedding-norm": embedding_norm,
+    "truth": Truth,
+}
+"""Words that stand for a target; `top-1`, `top-2` … stand for a rank, everything else for a class."""
+
+
+def as_target(spec: TargetLike, names: Sequence[str] | None = None, has_logits: bool = True) -> Target:
+    """Make a `Target` of what a user writes.
+
+    Args:
+        spec: One of
+
+            - `None`: the class that the model answers, or the sum of the embedding for a model without classes;
+            - a class number, or a class name (one of the synonyms of a comma-separated name is enough);
+            - `"top-2"`: the class that the model ranks second;
+            - `"truth"`: the class that an image file's folder is named after;
+            - `"embedding-sum"`, `"embedding-norm"`;
+            - a function from the logits (of a model without classes: the embedding) to one number per image;
+            - a `Target`;
+            - a list, tensor or array of these, one for each image.
+        names: The model's class names.
+        has_logits: Whether the model gives class scores.
+
+    Raises:
+        TargetError: There is no such target.
+        UnknownNameError: There is no class of that name; the message suggests the nearest.
+    """
+    if spec is None:
+        return Rank(1) if has_logits else embedding_sum()
+    if isinstance(spec, Target):
+        return spec
+    if isinstance(spec, bool):
+        raise TargetError(f"{spec} is not a target; give a class number or name")
+    if isinstance(spec, int):
+        return ClassTarget((spec,))
+    if isinstance(spec, str):
+        return _parse(spec, names)
+    if callable(spec):
+        on = "logits" if has_logits else "embedding"
+        return Custom(spec, on=on, name=getattr(spec, "__name__", "custom"))
+    if isinstance(spec, Tensor | np.ndarray | np.generic):
+        return as_target(spec.tolist(), names, has_logits)
+    if isinstance(spec, list | tuple) and spec:
+        return _for_each([as_target(each, names, has_logits) for each in spec])
+    kind = "an empty list" if isinstance(spec, list | tuple) else f"a {type(spec).__name__}"
+    raise TargetError(f"{kind} is not a target; give a class number or name, a list or a callable")
+
+
+def _parse(word: str, names: Sequence[str] | None) -> Target:
+    key = word.strip().lower()
+    if key in WORDS:
+        return WORDS[key]()
+    if rank := re.fullmatch(r"top-?([0-9]*)", key):
+        return Rank(int(rank[1] or 1))
+    return ClassTarget((class_index(word, names),))
+
+
+def _for_each(targets: list[Target]) -> Target:
+    """Return one target for several images, as a single gather where all are classes."""
+    if len(targets) == 1:
+        return targets[0]
+    indices = [
+        target.index[0]
+        for target in targets
+        if isinstance(target, ClassTarget) and len(target.index) == 1 and target.kind == "class"
+    ]
+    if len(indices) == len(targets):
+        return ClassTarget(tuple(indices))
+    return PerImage(tuple(targets))
+
+
+def tiled_rows(batch: int, n: int) -> list[int]:
+    """Return the row numbers of `n` whole batches one after the other."""
+    return list(range(batch)) * n
