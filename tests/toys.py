@@ -153,7 +153,7 @@ NO_PASSES = {
     "signed": False,
     "class_specific": False,
     "citation": "none",
-    "cost": lambda self: Cost(0, 0),
+    "cost": lambda self: Cost.whole(0),
 }
 
 

@@ -40,7 +40,7 @@ def breaking(monkeypatch):
         signed=False,
         class_specific=True,
         citation="none",
-        cost=lambda self: Cost(0, 0),
+        cost=lambda self: Cost.whole(0),
         register=False,
     )
     class Breaking(Method):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,11 +13,12 @@ import toys
 from torch import Tensor
 
 from seewhy.checks import METHOD_CHECKS, ContractError, check_method
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.errors import TargetError
 from seewhy.methods import METHODS
 from seewhy.methods.base import Method, gradient, input_gradient, make_generator, method, option
 from seewhy.models.instrument.hooks import collecting, hooked
+from seewhy.models.structure import Layer
 from seewhy.targets import ClassTarget, Target, as_target
 
 CHECKS = dict(METHOD_CHECKS)
@@ -27,8 +29,9 @@ CARD = {
     "signed": True,
     "class_specific": True,
     "citation": "none",
-    "cost": lambda self: Cost(1, 1, 1, 1),
+    "cost": lambda self: Cost.whole(1, 1),
 }
+CUT = Cost.split(below=Passes(1), above=Passes(1, 1))
 CASES: list[tuple[str, type[Method], str]] = []
 
 
@@ -98,6 +101,14 @@ class UsesTheFirstTarget(Honest):
 class DefaultsToClassZero(Honest):
     def _goal(self, target, batch):
         return super()._goal(0 if target is None else target, batch)
+
+
+@sabotages("default_target_is_the_answer", "remove scores_once = True")
+class ScoresVariantsOfAnUnsettledTarget(Honest):
+    scores_once = True
+
+    def compute(self, x, target):
+        return super().compute(x, target) + super().compute(x.flip(-1), target)
 
 
 @sabotages("target_matters", "another target gives the same map")
@@ -328,24 +339,28 @@ class ChecksNothing(Honest):
         return ""
 
 
-@sabotages("cost_as_declared", "2 forwards through stage1.0")
+@sabotages("cost_as_declared", "2 forward passes through stage1.0")
 class RunsTwice(Honest):
     def compute(self, x, target):
         self.model.run(x)
         return super().compute(x, target)
 
 
-@sabotages("cost_as_declared", "1 backwards .* the card says 0", cost=lambda self: Cost(1, 1))
+@sabotages("cost_as_declared", "1 backward passes .* the cost says 0", cost=lambda self: Cost.whole(1))
 class DeclaresNoBackward(Honest):
     pass
 
 
-@sabotages("cost_as_declared", "4 forwards .* the card says 3", cost=lambda self: Cost(*[self.n_samples] * 4))
+@sabotages(
+    "cost_as_declared",
+    "4 forward passes .* the cost says 3",
+    cost=lambda self: Cost.whole(self.n_samples, self.n_samples),
+)
 class RunsOnceMore(Honest):
     n_samples: int = option(25, "passes", at_least=1)
 
     def compute(self, x, target):
-        return sum(super(RunsOnceMore, self).maps(x, target) for _ in range(self.n_samples + 1))
+        return sum(super(RunsOnceMore, self).compute(x, target) for _ in range(self.n_samples + 1))
 
 
 @sabotages("cost_as_declared", "gradients of parameters")
@@ -357,7 +372,11 @@ class DifferentiatesTheWeights(Honest):
         return (x * torch.autograd.grad(score, [x, first(self.model.module)])[0]).sum(1).detach()
 
 
-@sabotages("cost_as_declared", "below the layer, runs with gradients", cost=lambda self: Cost(1, 1, 1, 0))
+@sabotages(
+    "cost_as_declared",
+    "below the layer, runs with gradients",
+    cost=lambda self: CUT,
+)
 class BuildsTheWholeGraph(Method):
     def setup(self):
         self.layer_ = self.model.cam_layer()
@@ -374,7 +393,11 @@ class BuildsTheWholeGraph(Method):
         return (leaf[0].detach() * gradient(score, leaf[0])).sum(1)
 
 
-@sabotages("cost_as_declared", "1 backwards below the layer; the card says 0", cost=lambda self: Cost(1, 1, 1, 0))
+@sabotages(
+    "cost_as_declared",
+    "1 backward passes below the layer; the cost says 0",
+    cost=lambda self: CUT,
+)
 class GoesBackBelow(Honest):
     def setup(self):
         self.layer_ = self.model.cam_layer()
@@ -382,8 +405,8 @@ class GoesBackBelow(Honest):
 
 @sabotages(
     "cost_as_declared",
-    "1 forwards through head, above the layer; the card says 0",
-    cost=lambda self: Cost(1, 0),
+    "1 forward passes through head, above the layer; the cost says 0",
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(0)),
     needs={Capability.FEATURES},
     class_specific=False,
     signed=False,
@@ -449,6 +472,35 @@ def test_saboteur_is_caught(check, cls, says):
 @pytest.mark.parametrize("model", [toys.toy_cnn(), toys.toy_vit()], ids=["cnn", "vit"])
 def test_an_honest_method_passes(model):
     assert check_method(Honest, model) == {}
+
+
+TRANSFORMER = {**CARD, "needs": {Capability.TOKENS, Capability.GRADIENTS}, "name": "reads_twice"}
+
+
+class ReadsTheLastBlockTwice(Method):
+    """Two gradients of the head alone, from one forward of the embedding and the blocks."""
+
+    def compute(self, x, target):
+        tail = self.model.tail(x, Layer(self.model.structure.blocks[-1].name, "tokens"))
+        with torch.enable_grad():
+            tokens = [tail.value.clone().requires_grad_() for _ in range(2)]
+            gradients = [gradient(target.score(tail(each)), each) for each in tokens]
+        return self.model.tokens_to_map((tail.value * sum(gradients)).sum(-1), x.shape[-2:])
+
+
+def test_the_parts_of_a_transformer_are_counted_each():
+    once, twice = Passes(1), Passes(2, 2)
+    for blocks, head, says in [
+        (once, twice, ""),
+        (twice, twice, "1 forward passes through blocks.0.norm1, in the blocks; the cost says 2"),
+        (once, once, "2 forward passes through norm, in the head; the cost says 1"),
+    ]:
+        cost = Cost.transformer(embedding=once, blocks=blocks, head=head)
+        cls = method(register=False, **{**TRANSFORMER, "cost": lambda self, cost=cost: cost})(
+            type("ReadsTwice", (ReadsTheLastBlockTwice,), {"__doc__": "Bad."})
+        )
+        with pytest.raises(ContractError, match=says) if says else nullcontext():
+            CHECKS["cost_as_declared"](cls, toys.toy_vit(pool="mean"), toys.batch(3))
 
 
 def test_every_check_has_a_saboteur():

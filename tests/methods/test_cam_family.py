@@ -23,6 +23,7 @@ from torchcam.methods import (
 )
 from toys import batch, toy_cnn, toy_vit
 
+from seewhy.core.cards import Cost, Passes
 from seewhy.errors import LayoutError, ModelError, OptionError
 from seewhy.methods import GradCAM, GradCAMPlusPlus, LaFAM, LayerCAM, RefineCAM, ScoreCAM
 from seewhy.methods.cam.base import unit_range
@@ -264,12 +265,11 @@ def test_score_cam_takes_the_channels_that_vary_most(mild, x, agree):
 )
 def test_score_cam_says_what_it_costs(mild, x, options, above):
     method, ran = ScoreCAM(mild, **options), []
-    assert (method.cost.below, method.cost.above) == (above + 1, above)
+    assert method.cost == Cost.split(below=Passes(above + 1), above=Passes(above))
     handle = mild.module.head.register_forward_hook(lambda _, args, __: ran.append(len(args[0])))
     method(x, CLASSES)
     handle.remove()
     assert sum(ran) == 2 * above
-    assert method.cost.above == above
 
 
 def test_score_cam_looks_through_dead_channels_without_nan(mild, x, agree):

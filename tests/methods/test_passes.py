@@ -10,7 +10,7 @@ from passes import counted
 from small import NAMES, PAIRS, build, target_for
 from toys import batch, toy_cnn, toy_vit
 
-from seewhy.core.cards import Cost
+from seewhy.core.cards import Cost, Passes
 from seewhy.methods import (
     CDAM,
     NAVE,
@@ -129,18 +129,40 @@ def test_cost_is_what_is_counted(cls, make):
     found = passes(method, target_for(cls))
     first = "stage1.0" if make is toy_cnn else "patch_embed"
     above = "blocks.2.mlp" if make is toy_vit and cls not in (LaFAM, NAVE) else "head"  # a concept needs no head
-    cost = method.cost
-    assert found.of(first) == (2 * cost.below, 2 * cost.backward_below)
-    assert found.of(above) == (2 * cost.above, 2 * cost.backward_above)
+    parts = list(method.cost.parts.values())
+    assert found.of(first) == (2 * parts[0].forward, 2 * parts[0].backward)
+    assert found.of(above) == (2 * parts[-1].forward, 2 * parts[-1].backward)
 
 
-def test_costs_in_words():
-    assert str(Cost(1, 1, 1, 1)) == "1 forward, 1 backward"
-    assert str(Cost(1, 1, 1)) == "1 forward, 1 backward above the layer"
-    assert str(Cost(1, 0)) == "1 forward up to the layer"
-    assert str(Cost(1, 50, 50)) == "1 forward up to the layer and 50 above, 50 backward above the layer"
-    assert str(Cost(1, 1, 2, 1)) == "1 forward, 1 backward below the layer and 2 above"
-    assert str(Cost(0, 0)) == "no pass"
+LAYERWISE = Cost.transformer(embedding=Passes(1), blocks=Passes(2, 1), head=Passes(13, 12))
+
+
+@pytest.mark.parametrize(
+    ("cost", "words"),
+    [
+        (Cost.whole(0), "no pass"),
+        (Cost.whole(1, 1), "1 forward, 1 backward"),
+        (Cost.split(below=Passes(1), above=Passes(0)), "1 forward up to the layer"),
+        (Cost.split(below=Passes(1), above=Passes(1, 1)), "1 forward, 1 backward above the layer"),
+        (Cost.split(below=Passes(1, 1), above=Passes(0)), "1 forward up to the layer, 1 backward below the layer"),
+        (Cost.split(below=Passes(1, 1), above=Passes(1, 2)), "1 forward, 1 backward below the layer and 2 above"),
+        (
+            Cost.split(below=Passes(1), above=Passes(50, 50)),
+            "1 forward up to the layer and 50 above, 50 backward above the layer",
+        ),
+        (
+            LAYERWISE,
+            "1 forward through the embedding, 2 through the blocks and 13 through the head, "
+            "1 backward through the blocks and 12 through the head",
+        ),
+    ],
+)
+def test_costs_in_words(cost, words):
+    assert str(cost) == words
+
+
+def test_totals_of_a_cost():
+    assert (LAYERWISE.forward, LAYERWISE.backward, LAYERWISE.complete_forwards) == (13, 12, 1)
 
 
 @pytest.mark.parametrize(("cls", "extra"), [(IntegratedGradients, 2), (SmoothCDAM, 2), (GradCAM, 0), (Saliency, 0)])

@@ -196,7 +196,7 @@ def test_multi_crop_saliency_is_the_mean_over_the_papers_crops(model, x, mirror,
 def test_one_uncropped_view_is_saliency(model, x, agree):
     ours = MultiCropSaliency(model, fraction=1, mirror=False)(x, CLASSES)
     agree("Multi-crop saliency, no crops", "saliency", ours, Saliency(model)(x, CLASSES))
-    assert MultiCropSaliency(model).cost.above == 10
+    assert MultiCropSaliency(model).cost.forward == 10
     assert len(windows(224, 224, 0.875, True)) == 10
     assert windows(256, 256, 0.875, False)[3][:2] == (slice(32, 256), slice(32, 256))  # 224 of 256, as in the paper
 

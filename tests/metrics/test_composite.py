@@ -67,7 +67,7 @@ CARD = {
     "needs": {Capability.EMBEDDING},
     "class_specific": False,
     "citation": "none",
-    "cost": lambda self: Cost(0, 0),
+    "cost": lambda self: Cost.whole(0),
 }
 
 

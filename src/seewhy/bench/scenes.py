@@ -85,8 +85,8 @@ def _row(model: VisionModel, cls: type[Method], scenes: Scenes, n: int, thin: bo
     }
     try:
         method = cls(model, **quick_options(cls))
-        passes = max(method.cost.below, method.cost.above)
-        count = max(1, n // 5) if thin and method.cost.below >= EXPENSIVE else n
+        passes = method.cost.forward
+        count = max(1, n // 5) if thin and method.cost.complete_forwards >= EXPENSIVE else n
         targets = _concepts(model) if cls.card.target_kind == "concept" else None
         scores = [s for i in range(0, count, 8) for s in _scores(method, scenes, range(i, min(i + 8, count)), targets)]
     except SeewhyError as error:

@@ -51,7 +51,7 @@ class Tool:
     @property
     def passes(self) -> int:
         """Forward passes per map."""
-        return max(self.method.cost.below, self.method.cost.above) if self.method else 0
+        return self.method.cost.forward if self.method else 0
 
     def __call__(self, chunk: Chunk) -> Float[Tensor, "pairs rows cols"]:
         """A map for each pair of the chunk; label-free ones are made once for each picture."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from seewhy.checks.cards import complaints, options_are_declared
 from seewhy.checks.core import ensure, expect
 from seewhy.checks.method_case import Probe, few_passes, method_check
-from seewhy.checks.state import Passes, clone
-from seewhy.core.cards import CAPABILITY_TEXT, Capability, Cost
+from seewhy.checks.state import PassCounter, clone
+from seewhy.core.cards import CAPABILITY_TEXT, Capability, Cost, Passes
 from seewhy.core.options import options_of
 from seewhy.errors import OptionError, RequirementError
 from seewhy.methods.base import Method
@@ -23,7 +23,7 @@ def needs_checked_first(probe: Probe) -> None:
     """A model without one of the needs gets a `RequirementError` that names it, before any forward."""
     for need in sorted(probe.card.needs):
         model = _without(clone(probe.model), need)
-        passes = Passes(model)
+        counter = PassCounter(model)
         with expect(RequirementError, f"a model without {need}"):
             try:
                 probe.cls(model=model)
@@ -34,11 +34,11 @@ def needs_checked_first(probe: Probe) -> None:
                 )
                 raise
             finally:
-                ensure(not passes.order, f"a forward runs before {need} is found missing")
+                ensure(not counter.order, f"a forward runs before {need} is found missing")
     model = clone(probe.model)
-    passes = Passes(model)
+    counter = PassCounter(model)
     probe.method(model)
-    ensure(not passes.order, "making the method runs the model already")
+    ensure(not counter.order, "making the method runs the model already")
 
 
 def _without(model: VisionModel, need: Capability) -> VisionModel:
@@ -51,44 +51,59 @@ def _without(model: VisionModel, need: Capability) -> VisionModel:
 
 @method_check
 def cost_as_declared(probe: Probe) -> None:
-    """Forwards and backwards below and above the layer are those of the card, for more than one number of passes.
+    """Every part of the model runs, forward and backward, as often as the cost says, for two numbers of repetitions.
 
-    Counted in images through every leaf of the model. Below a cut no graph is built and no gradient computed;
-    the gradient of a parameter never is.
+    Counted in images through every leaf of the model. A part without backward passes builds no graph; the gradient of
+    a parameter is never computed.
     """
     for few in (3, 4):
         method = probe.method(clone(probe.model), **few_passes(probe.cls, probe.model, few))
-        layer = method.cut_layer.name if method.cut_layer else None
-        passes = Passes(method.model, layer)
+        counter = PassCounter(method.model, method.cut_layer.name if method.cut_layer else None)
         with untouched(method.model.module):
             method.model.run(probe.x)
-        plain, order = dict(passes.forward), passes.order
-        passes.reset()
+        once, order = dict(counter.forward), counter.order
+        counter.reset()
         method(probe.x, probe.target)
-        below, above = _sides(order, layer, method.cost)
-        _compare(passes, plain, below, "below", method.cost.below, method.cost.backward_below)
-        _compare(passes, plain, above, "above", method.cost.above, method.cost.backward_above)
-        ensure(not passes.parameter_gradients, "gradients of parameters are computed")
+        for part, leaves in _leaves_by_part(method, order).items():
+            _compare(counter, once, leaves, part, method.cost.parts[part])
+        ensure(not counter.parameter_gradients, "gradients of parameters are computed")
 
 
-def _sides(order: list[str], layer: str | None, cost: Cost) -> tuple[list[str], list[str]]:
-    """The leaves below and above the cut; first and last stand for them where the cut is not known."""
-    if layer is not None:
-        at = order.index(layer) + 1
-        return order[:at], order[at:]
-    alike = (cost.below, cost.backward_below) == (cost.above, cost.backward_above)
-    return (order, order) if alike else (order[:1], order[-1:])
+def _leaves_by_part(method: Method, order: list[str]) -> dict[str, list[str]]:
+    """The leaves of each part of the method's cost, from the order in which all of them run in one forward."""
+    parts = tuple(method.cost.parts)
+    if parts == ("model",):
+        return {"model": order}
+    if parts == ("below", "above"):
+        if method.cut_layer is None:  # the first and the last leaf stand for the parts where the cut is not known
+            return {"below": order[:1], "above": order[-1:]}
+        end = order.index(method.cut_layer.name) + 1
+        return {"below": order[:end], "above": order[end:]}
+    ensure(parts == ("embedding", "blocks", "head"), "the cost is not from Cost.whole, .split or .transformer")
+    blocks = tuple(f"{block.name}." for block in method.model.structure.blocks)
+    inside = [i for i, name in enumerate(order) if name.startswith(blocks)]
+    ensure(inside, "the cost is that of a transformer, but no block of the model runs")
+    return {
+        "embedding": order[: inside[0]],
+        "blocks": [order[i] for i in inside],
+        "head": order[inside[-1] + 1 :],
+    }
 
 
-def _compare(passes: Passes, plain: dict[str, int], names: list[str], side: str, forward: int, backward: int) -> None:
-    names = [n for n in names if n in plain]
-    for name in names:
-        rows = passes.forward[name] / plain[name]
-        ensure(rows == forward, f"{rows:g} forwards through {name}, {side} the layer; the card says {forward}")
-    rows = max((passes.backward[n] / plain[n] for n in names), default=backward)
-    ensure(rows == backward, f"{rows:g} backwards {side} the layer; the card says {backward}")
-    graph = [n for n in names if n in passes.graph] if not backward and forward else []
-    ensure(not graph, f"{(graph or [''])[0]}, {side} the layer, runs with gradients that nobody needs")
+def _compare(counter: PassCounter, once: dict[str, int], leaves: list[str], part: str, passes: Passes) -> None:
+    """Compare what was counted in one part with what the cost says of it."""
+    leaves = [name for name in leaves if name in once]
+    place = f"{part} the layer" if part in ("below", "above") else f"in the {part}"
+    for name in leaves:
+        forward = counter.forward[name] / once[name]
+        ensure(
+            forward == passes.forward,
+            f"{forward:g} forward passes through {name}, {place}; the cost says {passes.forward}",
+        )
+    backward = max((counter.backward[name] / once[name] for name in leaves), default=passes.backward)
+    ensure(backward == passes.backward, f"{backward:g} backward passes {place}; the cost says {passes.backward}")
+    graph = [name for name in leaves if name in counter.graph] if not passes.backward and passes.forward else []
+    ensure(not graph, f"{(graph or [''])[0]}, {place}, runs with gradients that nobody needs")
 
 
 @method_check
@@ -122,7 +137,7 @@ def card_complete(probe: Probe) -> None:
 def _complaints(cls: type[Method], method: Method) -> Iterator[str]:
     card, cost = cls.card, method.cost
     yield from complaints(cls, "family", "seewhy.methods")
-    if not isinstance(cost, Cost) or min(cost.below, cost.above, cost.backward_above, cost.backward_below) < 0:
-        yield "the cost is not a Cost with counts"
+    if not isinstance(cost, Cost) or min(min(p.forward, p.backward) for p in cost.parts.values()) < 0:
+        yield "the cost is not a Cost with counts of 0 or more"
     if not card.needs <= set(Capability):
         yield "a need is not a Need"

@@ -122,7 +122,7 @@ def weights_matter(probe: Probe) -> None:
             p.copy_(torch.randn(p.shape, generator=generator) * width)
     # around their means: an average of similarities is near one whatever the weights
     change = gap(*(m - m.mean((1, 2), keepdim=True) for m in (probe.plain, probe.maps(model=other))))
-    if probe.method().cost.below:
+    if probe.method().cost.forward:
         ensure(change > 0.1, "random weights leave the map as it was: it does not depend on the model")
 
 
@@ -131,7 +131,7 @@ def nan_weights_raise(probe: Probe) -> None:
     """NaN in the first weights, or in those of the head, is an error, never a map."""
     names = [n.rpartition(".")[0] for n, _ in probe.model.module.named_parameters()]
     head = probe.model.structure.head
-    places = {names[0]: probe.method().cost.below > 0}
+    places = {names[0]: probe.method().cost.forward > 0}
     if head and probe.card.class_specific and isinstance(probe.target, ClassTarget):
         places[head] = True
     for place in (name for name, reaches in places.items() if reaches):

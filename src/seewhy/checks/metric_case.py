@@ -162,7 +162,7 @@ def some_method(model: VisionModel, number: int = 0) -> Method:
         and not cls.card.stochastic
         and cls.card.target_kind is None
     ]
-    one = [m for m in (cls(model) for cls in fit) if (m.cost.below, m.cost.above) == (1, 1)]
+    one = [m for m in (cls(model) for cls in fit) if m.cost.forward == m.cost.complete_forwards == 1]
     ensure(number < len(one), f"{model.name} serves no method of one forward")
     return one[number]
 

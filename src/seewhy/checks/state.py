@@ -195,7 +195,7 @@ def leaves(module: nn.Module) -> dict[str, nn.Module]:
     return {name: m for name, m in module.named_modules() if not any(m.children())}
 
 
-class Passes:
+class PassCounter:
     """Counts, for every leaf of a (throw-away) model, the images that go forward and whose gradients come back.
 
     Counted inside each module's own `forward`, not by hooks: a module that only replays a stored output did not run.

@@ -6,7 +6,7 @@ The command line, the contract checks, the tests, the benchmark and the docs rea
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -38,34 +38,95 @@ CAPABILITY_TEXT = {
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Passes per image, counted below and above the layer at which the method cuts the model.
+class Passes:
+    """How often one part of a model runs to explain one image."""
 
-    A method that does not cut has the same number on both sides. Units: passes of that part of the model.
+    forward: int = 1
+    backward: int = 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes per image of each part of the model.
+
+    Three constructors name the parts: `Cost.whole` (one part: `model`), `Cost.split` (`below` and `above` the layer at
+    which the method cuts the model, `Method.layer_`) and `Cost.transformer` (`embedding`, `blocks`, `head`). The
+    contract check `cost_as_declared` counts the passes of exactly these parts.
+
+    Attributes:
+        parts: Passes by name of the part, ordered from the input to the output.
     """
 
-    below: int = 1
-    above: int = 1
-    backward_above: int = 0
-    backward_below: int = 0
+    parts: Mapping[str, Passes]
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.parts.items()))
+
+    @classmethod
+    def whole(cls, forward: int = 1, backward: int = 0) -> Cost:
+        """Return the cost of a method that runs all of the model equally often."""
+        return cls({"model": Passes(forward, backward)})
+
+    @classmethod
+    def split(cls, *, below: Passes, above: Passes) -> Cost:
+        """Return the cost of a method that cuts the model at its layer.
+
+        Args:
+            below: Passes from the input up to and with the layer.
+            above: Passes from the layer to the output.
+        """
+        return cls({"below": below, "above": above})
+
+    @classmethod
+    def transformer(cls, *, embedding: Passes, blocks: Passes, head: Passes) -> Cost:
+        """Return the cost of a method for which the parts of a transformer run differently often.
+
+        Args:
+            embedding: Passes of everything before the first block.
+            blocks: Passes of each block.
+            head: Passes of everything after the last block.
+        """
+        return cls({"embedding": embedding, "blocks": blocks, "head": head})
+
+    @property
+    def forward(self) -> int:
+        """Forward passes of the part that runs most often."""
+        return max(part.forward for part in self.parts.values())
+
+    @property
+    def backward(self) -> int:
+        """Backward passes of the part that is differentiated most often."""
+        return max(part.backward for part in self.parts.values())
+
+    @property
+    def complete_forwards(self) -> int:
+        """Forward passes of the part that runs least often: how often the model runs from the input to the output."""
+        return min(part.forward for part in self.parts.values())
 
     def __str__(self) -> str:
-        parts = (
-            _passes("forward", "up to", self.below, self.above),
-            _passes("backward", "below", self.backward_below, self.backward_above),
-        )
-        return ", ".join(part for part in parts if part) or "no pass"
+        forward = {name: part.forward for name, part in self.parts.items()}
+        backward = {name: part.backward for name, part in self.parts.items()}
+        sentences = [_describe_passes("forward", forward), _describe_passes("backward", backward)]
+        return ", ".join(sentence for sentence in sentences if sentence) or "no pass"
 
 
-def _passes(what: str, there: str, below: int, above: int) -> str:
-    """In words; empty if there are none."""
-    if below == above:
-        return f"{below} {what}" if below else ""
-    if not above:
-        return f"{below} {what} {there} the layer"
-    if not below:
-        return f"{above} {what} above the layer"
-    return f"{below} {what} {there} the layer and {above} above"
+def _describe_passes(direction: str, counts: dict[str, int]) -> str:
+    """Describe passes in one direction in words; empty if there are none."""
+    if len(set(counts.values())) == 1:
+        count = next(iter(counts.values()))
+        return f"{count} {direction}" if count else ""
+    phrases = [f"{count} {_where(direction, part)}" for part, count in counts.items() if count]
+    phrases[0] = phrases[0].replace(" ", f" {direction} ", 1)
+    if len(phrases) > 1 and phrases[-1].endswith(" above the layer"):
+        phrases[-1] = phrases[-1].removesuffix(" the layer")
+    *first, last = phrases
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _where(direction: str, part: str) -> str:
+    if part == "below":
+        return f"{'up to' if direction == 'forward' else 'below'} the layer"
+    return "above the layer" if part == "above" else f"through the {part}"
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,13 @@ class Method:
 
     model: VisionModel
     card: ClassVar[MethodCard]
+    scores_once: ClassVar[bool] = False
+    """Whether `compute` scores its target exactly once, in a forward of the image itself.
+
+    A target such as "top-1" becomes a class by the model's answer to the image. By default a forward of its own settles
+    it before `compute`, because a method may score variants of the image, for which the answer could be another. A
+    method that says True here saves that forward; scoring a second time then raises.
+    """
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -181,7 +188,7 @@ class Method:
         ):
             x = x.detach().clone() if x.is_inference() or x.requires_grad else x
             x = x.to(self.model.dtype)
-            if goal.depends_on_output and self.cost.above > 1:
+            if goal.depends_on_output and not self.scores_once:
                 goal = goal.fixed(self.model.run(x))
             watched = _Watched(goal, [])
             maps = compute(x, watched).float()
@@ -216,22 +223,33 @@ class _Nothing(Target):
 class _Watched(Target):
     """A target that also notes, without synchronizing, whether the model's answers were finite."""
 
-    def __init__(self, target: Target, finite: list[Tensor], rows: Sequence[int] | None = None) -> None:
-        self._target, self.finite, self._rows = target, finite, rows
+    def __init__(self, target: Target, finite: list[Tensor]) -> None:
+        self._target, self.finite = target, finite
+        self._scored = False
 
     @property
     def need(self) -> Capability:  # type: ignore[override]
         return self._target.need
 
     def score(self, output: Output) -> Float[Tensor, "batch"]:
+        self._ensure_settled(self._scored)
+        self._scored = True
         self.finite.append(torch.isfinite(output.require(self.need).detach()).flatten(1).all())
         return self._target.score(output)
 
     def at(self, rows: Sequence[int]) -> Target:
+        self._ensure_settled(True)
         return _Watched(self._target.at(rows), self.finite)
 
     def fixed(self, output: Output) -> Target:
         return _Watched(self._target.fixed(output), self.finite)
+
+    def _ensure_settled(self, again: bool) -> None:
+        if again and self._target.depends_on_output:
+            raise RuntimeError(
+                "the method says scores_once, but scores its target several times: a target such as top-1 could be "
+                "another class each time; remove scores_once = True"
+            )
 
     @property
     def depends_on_output(self) -> bool:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.errors import OptionError
 from seewhy.methods.base import Method, method, option
 from seewhy.models.instrument.hooks import Stop
@@ -21,7 +21,7 @@ from seewhy.targets import Target
     signed=False,
     class_specific=False,
     citation="Caron et al., DINO (ICCV 2021); Brocki et al., arXiv:2312.02364, section 3",
-    cost=lambda self: Cost(below=1, above=0),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(0)),
 )
 class AttentionMap(Method):
     """The class token's row of the softmaxed attention over the patch tokens, mean over heads.

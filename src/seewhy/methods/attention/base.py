@@ -55,6 +55,8 @@ class AttentionForward:
 class AttentionGradients(Method):
     """A method that differentiates the attention matrices from block `first_block` on; nothing below has gradients."""
 
+    scores_once = True
+
     @property
     def first_block(self) -> int:
         """The first block that counts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.base import Method, activation_and_gradient, method
 from seewhy.models.structure import Layer
 from seewhy.targets import Target
@@ -26,7 +26,7 @@ class CDAMBase(Method):
     signed=True,
     class_specific=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 2",
-    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 1)),
 )
 class CDAM(CDAMBase):
     """S_i = Σ_j T_ij ∂f/∂T_ij, T (B, tokens, dim) the output of the last block's norm1, affine included.
@@ -35,6 +35,8 @@ class CDAM(CDAMBase):
     tokens are kept; class and register tokens are dropped, not shared out. Signed, not clipped. The trunk runs
     without gradients.
     """
+
+    scores_once = True
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         tokens, grad = activation_and_gradient(self.model, x, self.layer_, target)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.attention.cdam import CDAMBase
 from seewhy.methods.base import BATCH_SIZE, chunks, gradient, method, option, tiled
 from seewhy.targets import Target
@@ -20,7 +20,7 @@ from seewhy.targets import Target
     signed=True,
     class_specific=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 6",
-    cost=lambda self: Cost(below=1, above=self.n_steps, backward_above=self.n_steps),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(self.n_steps, self.n_steps)),
 )
 class IntegratedCDAM(CDAMBase):
     """S_i = Σ_j (T − T̃)_ij · 1/n Σ_{k=1..n} ∂f/∂T_ij (T̃ + k/n (T − T̃)), T̃ = `baseline` (0 in the paper).

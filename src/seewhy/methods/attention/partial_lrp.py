@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.attention.base import AttentionGradients
 from seewhy.methods.base import method, option
 from seewhy.methods.lrp.token_rules import LINEAR_RULES, TokenRules
@@ -22,7 +22,7 @@ from seewhy.targets import Target
     class_specific=True,
     citation="Voita et al., Analyzing Multi-Head Self-Attention (ACL 2019), section 4; as a map: Chefer et al., "
     "Transformer Interpretability Beyond Attention Visualization (CVPR 2021)",
-    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 1)),
 )
 class PartialLRP(AttentionGradients):
     """M = mean_heads max(0, R_A)[CLS, patches], R_A the LRP relevance of the last block's softmaxed attention matrix.

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.attention.base import AttentionGradients
 from seewhy.methods.base import method
 from seewhy.targets import Target
@@ -20,7 +20,7 @@ from seewhy.targets import Target
     signed=False,
     class_specific=True,
     citation="Chefer et al., Generic Attention-Model Explainability (ICCV 2021), eq. 5-6",
-    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 1)),
 )
 class RelevancePropagation(AttentionGradients):
     """R ← R + Ā R for each block in order, R = I at first, Ā = mean_heads max(0, ∇A ⊙ A); the map is R[CLS, patches].

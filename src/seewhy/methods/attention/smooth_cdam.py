@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.attention.cdam import CDAMBase
 from seewhy.methods.base import BATCH_SIZE, chunks, gradient, make_generator, method, noise, option, tiled
 from seewhy.targets import Target
@@ -21,7 +21,7 @@ from seewhy.targets import Target
     class_specific=True,
     stochastic=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 5",
-    cost=lambda self: Cost(below=1, above=self.n_samples, backward_above=self.n_samples),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(self.n_samples, self.n_samples)),
 )
 class SmoothCDAM(CDAMBase):
     """S_i = 1/n Σ_k Σ_j T'_ij ∂f/∂T'_ij (T'), T' = T + N(0, σ²) on all tokens, prefix tokens too.

@@ -20,7 +20,7 @@ from seewhy.targets import Target
     signed=True,
     class_specific=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, section 3.3",
-    cost=lambda self: Cost(self._patches() + 1, self._patches() + 1),
+    cost=lambda self: Cost.whole(self._patches() + 1),
 )
 class TokenAblation(Method):
     """S_i = f(x) − f(x without patch token i), the token removed after the positional embedding.

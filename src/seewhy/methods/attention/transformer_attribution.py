@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.attention.base import AttentionGradients
 from seewhy.methods.attention.relevance_propagation import followed
 from seewhy.methods.base import method, option
@@ -22,7 +22,7 @@ from seewhy.targets import Target
     signed=False,
     class_specific=True,
     citation="Chefer et al., Transformer Interpretability Beyond Attention Visualization (CVPR 2021), eq. 13-14",
-    cost=lambda self: Cost(below=1, above=1, backward_above=2),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 2)),
 )
 class TransformerAttribution(AttentionGradients):
     """C[CLS, patches] of C = Π (I + Ā_b), Ā_b = mean_heads max(0, ∇A_b ⊙ R_b), later blocks in front, not normalized.

@@ -27,6 +27,8 @@ Pair = tuple[Float[Tensor, "batch channels rows cols"], Float[Tensor, "batch cha
 class SingleLayerCAM(Method):
     """A method whose map is some combination of one layer's activations and gradients, on the layer's grid."""
 
+    scores_once = True
+
     layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
 
     def setup(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.base import method, option
 from seewhy.methods.cam.base import SingleLayerCAM
 from seewhy.targets import Target
@@ -19,7 +19,7 @@ from seewhy.targets import Target
     signed=False,
     class_specific=True,
     citation="Selvaraju et al., Grad-CAM (ICCV 2017), eq. 1-2",
-    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 1)),
 )
 class GradCAM(SingleLayerCAM):
     """w_c = mean over positions of ∂f/∂A_c; M = ReLU(Σ_c w_c A_c).

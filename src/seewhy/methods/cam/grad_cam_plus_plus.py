@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.base import method
 from seewhy.methods.cam.base import SingleLayerCAM
 
@@ -18,7 +18,7 @@ from seewhy.methods.cam.base import SingleLayerCAM
     signed=False,
     class_specific=True,
     citation="Chattopadhay et al., Grad-CAM++ (WACV 2018), eq. 5, 7, 10 and 19",
-    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 1)),
 )
 class GradCAMPlusPlus(SingleLayerCAM):
     """M = ReLU(Σ_c w_c A_c), w_c = Σ_ij α_cij ReLU(g_cij), α_cij = g² / (2 g² + S_c g³), g = ∂f/∂A, S_c = Σ_ij A_cij.

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.errors import OptionError
 from seewhy.methods.base import Method, method, option, upcast
 from seewhy.methods.cam.base import unit_range
@@ -22,7 +22,7 @@ from seewhy.targets import Target
     signed=False,
     class_specific=False,
     citation="Karjauv & Albayrak, LaFAM (2024), arXiv:2407.06059",
-    cost=lambda self: Cost(below=1, above=0),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(0)),
 )
 class LaFAM(Method):
     """M = (1/C) Σ_c A_c, the channel mean of a layer's output A, (B, C, rows, cols).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.base import method
 from seewhy.methods.cam.base import SingleLayerCAM
 
@@ -18,7 +18,7 @@ from seewhy.methods.cam.base import SingleLayerCAM
     signed=False,
     class_specific=True,
     citation="Jiang et al., LayerCAM (IEEE TIP 2021), eq. 5-7",
-    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 1)),
 )
 class LayerCAM(SingleLayerCAM):
     """M_ij = ReLU(Σ_c ReLU(∂f/∂A_cij) A_cij), on the layer's grid.

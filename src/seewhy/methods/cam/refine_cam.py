@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.errors import LayoutError, OptionError
 from seewhy.methods.base import Method, method, option
 from seewhy.methods.cam.base import activations_and_gradients, unit_range
@@ -32,7 +32,7 @@ CAMS = {cls.card.name: cls for cls in (GradCAMPlusPlus, GradCAM, LayerCAM)}
     signed=False,
     class_specific=True,
     citation="Domeniconi et al., How to Evaluate and Refine your CAM (2026)",
-    cost=lambda self: Cost(below=1, above=1, backward_above=1),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 1)),
 )
 class RefineCAM(Method):
     """M = s(Π_l up(s(M_l))), M_l the CAM of layer l, s min-max to [0, 1], up bilinear to the finest grid.
@@ -42,6 +42,8 @@ class RefineCAM(Method):
     backward down to the shallowest layer, whatever the number of layers. On a ViT all layers have one grid and the
     product refines nothing but agreement: name a few `layers`.
     """
+
+    scores_once = True
 
     layers: Any = option(None, "layers by dotted name, module or stage number; default: every stage")
     cam: str = option("grad_cam_plus_plus", "the CAM of each layer", choices=tuple(CAMS))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.base import BATCH_SIZE, Method, all_scores_equal, chunks, method, option, tiled, upcast
 from seewhy.methods.cam.base import unit_range
 from seewhy.models.adapter import VisionModel
@@ -24,7 +24,7 @@ from seewhy.targets import Target
     signed=False,
     class_specific=True,
     citation="Wang et al., Score-CAM (CVPR-W 2020), eq. 2-4 and algorithm 1",
-    cost=lambda self: Cost(below=self.passes + 1, above=self.passes),
+    cost=lambda self: Cost.split(below=Passes(self.passes + 1), above=Passes(self.passes)),
 )
 class ScoreCAM(Method):
     """M = ReLU(Σ_c w_c A_c), w = softmax over channels of f(x ∘ H_c), H_c = s(up(A_c)).

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from seewhy.analysis.segmentation import foreground_cluster
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.errors import OptionError, require
 from seewhy.methods.base import Method, _check_batch, method, option
 from seewhy.methods.clustering.clusters import ALGORITHMS, Clusters, Components, Settings, check_count, cluster
@@ -29,7 +29,7 @@ Found = tuple[Int64[Tensor, "rows cols"], Float[Tensor, "rows cols k"]]
     signed=False,
     class_specific=False,
     citation="Boubekki, Fadel & Mair, Activation Clustering (2024), arXiv:2411.19700",
-    cost=lambda self: Cost(below=1, above=0),
+    cost=lambda self: Cost.split(below=Passes(1), above=Passes(0)),
     autocast="a position is in one cluster or in another: the rounding of half precision moves some",
 )
 class NAVE(Method):

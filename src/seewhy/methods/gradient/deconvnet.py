@@ -19,7 +19,7 @@ from seewhy.targets import Target
     signed=False,
     class_specific=True,
     citation="Zeiler & Fergus, Visualizing and Understanding Convolutional Networks (ECCV 2014), section 2.1",
-    cost=lambda self: Cost(1, 1, 1, 1),
+    cost=lambda self: Cost.whole(1, 1),
 )
 class Deconvnet(ReLUMethod):
     """M_ij = max over channels of |R_cij|, R as ∂f/∂x, but at each ReLU: R_z = 1[R > 0] R, whatever its input z.

@@ -19,7 +19,7 @@ from seewhy.targets import Target
     signed=False,
     class_specific=True,
     citation="Springenberg et al., Striving for Simplicity (2014), section 3.4",
-    cost=lambda self: Cost(1, 1, 1, 1),
+    cost=lambda self: Cost.whole(1, 1),
 )
 class GuidedBackprop(ReLUMethod):
     """M_ij = max over channels of |R_cij|, R as ∂f/∂x, but at each ReLU with input z: R_z = 1[z > 0] 1[R > 0] R.

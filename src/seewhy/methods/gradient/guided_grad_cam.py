@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.base import gradient, method, option, upcast
 from seewhy.methods.cam.grad_cam import GradCAM
 from seewhy.methods.gradient.relu_rules import ReLUMethod, ReLURule
@@ -25,7 +25,7 @@ from seewhy.targets import Target
     signed=False,
     class_specific=True,
     citation="Selvaraju et al., Grad-CAM (ICCV 2017), section 3.2",
-    cost=lambda self: Cost(below=1, above=1, backward_above=2, backward_below=1),
+    cost=lambda self: Cost.split(below=Passes(1, 1), above=Passes(1, 2)),
 )
 class GuidedGradCAM(ReLUMethod):
     """M = max over channels of |R| · up(ReLU(Σ_c w_c A_c)): guided backprop times Grad-CAM, upsampled bilinearly.

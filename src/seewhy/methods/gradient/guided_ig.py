@@ -24,7 +24,7 @@ from seewhy.targets import Target
     signed=True,
     class_specific=True,
     citation="Kapishnikov et al., Guided Integrated Gradients (CVPR 2021), algorithm 1",
-    cost=lambda self: Cost(*[self.n_steps] * 4),
+    cost=lambda self: Cost.whole(self.n_steps, self.n_steps),
 )
 class GuidedIG(Method):
     """M_ij = Σ_c Σ_k (x_k+1 − x_k)_cij ∂f/∂x_cij (x_k), on a path x_0 = baseline … x_n = x that the gradient chooses.

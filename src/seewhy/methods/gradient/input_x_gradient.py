@@ -18,13 +18,15 @@ from seewhy.targets import Target
     signed=True,
     class_specific=True,
     citation="Shrikumar et al., Not Just a Black Box (2016)",
-    cost=lambda self: Cost(1, 1, 1, 1),
+    cost=lambda self: Cost.whole(1, 1),
 )
 class InputXGradient(Method):
     """M_ij = Σ_c x_cij ∂f/∂x_cij, with x as the model gets it (normalized): zero input means the mean color.
 
     Captum keeps the channels apart; the sum over them is ours, so that the map has one value for each pixel.
     """
+
+    scores_once = True
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         return (x * input_gradient(self.model, x, target)).float().sum(1)

@@ -23,7 +23,7 @@ from seewhy.targets import Target
     signed=True,
     class_specific=True,
     citation="Sundararajan et al., Axiomatic Attribution (ICML 2017), eq. 1-3",
-    cost=lambda self: Cost(*[self.n_steps] * 4),
+    cost=lambda self: Cost.whole(self.n_steps, self.n_steps),
 )
 class IntegratedGradients(Method):
     """M_ij = Σ_c (x − x̃)_cij Σ_k w_k ∂f/∂x_cij (x̃ + α_k (x − x̃)).

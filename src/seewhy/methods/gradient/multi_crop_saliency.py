@@ -21,7 +21,7 @@ from seewhy.targets import Target
     signed=False,
     class_specific=True,
     citation="Simonyan et al., Deep Inside Convolutional Networks (2013), arXiv:1312.6034, section 3.1",
-    cost=lambda self: Cost(*[self.crops] * 4),
+    cost=lambda self: Cost.whole(self.crops, self.crops),
 )
 class MultiCropSaliency(Method):
     """M_ij = mean over the crops k that hold pixel ij of max over channels of |∂f(T_k x)/∂x_cij|.

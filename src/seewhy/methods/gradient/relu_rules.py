@@ -93,6 +93,7 @@ class _Ruled(torch.autograd.Function):
 class ReLUMethod(Method):
     """Base of the methods that need ReLUs: they say so where there are none, and never give a plain gradient."""
 
+    scores_once = True
     rule: ClassVar[str]
 
     @classmethod

@@ -18,10 +18,12 @@ from seewhy.targets import Target
     signed=False,
     class_specific=True,
     citation="Simonyan et al., Deep Inside Convolutional Networks (2013), arXiv:1312.6034, section 3.1",
-    cost=lambda self: Cost(1, 1, 1, 1),
+    cost=lambda self: Cost.whole(1, 1),
 )
 class Saliency(Method):
     """M_ij = max over channels of |∂f/∂x_cij|, at the input's resolution."""
+
+    scores_once = True
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         return input_gradient(self.model, x, target).abs().amax(1)

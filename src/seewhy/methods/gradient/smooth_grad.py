@@ -20,7 +20,7 @@ from seewhy.targets import Target
     class_specific=True,
     stochastic=True,
     citation="Smilkov et al., SmoothGrad (2017), section 2.2",
-    cost=lambda self: Cost(*[self.n_samples] * 4),
+    cost=lambda self: Cost.whole(self.n_samples, self.n_samples),
 )
 class SmoothGrad(Method):
     """M_ij = max over channels of |1/n Σ_k ∂f/∂x_cij (x + ε_k)|, ε_k ~ N(0, σ²).

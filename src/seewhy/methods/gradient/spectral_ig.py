@@ -24,7 +24,7 @@ from seewhy.targets import Output, Target
     signed=True,
     class_specific=True,
     citation="Spectral Integrated Gradients for Coarse-to-Fine Feature Attribution (2026)",
-    cost=lambda self: Cost(*[self.n_steps] * 4),
+    cost=lambda self: Cost.whole(self.n_steps, self.n_steps),
 )
 class SpectralIG(Method):
     """M_ij = Σ_c Σ_k (γ(k/n) − γ((k−1)/n))_cij ∂p/∂x_cij (γ((k−½)/n)), p the probability of the class.

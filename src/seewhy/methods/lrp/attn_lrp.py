@@ -22,7 +22,7 @@ from seewhy.targets import Output, Target
     class_specific=True,
     citation="Achtibat et al., AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers (ICML 2024), "
     "propositions 3.1-3.4",
-    cost=lambda self: Cost(1, 1, 1, 1),
+    cost=lambda self: Cost.whole(1, 1),
 )
 class AttnLRP(Method):
     """R of the pixels, summed over channels, by the rules of the paper:
@@ -37,6 +37,8 @@ class AttnLRP(Method):
     and prefix tokens are worth stays with them, so Σ R over the pixels is not the score. One forward (attention
     unfused) and one backward, which keeps the activations of all blocks.
     """
+
+    scores_once = True
 
     epsilon: float = option(1e-6, "added to the denominators of linear layers, with their sign", at_least=0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seewhy.core.cards import Capability, Cost
+from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.base import method, option
 from seewhy.methods.lrp.layer_rules import COMPOSITES
 from seewhy.methods.lrp.lrp import COMPOSITE, LayerwiseRelevance
@@ -23,7 +23,7 @@ from seewhy.targets import Target
     signed=True,
     class_specific=False,
     citation="Karjauv, Unsupervised Feature Attribution for Foundation Models (2025): LaFAM with LRP",
-    cost=lambda self: Cost(1, int(not self._stops), int(not self._stops), 1),
+    cost=lambda self: Cost.split(below=Passes(1, 1), above=Passes(0)) if self._stops else Cost.whole(1, 1),
 )
 class LaFAMLRP(LayerwiseRelevance):
     """LRP that starts at the embedding e with R = e, so that Σ R = Σ e up to biases; rules as in `LRP`.

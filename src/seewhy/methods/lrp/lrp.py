@@ -46,7 +46,7 @@ class LayerwiseRelevance(Method):
     class_specific=True,
     citation="Bach et al., On Pixel-Wise Explanations … by Layer-Wise Relevance Propagation (2015); "
     "Montavon et al., Layer-Wise Relevance Propagation: An Overview (2019), section 10.2",
-    cost=lambda self: Cost(1, 1, 1, 1),
+    cost=lambda self: Cost.whole(1, 1),
 )
 class LRP(LayerwiseRelevance):
     """R_i = Σ_j ρ(x_i, w_ij) / Σ_i' ρ(x_i', w_i'j) · R_j from layer to layer; the map is Σ_channels R at the pixels.
@@ -68,6 +68,8 @@ class LRP(LayerwiseRelevance):
         MissingExtraError: zennit is not installed.
         ModelError: the model computes something that no rule fits (a softmax inside, a matrix product).
     """
+
+    scores_once = True
 
     composite: str = option("epsilon_plus_flat", COMPOSITE, choices=tuple(COMPOSITES))
     epsilon: float = option(1e-6, "added to denominators, with their sign", at_least=0)

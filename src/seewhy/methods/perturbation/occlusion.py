@@ -23,7 +23,7 @@ from seewhy.targets import Target
     signed=True,
     class_specific=True,
     citation="Zeiler & Fergus, Visualizing and Understanding Convolutional Networks (ECCV 2014), section 4.2",
-    cost=lambda self: Cost(*[self._windows() + 1] * 2),
+    cost=lambda self: Cost.whole(self._windows() + 1),
 )
 class Occlusion(Method):
     """M_ij = f(x) − f(x with window ij covered), on the grid of windows.

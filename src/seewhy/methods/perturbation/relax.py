@@ -20,7 +20,7 @@ from seewhy.targets import Target
     class_specific=False,
     stochastic=True,
     citation="Wickstrøm et al., RELAX (IJCV 2023), arXiv:2112.10161",
-    cost=lambda self: Cost(self.n_masks + 1, self.n_masks + 1),
+    cost=lambda self: Cost.whole(self.n_masks + 1),
 )
 class RELAX(SimilarityUnderMasks):
     """R_ij = Σ_k M_k,ij s_k / Σ_k M_k,ij,  U_ij = Σ_k M_k,ij (s_k − R_ij)² / Σ_k M_k,ij,  s_k = cos(h(x), h(x ⊙ M_k)).

@@ -24,7 +24,7 @@ from seewhy.targets import ClassTarget, Output, PerImage, Rank, Target, TargetLi
     class_specific=True,
     stochastic=True,
     citation="Petsiuk et al., RISE (BMVC 2018), sections 3.1 and 3.2",
-    cost=lambda self: Cost(self.n_masks, self.n_masks),
+    cost=lambda self: Cost.whole(self.n_masks),
 )
 class RISE(Method):
     """M_ij = 1 / (N · p) Σ_k f(x ⊙ M_k) M_k,ij.

@@ -25,7 +25,7 @@ TIE = 1e-4
     stochastic=True,
     hides=True,
     citation="Wickstrøm et al., RELAX (IJCV 2023)",
-    cost=lambda self: Cost(self.n_masks + 1, self.n_masks + 1),
+    cost=lambda self: Cost.whole(self.n_masks + 1),
 )
 class URELAX(SimilarityUnderMasks):
     """M_ij = R_ij where U_ij ≤ median(U), else 0, with R and U of `RELAX` from the same pass.
