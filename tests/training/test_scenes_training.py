@@ -1,4 +1,4 @@
-"""Training on the made world: a killed run ends where an unbroken one does, and the figures are right on paper."""
+"""Training on scenes: a killed run ends where an unbroken one does, and the figures are right on paper."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from seewhy.data.scenes import CLASSES, Scenes
 from seewhy.errors import OptionError, UnknownNameError, WeightsError
 from seewhy.models.reference.scenes import SceneCNN, build
 from seewhy.training import evaluate as figures
-from seewhy.training.distil import Student
-from seewhy.training.export import save_half
+from seewhy.training.batches import batch_at, rate_at, window_at
+from seewhy.training.distil import DistilledStudent
 from seewhy.training.pool import Pool, scene_pool
 from seewhy.training.recipes import RECIPES, Recipe, parse_changes
-from seewhy.training.scenes import Run, batch_at, rate_at, train, window_at
+from seewhy.training.scenes import TrainingRun, train
+from seewhy.training.weights import save_half
 
 TINY = {"images": 12, "batch": 4, "steps": 5, "warmup": 2}
 NARROW = {"options": {"widths": (8, 8, 8, 8)}}
@@ -104,7 +105,7 @@ def test_what_cannot_be_trained(tmp_path: Path, pool_dir: Path) -> None:
         train("scenes_cnn", tmp_path / "run", resume=True, **dict(common, steps=9))
 
 
-def test_every_picture_once_per_epoch() -> None:
+def test_every_image_once_per_epoch() -> None:
     images = np.arange(12, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3)
     pool = Pool(images, np.eye(12, dtype=np.float32))
     recipe = Recipe("SceneCNN", batch=4, augment=False)
@@ -142,13 +143,13 @@ def test_a_window_is_a_square_of_patches() -> None:
 
 
 def test_the_teacher_is_left_alone(tmp_path: Path) -> None:
-    student = Student(dataclasses.replace(RECIPES["scenes_vit"], options=SMALL["options"]))
+    student = DistilledStudent(dataclasses.replace(RECIPES["scenes_vit"], options=SMALL["options"]))
     before = {k: v.clone() for k, v in student.teacher.state_dict().items()}
     student.train()
     student.loss(torch.randn(2, 3, 96, 96), torch.zeros(2, 12)).backward()
     assert _same(before, student.teacher.state_dict())
     assert all(p.grad is None for p in student.teacher.parameters())
-    assert student.guesses[0][1].weight.grad.abs().sum() > 0
+    assert student.projections[0][1].weight.grad.abs().sum() > 0
 
 
 def test_average_precision_on_paper() -> None:
@@ -213,7 +214,7 @@ def test_changes_are_read_as_their_fields() -> None:
     }
     with pytest.raises(OptionError, match="KEY=VALUE"):
         parse_changes(["steps"])
-    with pytest.raises(OptionError, match="not a number"):
+    with pytest.raises(OptionError, match="must be a number"):
         parse_changes(["steps=many"])
     with pytest.raises(UnknownNameError):
         parse_changes(["stepz=1"])
@@ -231,9 +232,9 @@ def test_a_pool_is_drawn_once_and_never_half(tmp_path: Path) -> None:
 
 def test_a_fresh_run_does_not_depend_on_the_process(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPES["scenes_cnn"], **NARROW)
-    first = Run(recipe, tmp_path, torch.device("cpu"), torch.float32).student.state_dict()
+    first = TrainingRun(recipe, tmp_path, torch.device("cpu"), torch.float32).student.state_dict()
     torch.rand(3)
-    assert _same(first, Run(recipe, tmp_path, torch.device("cpu"), torch.float32).student.state_dict())
+    assert _same(first, TrainingRun(recipe, tmp_path, torch.device("cpu"), torch.float32).student.state_dict())
 
 
 def test_what_ships_is_measured_on_the_half_precision_weights(tmp_path: Path, pool_dir: Path) -> None:

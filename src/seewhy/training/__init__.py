@@ -1,0 +1,1 @@
+"""Training of the small reference models that ship with the package."""

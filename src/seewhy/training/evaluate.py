@@ -1,6 +1,8 @@
-"""How well a reference model knows the made world: ranking, calibration, and what it makes of marks and blanks."""
+"""How well a reference model knows the scenes: ranking, calibration, and what it makes of marks and blanks."""
 
 from __future__ import annotations
+
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -9,17 +11,17 @@ from numpy import ndarray
 from torch import nn
 
 from seewhy.data.scenes import Scenes
+from seewhy.training.batches import normalize_images
 from seewhy.training.pool import multi_hot
-from seewhy.training.scenes import prepare
 
-Scores = Float[ndarray, "n classes"]
-Truth = Bool[ndarray, "n classes"]
+Scores: TypeAlias = Float[ndarray, "n classes"]
+Truth: TypeAlias = Bool[ndarray, "n classes"]
 
 
 def average_precision(scores: Float[ndarray, " n"], truth: Bool[ndarray, " n"]) -> float:
-    """The mean, over the true items, of the precision among everything that scores at least as high.
+    """Return the mean, over the positives, of the precision among everything that scores at least as high.
 
-    NaN where nothing is true. Ties count as ranked together, so a constant score gets the share of true items.
+    NaN where nothing is positive. Ties count as ranked together, so a constant score gets the share of positives.
     """
     if not truth.any():
         return float("nan")
@@ -30,12 +32,12 @@ def average_precision(scores: Float[ndarray, " n"], truth: Bool[ndarray, " n"]) 
 
 
 def mean_average_precision(scores: Scores, truth: Truth) -> float:
-    """Mean over the classes that occur."""
+    """Return the mean over the classes that occur."""
     return float(np.nanmean([average_precision(s, t) for s, t in zip(scores.T, truth.T, strict=True)]))
 
 
 def calibration_error(probabilities: Scores, truth: Truth, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al., 2017) over all (picture, class) answers, in bins of equal width."""
+    """Return the expected calibration error (Guo et al., 2017) over all (image, class) answers, in equal bins."""
     p, t = probabilities.ravel(), truth.ravel().astype(np.float64)
     place = np.minimum((p * bins).astype(int), bins - 1)
     gaps = np.bincount(place, p - t, minlength=bins)
@@ -44,22 +46,22 @@ def calibration_error(probabilities: Scores, truth: Truth, bins: int = 15) -> fl
 
 @torch.no_grad()
 def predict(model: nn.Module, scenes: Scenes, batch: int = 100) -> Scores:
-    """The model's probability of each class, for each scene; the model's mode is put back."""
+    """Return the model's probability of each class, for each scene; the model's mode is put back."""
     device, training = next(model.parameters()).device, model.training
     model.eval()
     try:
-        blocks = []
+        parts = []
         for start in range(0, len(scenes), batch):
             images = [np.asarray(scenes[i].image) for i in range(start, min(start + batch, len(scenes)))]
-            x = prepare(torch.from_numpy(np.stack(images)).to(device))
-            blocks.append(model(x).float().sigmoid().cpu().numpy())
-        return np.concatenate(blocks).astype(np.float64)
+            x = normalize_images(torch.from_numpy(np.stack(images)).to(device))
+            parts.append(model(x).float().sigmoid().cpu().numpy())
+        return np.concatenate(parts).astype(np.float64)
     finally:
         model.train(training)
 
 
 def evaluate(model: nn.Module, split: str, n: int = 1000, seed: int = 0) -> dict[str, float]:
-    """The figures of a model on the first n scenes of a split.
+    """Measure a model on the first n scenes of a split.
 
     Returns:
         `mAP` and `ECE`; `top1`: how often the highest score is of an object that is there; on `shortcut` also, of the
@@ -68,8 +70,8 @@ def evaluate(model: nn.Module, split: str, n: int = 1000, seed: int = 0) -> dict
     """
     scenes = Scenes(split, seed, n)
     scores = predict(model, scenes)
-    items = [_answer(scenes, i) for i in range(n)]
-    truth = np.stack([multi_hot(labels) for labels, _ in items]) > 0
+    plans = [scenes.plan(i) for i in range(n)]
+    truth = np.stack([multi_hot(plan.classes) for plan in plans]) > 0
     if not truth.any():
         return {"alarm": float((scores.max(1) > 0.5).mean())}
     top = scores.argmax(1)
@@ -78,14 +80,9 @@ def evaluate(model: nn.Module, split: str, n: int = 1000, seed: int = 0) -> dict
         "ECE": calibration_error(scores, truth),
         "top1": float(truth[np.arange(n), top].mean()),
     }
-    against = np.array([mark is not None and mark not in labels for labels, mark in items])
-    if against.any():
-        marks = np.array([-1 if mark is None else mark for _, mark in items])
-        figures["mark wins"] = float((top == marks)[against].mean())
-        figures["object wins"] = float(truth[np.arange(n), top][against].mean())
+    contradicted = np.array([plan.mark_class is not None and plan.mark_class not in plan.classes for plan in plans])
+    if contradicted.any():
+        marks = np.array([-1 if plan.mark_class is None else plan.mark_class for plan in plans])
+        figures["mark wins"] = float((top == marks)[contradicted].mean())
+        figures["object wins"] = float(truth[np.arange(n), top][contradicted].mean())
     return figures
-
-
-def _answer(scenes: Scenes, i: int) -> tuple[tuple[int, ...], int | None]:
-    plan = scenes.plan(i)
-    return plan.classes, plan.mark_class

@@ -1,4 +1,4 @@
-"""How each reference model of the made world is trained: the one table that command, card and tests read."""
+"""How each reference model is trained: the one table that command, card and tests read."""
 
 from __future__ import annotations
 
@@ -11,19 +11,33 @@ from seewhy.errors import OptionError, UnknownNameError
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run. Everything that changes the result is in here, apart from the device and its precision."""
+    """Everything that changes the result of a training run, apart from the device and its precision.
+
+    Attributes:
+        architecture: A class of `seewhy.models.reference.scenes`.
+        split: Of `seewhy.data.Scenes`.
+        options: Of the architecture.
+        teacher: A shipped CNN whose feature maps the patch tokens shall predict (their places coincide).
+        window: With a teacher, the share of the steps, from the first, that look at a random 8 × 8 window of patches.
+        start: A shipped model whose weights the run starts from, where the names and shapes fit.
+        augment: Whether to mirror, permute the color channels and change the brightness; never where a colored mark
+            gives the class.
+        images: Size of the training set.
+        steps: Of the optimizer.
+        batch: Images per step.
+        lr: Largest learning rate.
+        weight_decay: Of AdamW.
+        warmup: Steps in which the learning rate rises.
+        seed: Of everything random.
+    """
 
     architecture: str
     split: str = "train"
     options: dict[str, Any] = field(default_factory=dict)
     teacher: str | None = None
-    """A shipped CNN whose last feature map the patch tokens shall predict (their places coincide)."""
     window: float = 0.0
-    """With a teacher: the share of the steps, from the first, that look at a random 8 × 8 window of patches only."""
     start: str | None = None
-    """A shipped model whose weights the run starts from, where the names and shapes fit."""
     augment: bool = True
-    """Mirror, permute the color channels and change the brightness; never where a colored mark gives the class."""
     images: int = 40000
     steps: int = 1600
     batch: int = 128
@@ -65,21 +79,21 @@ RECIPES: dict[str, Recipe] = {
 
 
 def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
-    """`["steps=500", "lr=1e-3"]` to fields of a recipe, each read as its field's type.
+    """Read `["steps=500", "lr=1e-3"]` as fields of a recipe, each as its field's type.
 
     Raises:
-        OptionError: no "=", or a value of the wrong type.
-        UnknownNameError: a recipe has no such field.
+        OptionError: When there is no "=", or a value has the wrong type.
+        UnknownNameError: When a recipe has no such field.
     """
-    changes = {}
-    numbers = {f.name: f.default for f in fields(Recipe)}
+    changes: dict[str, Any] = {}
+    defaults = {f.name: f.default for f in fields(Recipe)}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
-            raise OptionError(f"{pair!r} is not KEY=VALUE; try --set steps=500")
-        if key not in numbers:
-            raise UnknownNameError("recipe field", key, numbers)
-        changes[key] = _read(key, text, numbers[key])
+            raise OptionError(f"expected KEY=VALUE, got {pair!r}; try --set steps=500")
+        if key not in defaults:
+            raise UnknownNameError("recipe field", key, defaults)
+        changes[key] = _read(key, text, defaults[key])
     return changes
 
 
@@ -90,5 +104,5 @@ def _read(key: str, text: str, like: Any) -> Any:
         try:
             return type(like)(text)
         except ValueError:
-            raise OptionError(f"{key}={text!r} is not a number; try --set {key}={like}") from None
+            raise OptionError(f"{key} must be a number, got {text!r}; try --set {key}={like}") from None
     return None if text.lower() == "none" else text

@@ -1,4 +1,4 @@
-"""Several processes that train one model: each takes its share of a batch, then all average what they found.
+"""Several processes that train one model: each takes its share of a batch, then all average their gradients.
 
 `torchrun --no-python --nproc-per-node 2 seewhy train …` starts such a team; alone, every call here does nothing. On a
 busy CPU two processes of one thread are several times faster than one process of two, whose threads wait for each
@@ -15,7 +15,12 @@ from torch import Tensor, distributed
 
 
 class Team:
-    """This process's place among those that `torchrun` started."""
+    """This process's place among those that `torchrun` started.
+
+    Attributes:
+        size: Number of processes.
+        rank: Number of this process, from 0.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.size, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
@@ -28,10 +33,11 @@ class Team:
         return self.rank == 0
 
     def share(self) -> slice:
-        """The part of a batch that is this process's."""
+        """Return the part of a batch that is this process's."""
         return slice(self.rank, None, self.size)
 
     def wait(self) -> None:
+        """Wait until all processes are here."""
         if self.size > 1:
             distributed.barrier()
 
