@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -379,7 +380,7 @@ class AsksTwice(Asking):
 
 @sabotages("passes_as_declared", "the card says 4", **{**ASKING, "passes": lambda self: self.steps})
 class AlwaysAsksThrice(Asking):
-    steps: int = option(3, "steps", at_least=1)
+    steps: int = option(3, "steps", at_least=1, repeats=True)
 
     def ask(self, given):
         return sum(super(AlwaysAsksThrice, self).ask(given) for _ in range(3))
@@ -428,3 +429,11 @@ def test_every_check_has_a_saboteur():
 
 def test_no_saboteur_is_registered():
     assert not [cls for cls in METRICS.values() if cls.__module__ == __name__]
+
+
+def test_a_metric_of_a_model_is_checked_without_optional_packages(monkeypatch):
+    """Its materials configure no method whose extra may be missing."""
+    for name in ("zennit", "sklearn", "torchvision", "timm", "transformers", "open_clip", "ray", "duckdb"):
+        for module in [name, *(m for m in sys.modules if m.startswith(f"{name}."))]:
+            monkeypatch.setitem(sys.modules, module, None)
+    assert "exceptions_come_out" not in check_metric(METRICS["deletion"], TOY)

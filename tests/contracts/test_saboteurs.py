@@ -357,7 +357,7 @@ class DeclaresNoBackward(Honest):
     cost=lambda self: Cost.whole(self.n_samples, self.n_samples),
 )
 class RunsOnceMore(Honest):
-    n_samples: int = option(25, "passes", at_least=1)
+    n_samples: int = option(25, "passes", at_least=1, repeats=True)
 
     def compute(self, x, target):
         return sum(super(RunsOnceMore, self).compute(x, target) for _ in range(self.n_samples + 1))

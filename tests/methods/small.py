@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from toys import toy_cnn, toy_vit
 
+from seewhy.checks.core import few_repetitions
 from seewhy.core.options import options_of
 from seewhy.methods.base import METHODS
 from seewhy.targets import Similarity
-
-FEW = {"n_steps": 3, "n_samples": 3, "n_masks": 3, "batch_size": 4}
 
 
 def target_for(cls):
@@ -19,7 +18,8 @@ def target_for(cls):
 
 def build(cls, model):
     """The method with few steps."""
-    return cls(model, **{name: few for name, few in FEW.items() if name in options_of(cls)})
+    chunked = {"batch_size": 4} if "batch_size" in options_of(cls) else {}
+    return cls(model, **few_repetitions(cls), **chunked)
 
 
 def pairs():

@@ -286,7 +286,7 @@ def test_nothing_global_is_drawn_from_and_the_seed_decides():
     np.random.seed(1)
     NAVE(model, n_init=1).segments(x)
     assert (np.random.get_state()[1] == state).all()
-    others = [NAVE(model, n_init=1, random_state=s).segments(x) for s in range(1, 6)]
+    others = [NAVE(model, n_init=1, seed=s).segments(x) for s in range(1, 6)]
     assert any(not torch.equal(o, first) for o in others)
 
 

@@ -126,12 +126,12 @@ def test_spectral_ig_is_its_equation(model, x, start, of, agree):
         for k in range(n):
             slope = gradient(model.module, at(i, (k + 0.5) / n), c, read)
             want[i] += ((at(i, (k + 1) / n) - at(i, k / n)) * slope).sum(0)
-    ours = SpectralIG(model, n_steps=n, width=w, of=of, baseline=start, batch_size=5)(x, CLASSES)
+    ours = SpectralIG(model, n_steps=n, width=w, read_out=of, baseline=start, batch_size=5)(x, CLASSES)
     agree("Spectral IG", f"literal equation, {of}", ours, want, 1e-5)
 
 
 def test_spectral_ig_with_w_1_is_exactly_the_straight_line(model, x, start, agree):
-    ours = SpectralIG(model, n_steps=9, width=1, of="logit", baseline=start)(x, CLASSES)
+    ours = SpectralIG(model, n_steps=9, width=1, read_out="logit", baseline=start)(x, CLASSES)
     agree("Spectral IG, w = 1", "our IG", ours, IntegratedGradients(model, n_steps=9, baseline=start)(x, CLASSES))
 
 
@@ -161,13 +161,13 @@ def test_the_path_goes_from_strong_to_weak():
 def test_spectral_ig_explains_what_has_no_probability_as_it_is(x):
     model = toy_cnn()
     x = x.float()
-    same = [SpectralIG(model, n_steps=3, of=of)(x, embedding_sum()) for of in ("probability", "logit")]
+    same = [SpectralIG(model, n_steps=3, read_out=of)(x, embedding_sum()) for of in ("probability", "logit")]
     assert torch.equal(*same)
     of_function = SpectralIG(model, n_steps=3)(x, Custom(lambda p: p[:, 2]))
     assert torch.equal(of_function, SpectralIG(model, n_steps=3)(x, 2))
-    with pytest.raises(TargetError, match="of='logit'"):
+    with pytest.raises(TargetError, match="read_out='logit'"):
         SpectralIG(model)(x, Regression(0))
-    assert SpectralIG(model, n_steps=2, of="logit")(x, Regression(0)).any()
+    assert SpectralIG(model, n_steps=2, read_out="logit")(x, Regression(0)).any()
     assert not SpectralIG(model, n_steps=2, baseline="zero")(torch.zeros_like(x), 1).any()
 
 

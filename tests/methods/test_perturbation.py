@@ -199,7 +199,7 @@ def test_rise_is_a_sum_over_stored_masks(model, x, score, agree):
                 logits = model.module((x[image] * mask)[None])[0]
             f = logits[index] if score == "logit" else logits[index].exp() / logits.exp().sum()
             want[image] += f * mask / (5 * 0.5)
-    got = RISE(model, n_masks=5, seed=9, score=score, batch_size=3)(x, CLASSES)
+    got = RISE(model, n_masks=5, seed=9, read_out=score, batch_size=3)(x, CLASSES)
     agree("RISE", f"literal equation, {score}", got, want)
 
 
@@ -207,13 +207,15 @@ def test_rise_scores_what_is_no_class_by_itself(x, agree):
     model, x = toy_cnn(), x.float()
     second = Custom(lambda logits: logits[:, 2])
     for target in (Regression(2), second, [Regression(2), second]):
-        agree("RISE", "its logit", RISE(model, n_masks=4)(x, target), RISE(model, n_masks=4, score="logit")(x, 2))
+        agree("RISE", "its logit", RISE(model, n_masks=4)(x, target), RISE(model, n_masks=4, read_out="logit")(x, 2))
     concept = Similarity(torch.linspace(-1, 1, 8))
-    agree("RISE", "of a concept", RISE(model, n_masks=4)(x, concept), RISE(model, n_masks=4, score="logit")(x, concept))
+    agree(
+        "RISE", "of a concept", RISE(model, n_masks=4)(x, concept), RISE(model, n_masks=4, read_out="logit")(x, concept)
+    )
     # of several targets the classes, and only these, have probabilities
     mixed = RISE(model, n_masks=4)(x, [Regression(2), 2])
     agree("RISE", "mixed targets", mixed[1], RISE(model, n_masks=4)(x, 2)[1])
-    agree("RISE", "mixed targets", mixed[0], RISE(model, n_masks=4, score="logit")(x, 2)[0])
+    agree("RISE", "mixed targets", mixed[0], RISE(model, n_masks=4, read_out="logit")(x, 2)[0])
 
 
 @pytest.mark.parametrize("score", ["probability", "logit"])
@@ -224,7 +226,7 @@ def test_rise_of_a_score_that_no_mask_changes_is_constant(x, score):
         model.module.head.weight[1:] = 0
         if score == "probability":
             model.module.head.weight[0] = 0
-    maps = RISE(model, n_masks=5, score=score, batch_size=3)(x, [2, 0])
+    maps = RISE(model, n_masks=5, read_out=score, batch_size=3)(x, [2, 0])
     value = model.module.head.bias[2] if score == "logit" else model.module.head.bias.softmax(0)[2]
     torch.testing.assert_close(maps[0], torch.full_like(maps[0], value.item()))
     assert (maps[1].max() > maps[1].min()) == (score == "logit")  # the neighbor in the batch keeps its map
@@ -242,7 +244,7 @@ def test_rise_takes_sigmoids_where_classes_do_not_exclude_each_other(x, agree):
 
     model = toy_cnn()
     model.structure = replace(model.structure, multi_label=True)
-    sigmoid = RISE(model, n_masks=4, score="logit")(x.float(), Custom(lambda logits: logits[:, 2].sigmoid()))
+    sigmoid = RISE(model, n_masks=4, read_out="logit")(x.float(), Custom(lambda logits: logits[:, 2].sigmoid()))
     agree("RISE", "sigmoid", RISE(model, n_masks=4)(x.float(), 2), sigmoid)
 
 

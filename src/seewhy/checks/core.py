@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from seewhy.core.options import options_of, repeated_options
 from seewhy.models.adapter import VisionModel
 
 TOLERANCE = 1e-3
@@ -141,6 +142,16 @@ def one_sentence(text: str) -> bool:
 def ensure_same(a: Tensor, b: Tensor, message: str) -> None:
     """Fail unless both agree within `TOLERANCE`."""
     ensure(gap(a, b) <= TOLERANCE, f"{message} (relative difference {gap(a, b):.2g})")
+
+
+FEW = 3
+"""The number of repetitions in a check: more than one, and cheap."""
+
+
+def few_repetitions(cls: type, few: int = FEW) -> dict[str, int]:
+    """Return the options of a method or metric that are numbers of repetitions, each set to a few."""
+    least = {name: options_of(cls)[name].metadata["at_least"] for name in repeated_options(cls)}
+    return {name: few if at_least is None else max(few, at_least) for name, at_least in least.items()}
 
 
 def pictures(n: int, seed: int = 0) -> list[Image.Image]:

@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator
 
 from seewhy.checks.cards import complaints, options_are_declared
-from seewhy.checks.core import ensure, expect
-from seewhy.checks.method_case import Probe, few_passes, method_check
+from seewhy.checks.core import ensure, expect, few_repetitions
+from seewhy.checks.method_case import Probe, method_check
 from seewhy.checks.state import PassCounter, clone
 from seewhy.core.cards import CAPABILITY_TEXT, Capability, Cost, Passes
 from seewhy.core.options import options_of
@@ -57,7 +57,7 @@ def cost_as_declared(probe: Probe) -> None:
     a parameter is never computed.
     """
     for few in (3, 4):
-        method = probe.method(clone(probe.model), **few_passes(probe.cls, probe.model, few))
+        method = probe.method(clone(probe.model), **few_repetitions(probe.cls, few))
         counter = PassCounter(method.model, method.cut_layer.name if method.cut_layer else None)
         with untouched(method.model.module):
             method.model.run(probe.x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,9 +11,8 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from seewhy.checks.core import Check, batch_for, entered, named
+from seewhy.checks.core import Check, batch_for, entered, few_repetitions, named
 from seewhy.core.cards import Capability
-from seewhy.core.options import options_of
 from seewhy.methods.base import Method
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.hooks import untouched
@@ -22,8 +20,6 @@ from seewhy.targets import ClassTarget, Output, Similarity, Target, TargetLike, 
 
 METHOD_CHECKS: list[tuple[str, Check]] = []
 """Every check of a method as (name, check), filled by the decorator; `check(cls, model, x=None, target=None)`."""
-
-FEW = 3
 
 
 @dataclass
@@ -35,7 +31,7 @@ class Probe:
         model: a model that can serve it.
         x: the batch.
         target: one target for each image.
-        few: options that make the method cheap: whatever multiplies its passes is set to `FEW`.
+        few: options that make the method cheap: its numbers of repetitions are set to `FEW`.
     """
 
     cls: type[Method]
@@ -108,19 +104,6 @@ def default_target(cls: type[Method], model: VisionModel, x: Tensor) -> Target:
     return Similarity(vectors, kind=kind or "concept")
 
 
-def few_passes(cls: type[Method], model: VisionModel, few: int = FEW) -> dict[str, int]:
-    """The options that multiply the cost (numbers of samples, steps, masks …), set to a few."""
-    method, found = cls(model=model), {}
-    for name, field in options_of(cls).items():
-        counts = isinstance(field.default, int) and not isinstance(field.default, bool)
-        if counts and field.metadata["at_least"] is not None:
-            more = copy.copy(method)  # not made anew: the value may be too much for this model
-            setattr(more, name, field.default + 1)
-            if more.cost != method.cost:
-                found[name] = max(few, field.metadata["at_least"])
-    return found
-
-
 def probe_of(cls: type[Method], model: VisionModel, x: Tensor | None, target: TargetLike) -> Probe:
     """Fill in what the caller left out; `SkipTest` if the model cannot serve the method."""
     why = cls.why_incompatible(model)
@@ -128,7 +111,7 @@ def probe_of(cls: type[Method], model: VisionModel, x: Tensor | None, target: Ta
         raise SkipTest(f"{cls.card.title} cannot serve {model.name}: {why}")
     x = batch_for(model, x)
     goal = default_target(cls, model, x) if target is None else as_target(target, model.class_names)
-    return Probe(cls, model, x, goal, few_passes(cls, model))
+    return Probe(cls, model, x, goal, few_repetitions(cls))
 
 
 def method_check(fn: Callable[[Probe], None]) -> Check:

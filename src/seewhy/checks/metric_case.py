@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,11 +12,10 @@ from unittest import SkipTest
 import torch
 from torch import Tensor, nn
 
-from seewhy.checks.core import Check, batch_for, ensure, entered, named, pictures
-from seewhy.checks.method_case import FEW, output_of
+from seewhy.checks.core import FEW, Check, batch_for, entered, few_repetitions, named, pictures
+from seewhy.checks.method_case import output_of
 from seewhy.core.cards import Capability, Requirement
-from seewhy.core.options import options_of
-from seewhy.methods import METHODS
+from seewhy.methods import InputXGradient, Saliency
 from seewhy.methods.base import Method
 from seewhy.metrics.base import TRUTH, Measurement, Metric, MetricInputs, picked
 from seewhy.models.adapter import VisionModel
@@ -88,7 +86,7 @@ class Trial:
 def trial_of(metric: Metric | type[Metric], model: VisionModel | None, few: int = FEW, seed: int = 0) -> Trial:
     """Materials for a metric; `SkipTest` if it needs a model and there is none."""
     metric = metric() if isinstance(metric, type) else metric
-    metric = type(metric)(**{**metric.options, **few_passes(metric, few)})
+    metric = type(metric)(**{**metric.options, **few_repetitions(type(metric), few)})
     if metric.card.needs & {Requirement.MODEL, Requirement.METHOD} and model is None:
         raise SkipTest(f"{metric.card.title} asks a model; pass one to the check")
     draws = torch.Generator().manual_seed(seed)
@@ -116,19 +114,6 @@ def trial_of(metric: Metric | type[Metric], model: VisionModel | None, few: int 
     return Trial(metric, random_maps(size, draws).to(device), known)
 
 
-def few_passes(metric: Metric, few: int) -> dict[str, int]:
-    """The counts that multiply the passes, set to a few."""
-    found = {}
-    for name, field in options_of(type(metric)).items():
-        counts = isinstance(field.default, int) and not isinstance(field.default, bool)
-        if counts and field.metadata["at_least"] is not None:
-            more = copy.copy(metric)
-            setattr(more, name, getattr(metric, name) + 1)
-            if more.passes != metric.passes:
-                found[name] = max(few, field.metadata["at_least"])
-    return found
-
-
 def random_maps(size: tuple[int, int], draws: torch.Generator) -> Tensor:
     """Multiples of 1/16 from −4 to 4; most values occur several times."""
     return (torch.randn(BATCH, *size, generator=draws) * 20).round().clamp(-64, 64) / 16
@@ -153,18 +138,12 @@ def boxes_to_masks(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def some_method(model: VisionModel, number: int = 0) -> Method:
-    """A class-specific method that needs one forward of the whole model."""
-    fit = [
-        cls
-        for cls in METHODS.values()
-        if not cls.why_incompatible(model)
-        and cls.card.class_specific
-        and not cls.card.stochastic
-        and cls.card.target_kind is None
-    ]
-    one = [m for m in (cls(model) for cls in fit) if m.cost.forward == m.cost.complete_forwards == 1]
-    ensure(number < len(one), f"{model.name} serves no method of one forward")
-    return one[number]
+    """Return a class-specific method of one forward pass; `number` 0 and 1 are two different ones.
+
+    Two fixed methods that need gradients and nothing else: choosing from the registry would configure methods whose
+    optional packages may be missing.
+    """
+    return (Saliency, InputXGradient)[number](model)
 
 
 def same(a: Measurement, b: Measurement, tolerance: float = 0.0, rows: list[int] | None = None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from seewhy.core.options import options_of
+from seewhy.core.options import options_of, repeated_options
 from seewhy.errors import OptionError
 from seewhy.methods.base import METHODS, Method
 from seewhy.models.adapter import VisionModel
@@ -17,6 +17,9 @@ DEFAULTS = ("cdam", "grad_cam", "occlusion", "relax")
 
 QUICK = {"n_samples": 10, "n_steps": 10, "n_masks": 200, "top_k": 64}
 """Repetitions for an overview of many methods; each method's default is larger."""
+
+QUICK_OTHERS = 10
+"""Repetitions for options of other names."""
 
 
 def list_methods(pattern: str = "*") -> list[str]:
@@ -52,5 +55,5 @@ def as_method(model: VisionModel, method: MethodLike | None = None, **options: A
 
 
 def quick_options(method: type[Method]) -> dict[str, int]:
-    """Return the options of `QUICK` that a method has."""
-    return {name: value for name, value in QUICK.items() if name in options_of(method)}
+    """Return a method's numbers of repetitions, small enough for an overview."""
+    return {name: QUICK.get(name, QUICK_OTHERS) for name in repeated_options(method)}

@@ -29,7 +29,7 @@ class IntegratedCDAM(CDAMBase):
     fixed. Right end-points, as in the paper.
     """
 
-    n_steps: int = option(50, "points on the path", at_least=1)
+    n_steps: int = option(50, "points on the path", at_least=1, repeats=True)
     baseline: float = option(0.0, "value of every token at the start of the path")
     batch_size: int = option(32, BATCH_SIZE, at_least=1)
 

@@ -30,7 +30,7 @@ class SmoothCDAM(CDAMBase):
     (max − min for each image), or absolute. The noise comes from `seed` and is the same for every image.
     """
 
-    n_samples: int = option(50, "number of noisy copies", at_least=1)
+    n_samples: int = option(50, "number of noisy copies", at_least=1, repeats=True)
     sigma: float = option(0.05, "standard deviation of the noise", at_least=0)
     sigma_unit: str = option("range", "what sigma is measured in", choices=("range", "absolute"))
     seed: int = option(0, "seed of the noise")

@@ -43,7 +43,9 @@ class ScoreCAM(Method):
     """
 
     layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
-    top_k: int | None = option(None, "only the channels that vary most over the image; default: all", at_least=1)
+    top_k: int | None = option(
+        None, "only the channels that vary most over the image; default: all", at_least=1, repeats=True
+    )
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:

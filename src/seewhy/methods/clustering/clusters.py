@@ -81,7 +81,7 @@ class Settings:
     k: int | None
     algorithm: str
     n_init: int
-    random_state: int
+    seed: int
 
 
 def check_count(k: int | None, positions: int, grid: str) -> None:
@@ -154,9 +154,7 @@ def _kmeans(rows: Float[ndarray, "n channels"], k: int, settings: Settings) -> n
         warnings.simplefilter("ignore", require("sklearn.exceptions", "cluster").ConvergenceWarning)
         # tol=0: until no label changes, so that the labels are those of the nearest centroid to the last bit
         return (
-            engine.KMeans(
-                k, init="k-means++", n_init=settings.n_init, random_state=settings.random_state, tol=0, copy_x=False
-            )
+            engine.KMeans(k, init="k-means++", n_init=settings.n_init, random_state=settings.seed, tol=0, copy_x=False)
             .fit(rows)
             .labels_
         )
@@ -173,7 +171,7 @@ def _agglomerative(rows: Float[ndarray, "n channels"], k: int, settings: Setting
 
 def _by_silhouette(rows: Float[ndarray, "n channels"], run: Callable[..., ndarray], settings: Settings) -> ndarray:
     """The K of 3 … 10 with the best mean silhouette on a seeded sample of positions; of equals the smallest."""
-    sample = np.random.default_rng(settings.random_state).permutation(len(rows))[:SILHOUETTE_SAMPLE]
+    sample = np.random.default_rng(settings.seed).permutation(len(rows))[:SILHOUETTE_SAMPLE]
     score = require("sklearn.metrics", "cluster").silhouette_score
     best, best_score = None, -np.inf
     for k in CHOICES:
@@ -194,7 +192,7 @@ def _components(
     if k > rows.shape[1]:
         raise OptionError(f"{k} components of only {rows.shape[1]} channels; use a smaller k, or more layers")
     centered = rows - rows.mean(0)
-    engine = require("sklearn.decomposition", "cluster").PCA(k, random_state=settings.random_state)
+    engine = require("sklearn.decomposition", "cluster").PCA(k, random_state=settings.seed)
     scores = engine.fit_transform(centered)
     sign = np.sign(scores[np.abs(scores).argmax(0), np.arange(k)])
     sign[sign == 0] = 1

@@ -28,6 +28,7 @@ Found = tuple[Int64[Tensor, "rows cols"], Float[Tensor, "rows cols k"]]
     needs={Capability.FEATURES},
     signed=False,
     class_specific=False,
+    stochastic=True,
     citation="Boubekki, Fadel & Mair, Activation Clustering (2024), arXiv:2411.19700",
     cost=lambda self: Cost.split(below=Passes(1), above=Passes(0)),
     autocast="a position is in one cluster or in another: the rounding of half precision moves some",
@@ -58,7 +59,7 @@ class NAVE(Method):
     K-means adds no copy of it on the CPU (on a GPU there is one on the CPU). Agglomerative clustering adds
     a number for each pair of positions.
 
-    Seeded: the same `random_state` gives the same clusters.
+    Seeded: the same `seed` gives the same clusters.
     """
 
     layers: Any = option(
@@ -77,7 +78,7 @@ class NAVE(Method):
     balance: str = option(
         "channels", "weights of the layers: by their channels (the paper), or equal", choices=("channels", "equal")
     )
-    random_state: int = option(0, "seed of k-means", at_least=0)
+    seed: int = option(0, "seed of k-means", at_least=0)
 
     @classmethod
     def why_incompatible(cls, model: VisionModel) -> str:
@@ -90,7 +91,7 @@ class NAVE(Method):
     def setup(self) -> None:
         require("sklearn", "cluster")
         self._kept = kept_layers(self.model, self.layers)
-        self._settings = Settings(self.k, self.algorithm, self.n_init, self.random_state)
+        self._settings = Settings(self.k, self.algorithm, self.n_init, self.seed)
         if self.cluster is not None and self.cluster >= (self.k or 10):
             raise OptionError(
                 f"cluster={self.cluster} of {self.k or 10}; they are numbered from 0, use 0 to {(self.k or 10) - 1}"

@@ -34,12 +34,12 @@ class SpectralIG(Method):
     stretch w of the path. w = 1 is the straight line, with the midpoints of `integrated_gradients`. The map sums to
     p(x) − p(x̃) as n grows, but slowly for small w: as w → 0 each component jumps in between two points, where no
     gradient is taken, and completeness is lost. A target on the embedding is explained as it is; for a function of
-    the logits, p stands in their place; `of="logit"` explains the logit, as the other methods do.
+    the logits, p stands in their place; `read_out="logit"` explains the logit, as the other methods do.
     """
 
-    n_steps: int = option(200, "points on the path", at_least=1)
+    n_steps: int = option(200, "points on the path", at_least=1, repeats=True)
     width: float = option(0.4, "w, the stretch of the path over which a component comes in; above 0 to 1", at_least=0)
-    of: str = option("probability", "what is differentiated", choices=("probability", "logit"))
+    read_out: str = option("probability", "what is differentiated", choices=("probability", "logit"))
     baseline: Any = option("black", f"where the path starts: {BASELINE}")
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
@@ -49,8 +49,8 @@ class SpectralIG(Method):
             raise OptionError(f"width={self.width!r} is not above 0 and at most 1; use for example 0.4")
 
     def check_target(self, target: Target) -> None:
-        if self.of == "probability" and target.kind == "output":
-            raise TargetError("a regression output has no probability; use Spectral IG with of='logit'")
+        if self.read_out == "probability" and target.kind == "output":
+            raise TargetError("a regression output has no probability; use Spectral IG with read_out='logit'")
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         batch, start_image = len(x), starting_images(self.model, x, self.baseline)
@@ -60,7 +60,7 @@ class SpectralIG(Method):
             ends = torch.arange(start, stop + 1, dtype=path.whole.dtype, device=x.device) / self.n_steps
             points = start_image + path((ends[1:] + ends[:-1]) / 2).to(x.dtype)
             goal = tiled(target, batch, stop - start)
-            grad = score_gradient(self.model, points.flatten(0, 1), goal, self.of).to(total.dtype)
+            grad = score_gradient(self.model, points.flatten(0, 1), goal, self.read_out).to(total.dtype)
             total += (grad.unflatten(0, (-1, batch)) * path(ends).diff(dim=0)).sum(0)
         return total.sum(1)
 
@@ -81,12 +81,12 @@ class SpectralPath:
             return (self._left * (active * self._strengths)[..., None, :]) @ self._right
 
 
-def score_gradient(model: VisionModel, x: Tensor, target: Target, of: str) -> Tensor:
-    """∂ score / ∂ x, of the probabilities in place of the logits if `of` says so."""
+def score_gradient(model: VisionModel, x: Tensor, target: Target, read_out: str) -> Tensor:
+    """∂ score / ∂ x, of the probabilities in place of the logits if `read_out` says so."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         output = model.run(x)
-        if of == "probability" and output.logits is not None:
+        if read_out == "probability" and output.logits is not None:
             output = Output(
                 model.probabilities(output.logits.float() if output.logits.itemsize < 4 else output.logits),
                 output.embedding,

@@ -55,7 +55,7 @@ class WeightedMoments:
 class SimilarityUnderMasks(Method):
     """Options and the one pass of RELAX."""
 
-    n_masks: int = option(3000, "number of random masks, each a forward pass", at_least=1)
+    n_masks: int = option(3000, "number of random masks, each a forward pass", at_least=1, repeats=True)
     masks: str = option(
         "relax",
         "soft masks that shift by up to 3 pixels (the paper), or hard cells in their place",

@@ -37,10 +37,10 @@ class RISE(Method):
     then that score everywhere, which it tends to as N grows, and is reported as constant.
     """
 
-    n_masks: int = option(4000, "number of random masks, each a forward pass", at_least=1)
+    n_masks: int = option(4000, "number of random masks, each a forward pass", at_least=1, repeats=True)
     cells: int = option(7, "cells along each side of a mask's grid", at_least=1)
     p: float = option(0.5, "the chance that a cell is seen")
-    score: str = option("probability", "what a class is worth", choices=("probability", "logit"))
+    read_out: str = option("probability", "what a class is worth", choices=("probability", "logit"))
     seed: int = option(0, "seed of the masks")
     batch_size: int = option(32, BATCH_SIZE, at_least=1)
 
@@ -49,7 +49,7 @@ class RISE(Method):
 
     def _goal(self, target: TargetLike, batch: int) -> Target:
         goal = super()._goal(target, batch)
-        return as_probability(goal, self.model) if self.score == "probability" else goal
+        return as_probability(goal, self.model) if self.read_out == "probability" else goal
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         batch, size = len(x), x.shape[-2:]

@@ -39,7 +39,7 @@ class BoxMetric(ModelMetric):
     sizes: Sequence[float] = option(
         (1, 3, 6, 9, 12, 15, 18, 21, 24, 27), f"sides of the boxes, in {GRID}ths of the image's shorter side"
     )
-    draws: int = option(100, "random boxes of each size", at_least=2)
+    draws: int = option(100, "random boxes of each size", at_least=2, repeats=True)
     baseline: str = option("blur", BASELINE_HELP)
     seed: int = option(0, "seed of the boxes")
 

@@ -16,7 +16,7 @@ from seewhy.metrics.faithfulness.perturbation import BASELINE_HELP, ModelMetric,
 class MIFLIF(ModelMetric):
     """The MIF and LIF curves, for fidelity and its class discrimination."""
 
-    steps: int = option(20, "steps from 0 to 100 % of the pixels", at_least=1)
+    steps: int = option(20, "steps from 0 to 100 % of the pixels", at_least=1, repeats=True)
     baseline: str = option("blur", BASELINE_HELP)
 
     @property

@@ -15,7 +15,9 @@ from seewhy.metrics.faithfulness.perturbation import BASELINE_HELP, ModelMetric,
 class PixelCurves(ModelMetric):
     """What insertion, deletion and their difference share."""
 
-    steps: int = option(224, "steps from none to all of the pixels; a step is H·W / steps pixels", at_least=1)
+    steps: int = option(
+        224, "steps from none to all of the pixels; a step is H·W / steps pixels", at_least=1, repeats=True
+    )
     baseline: str = option("zero", BASELINE_HELP)
 
     @property

@@ -45,7 +45,9 @@ class Randomization(Metric):
     Passes: `steps` + 1, each as many as the method itself needs for a map, and with its gradients.
     """
 
-    steps: int = option(7, "random models: the first has a random head, the last random weights only", at_least=2)
+    steps: int = option(
+        7, "random models: the first has a random head, the last random weights only", at_least=2, repeats=True
+    )
     seed: int = option(0, "of the random weights")
     upsampling: str = option(
         "bilinear",
