@@ -264,7 +264,7 @@ def test_a_baseline_of_your_own_has_a_name(x):
         (GuidedIG, {"n_steps": 0}),
         (SpectralIG, {"width": 0}),
         (SpectralIG, {"width": 1.1}),
-        (SpectralIG, {"of": "loss"}),
+        (SpectralIG, {"read_out": "loss"}),
         (SpectralIG, {"n_steps": 0}),
         (MultiCropSaliency, {"fraction": 0.4}),
         (MultiCropSaliency, {"fraction": 1.1}),
