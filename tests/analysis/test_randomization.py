@@ -16,19 +16,12 @@ from torch import nn
 from toys import Edges, toy_cnn, toy_vit
 
 import seewhy
-from seewhy.analysis.randomization import (
-    CascadingRandomization,
-    Step,
-    parametrized_modules,
-    reinitialize,
-    sanity,
-    spearman,
-    ssim,
-)
-from seewhy.core.maps import normalize
+from seewhy.analysis.randomization import CascadingRandomization, Step, sanity
+from seewhy.core.maps import normalize, spearman, ssim
 from seewhy.errors import OptionError, RequirementError
 from seewhy.explanation import Explanation
 from seewhy.methods import METHODS
+from seewhy.models.instrument.randomize import parametrized_modules, reinitialize
 from seewhy.viz.randomization import randomization_figure
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seewhy.analysis.segmentation import Box, tight_box
 from seewhy.cli import main
+from seewhy.core.boxes import Box, tight_box
 from seewhy.data.scenes import Scenes
 
 

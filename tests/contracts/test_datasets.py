@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from seewhy.checks import DATASET_CHECKS, ContractError, check_dataset
+from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
 from seewhy.data import DATASETS, Dataset, Item, load_data
 from seewhy.data.base import dataset, expect
-from seewhy.data.masks import boxes_around
 from seewhy.errors import DataError
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
@@ -108,7 +108,7 @@ class Blocks(Dataset):
             Image.new("RGB", (12, 10), (index, 9, 9)),
             (0, 1),
             masks,
-            boxes_around(masks),
+            masks_to_boxes(masks),
             ~masks.any(0) & (np.arange(12) == 0),
             {"number": index},
         )

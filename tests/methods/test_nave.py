@@ -11,7 +11,7 @@ import torch
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from toys import batch, toy_cnn, toy_vit
 
-from seewhy.analysis.segmentation import foreground_cluster
+from seewhy.core.segmentation import foreground_cluster
 from seewhy.errors import ModelError, NonFiniteError, OptionError, RequirementError, UnknownNameError
 from seewhy.methods import NAVE
 from seewhy.methods.clustering.clusters import by_size

@@ -11,7 +11,7 @@ import toys
 from scipy.stats import spearmanr
 from toys import NO_PASSES, Edges
 
-import seewhy.analysis.randomization
+import seewhy.models.instrument.randomize
 from seewhy.core.maps import resize_maps
 from seewhy.errors import NonFiniteError, OptionError
 from seewhy.methods import METHODS
@@ -40,8 +40,8 @@ def test_each_stage_is_that_of_quantus_with_the_same_random_weights(name, monkey
     quantus = pytest.importorskip("quantus")
     model, x = toys.toy_cnn(), toys.batch(3)
     tool = METHODS[name](model)
-    original = seewhy.analysis.randomization.reinitialize
-    monkeypatch.setattr(seewhy.analysis.randomization, "reinitialize", lambda module, seed: original(module, 43))
+    original = seewhy.models.instrument.randomize.reinitialize
+    monkeypatch.setattr(seewhy.models.instrument.randomize, "reinitialize", lambda module, seed: original(module, 43))
 
     def explain(model, inputs, targets, **_):
         other = copy.copy(tool.model)
@@ -80,8 +80,8 @@ def test_it_is_the_literal_cascade_on_the_maps_size(make):
     found = measured(Randomization(steps=2, seed=5), model, tool, (0, 3), x)
     random = copy.deepcopy(model)
     trained = resize_maps(tool(x, [0, 3]), (32, 48))
-    for number, name in enumerate(seewhy.analysis.randomization.parametrized_modules(model, x)):
-        seewhy.analysis.randomization.reinitialize(random.module.get_submodule(name), 5 + number)
+    for number, name in enumerate(seewhy.models.instrument.randomize.parametrized_modules(model, x)):
+        seewhy.models.instrument.randomize.reinitialize(random.module.get_submodule(name), 5 + number)
         if number == 0:
             head = resize_maps(METHODS["grad_cam"](random, relu=False)(x, [0, 3]), (32, 48))
     last = resize_maps(METHODS["grad_cam"](random, relu=False)(x, [0, 3]), (32, 48))

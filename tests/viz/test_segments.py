@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageColor
 
-from seewhy.analysis.segmentation import Box, Segmentation, background_clusters, choose_box, component_boxes
+from seewhy.core.boxes import Box
+from seewhy.core.segmentation import Segmentation, background_clusters, choose_box, component_boxes
 from seewhy.explanation import Explanation
 from seewhy.methods.clustering.segments import PictureSegments
 from seewhy.viz.segments import COLORS, borders, color_of, object_figure, segments_figure

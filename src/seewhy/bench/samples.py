@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from seewhy.bench.plan import Protocol
+from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Capability
 from seewhy.data.base import Dataset, Item
-from seewhy.data.masks import boxes_around
 from seewhy.errors import ModelError, OptionError, SeewhyError
 from seewhy.metrics import MetricInputs
 from seewhy.models.adapter import VisionModel
@@ -251,7 +251,7 @@ class _Facts:
         ignore = None if item.ignore is None else seen(model, item.image, item.ignore[None], size)[0]
         boxes = item.boxes
         if boxes is None and item.masks is not None:
-            boxes = boxes_around(item.masks)
+            boxes = masks_to_boxes(item.masks)
         own = None if boxes is None else [seen_boxes(model, item.image, box[None], size) for box in boxes]
         return cls(item.labels, masks, ignore, own)
 

@@ -6,8 +6,11 @@ brought to a displayable range is decided here, once.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
@@ -110,3 +113,38 @@ def mean_ranks(values: Float[Tensor, "batch n"]) -> Float64[Tensor, "batch n"]:
     ends = new.roll(-1, 1)  # a run ends where the next begins; the last one by the first's mark
     last = place.where(ends, n).flip(1).cummin(1).values.flip(1)
     return torch.empty_like(values).scatter_(1, order, (first + last).double() / 2 + 1)
+
+
+def spearman(a: Float[Tensor, "batch *positions"], b: Float[Tensor, "batch *positions"]) -> Float64[Tensor, "batch"]:
+    """Return the rank correlation over all positions of each pair of maps, in float64.
+
+    Ties get their mean rank; a constant map has NaN. As `scipy.stats.spearmanr`, for a whole batch on its device.
+    """
+    one, two = (mean_ranks(maps.flatten(1)) for maps in (a, b))
+    one, two = (ranks - ranks.mean(1, keepdim=True) for ranks in (one, two))
+    return (one * two).sum(1) / (one.square().sum(1) * two.square().sum(1)).sqrt()
+
+
+def ssim(
+    a: Float[Tensor, "batch rows cols"], b: Float[Tensor, "batch rows cols"], signed: bool = False
+) -> Float64[Tensor, "batch"]:
+    """Return the structural similarity of each pair of maps as displayed, each normalized by itself.
+
+    Windows of 7 × 7, as scikit-image's `structural_similarity`, for a whole batch on its device.
+
+    Args:
+        a: Maps.
+        b: The maps that they are compared with.
+        signed: Whether they are displayed in [-1, 1] instead of [0, 1].
+    """
+    one, two = (normalize(maps.double(), signed)[:, None] for maps in (a, b))
+    side = min(7, *a.shape[1:])
+    mean = partial(F.avg_pool2d, kernel_size=side, stride=1)
+    unbiased = side**2 / max(1, side**2 - 1)
+    mean1, mean2 = mean(one), mean(two)
+    variances = unbiased * (mean(one * one) - mean1 * mean1 + mean(two * two) - mean2 * mean2)
+    covariance = unbiased * (mean(one * two) - mean1 * mean2)
+    c1, c2 = ((k * (2 if signed else 1)) ** 2 for k in (0.01, 0.03))  # (k · range of the values)²
+    similarity = (2 * mean1 * mean2 + c1) * (2 * covariance + c2)
+    similarity = similarity / ((mean1 * mean1 + mean2 * mean2 + c1) * (variances + c2))
+    return similarity.mean((1, 2, 3))

@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
+from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
 from seewhy.core.imagenet import imagenet_classes, imagenet_wnids
 from seewhy.core.images import image_paths, load_image
 from seewhy.data.base import Dataset, Item, dataset, expect
-from seewhy.data.masks import boxes_around, read_levels
+from seewhy.data.masks import read_levels
 from seewhy.data.reading import once_each, one_of, table
 from seewhy.errors import DataError, ImageError, OptionError, suggestion
 
@@ -97,7 +98,7 @@ class Folder(Dataset):
         if not labels and self.class_names == ("object",):
             labels = (0,)
         labels = _per_object(labels, values, path)
-        return Item(name, image, labels, masks, boxes_around(masks))
+        return Item(name, image, labels, masks, masks_to_boxes(masks))
 
     def _table(self, by_index: bool) -> dict[str, dict[str, Any]]:
         """The rows of labels.csv by the picture's path below `images/`: its labels and where its mask is."""

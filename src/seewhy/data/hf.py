@@ -13,10 +13,11 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
 
+from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
 from seewhy.core.images import load_image
 from seewhy.data.base import Dataset, Item, dataset, expect
-from seewhy.data.masks import boxes_around, read_levels
+from seewhy.data.masks import read_levels
 from seewhy.errors import DataError, ImageError, OptionError, require, suggestion
 
 Column = str | tuple[str, ...]
@@ -117,7 +118,7 @@ class HFDataset(Dataset):
             boxes = _corners(_values(row, self._boxes), self._xywh, image.size, name)
             labels = self._for_all(labels, len(boxes), name)
         elif masks is not None:
-            boxes = boxes_around(masks)
+            boxes = masks_to_boxes(masks)
         alone = masks is None and boxes is None
         return Item(name, image, tuple(dict.fromkeys(labels)) if alone else labels, masks, boxes, ignore)
 

@@ -13,12 +13,13 @@ from jaxtyping import Bool, Num, UInt8
 from numpy import ndarray
 from PIL import Image
 
+from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
 from seewhy.core.images import load_image
 from seewhy.data.base import Dataset, Item, dataset, expect
 from seewhy.data.lidc_marks import BIOMARKERS
 from seewhy.data.lidc_scans import ScannedNodule, scanned
-from seewhy.data.masks import boxes_around, read_levels
+from seewhy.data.masks import read_levels
 from seewhy.data.reading import once_each, one_of, photo, table
 from seewhy.errors import DataError, OptionError
 
@@ -102,7 +103,7 @@ class LIDC(Dataset):
         pixels, mask = nodule.crop(self.size)
         image = pixels if isinstance(pixels, Image.Image) else load_image(gray(pixels, *self.window))
         label = 2 if nodule.malignancy == UNSURE else int(nodule.malignancy > UNSURE)
-        return Item(nodule.id, image, (label,), mask[None], boxes_around(mask[None]), about=dict(nodule.about))
+        return Item(nodule.id, image, (label,), mask[None], masks_to_boxes(mask[None]), about=dict(nodule.about))
 
 
 def gray(values: Num[ndarray, "rows cols"], level: float, width: float) -> UInt8[ndarray, "rows cols"]:

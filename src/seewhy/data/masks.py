@@ -1,4 +1,4 @@
-"""Mask files to arrays, and masks to boxes."""
+"""Mask files to arrays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, UInt8
+from jaxtyping import Integer, UInt8
 from numpy import ndarray
 from PIL import Image
 
@@ -56,16 +56,3 @@ def _stored(source: str | Path | bytes | Image.Image, name: str) -> tuple[ndarra
             return np.array(image), image.mode
     except Exception as error:  # decoders raise anything on broken bytes
         raise DataError(f"the mask {name} cannot be read ({type(error).__name__}); get the file again") from error
-
-
-def boxes_around(masks: Bool[ndarray, "objects rows cols"]) -> Float[ndarray, "objects 4"]:
-    """The tightest box around each mask: left, top, right, bottom in pixels, right and bottom not included.
-
-    An empty mask gets a box of no size at the origin.
-    """
-    boxes = np.zeros((len(masks), 4))
-    for axis, first in ((1, 0), (2, 1)):  # what is left of the mask along the rows tells left and right
-        line = masks.any(axis)
-        boxes[:, first] = line.argmax(1)
-        boxes[:, first + 2] = np.where(line.any(1), line.shape[1] - line[:, ::-1].argmax(1), 0)
-    return boxes

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Integer
 from numpy import ndarray
 from PIL import Image, ImageColor, ImageDraw
 
-from seewhy.analysis.segmentation import Box, Component, Segmentation, grown_labels
+from seewhy.core.boxes import Box
 from seewhy.core.fonts import font
+from seewhy.core.segmentation import Component, Segmentation, resize_labels
 from seewhy.viz.figures import grid
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def segments_figure(
     rows, captions = [], []
     for one in found:
         photo = _shrunk(one.image, cell)
-        labels = grown_labels(one.labels, (photo.height, photo.width))
+        labels = resize_labels(one.labels, (photo.height, photo.width))
         used = [c for c in range(len(one.similarity)) if one.shares[c]]
         drawn = {c: _cluster(photo, labels, c, one) for c in used}
         rows.append([photo, _all(photo, labels, one), *(drawn.get(c) for c in range(most))])
@@ -55,7 +56,7 @@ def object_figure(
 ) -> Image.Image:
     """The photo, the map, and the object's outline and box."""
     photo = _shrunk(explanation.image, cell)
-    inside = grown_labels(found.mask.astype(np.int64), (photo.height, photo.width)) == 1
+    inside = resize_labels(found.mask.astype(np.int64), (photo.height, photo.width)) == 1
     picture = _outlined(_faded(photo, inside), inside, COLORS[1])
     _boxes(picture, [(found.box, CHOSEN, 2)], explanation.image)
     share = f"{found.mask.mean():.0%} of the picture"

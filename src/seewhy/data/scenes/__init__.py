@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
+from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
 from seewhy.data.base import Dataset, Item, dataset
-from seewhy.data.masks import boxes_around
 from seewhy.errors import OptionError, UnknownNameError
 
 from .compose import LARGEST, SMALLEST, Plan, compose
@@ -214,7 +214,7 @@ class Scenes(Dataset):
             image,
             plan.classes,
             masks,
-            boxes_around(masks),
+            masks_to_boxes(masks),
             about=_about(plan),
             textures=plan.textures,
             mark=mark,

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from seewhy.analysis.segmentation import foreground_cluster
 from seewhy.core.cards import Capability, Cost, Passes
+from seewhy.core.segmentation import foreground_cluster
 from seewhy.errors import OptionError, require
 from seewhy.methods.base import Method, _check_batch, method, option
 from seewhy.methods.clustering.clusters import ALGORITHMS, Clusters, Components, Settings, check_count, cluster
@@ -47,7 +47,7 @@ class NAVE(Method):
 
     `segments` has the label map, `cluster_maps` the similarity of every position to each centroid. The map of the
     method (what `explain` draws) is the similarity to one cluster, chosen for each image without ground truth: the
-    one with the largest compact part away from the picture's edge (`seewhy.analysis.segmentation.choose_box`), or `cluster=i`.
+    one with the largest compact part away from the picture's edge (`seewhy.core.segmentation.choose_box`), or `cluster=i`.
     Clusters are numbered by size, 0 is the largest.
 
     By default each image is clustered alone. `joint=True` clusters all images of a batch together: the same number

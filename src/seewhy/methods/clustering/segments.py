@@ -11,7 +11,7 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from seewhy.analysis.segmentation import Component, background_clusters, choose_box, component_boxes
+from seewhy.core.segmentation import Component, background_clusters, choose_box, component_boxes
 from seewhy.methods.clustering.nave import NAVE
 
 

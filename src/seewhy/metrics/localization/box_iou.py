@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from seewhy.core.boxes import box_iou, pad_boxes, pixels_in_boxes
 from seewhy.core.cards import Requirement
+from seewhy.core.segmentation import BOX_KINDS, largest_boxes
 from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
-from seewhy.metrics.localization.boxes import SHAPES, box_ious, covered, largest_boxes, padded
 from seewhy.metrics.localization.thresholds import RULES, check_rule, region
 from seewhy.metrics.masked_values import pixels
 
@@ -37,7 +38,7 @@ class BoxIoU(Metric):
 
     rule: str = option("max", "how the threshold is chosen", choices=RULES)
     level: float | None = option(None, "share of the maximum, for the rules max (default 0.5) and best")
-    shape: str = option("tight", "the box round all pixels of the region, or round its median", choices=tuple(SHAPES))
+    shape: str = option("tight", "box around all pixels of the region, or around its median", choices=tuple(BOX_KINDS))
     absolute: bool = option(False, "look at |value|")
 
     def __post_init__(self) -> None:
@@ -47,15 +48,15 @@ class BoxIoU(Metric):
     def undefined(
         self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        boxes = padded(given.boxes, maps.device)
+        boxes = pad_boxes(given.boxes, maps.device)
         return {"every box is empty": ~((boxes[..., 2:] - boxes[..., :2]) > 0).all(-1).any(1)}
 
     def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
         found = pixels(maps, given, self.absolute)
         own = largest_boxes(region(found, self.rule, self.level).reshape(maps.shape), self.shape)
-        value = box_ious(own, padded(given.boxes, maps.device)).amax(1)
+        value = box_iou(own, pad_boxes(given.boxes, maps.device)).amax(1)
         mass = found.positive
-        within = (mass * found.inside(covered(own[:, None], *maps.shape[-2:]))).sum(1)
+        within = (mass * found.inside(pixels_in_boxes(own[:, None], *maps.shape[-2:]))).sum(1)
         confidence = torch.where(mass.sum(1) > 0, within / mass.sum(1), 0.0)
         objects = torch.tensor([float(len(b)) for b in given.boxes], dtype=torch.float64, device=maps.device)
         parts = {"corloc": (value >= 0.5).double(), "confidence": confidence, "objects": objects}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from seewhy.core.boxes import pad_boxes, pixels_in_boxes
 from seewhy.core.cards import Requirement
 from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
-from seewhy.metrics.localization.boxes import covered, padded
 from seewhy.metrics.masked_values import pixels
 
 
@@ -44,4 +44,4 @@ class EnergyPointing(Metric):
 
 
 def _covered(maps: Tensor, given: MetricInputs) -> Bool[Tensor, "batch rows cols"]:
-    return covered(padded(given.boxes, maps.device), *maps.shape[-2:])
+    return pixels_in_boxes(pad_boxes(given.boxes, maps.device), *maps.shape[-2:])

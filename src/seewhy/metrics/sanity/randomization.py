@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seewhy.analysis.randomization import forgetting, moved, parametrized_modules, spearman, ssim, stages
 from seewhy.core.cards import Requirement
-from seewhy.core.maps import is_constant
+from seewhy.core.maps import is_constant, spearman, ssim
+from seewhy.methods.rebind import rebind
 from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
 from seewhy.metrics.recompute import maps_again
+from seewhy.models.instrument.randomize import layer_groups, parametrized_modules, randomized_models
 
 
 @metric(
@@ -29,7 +30,7 @@ from seewhy.metrics.recompute import maps_again
 class Randomization(Metric):
     """S = (1/K) Σ_k ρ(M, M_k), ρ the rank correlation of the map M with the map M_k of the k-th random model.
 
-    The models are those of `seewhy.analysis.randomization`: of model 1 the head is random, of model K every weight. The target stays
+    The models are those of `seewhy.models.instrument.randomize`: of model 1 the head is random, of model K every weight. The target stays
     what it was on the trained model. A map that hardly changes (S near 1) does not explain this model.
 
     Parts: `untrained`, ρ with the model that has no trained weight left (the untrained model of NAVE: what
@@ -72,8 +73,8 @@ class Randomization(Metric):
         names = parametrized_modules(given.model, given.x[:1])
         ranks = maps.new_full((len(maps), self.steps), torch.nan, dtype=torch.float64)
         looks = ranks.clone()
-        for k, (_, random) in enumerate(forgetting(given.model, stages(names, self.steps), self.seed)):
-            tool = moved(given.method, random)
+        for k, (_, random) in enumerate(randomized_models(given.model, layer_groups(names, self.steps), self.seed)):
+            tool = rebind(given.method, random)
             found = maps_again(tool, given.x, given.target, tuple(maps.shape[1:]), self.upsampling)
             ranks[:, k], looks[:, k] = _rank_correlation(maps, found), ssim(maps, found, given.method.card.signed)
         done = min(self.steps, len(names)) - 1
