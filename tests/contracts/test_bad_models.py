@@ -42,29 +42,29 @@ def behaving(model: VisionModel, **methods: Callable) -> VisionModel:
 
 
 # ── what it says ──────────────────────────────────────────────────────────────────────────────────────────────────────
-@sabotages("offers_are_true", "a run gives logits, but it does not offer them")
+@sabotages("check_capabilities", "a run gives logits, but it does not offer them")
 def hides_its_logits():
     return told(toys.toy_cnn(), has_logits=False)
 
 
-@sabotages("offers_are_true", "says 7 classes and gives 5")
+@sabotages("check_capabilities", "says 7 classes and gives 5")
 def miscounts_its_classes():
     return told(toys.toy_cnn(), classes=7)
 
 
-@sabotages("offers_are_true", "4 class names for 5 logits")
+@sabotages("check_capabilities", "4 class names for 5 logits")
 def has_too_few_names():
     model = toys.toy_cnn()
     model.class_names = model.class_names[:4]
     return model
 
 
-@sabotages("offers_are_true", "prefix_tokens of 1 or more")
+@sabotages("check_capabilities", "prefix_tokens of 1 or more")
 def has_a_class_token_nowhere():
     return told(toys.toy_vit(prefix=0, pool="mean"), class_token=True)
 
 
-@sabotages("offers_are_true", "no gradient with respect to the input")
+@sabotages("check_capabilities", "no gradient with respect to the input")
 def detaches():
     def run(self, x):
         with torch.no_grad():
@@ -73,7 +73,7 @@ def detaches():
     return behaving(toys.toy_cnn(), run=run)
 
 
-@sabotages("same_answer_as_the_module", "logits of the adapter and of the plain module differ")
+@sabotages("check_output_equals_module", "logits of the adapter and of the plain module differ")
 def warms_its_logits():
     def run(self, x):
         output = VisionModel.run(self, x)
@@ -82,7 +82,7 @@ def warms_its_logits():
     return behaving(toys.toy_cnn(), run=run)
 
 
-@sabotages("embedding_leads_to_logits", "it is not the head")
+@sabotages("check_embedding_feeds_head", "it is not the head")
 def takes_a_norm_for_the_head():
     return told(toys.toy_vit(), head="norm")
 
@@ -100,14 +100,14 @@ class TwoHeads(toys.ToyCNN):
         return self.head(features)
 
 
-@sabotages("embedding_leads_to_logits", "the logits do not depend on 'other'")
+@sabotages("check_embedding_feeds_head", "the logits do not depend on 'other'")
 def takes_the_unused_head():
     model = toys.toy_cnn()
     model.module = TwoHeads()
     return told(model, head="other")
 
 
-@sabotages("embedding_leads_to_logits", "different images have the same embedding")
+@sabotages("check_embedding_feeds_head", "different images have the same embedding")
 def always_embeds_the_same():
     def run(self, x):
         output = VisionModel.run(self, x)
@@ -117,18 +117,18 @@ def always_embeds_the_same():
 
 
 # ── grids and tokens ──────────────────────────────────────────────────────────────────────────────────────────────────
-@sabotages("stages_lie_on_grids", "wrong axes")
+@sabotages("check_stage_grids", "wrong axes")
 def takes_channels_for_columns():
     return told(toys.toy_cnn(), stages=(Layer("stage1", "nhwc"),))
 
 
-@sabotages("stages_lie_on_grids", "has a grid of")
+@sabotages("check_stage_grids", "has a grid of")
 def lists_its_stages_backwards():
     model = toys.toy_cnn()
     return told(model, stages=model.structure.stages[::-1])
 
 
-@sabotages("tokens_are_prefix_and_grid", r"\(3, 29, 16\); expected 1 \+ 4×6 tokens")
+@sabotages("check_token_count", r"\(3, 29, 16\); expected 1 \+ 4×6 tokens")
 def forgets_its_registers():
     return told(toys.toy_vit(prefix=5), prefix_tokens=1)
 
@@ -149,26 +149,26 @@ class RegistersLast(toys.ToyViT):
         return torch.cat([tokens[:, :1], tokens[:, self.prefix :], tokens[:, 1 : self.prefix]], 1)
 
 
-@sabotages("cells_lie_where_the_pixels_are", "top right of the image shows most in row")
+@sabotages("check_cell_locations", "top right of the image shows most in row")
 def counts_down_the_columns():
     model = toys.toy_vit()
     model.module.__class__ = ColumnByColumn
     return model
 
 
-@sabotages("cells_lie_where_the_pixels_are", "the image shows most in row")
+@sabotages("check_cell_locations", "the image shows most in row")
 def has_its_registers_elsewhere():
     model = toys.toy_vit(prefix=5)
     model.module.__class__ = RegistersLast
     return model
 
 
-@sabotages("cells_lie_where_the_pixels_are", "the image shows most in row")
+@sabotages("check_cell_locations", "the image shows most in row")
 def has_patches_of_another_shape():
     return told(toys.toy_vit(), patch_size=(4, 16))
 
 
-@sabotages("layers_have_names", "an unknown layer raises no UnknownNameError")
+@sabotages("check_layer_lookup", "an unknown layer raises no UnknownNameError")
 def guesses_layers():
     def layer(self, spec=None, **kwargs):
         return VisionModel.layer(self, None if spec == "no_such_layer" else spec, **kwargs)
@@ -177,7 +177,7 @@ def guesses_layers():
 
 
 # ── opening it up ─────────────────────────────────────────────────────────────────────────────────────────────────────
-@sabotages("attention_is_a_distribution", "no distribution")
+@sabotages("check_attention_rows", "no distribution")
 def hands_out_logits_of_attention():
     def attention(self, receive, x, **kwargs):
         return VisionModel.attention(self, lambda block, matrix: receive(block, 2 * matrix), x, **kwargs)
@@ -185,7 +185,7 @@ def hands_out_logits_of_attention():
     return behaving(toys.toy_vit(), attention=attention)
 
 
-@sabotages("attention_is_a_distribution", "one row differs")
+@sabotages("check_attention_rows", "one row differs")
 def hands_out_the_last_row():
     def attention(self, receive, x, rows=slice(None), **kwargs):
         return VisionModel.attention(self, receive, x, rows=slice(-1, None) if rows.stop else rows, **kwargs)
@@ -193,7 +193,7 @@ def hands_out_the_last_row():
     return behaving(toys.toy_vit(), attention=attention)
 
 
-@sabotages("tail_continues_the_model", "the answer differs")
+@sabotages("check_tail", "the answer differs")
 def goes_on_with_another_image():
     def tail(self, x, layer):
         return VisionModel.tail(self, x.flip(0), layer)
@@ -201,12 +201,12 @@ def goes_on_with_another_image():
     return behaving(toys.toy_cnn(), tail=tail)
 
 
-@sabotages("cam_layer_is_reached", "24 of 24 cells")
+@sabotages("check_cam_layer_reached", "24 of 24 cells")
 def explains_tokens_that_nobody_reads():
     return told(toys.toy_vit(), cam_layer=Layer("blocks.2", "tokens"), class_token=False)
 
 
-@sabotages("cam_layer_is_reached", "LayoutError")
+@sabotages("check_cam_layer_reached", "LayoutError")
 def explains_behind_the_last_attention():
     return told(toys.toy_vit(), cam_layer=Layer("blocks.2", "tokens"))
 
@@ -216,7 +216,7 @@ class NormalizesOverTheBatch(toys.ToyCNN):
         return super().forward(x - x.mean(0))
 
 
-@sabotages("batch_is_singles", "the answer differs")
+@sabotages("check_output_independent_of_batch", "the answer differs")
 def looks_at_its_neighbors():
     model = toys.toy_cnn()
     model.module.__class__ = NormalizesOverTheBatch
@@ -230,14 +230,14 @@ class OneGrid(toys.ToyCNN):
         return super().forward(nn.functional.adaptive_avg_pool2d(x, (32, 48)))
 
 
-@sabotages("other_sizes_work_or_say_so", "an image twice as wide takes stage1 from 16×24 to")
+@sabotages("check_other_input_sizes", "an image twice as wide takes stage1 from 16×24 to")
 def squeezes_every_image():
     model = toys.toy_cnn()
     model.module.__class__ = OneGrid
     return model
 
 
-@sabotages("other_sizes_work_or_say_so", "RuntimeError")
+@sabotages("check_other_input_sizes", "RuntimeError")
 def breaks_on_another_size():
     def forward_checked(self, x):
         return self.run(x)
@@ -245,7 +245,7 @@ def breaks_on_another_size():
     return behaving(toys.toy_vit(), forward_checked=forward_checked)
 
 
-@sabotages("model_left_alone", "after forward_checked, training of")
+@sabotages("check_module_untouched", "after forward_checked, training of")
 def leaves_eval_mode():
     def forward_checked(self, x):
         self.module.eval()
@@ -254,7 +254,7 @@ def leaves_eval_mode():
     return behaving(toys.toy_cnn(), forward_checked=forward_checked)
 
 
-@sabotages("model_left_alone", "after activations of a wrong input, forward_hooks")
+@sabotages("check_module_untouched", "after activations of a wrong input, forward_hooks")
 def cleans_up_on_success_only():
     def activations(self, x, layers):
         handle = self.module.register_forward_hook(lambda *_: None)
@@ -265,7 +265,7 @@ def cleans_up_on_success_only():
     return behaving(toys.toy_cnn(), activations=activations)
 
 
-@sabotages("model_left_alone", "after activations, the values of buffer")
+@sabotages("check_module_untouched", "after activations, the values of buffer")
 def reads_in_training_mode():
     def activations(self, x, layers):
         self.module(x)
@@ -287,5 +287,5 @@ def test_every_check_has_a_saboteur():
 
 
 def test_check_model_tells_what_did_not_apply():
-    assert set(check_model(toys.toy_cnn())) == {"tokens_are_prefix_and_grid", "attention_is_a_distribution"}
+    assert set(check_model(toys.toy_cnn())) == {"check_token_count", "check_attention_rows"}
     assert check_model(toys.toy_vit(prefix=5)) == {}

@@ -35,7 +35,7 @@ CHECKS = dict(METRIC_CHECKS)
 )
 def test_metric(cls):
     skipped = check_metric(cls(**FEW.get(cls.card.name, {})), TOY)
-    assert (Requirement.MODEL in cls.card.needs) == ("exceptions_come_out" not in skipped)
+    assert (Requirement.MODEL in cls.card.needs) == ("check_exceptions_propagate" not in skipped)
 
 
 # ── bad metrics ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,60 +96,60 @@ class Unguarded(Honest):
         return self.score(maps, given or MetricInputs(**known))
 
 
-@sabotages("value_for_each_map", "not torch.float64")
+@sabotages("check_value_per_map", "not torch.float64")
 class IsSingle(Honest):
     def score(self, maps, given):
         return Measurement(super().score(maps, given).value.float())
 
 
-@sabotages("value_for_each_map", "not \\(batch,\\)")
+@sabotages("check_value_per_map", "not \\(batch,\\)")
 class GivesTheMean(Honest):
     def score(self, maps, given):
         return Measurement(super().score(maps, given).value.mean()[None])
 
 
-@sabotages("value_for_each_map", "NaN without a reason")
+@sabotages("check_value_per_map", "NaN without a reason")
 class GivesNoReason(Honest):
     def score(self, maps, given):
         return Measurement(super().score(maps, given).value * torch.tensor([1, torch.nan, 1, 1]))
 
 
-@sabotages("value_for_each_map", "infinite")
+@sabotages("check_value_per_map", "infinite")
 class DividesByZero(Honest):
     def score(self, maps, given):
         return Measurement(1 / (super().score(maps, given).value * 0))
 
 
-@sabotages("value_for_each_map", "the card says \\['recall'\\]", parts={"recall": True})
+@sabotages("check_value_per_map", "the card says \\['recall'\\]", parts={"recall": True})
 class ForgetsItsPart(Honest):
     pass
 
 
-@sabotages("values_of_a_whole_set", "the card says \\['ap'\\]", aggregates={"ap": True})
+@sabotages("check_aggregates", "the card says \\['ap'\\]", aggregates={"ap": True})
 class ForgetsTheSet(Honest):
     pass
 
 
-@sabotages("values_of_a_whole_set", "one float", aggregates={"total": True})
+@sabotages("check_aggregates", "one float", aggregates={"total": True})
 class GivesATensor(Honest):
     @staticmethod
     def aggregate(values):
         return {"total": values[""].sum()}
 
 
-@sabotages("curves_have_an_axis", "come together")
+@sabotages("check_curves", "come together")
 class HasNoAxis(Honest):
     def score(self, maps, given):
         return Measurement(super().score(maps, given).value, {}, {"": maps.flatten(1).double()})
 
 
-@sabotages("curves_have_an_axis", "not of the value or a part")
+@sabotages("check_curves", "not of the value or a part")
 class DrawsUnnamedCurves(Honest):
     def score(self, maps, given):
         return Measurement(super().score(maps, given).value, {}, {"roc": maps.flatten(1).double()})
 
 
-@sabotages("curves_have_an_axis", "has the shape")
+@sabotages("check_curves", "has the shape")
 class HasAShortAxis(Honest):
     axis = property(lambda self: [0.0, 1.0])
     axis_title = property(lambda self: "steps")
@@ -158,53 +158,53 @@ class HasAShortAxis(Honest):
         return Measurement(super().score(maps, given).value, {}, {"": maps.flatten(1).double()})
 
 
-@sabotages("bounds_hold", "above 1.0")
+@sabotages("check_bounds", "above 1.0")
 class CountsInPercent(Honest):
     def score(self, maps, given):
         return Measurement(100 * super().score(maps, given).value)
 
 
-@sabotages("bounds_hold", "below 0.0")
+@sabotages("check_bounds", "below 0.0")
 class LetsNegativeMassCount(Honest):
     def score(self, maps, given):
         return Measurement((maps.double() * given.masks).sum((1, 2)) / maps.double().abs().sum((1, 2)).clamp(min=1))
 
 
-@sabotages("batch_is_its_images", "in the batch and")
+@sabotages("check_value_independent_of_batch", "in the batch and")
 class NormalizesOverTheBatch(Honest):
     def score(self, maps, given):
         value = super().score(maps, given).value
         return Measurement(value / value.max())
 
 
-@sabotages("batch_is_its_images", "another order")
+@sabotages("check_value_independent_of_batch", "another order")
 class KnowsItsPlace(Honest):
     def score(self, maps, given):
         moved = given.boxes is not None and len(given.boxes) > 1 and len(given.boxes[0]) == 2
         return Measurement(super().score(maps, given).value * (0.5 if moved else 1))
 
 
-@sabotages("bad_map_hurts_itself_only", "has a value, or no reason")
+@sabotages("check_nonfinite_map_isolated", "has a value, or no reason")
 class TakesNaN(Unguarded):
     def score(self, maps, given):
         return super().score(maps.nan_to_num(), given)
 
 
-@sabotages("bad_map_hurts_itself_only", "neighbors")
+@sabotages("check_nonfinite_map_isolated", "neighbors")
 class DropsTheBatchForOneNaN(Honest):
     def measure(self, maps, given=None, **known):
         found = super().measure(maps, given, **known)
         return Measurement(found.value * (0 if found.reasons else 1), {}, {}, found.reasons)
 
 
-@sabotages("unknown_hurts_itself_only", "without the mask of the object has a value")
+@sabotages("check_missing_truth_isolated", "without the mask of the object has a value")
 class CountsAnEmptyMaskAsAHit(Honest):
     def bad_rows(self, maps, given):
         return {}
 
 
 @sabotages(
-    "unknown_hurts_itself_only",
+    "check_missing_truth_isolated",
     "without the class .* changes its neighbors",
     needs={Requirement.MASK, Requirement.LABEL},
 )
@@ -213,56 +213,56 @@ class ShiftsTheLabels(Honest):
         return Measurement(super().score(maps, given).value / (1 + given.labels.sum()))
 
 
-@sabotages("full_mask", "changes the neighbors")
+@sabotages("check_full_mask", "changes the neighbors")
 class ComparesMasks(Honest):
     def score(self, maps, given):
         return Measurement(super().score(maps, given).value / given.masks.sum((1, 2)).max())
 
 
-@sabotages("full_mask", "outside of the bounds")
+@sabotages("check_full_mask", "outside of the bounds")
 class DividesByTheBackground(Honest):
     def score(self, maps, given):
         share = given.masks.double().mean((1, 2))
         return Measurement(super().score(maps, given).value * (share < 1) + 7.0 * (share == 1))
 
 
-@sabotages("constant_map_is_not_perfect", "gets the best value")
+@sabotages("check_constant_map", "gets the best value")
 class CountsAConstantMapAsAHit(Honest):
     def score(self, maps, given):
         top = maps.amax((1, 2), keepdim=True)
         return Measurement(((maps == top) & given.masks).flatten(1).any(1).double())
 
 
-@sabotages("monotone_invariance_as_declared", "says monotone-invariant, but exp", monotone_invariant=True)
+@sabotages("check_monotone_invariance", "says monotone-invariant, but exp", monotone_invariant=True)
 class IsNotMonotone(Honest):
     pass
 
 
-@sabotages("monotone_invariance_as_declared", "no increasing change")
+@sabotages("check_monotone_invariance", "no increasing change")
 class HidesThatItIsMonotone(Honest):
     def score(self, maps, given):
         order = maps.flatten(1).argsort(dim=1, stable=True)
         return Measurement(given.masks.flatten(1).gather(1, order)[:, -50:].double().mean(1))
 
 
-@sabotages("scale_invariance_as_declared", "says scale-invariant, but times 4")
+@sabotages("check_scale_invariance", "says scale-invariant, but times 4")
 class HasAThreshold(Honest):
     def score(self, maps, given):
         return Measurement(((maps > 1) & given.masks).sum((1, 2)).double() / given.masks.sum((1, 2)))
 
 
-@sabotages("scale_invariance_as_declared", "no factor", scale_invariant=False)
+@sabotages("check_scale_invariance", "no factor", scale_invariant=False)
 class HidesThatItHasNoScale(Honest):
     pass
 
 
-@sabotages("direction_is_true", "no better", higher_is_better=False)
+@sabotages("check_direction", "no better", higher_is_better=False)
 class PointsTheWrongWay(Honest):
     pass
 
 
 @sabotages(
-    "what_it_asks_for_matters",
+    "check_requirements_matter",
     "the class that the image truly shows, but no change",
     needs={Requirement.MASK, Requirement.LABEL},
 )
@@ -270,76 +270,76 @@ class AsksForNothing(Honest):
     pass
 
 
-@sabotages("pixels_that_do_not_count", "the map where `valid` is false")
+@sabotages("check_invalid_pixels_ignored", "the map where `valid` is false")
 class IgnoresValid(Honest):
     def score(self, maps, given):
         given.valid = None
         return super().score(maps, given)
 
 
-@sabotages("pixels_that_do_not_count", "the mask where `valid` is false")
+@sabotages("check_invalid_pixels_ignored", "the mask where `valid` is false")
 class CountsInvalidMask(Honest):
     def score(self, maps, given):
         return Measurement(super().score(maps, given).value / given.masks.sum((1, 2)))
 
 
-@sabotages("any_form_of_map", "float64, has another value")
+@sabotages("check_map_forms", "float64, has another value")
 class LooksAtTheType(Honest):
     def score(self, maps, given):
         return Measurement(super().score(maps, given).value * maps.element_size() / 8)
 
 
-@sabotages("any_form_of_map", "RuntimeError")
+@sabotages("check_map_forms", "RuntimeError")
 class NeedsContiguousMaps(Honest):
     def score(self, maps, given):
         maps.view(len(maps), -1)
         return super().score(maps, given)
 
 
-@sabotages("seeded_runs_repeat", "global random state")
+@sabotages("check_metric_seed", "global random state")
 class DrawsFromTheGlobalState(Honest):
     def score(self, maps, given):
         return super().score(maps + torch.rand_like(maps), given)
 
 
-@sabotages("seeded_runs_repeat", "not stochastic, but the metric has an option")
+@sabotages("check_metric_seed", "not stochastic, but the metric has an option")
 class DeclaresNoDraws(Honest):
     seed: int = option(0, "of the draws")
 
 
-@sabotages("seeded_runs_repeat", "another seed gives the same", stochastic=True)
+@sabotages("check_metric_seed", "another seed gives the same", stochastic=True)
 class IgnoresTheSeed(Honest):
     seed: int = option(0, "of the draws")
 
 
-@sabotages("inputs_untouched", "the maps")
+@sabotages("check_inputs_untouched", "the maps")
 class WritesToTheMaps(Honest):
     def score(self, maps, given):
         return super().score(maps.clamp_(min=0), given)
 
 
-@sabotages("inputs_untouched", "masks")
+@sabotages("check_inputs_untouched", "masks")
 class WritesToTheMasks(Honest):
     def score(self, maps, given):
         given.masks[:, 0] = False
         return super().score(maps, given)
 
 
-@sabotages("nothing_else_changes", "torch's random state")
+@sabotages("check_metric_leaves_state_untouched", "torch's random state")
 class AdvancesTheRandomState(Honest):
     def score(self, maps, given):
         torch.rand(1)
         return super().score(maps, given)
 
 
-@sabotages("nothing_else_changes", "training of", **ASKING)
+@sabotages("check_metric_leaves_state_untouched", "training of", **ASKING)
 class LeavesTheModelInEval(Asking):
     def ask(self, given):
         given.model.module.eval()
         return super().ask(given)
 
 
-@sabotages("exceptions_come_out", "is swallowed", **ASKING)
+@sabotages("check_exceptions_propagate", "is swallowed", **ASKING)
 class SwallowsErrors(Asking):
     def ask(self, given):
         try:
@@ -348,7 +348,7 @@ class SwallowsErrors(Asking):
             return torch.zeros(len(given.x), dtype=torch.float64)
 
 
-@sabotages("exceptions_come_out", "forward_hooks", **ASKING)
+@sabotages("check_exceptions_propagate", "forward_hooks", **ASKING)
 class CleansUpOnSuccessOnly(Asking):
     def ask(self, given):
         handle = given.model.module.register_forward_hook(lambda *_: None)
@@ -357,13 +357,13 @@ class CleansUpOnSuccessOnly(Asking):
         return found
 
 
-@sabotages("needs_are_true", "AttributeError|NoneType")
+@sabotages("check_requirements_first", "AttributeError|NoneType")
 class NeedsMoreThanItSays(Honest):
     def score(self, maps, given):
         return Measurement(super().score(maps, given).value * given.labels.ge(0))
 
 
-@sabotages("needs_are_true", "raises no OptionError")
+@sabotages("check_requirements_first", "raises no OptionError")
 class MakesDoWithoutAMask(Unguarded):
     def score(self, maps, given):
         if given.masks is None:
@@ -371,14 +371,14 @@ class MakesDoWithoutAMask(Unguarded):
         return super().score(maps, given)
 
 
-@sabotages("passes_as_declared", "2 forwards per map; the card says 1", **ASKING)
+@sabotages("check_passes", "2 forwards per map; the card says 1", **ASKING)
 class AsksTwice(Asking):
     def ask(self, given):
         super().ask(given)
         return super().ask(given)
 
 
-@sabotages("passes_as_declared", "the card says 4", **{**ASKING, "passes": lambda self: self.steps})
+@sabotages("check_passes", "the card says 4", **{**ASKING, "passes": lambda self: self.steps})
 class AlwaysAsksThrice(Asking):
     steps: int = option(3, "steps", at_least=1, repeats=True)
 
@@ -386,7 +386,7 @@ class AlwaysAsksThrice(Asking):
         return sum(super(AlwaysAsksThrice, self).ask(given) for _ in range(3))
 
 
-@sabotages("options_checked", "raises no OptionError")
+@sabotages("check_metric_options", "raises no OptionError")
 class TakesAnything(Honest):
     steps: int = option(5, "steps", at_least=1)
 
@@ -394,17 +394,17 @@ class TakesAnything(Honest):
         pass
 
 
-@sabotages("options_checked", "is no option")
+@sabotages("check_metric_options", "is no option")
 class HasABareField(Honest):
     steps: int = 3
 
 
-@sabotages("card_complete", "full stop", summary="The map is in the mask")
+@sabotages("check_metric_card", "full stop", summary="The map is in the mask")
 class SaysHalfASentence(Honest):
     pass
 
 
-@sabotages("card_complete", "not in order", bounds=(1.0, 0.0))
+@sabotages("check_metric_card", "not in order", bounds=(1.0, 0.0))
 class HasItsBoundsReversed(Honest):
     pass
 
@@ -436,4 +436,4 @@ def test_a_metric_of_a_model_is_checked_without_optional_packages(monkeypatch):
     for name in ("zennit", "sklearn", "torchvision", "timm", "transformers", "open_clip", "ray", "duckdb"):
         for module in [name, *(m for m in sys.modules if m.startswith(f"{name}."))]:
             monkeypatch.setitem(sys.modules, module, None)
-    assert "exceptions_come_out" not in check_metric(METRICS["deletion"], TOY)
+    assert "check_exceptions_propagate" not in check_metric(METRICS["deletion"], TOY)

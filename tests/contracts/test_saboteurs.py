@@ -65,45 +65,45 @@ class Unguarded(Honest):
 
 
 # ── the maps ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-@sabotages("grid_and_dtype", r"the grid is \(48, 32\), not \(32, 48\)")
+@sabotages("check_grid_and_dtype", r"the grid is \(48, 32\), not \(32, 48\)")
 class SwapsRowsAndCols(Honest):
     def compute(self, x, target):
         return super().compute(x, target).mT
 
 
-@sabotages("grid_and_dtype", "float64")
+@sabotages("check_grid_and_dtype", "float64")
 class ReturnsDouble(Honest):
     def __call__(self, x, target=None):
         return super().__call__(x, target).double()
 
 
-@sabotages("batch_equals_singles", "one by one")
+@sabotages("check_map_independent_of_batch", "one by one")
 class NormalizesOverTheBatch(Honest):
     def compute(self, x, target):
         maps = super().compute(x, target)
         return maps / maps.abs().max()
 
 
-@sabotages("batch_equals_singles", "in another order")
+@sabotages("check_map_independent_of_batch", "in another order")
 class KnowsItsPlace(Honest):
     def compute(self, x, target):
         moved = len(x) == 3 and target._target.index == (1, 2, 0)
         return super().compute(x, target) * (2 if moved else 1)
 
 
-@sabotages("targets_by_image", "its own target")
+@sabotages("check_target_per_image", "its own target")
 class UsesTheFirstTarget(Honest):
     def compute(self, x, target):
         return super().compute(x, target.at([0] * len(x)))
 
 
-@sabotages("default_target_is_the_answer", "the model's answer")
+@sabotages("check_default_target", "the model's answer")
 class DefaultsToClassZero(Honest):
     def _goal(self, target, batch):
         return super()._goal(0 if target is None else target, batch)
 
 
-@sabotages("default_target_is_the_answer", "remove scores_once = True")
+@sabotages("check_default_target", "remove scores_once = True")
 class ScoresVariantsOfAnUnsettledTarget(Honest):
     scores_once = True
 
@@ -111,60 +111,60 @@ class ScoresVariantsOfAnUnsettledTarget(Honest):
         return super().compute(x, target) + super().compute(x.flip(-1), target)
 
 
-@sabotages("target_matters", "another target gives the same map")
+@sabotages("check_class_specificity", "another target gives the same map")
 class IgnoresTheTarget(Honest):
     def compute(self, x, target):
         return super().compute(x, ClassTarget((0,)))
 
 
-@sabotages("target_matters", "another target gives another map", class_specific=False)
+@sabotages("check_class_specificity", "another target gives another map", class_specific=False)
 class SecretlyClassSpecific(Honest):
     def _goal(self, target, batch):
         return as_target(target)
 
 
-@sabotages("sign_as_declared", "unsigned, but", signed=False)
+@sabotages("check_sign", "unsigned, but", signed=False)
 class SecretlySigned(Honest):
     pass
 
 
-@sabotages("sign_as_declared", "signed, but")
+@sabotages("check_sign", "signed, but")
 class SecretlyUnsigned(Honest):
     def compute(self, x, target):
         return super().compute(x, target).abs()
 
 
-@sabotages("flat_image", "NonFiniteError")
+@sabotages("check_constant_image", "NonFiniteError")
 class DividesByTheRange(Honest):
     def compute(self, x, target):
         return super().compute(x, target) / (x.amax((1, 2, 3)) - x.amin((1, 2, 3)))[:, None, None]
 
 
-@sabotages("weights_matter", "does not depend on the model")
+@sabotages("check_dependence_on_weights", "does not depend on the model")
 class DetectsEdges(Honest):
     def compute(self, x, target):
         target.score(self.model.run(x))
         return x.diff(dim=-1, append=x[..., -1:]).sum(1)
 
 
-@sabotages("nan_weights_raise", "no NonFiniteError", class_specific=False, needs={Capability.FEATURES})
+@sabotages("check_nan_weights", "no NonFiniteError", class_specific=False, needs={Capability.FEATURES})
 class HidesNaN(Method):
     def compute(self, x, target):
         return self.model.activations(x, [self.model.layer()])[self.model.layer().name].mean(1).nan_to_num()
 
 
-@sabotages("seeded_runs_repeat", "global random state")
+@sabotages("check_method_seed", "global random state")
 class DrawsFromTheGlobalState(Honest):
     def compute(self, x, target):
         return super().compute(x + 0.1 * torch.randn_like(x), target)
 
 
-@sabotages("seeded_runs_repeat", "not stochastic, but the method has an option")
+@sabotages("check_method_seed", "not stochastic, but the method has an option")
 class DeclaresNoNoise(Honest):
     seed: int = option(0, "seed of the noise")
 
 
-@sabotages("seeded_runs_repeat", "another seed gives the same map", stochastic=True)
+@sabotages("check_method_seed", "another seed gives the same map", stochastic=True)
 class IgnoresTheSeed(Honest):
     seed: int = option(0, "seed of the noise")
 
@@ -172,7 +172,7 @@ class IgnoresTheSeed(Honest):
         return super().compute(x + 0.1 * torch.randn(x.shape, generator=make_generator(0, x.device)), target)
 
 
-@sabotages("chunks_do_not_matter", "batch_size changes the map")
+@sabotages("check_batch_size_invariance", "batch_size changes the map")
 class AveragesChunks(Honest):
     batch_size: int = option(16, "images per pass", at_least=1)
 
@@ -180,38 +180,38 @@ class AveragesChunks(Honest):
         return super().compute(x, target) / -(-25 // self.batch_size)
 
 
-@sabotages("any_grad_mode", "RuntimeError")
+@sabotages("check_grad_modes", "RuntimeError")
 class TrustsTheGradMode(Unguarded):
     pass
 
 
-@sabotages("any_grad_mode", "drags a graph")
+@sabotages("check_grad_modes", "drags a graph")
 class KeepsTheGraph(Honest):
     def __call__(self, x, target=None):
         return super().__call__(x, target) * next(self.model.module.parameters()).sum()
 
 
-@sabotages("autocast_agrees", "not torch.float32")
+@sabotages("check_autocast", "not torch.float32")
 class GivesHalf(Honest):
     def __call__(self, x, target=None):
         maps = super().__call__(x, target)
         return maps.bfloat16() if torch.is_autocast_enabled("cpu") else maps
 
 
-@sabotages("autocast_agrees", "correlates")
+@sabotages("check_autocast", "correlates")
 class LosesPrecision(Honest):
     def compute(self, x, target):
         maps = super().compute(x, target)
         return (maps + 1e4).to(torch.get_autocast_dtype("cpu")) - 1e4 if torch.is_autocast_enabled("cpu") else maps
 
 
-@sabotages("any_input_form", "channels-last")
+@sabotages("check_input_forms", "channels-last")
 class ReadsRawMemory(Honest):
     def compute(self, x, target):
         return super().compute(x.as_strided(x.shape, torch.empty(x.shape).stride()), target)
 
 
-@sabotages("any_input_form", "float64 model gives a torch.float64 map")
+@sabotages("check_input_forms", "float64 model gives a torch.float64 map")
 class KeepsTheModelsType(Honest):
     def __call__(self, x, target=None):
         return super().__call__(x, target).to(self.model.dtype)
@@ -244,7 +244,7 @@ LITTER: dict[str, Callable[[Any], Any]] = {
 
 for _words, _throw in LITTER.items():
 
-    @sabotages("model_untouched", _words)
+    @sabotages("check_method_leaves_model_untouched", _words)
     class Litters(Honest):
         throw = staticmethod(_throw)
 
@@ -254,7 +254,7 @@ for _words, _throw in LITTER.items():
             return maps
 
 
-@sabotages("untouched_after_bad_target", "after a class out of range, forward_hooks")
+@sabotages("check_untouched_after_bad_target", "after a class out of range, forward_hooks")
 class CleansUpOnSuccessOnly(Honest):
     def __call__(self, x, target=None):
         handle = self.model.module.register_forward_hook(lambda *_: None)
@@ -263,7 +263,7 @@ class CleansUpOnSuccessOnly(Honest):
         return maps
 
 
-@sabotages("untouched_after_bad_target", "raises no TargetError")
+@sabotages("check_untouched_after_bad_target", "raises no TargetError")
 class MakesDo(Honest):
     def _goal(self, target, batch):
         try:
@@ -272,7 +272,7 @@ class MakesDo(Honest):
             return ClassTarget((0,))
 
 
-@sabotages("untouched_after_exception", "after an exception in stage1.0, forward_pre_hooks")
+@sabotages("check_untouched_after_exception", "after an exception in stage1.0, forward_pre_hooks")
 class CleansUpLast(Honest):
     def compute(self, x, target):
         handle = self.model.module.head.register_forward_pre_hook(lambda *_: None)
@@ -281,7 +281,7 @@ class CleansUpLast(Honest):
         return maps
 
 
-@sabotages("untouched_after_exception", "is swallowed")
+@sabotages("check_untouched_after_exception", "is swallowed")
 class SwallowsErrors(Honest):
     def compute(self, x, target):
         try:
@@ -290,7 +290,7 @@ class SwallowsErrors(Honest):
             return torch.zeros(len(x), *x.shape[-2:])
 
 
-@sabotages("input_untouched", "requires_grad of the batch")
+@sabotages("check_batch_untouched", "requires_grad of the batch")
 class LeavesTheInputWantingGradients(Honest):
     def compute(self, x, target):
         with torch.enable_grad():
@@ -298,18 +298,18 @@ class LeavesTheInputWantingGradients(Honest):
         return (x.detach() * gradient(score, x)).sum(1)
 
 
-@sabotages("input_untouched", "the batch is not")
+@sabotages("check_batch_untouched", "the batch is not")
 class WritesToTheInput(Honest):
     def compute(self, x, target):
         return super().compute(x.mul_(1), target)
 
 
-@sabotages("training_mode_ignored", "training mode")
+@sabotages("check_training_mode", "training mode")
 class RunsInTrainingMode(Unguarded):
     pass
 
 
-@sabotages("frozen_model_works", "RuntimeError")
+@sabotages("check_frozen_model", "RuntimeError")
 class NeedsTrainableWeights(Honest):
     def compute(self, x, target):
         with torch.enable_grad():
@@ -319,40 +319,40 @@ class NeedsTrainableWeights(Honest):
 
 
 # ── the card ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-@sabotages("needs_checked_first", "before gradients is found missing")
+@sabotages("check_capabilities_first", "before gradients is found missing")
 class RunsBeforeItChecks(Honest):
     def __post_init__(self):
         self.model.run(torch.zeros(1, 3, 32, 48))
         super().__post_init__()
 
 
-@sabotages("needs_checked_first", "runs the model already")
+@sabotages("check_capabilities_first", "runs the model already")
 class RunsWhenMade(Honest):
     def setup(self):
         self.model.run(torch.zeros(1, 3, 32, 48))
 
 
-@sabotages("needs_checked_first", "raises no RequirementError")
+@sabotages("check_capabilities_first", "raises no RequirementError")
 class ChecksNothing(Honest):
     @classmethod
     def why_incompatible(cls, model):
         return ""
 
 
-@sabotages("cost_as_declared", "2 forward passes through stage1.0")
+@sabotages("check_cost", "2 forward passes through stage1.0")
 class RunsTwice(Honest):
     def compute(self, x, target):
         self.model.run(x)
         return super().compute(x, target)
 
 
-@sabotages("cost_as_declared", "1 backward passes .* the cost says 0", cost=lambda self: Cost.whole(1))
+@sabotages("check_cost", "1 backward passes .* the cost says 0", cost=lambda self: Cost.whole(1))
 class DeclaresNoBackward(Honest):
     pass
 
 
 @sabotages(
-    "cost_as_declared",
+    "check_cost",
     "4 forward passes .* the cost says 3",
     cost=lambda self: Cost.whole(self.n_samples, self.n_samples),
 )
@@ -363,7 +363,7 @@ class RunsOnceMore(Honest):
         return sum(super(RunsOnceMore, self).compute(x, target) for _ in range(self.n_samples + 1))
 
 
-@sabotages("cost_as_declared", "gradients of parameters")
+@sabotages("check_cost", "gradients of parameters")
 class DifferentiatesTheWeights(Honest):
     def compute(self, x, target):
         with torch.enable_grad():
@@ -373,7 +373,7 @@ class DifferentiatesTheWeights(Honest):
 
 
 @sabotages(
-    "cost_as_declared",
+    "check_cost",
     "below the layer, runs with gradients",
     cost=lambda self: CUT,
 )
@@ -394,7 +394,7 @@ class BuildsTheWholeGraph(Method):
 
 
 @sabotages(
-    "cost_as_declared",
+    "check_cost",
     "1 backward passes below the layer; the cost says 0",
     cost=lambda self: CUT,
 )
@@ -404,7 +404,7 @@ class GoesBackBelow(Honest):
 
 
 @sabotages(
-    "cost_as_declared",
+    "check_cost",
     "1 forward passes through head, above the layer; the cost says 0",
     cost=lambda self: Cost.split(below=Passes(1), above=Passes(0)),
     needs={Capability.FEATURES},
@@ -421,7 +421,7 @@ class DoesNotStop(Method):
         return found["at"].mean(1)
 
 
-@sabotages("options_checked", "no OptionError")
+@sabotages("check_option_values", "no OptionError")
 class TakesAnything(Honest):
     n_steps: int = option(5, "steps", at_least=1)
 
@@ -429,24 +429,24 @@ class TakesAnything(Honest):
         self.setup()
 
 
-@sabotages("options_declared", "steps is no option")
+@sabotages("check_option_declarations", "steps is no option")
 class HasABareField(Honest):
     steps: int = 3
 
 
-@sabotages("options_declared", "TypeError")
+@sabotages("check_option_declarations", "TypeError")
 class CannotBeWrittenDown(Honest):
     @property
     def options(self):
         return {"step": torch.ones(1)}
 
 
-@sabotages("card_complete", "full stop", summary="What each pixel adds")
+@sabotages("check_method_card", "full stop", summary="What each pixel adds")
 class SaysHalfASentence(Honest):
     pass
 
 
-@sabotages("card_complete", "no citation", citation=" ")
+@sabotages("check_method_card", "no citation", citation=" ")
 class CitesNobody(Honest):
     pass
 
@@ -500,7 +500,7 @@ def test_the_parts_of_a_transformer_are_counted_each():
             type("ReadsTwice", (ReadsTheLastBlockTwice,), {"__doc__": "Bad."})
         )
         with pytest.raises(ContractError, match=says) if says else nullcontext():
-            CHECKS["cost_as_declared"](cls, toys.toy_vit(pool="mean"), toys.batch(3))
+            CHECKS["check_cost"](cls, toys.toy_vit(pool="mean"), toys.batch(3))
 
 
 def test_every_check_has_a_saboteur():

@@ -28,7 +28,7 @@ INSIDE = 0.8
 
 
 @dataclass
-class Probe:
+class DatasetCase:
     """A data set, and some of its items: the first, the last and those between, broken ones left out."""
 
     data: Dataset
@@ -40,7 +40,7 @@ class Probe:
         return next(iter(self.items))
 
 
-def _probe(data: Dataset, n: int) -> Probe:
+def _make_case(data: Dataset, n: int) -> DatasetCase:
     items, reasons = {}, []
     for i in np.unique(np.linspace(0, len(data) - 1, min(n, len(data))).round().astype(int)).tolist():
         try:
@@ -48,15 +48,15 @@ def _probe(data: Dataset, n: int) -> Probe:
         except SeewhyError as error:  # what is broken on disk is no fault of the reader
             reasons.append(str(error))
     ensure(items, f"none of its items can be read ({reasons[0] if reasons else 'it is empty'})")
-    return Probe(data, items)
+    return DatasetCase(data, items)
 
 
-def check(fn: Callable[[Probe], None]) -> Check:
+def dataset_check(fn: Callable[[DatasetCase], None]) -> Check:
     """Enter a check of data sets."""
 
     def run(dataset: Dataset, n: int = 8) -> None:
         with named(dataset.card.name, fn.__name__):
-            fn(_probe(dataset, n))
+            fn(_make_case(dataset, n))
 
     return entered(DATASET_CHECKS, fn, run)
 
@@ -73,23 +73,23 @@ def check_dataset(dataset: Dataset, n: int = 8) -> dict[str, str]:
         ContractError: the first check that fails, with the others as its notes.
     """
     with named(dataset.card.name, "reading"):
-        probe = _probe(dataset, n)
-    return run_all(DATASET_CHECKS, dataset.card.name, probe)
+        case = _make_case(dataset, n)
+    return run_all(DATASET_CHECKS, dataset.card.name, case)
 
 
-def _each(probe: Probe, name: str) -> list[tuple[Item, ndarray]]:
+def _each(case: DatasetCase, name: str) -> list[tuple[Item, ndarray]]:
     """The items that have it, or the check does not apply."""
-    found = [(item, getattr(item, name)) for item in probe.items.values() if getattr(item, name) is not None]
+    found = [(item, getattr(item, name)) for item in case.items.values() if getattr(item, name) is not None]
     if not found:
         raise SkipTest(f"no item has {name}")
     return found
 
 
 # ── the list ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-@check
-def card_is_filled_in(probe: Probe) -> None:
+@dataset_check
+def check_dataset_card(case: DatasetCase) -> None:
     """Name, title, summary, source and splits are there; what lies on disk has a layout; the split is one of them."""
-    card = probe.data.card
+    card = case.data.card
     for name in ("name", "title", "summary", "source", "splits"):
         ensure(getattr(card, name), f"card.{name} is empty")
     ensure(one_sentence(card.summary), f"card.summary {NOT_ONE}")
@@ -97,25 +97,25 @@ def card_is_filled_in(probe: Probe) -> None:
     ensure(len(set(card.splits)) == len(card.splits), f"card.splits names one twice: {card.splits}")
 
 
-@check
-def ids_are_unique(probe: Probe) -> None:
+@dataset_check
+def check_ids_unique(case: DatasetCase) -> None:
     """As many ids as items, all different strings, and the same as the items'."""
-    ids = list(probe.data.ids)
-    ensure(len(ids) == len(probe.data), f"{len(ids)} ids for {len(probe.data)} items")
+    ids = list(case.data.ids)
+    ensure(len(ids) == len(case.data), f"{len(ids)} ids for {len(case.data)} items")
     ensure(all(isinstance(i, str) and i for i in ids), "an id is empty or no string")
     ensure(len(set(ids)) == len(ids), "two items have one id")
-    for i, item in probe.items.items():
+    for i, item in case.items.items():
         ensure(item.id == ids[i], f"item {i} calls itself {item.id!r}, the list {ids[i]!r}")
 
 
-@check
-def numbers_like_a_sequence(probe: Probe) -> None:
+@dataset_check
+def check_sequence_indexing(case: DatasetCase) -> None:
     """Negative numbers count from the end, slices give lists, and beyond the end is an IndexError."""
-    data, i, n = probe.data, probe.some, len(probe.data)
-    ensure(_same(data[i - n], probe.items[i]), f"item {i - n} is not item {i}")
+    data, i, n = case.data, case.some, len(case.data)
+    ensure(_same(data[i - n], case.items[i]), f"item {i - n} is not item {i}")
     part = data[i : i + 1]
     ensure(
-        isinstance(part, list) and len(part) == 1 and _same(part[0], probe.items[i]),
+        isinstance(part, list) and len(part) == 1 and _same(part[0], case.items[i]),
         f"[{i}:{i + 1}] is not the list of item {i}",
     )
     for beyond in (n, -n - 1):
@@ -123,38 +123,38 @@ def numbers_like_a_sequence(probe: Probe) -> None:
             data[beyond]
 
 
-@check
-def item_does_not_depend_on_others(probe: Probe) -> None:
+@dataset_check
+def check_reading_order_invariance(case: DatasetCase) -> None:
     """An item is the same when it is read again, in another order."""
-    for i in sorted(probe.items, reverse=True):
-        ensure(_same(probe.data[i], probe.items[i]), f"item {i} is another after others were read")
+    for i in sorted(case.items, reverse=True):
+        ensure(_same(case.data[i], case.items[i]), f"item {i} is another after others were read")
 
 
-@check
-def random_state_stays(probe: Probe) -> None:
+@dataset_check
+def check_random_state_untouched(case: DatasetCase) -> None:
     """Reading draws nothing from, and sets nothing in, the global random states of torch and NumPy."""
     states = _random_states()
-    probe.data[probe.some]
+    case.data[case.some]
     ensure(_random_states() == states, "reading an item touches a global random state; use a generator of your own")
 
 
 # ── the items ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-@check
-def image_is_rgb(probe: Probe) -> None:
+@dataset_check
+def check_image_rgb(case: DatasetCase) -> None:
     """A Pillow image of mode RGB with pixels."""
-    for item in probe.items.values():
+    for item in case.items.values():
         ensure(isinstance(item.image, Image.Image), f"{item.id}: the image is a {type(item.image).__name__}")
         ensure(item.image.mode == "RGB", f"{item.id}: the image's mode is {item.image.mode}; use images.load_image")
         ensure(min(item.image.size) > 0, f"{item.id}: the image has no pixels")
 
 
-@check
-def labels_are_classes(probe: Probe) -> None:
+@dataset_check
+def check_labels(case: DatasetCase) -> None:
     """Plain whole numbers into `class_names`, which are different strings; without objects no class twice."""
-    names = probe.data.class_names
+    names = case.data.class_names
     ensure(isinstance(names, tuple) and all(isinstance(n, str) and n for n in names), "class_names are no texts")
     ensure(len(set(names)) == len(names), "two classes have one name")
-    for item in probe.items.values():
+    for item in case.items.values():
         ensure(
             isinstance(item.labels, tuple) and all(type(label) is int for label in item.labels),
             f"{item.id}: its labels are no tuple of ints but {item.labels!r}",
@@ -167,23 +167,23 @@ def labels_are_classes(probe: Probe) -> None:
             ensure(len(set(item.labels)) == len(item.labels), f"{item.id}: a class twice without objects")
 
 
-@check
-def masks_are_the_images(probe: Probe) -> None:
+@dataset_check
+def check_masks_match_image(case: DatasetCase) -> None:
     """Booleans (objects, rows, cols) of the image's size, one for each label."""
-    for item, masks in _each(probe, "masks"):
+    for item, masks in _each(case, "masks"):
         ensure(isinstance(masks, ndarray) and masks.dtype == bool, f"{item.id}: the masks are no booleans")
         wanted = (len(item.labels), item.image.height, item.image.width)
         ensure(masks.shape == wanted, f"{item.id}: the masks' shape is {masks.shape}, not {wanted}")
     ensure(
-        any(masks.any() for _, masks in _each(probe, "masks")) or not any(i.labels for i in probe.items.values()),
+        any(masks.any() for _, masks in _each(case, "masks")) or not any(i.labels for i in case.items.values()),
         "all masks are empty",
     )
 
 
-@check
-def boxes_are_in_the_image(probe: Probe) -> None:
+@dataset_check
+def check_boxes_in_image(case: DatasetCase) -> None:
     """Finite floats (objects, 4), left ≤ right, top ≤ bottom, inside the image, one for each label."""
-    for item, boxes in _each(probe, "boxes"):
+    for item, boxes in _each(case, "boxes"):
         ensure(isinstance(boxes, ndarray) and boxes.dtype.kind == "f", f"{item.id}: the boxes are no floats")
         ensure(boxes.shape == (len(item.labels), 4), f"{item.id}: the boxes' shape is {boxes.shape}")
         ensure(np.isfinite(boxes).all(), f"{item.id}: a box is not finite")
@@ -192,10 +192,10 @@ def boxes_are_in_the_image(probe: Probe) -> None:
         ensure(inside, f"{item.id}: a box leaves the image of {item.image.size}: {boxes.tolist()}")
 
 
-@check
-def boxes_hold_their_masks(probe: Probe) -> None:
+@dataset_check
+def check_boxes_contain_masks(case: DatasetCase) -> None:
     """At least `INSIDE` of each mask lies in the box of the same object."""
-    both = [item for item, _ in _each(probe, "boxes") if item.masks is not None]
+    both = [item for item, _ in _each(case, "boxes") if item.masks is not None]
     if not both:
         raise SkipTest("no item has both masks and boxes")
     for item in both:
@@ -207,10 +207,10 @@ def boxes_hold_their_masks(probe: Probe) -> None:
             )
 
 
-@check
-def ignored_pixels_are_nobodys(probe: Probe) -> None:
+@dataset_check
+def check_ignore_disjoint_from_masks(case: DatasetCase) -> None:
     """`ignore` is a boolean of the image's size that shares no pixel with a mask."""
-    for item, ignore in _each(probe, "ignore"):
+    for item, ignore in _each(case, "ignore"):
         ensure(isinstance(ignore, ndarray) and ignore.dtype == bool, f"{item.id}: ignore is no boolean")
         ensure(ignore.shape == (item.image.height, item.image.width), f"{item.id}: ignore's shape is {ignore.shape}")
         if item.masks is not None:
@@ -218,10 +218,10 @@ def ignored_pixels_are_nobodys(probe: Probe) -> None:
             ensure(not shared, f"{item.id}: {shared} ignored pixels are in a mask")
 
 
-@check
-def about_is_json(probe: Probe) -> None:
+@dataset_check
+def check_about_json(case: DatasetCase) -> None:
     """`about` is a dict that JSON gives back as it was, without NaN."""
-    for item in probe.items.values():
+    for item in case.items.values():
         try:
             back = json.loads(json.dumps(item.about, allow_nan=False))
         except (TypeError, ValueError) as error:
@@ -230,10 +230,10 @@ def about_is_json(probe: Probe) -> None:
 
 
 # ── the folder ────────────────────────────────────────────────────────────────────────────────────────────────────────
-@check
-def wrong_folder_is_told(probe: Probe) -> None:
+@dataset_check
+def check_missing_root_error(case: DatasetCase) -> None:
     """A missing folder and an empty one are a DataError with words of the layout."""
-    card = probe.data.card
+    card = case.data.card
     if not card.layout:
         raise SkipTest("nothing is on disk")
     words = {
@@ -245,7 +245,7 @@ def wrong_folder_is_told(probe: Probe) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for root in (Path(folder) / "missing", Path(folder)):
             try:
-                type(probe.data)(root)
+                type(case.data)(root)
             except DataError as error:
                 ensure(
                     any(word in str(error) for word in words),
@@ -257,18 +257,18 @@ def wrong_folder_is_told(probe: Probe) -> None:
             ensure(False, "a wrong folder raises no DataError")
 
 
-@check
-def item_is_the_readers_own(probe: Probe) -> None:
+@dataset_check
+def check_samples_not_shared(case: DatasetCase) -> None:
     """Whoever changes an item in place changes no later reading of it."""
-    before, first = copy.deepcopy(probe.items[probe.some]), probe.data[probe.some]
+    before, first = copy.deepcopy(case.items[case.some]), case.data[case.some]
     for value in (first.masks, first.boxes, first.ignore):
         if value is not None and value.flags.writeable:
             value[...] = 1
     first.image.paste((1, 2, 3), (0, 0, *first.image.size))
     first.about["seewhy"] = "was here"
     ensure(
-        _same(probe.data[probe.some], before),
-        f"item {probe.some} shows what was written into an earlier reading of it; give copies",
+        _same(case.data[case.some], before),
+        f"item {case.some} shows what was written into an earlier reading of it; give copies",
     )
 
 

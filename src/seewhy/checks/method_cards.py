@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from seewhy.checks.cards import complaints, options_are_declared
 from seewhy.checks.core import ensure, expect, few_repetitions
-from seewhy.checks.method_case import Probe, method_check
+from seewhy.checks.method_case import MethodCase, method_check
 from seewhy.checks.state import PassCounter, clone
 from seewhy.core.cards import CAPABILITY_TEXT, Capability, Cost, Passes
 from seewhy.core.options import options_of
@@ -19,14 +19,14 @@ from seewhy.models.instrument.hooks import untouched
 
 
 @method_check
-def needs_checked_first(probe: Probe) -> None:
+def check_capabilities_first(case: MethodCase) -> None:
     """A model without one of the needs gets a `RequirementError` that names it, before any forward."""
-    for need in sorted(probe.card.needs):
-        model = _without(clone(probe.model), need)
+    for need in sorted(case.card.needs):
+        model = _without(clone(case.model), need)
         counter = PassCounter(model)
         with expect(RequirementError, f"a model without {need}"):
             try:
-                probe.cls(model=model)
+                case.cls(model=model)
             except RequirementError as error:
                 ensure(
                     CAPABILITY_TEXT[need] in str(error),
@@ -35,9 +35,9 @@ def needs_checked_first(probe: Probe) -> None:
                 raise
             finally:
                 ensure(not counter.order, f"a forward runs before {need} is found missing")
-    model = clone(probe.model)
+    model = clone(case.model)
     counter = PassCounter(model)
-    probe.method(model)
+    case.method(model)
     ensure(not counter.order, "making the method runs the model already")
 
 
@@ -50,20 +50,20 @@ def _without(model: VisionModel, need: Capability) -> VisionModel:
 
 
 @method_check
-def cost_as_declared(probe: Probe) -> None:
+def check_cost(case: MethodCase) -> None:
     """Every part of the model runs, forward and backward, as often as the cost says, for two numbers of repetitions.
 
     Counted in images through every leaf of the model. A part without backward passes builds no graph; the gradient of
     a parameter is never computed.
     """
     for few in (3, 4):
-        method = probe.method(clone(probe.model), **few_repetitions(probe.cls, few))
+        method = case.method(clone(case.model), **few_repetitions(case.cls, few))
         counter = PassCounter(method.model, method.cut_layer.name if method.cut_layer else None)
         with untouched(method.model.module):
-            method.model.run(probe.x)
+            method.model.run(case.x)
         once, order = dict(counter.forward), counter.order
         counter.reset()
-        method(probe.x, probe.target)
+        method(case.x, case.target)
         for part, leaves in _leaves_by_part(method, order).items():
             _compare(counter, once, leaves, part, method.cost.parts[part])
         ensure(not counter.parameter_gradients, "gradients of parameters are computed")
@@ -107,30 +107,30 @@ def _compare(counter: PassCounter, once: dict[str, int], leaves: list[str], part
 
 
 @method_check
-def options_checked(probe: Probe) -> None:
+def check_option_values(case: MethodCase) -> None:
     """A value below an option's least, or not among its choices, is an `OptionError`; a default never is."""
-    probe.cls(model=probe.model)
-    for name, field in options_of(probe.cls).items():
+    case.cls(model=case.model)
+    for name, field in options_of(case.cls).items():
         if field.metadata["at_least"] is not None:
             with expect(OptionError, f"{name}={field.metadata['at_least'] - 1}"):
-                probe.method(**{name: field.metadata["at_least"] - 1})
+                case.method(**{name: field.metadata["at_least"] - 1})
         if field.metadata["choices"] is not None:
             with expect(OptionError, f"{name}='no such choice'"):
-                probe.method(**{name: "no such choice"})
+                case.method(**{name: "no such choice"})
 
 
 @method_check
-def options_declared(probe: Probe) -> None:
+def check_option_declarations(case: MethodCase) -> None:
     """Every field has a help text, counts of passes a least value, and all values go into a manifest and back."""
-    method = probe.method()
+    method = case.method()
     ensure(json.loads(json.dumps(method.options)) == method.options, "the options do not survive JSON")
     options_are_declared(method, besides=("model",))
 
 
 @method_check
-def card_complete(probe: Probe) -> None:
+def check_method_card(case: MethodCase) -> None:
     """A name, a title, a family, one sentence of summary, a citation, true kinds; and where the file lies agrees."""
-    for complaint in _complaints(probe.cls, probe.method()):
+    for complaint in _complaints(case.cls, case.method()):
         ensure(False, complaint)
 
 

@@ -23,7 +23,7 @@ METHOD_CHECKS: list[tuple[str, Check]] = []
 
 
 @dataclass
-class Probe:
+class MethodCase:
     """What a check of a method works with.
 
     Attributes:
@@ -67,7 +67,7 @@ class Probe:
         return output_of(self.model, self.x)
 
     def other_target(self) -> Target:
-        """A target that differs from the probe's for every image."""
+        """A target that differs from the case's for every image."""
         if isinstance(self.target, Similarity):
             return replace(self.target, vector=self.target.vector.flip(-1))
         if isinstance(self.target, ClassTarget) and len(self.target.index) == len(self.x):
@@ -104,21 +104,21 @@ def default_target(cls: type[Method], model: VisionModel, x: Tensor) -> Target:
     return Similarity(vectors, kind=kind or "concept")
 
 
-def probe_of(cls: type[Method], model: VisionModel, x: Tensor | None, target: TargetLike) -> Probe:
+def make_method_case(cls: type[Method], model: VisionModel, x: Tensor | None, target: TargetLike) -> MethodCase:
     """Fill in what the caller left out; `SkipTest` if the model cannot serve the method."""
     why = cls.why_incompatible(model)
     if why:
         raise SkipTest(f"{cls.card.title} cannot serve {model.name}: {why}")
     x = batch_for(model, x)
     goal = default_target(cls, model, x) if target is None else as_target(target, model.class_names)
-    return Probe(cls, model, x, goal, few_repetitions(cls))
+    return MethodCase(cls, model, x, goal, few_repetitions(cls))
 
 
-def method_check(fn: Callable[[Probe], None]) -> Check:
-    """Make a public check of a function of a probe, and put it on `METHOD_CHECKS`."""
+def method_check(fn: Callable[[MethodCase], None]) -> Check:
+    """Make a public check of a function of a case, and put it on `METHOD_CHECKS`."""
 
     def check(cls: type[Method], model: VisionModel, x: Tensor | None = None, target: TargetLike = None) -> None:
         with named(cls.card.name, fn.__name__):
-            fn(probe_of(cls, model, x, target))
+            fn(make_method_case(cls, model, x, target))
 
     return entered(METHOD_CHECKS, fn, check)

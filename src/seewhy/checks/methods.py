@@ -6,7 +6,7 @@ from torch import Tensor
 
 from seewhy.checks import method_cards, method_safety, method_values  # noqa: F401 (their decorators fill METHOD_CHECKS)
 from seewhy.checks.core import run_all
-from seewhy.checks.method_case import METHOD_CHECKS, probe_of
+from seewhy.checks.method_case import METHOD_CHECKS, make_method_case
 from seewhy.methods.base import Method
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import TargetLike
@@ -33,4 +33,4 @@ def check_method(
         RequirementError: the model cannot serve the method.
     """
     cls(model=model)
-    return run_all(METHOD_CHECKS, cls.card.name, probe_of(cls, model, x, target))
+    return run_all(METHOD_CHECKS, cls.card.name, make_method_case(cls, model, x, target))

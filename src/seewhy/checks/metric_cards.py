@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from seewhy.checks.cards import complaints, options_are_declared
 from seewhy.checks.core import ensure, expect
-from seewhy.checks.metric_case import FIELDS, Trial, forwards, metric_check, trial_of
+from seewhy.checks.metric_case import FIELDS, MetricCase, forwards, make_metric_case, metric_check
 from seewhy.core.cards import REQUIREMENT_TEXT, Requirement
 from seewhy.core.options import options_of
 from seewhy.errors import OptionError
@@ -15,18 +15,18 @@ from seewhy.metrics.base import Metric, MetricInputs
 
 
 @metric_check
-def needs_are_true(trial: Trial) -> None:
+def check_requirements_first(case: MetricCase) -> None:
     """Without one of its needs the metric says so before any forward; with nothing else it works."""
-    known = trial.known
+    known = case.known
     always = {"model": known.model, "x": known.x, "target": known.target}
-    needs = {FIELDS[ask]: getattr(known, FIELDS[ask]) for ask in trial.card.needs if ask is not Requirement.MODEL}
-    only = {**(always if trial.card.needs & {Requirement.MODEL, Requirement.METHOD} else {}), **needs}
-    trial.metric.measure(trial.maps, MetricInputs(**only))
-    for ask in sorted(trial.card.needs):
+    needs = {FIELDS[ask]: getattr(known, FIELDS[ask]) for ask in case.card.needs if ask is not Requirement.MODEL}
+    only = {**(always if case.card.needs & {Requirement.MODEL, Requirement.METHOD} else {}), **needs}
+    case.metric.measure(case.maps, MetricInputs(**only))
+    for ask in sorted(case.card.needs):
         lacking = {**only, **({"model": None} if ask is Requirement.MODEL else {FIELDS[ask]: None})}
         with forwards(known.model) as seen, expect(OptionError, f"no {ask}"):
             try:
-                trial.metric.measure(trial.maps, MetricInputs(**lacking))
+                case.metric.measure(case.maps, MetricInputs(**lacking))
             except OptionError as error:
                 ensure(
                     REQUIREMENT_TEXT[ask] in str(error),
@@ -38,33 +38,33 @@ def needs_are_true(trial: Trial) -> None:
 
 
 @metric_check
-def passes_as_declared(trial: Trial) -> None:
+def check_passes(case: MetricCase) -> None:
     """Forwards per map, rounded up, are those of the card, for more than one count."""
     for few in (3, 4):
-        metric = trial_of(trial.metric, trial.known.model, few).metric
-        with forwards(trial.known.model) as seen:
-            trial.measure(metric=metric)
-        per_map = -(-sum(seen) // len(trial.maps))
+        metric = make_metric_case(case.metric, case.known.model, few).metric
+        with forwards(case.known.model) as seen:
+            case.measure(metric=metric)
+        per_map = -(-sum(seen) // len(case.maps))
         ensure(per_map == metric.passes, f"{per_map} forwards per map; the card says {metric.passes}")
 
 
 @metric_check
-def options_checked(trial: Trial) -> None:
+def check_metric_options(case: MetricCase) -> None:
     """A value below an option's least or no choice of it is an `OptionError`; all have words and go into JSON."""
-    options_are_declared(trial.metric)
-    for name, field in options_of(type(trial.metric)).items():
+    options_are_declared(case.metric)
+    for name, field in options_of(type(case.metric)).items():
         least = field.metadata["at_least"]
         wrong = ([least - 1] if least is not None else []) + (["no such choice"] if field.metadata["choices"] else [])
         for value in wrong:
             with expect(OptionError, f"{name}={value!r}"):
-                type(trial.metric)(**{name: value})
-    json.dumps(trial.metric.options)
+                type(case.metric)(**{name: value})
+    json.dumps(case.metric.options)
 
 
 @metric_check
-def card_complete(trial: Trial) -> None:
+def check_metric_card(case: MetricCase) -> None:
     """Name, title, property, one sentence of summary, citation, true kinds; and where the file lies agrees."""
-    for complaint in _complaints(trial.metric):
+    for complaint in _complaints(case.metric):
         ensure(False, complaint)
 
 

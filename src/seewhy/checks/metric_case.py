@@ -40,7 +40,7 @@ EXACT = 1e-6
 
 
 @dataclass
-class Trial:
+class MetricCase:
     """What a check of a metric works with.
 
     Attributes:
@@ -72,10 +72,10 @@ class Trial:
         fields = {name: picked(getattr(known, name), rows) for name in (*TRUTH, "x")}
         return self.maps[rows], self.given(**fields, target=known.target and known.target.at(rows))
 
-    def asks(self, *asks: Requirement) -> None:
+    def skip_unless_needed(self, *requirements: Requirement) -> None:
         """`SkipTest` unless the metric needs one of these."""
-        if not self.card.needs & set(asks):
-            raise SkipTest(f"{self.card.title} does not need {' or '.join(asks)}")
+        if not self.card.needs & set(requirements):
+            raise SkipTest(f"{self.card.title} does not need {' or '.join(requirements)}")
 
     @cached_property
     def plain(self) -> Measurement:
@@ -83,7 +83,9 @@ class Trial:
         return self.measure()
 
 
-def trial_of(metric: Metric | type[Metric], model: VisionModel | None, few: int = FEW, seed: int = 0) -> Trial:
+def make_metric_case(
+    metric: Metric | type[Metric], model: VisionModel | None, few: int = FEW, seed: int = 0
+) -> MetricCase:
     """Materials for a metric; `SkipTest` if it needs a model and there is none."""
     metric = metric() if isinstance(metric, type) else metric
     metric = type(metric)(**{**metric.options, **few_repetitions(type(metric), few)})
@@ -111,7 +113,7 @@ def trial_of(metric: Metric | type[Metric], model: VisionModel | None, few: int 
             labels=known.labels % width,
             method=some_method(model),
         )
-    return Trial(metric, random_maps(size, draws).to(device), known)
+    return MetricCase(metric, random_maps(size, draws).to(device), known)
 
 
 def random_maps(size: tuple[int, int], draws: torch.Generator) -> Tensor:
@@ -175,11 +177,11 @@ def forwards(model: VisionModel | None) -> Iterator[list[int]]:
         handle.remove()
 
 
-def metric_check(fn: Callable[[Trial], None]) -> Check:
-    """Make a public check of a function of a trial, and put it on `METRIC_CHECKS`."""
+def metric_check(fn: Callable[[MetricCase], None]) -> Check:
+    """Make a public check of a function of a case, and put it on `METRIC_CHECKS`."""
 
     def check(metric: Metric | type[Metric], model: VisionModel | None = None) -> None:
         with named(metric.card.name, fn.__name__):
-            fn(trial_of(metric, model))
+            fn(make_metric_case(metric, model))
 
     return entered(METRIC_CHECKS, fn, check)

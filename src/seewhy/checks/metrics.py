@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seewhy.checks import metric_cards, metric_safety, metric_values  # noqa: F401 (they fill METRIC_CHECKS)
 from seewhy.checks.core import run_all
-from seewhy.checks.metric_case import METRIC_CHECKS, trial_of
+from seewhy.checks.metric_case import METRIC_CHECKS, make_metric_case
 from seewhy.metrics.base import Metric
 from seewhy.models.adapter import VisionModel
 
@@ -23,4 +23,4 @@ def check_metric(metric: Metric | type[Metric], model: VisionModel | None = None
         ContractError: the first check that fails, with the others as its notes.
         SkipTest: the metric asks a model, and there is none.
     """
-    return run_all(METRIC_CHECKS, metric.card.name, trial_of(metric, model))
+    return run_all(METRIC_CHECKS, metric.card.name, make_metric_case(metric, model))

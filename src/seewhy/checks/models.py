@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seewhy.checks.core import Check, batch_for, ensure, ensure_same, entered, expect, named, run_all
-from seewhy.checks.state import Witness, lived_in
+from seewhy.checks.state import StateSnapshot, messy_copy
 from seewhy.core.cards import Capability
 from seewhy.errors import SeewhyError, UnknownNameError
 from seewhy.models.adapter import VisionModel
@@ -65,7 +65,7 @@ def _stages(model: VisionModel) -> tuple[Layer, ...]:
 
 
 @model_check
-def offers_are_true(model: VisionModel, x: Tensor) -> None:
+def check_capabilities(model: VisionModel, x: Tensor) -> None:
     """Logits, embedding, prefix tokens, class names and the number of classes are there as the structure says."""
     output, offers, structure = model.run(x), model.capabilities, model.structure
     for need, value in ((Capability.LOGITS, output.logits), (Capability.EMBEDDING, output.embedding)):
@@ -82,7 +82,7 @@ def offers_are_true(model: VisionModel, x: Tensor) -> None:
 
 
 @model_check
-def same_answer_as_the_module(model: VisionModel, x: Tensor) -> None:
+def check_output_equals_module(model: VisionModel, x: Tensor) -> None:
     """Logits and embedding are exactly those of the plain module, call after call."""
     output = model.run(x)
     plain = model.module(x, **model.structure.call)
@@ -94,7 +94,7 @@ def same_answer_as_the_module(model: VisionModel, x: Tensor) -> None:
 
 
 @model_check
-def embedding_leads_to_logits(model: VisionModel, x: Tensor) -> None:
+def check_embedding_feeds_head(model: VisionModel, x: Tensor) -> None:
     """One vector per image, different for different images; what the head makes of it are, or go into, the logits."""
     output, head = model.run(x), model.structure.head
     embedding = output.require(Capability.EMBEDDING)
@@ -113,7 +113,7 @@ def embedding_leads_to_logits(model: VisionModel, x: Tensor) -> None:
 
 
 @model_check
-def stages_lie_on_grids(model: VisionModel, x: Tensor) -> None:
+def check_stage_grids(model: VisionModel, x: Tensor) -> None:
     """Each stage is (B, C, rows, cols) with the same stride both ways (in patches); grids do not grow with depth."""
     maps = model.activations(x, _stages(model))
     last = tuple(x.shape[-2:])
@@ -138,7 +138,7 @@ def _one_stride(size: Sequence[int], grid: tuple[int, int], unit: tuple[int, int
 
 
 @model_check
-def tokens_are_prefix_and_grid(model: VisionModel, x: Tensor) -> None:
+def check_token_count(model: VisionModel, x: Tensor) -> None:
     """Every block gives prefix_tokens + rows·cols tokens."""
     depth, (rows, cols) = _blocks(model), model.grid(*x.shape[-2:])
     tokens = model.tokens(x)
@@ -152,7 +152,7 @@ def tokens_are_prefix_and_grid(model: VisionModel, x: Tensor) -> None:
 
 
 @model_check
-def attention_is_a_distribution(model: VisionModel, x: Tensor) -> None:
+def check_attention_rows(model: VisionModel, x: Tensor) -> None:
     """Rows of (B, heads, N, N) are not negative and sum to one; reading them leaves the answer as it is."""
     depth, plain = _blocks(model), _answer(model.run(x))
     found: dict[int, Tensor] = {}
@@ -177,7 +177,7 @@ def attention_is_a_distribution(model: VisionModel, x: Tensor) -> None:
 
 
 @model_check
-def tail_continues_the_model(model: VisionModel, x: Tensor) -> None:
+def check_tail(model: VisionModel, x: Tensor) -> None:
     """From a layer's stored value, the part above it gives the model's answer, also for two batches in a row."""
     plain = _answer(model.run(x))
     for layer in dict.fromkeys([*_stages(model), model.cam_layer()]):
@@ -188,7 +188,7 @@ def tail_continues_the_model(model: VisionModel, x: Tensor) -> None:
 
 
 @model_check
-def cam_layer_is_reached(model: VisionModel, x: Tensor) -> None:
+def check_cam_layer_reached(model: VisionModel, x: Tensor) -> None:
     """The answer depends on every cell of `cam_layer`, in at least one of the images."""
     _stages(model)
     layer = model.cam_layer()
@@ -204,7 +204,7 @@ def cam_layer_is_reached(model: VisionModel, x: Tensor) -> None:
 
 
 @model_check
-def batch_is_singles(model: VisionModel, x: Tensor) -> None:
+def check_output_independent_of_batch(model: VisionModel, x: Tensor) -> None:
     """Answer and feature maps of an image do not depend on the other images of its batch."""
     singles = [x[i : i + 1] for i in range(len(x))]
     ensure_same(_answer(model.run(x)), torch.cat([_answer(model.run(s)) for s in singles]), "the answer differs")
@@ -215,7 +215,7 @@ def batch_is_singles(model: VisionModel, x: Tensor) -> None:
 
 
 @model_check
-def other_sizes_work_or_say_so(model: VisionModel, x: Tensor) -> None:
+def check_other_input_sizes(model: VisionModel, x: Tensor) -> None:
     """A wider image gives grids as wide in proportion, or a `SeewhyError` that says what the model takes."""
     wider = torch.cat([x, x], -1)
     stages = model.structure.stages
@@ -237,7 +237,7 @@ def other_sizes_work_or_say_so(model: VisionModel, x: Tensor) -> None:
 
 
 @model_check
-def cells_lie_where_the_pixels_are(model: VisionModel, x: Tensor) -> None:
+def check_cell_locations(model: VisionModel, x: Tensor) -> None:
     """A change in a corner of the image changes the first stage most in that corner of the grid."""
     first = _stages(model)[0]
     before = model.activations(x, [first])[first.name]
@@ -266,7 +266,7 @@ def _end(size: int, length: int, far: bool) -> slice:
 
 
 @model_check
-def layers_have_names(model: VisionModel, x: Tensor) -> None:
+def check_layer_lookup(model: VisionModel, x: Tensor) -> None:
     """Stages are found by name and number; an unknown layer is an `UnknownNameError`."""
     for i, stage in enumerate(_stages(model)):
         found = model.layer(stage.name) == stage == model.layer(i)
@@ -276,9 +276,9 @@ def layers_have_names(model: VisionModel, x: Tensor) -> None:
 
 
 @model_check
-def model_left_alone(model: VisionModel, x: Tensor) -> None:
+def check_module_untouched(model: VisionModel, x: Tensor) -> None:
     """Whatever is asked of it, also when that fails half-way, the module is afterwards as it was."""
-    model = lived_in(model)
+    model = messy_copy(model)
     calls: dict[str, Callable[[], object]] = {
         "forward_checked": lambda: model.forward_checked(x),
         "activations": lambda: model.activations(x, model.structure.stages),
@@ -289,13 +289,13 @@ def model_left_alone(model: VisionModel, x: Tensor) -> None:
     if model.structure.blocks:
         calls["tokens"] = lambda: model.tokens(x)
         calls["attention"] = lambda: _read_attention(model, x)
-    witness = Witness(model.module)
+    snapshot = StateSnapshot(model.module)
     for name, call in calls.items():
         try:
             call()
         except Exception:
             ensure("wrong" in name, f"{name} fails on a model that is partly frozen and has hooks of its own")
-        witness.ensure_unchanged(f"after {name}")
+        snapshot.ensure_unchanged(f"after {name}")
 
 
 def _tail_twice(model: VisionModel, x: Tensor) -> None:

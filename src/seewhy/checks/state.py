@@ -128,7 +128,7 @@ def change(before: State, after: State) -> str:
     return f"{changed[0]}{more}" if changed else ""
 
 
-class Witness:
+class StateSnapshot:
     """Remembers a model and the process, to find what changed."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -146,7 +146,7 @@ def clone(model: VisionModel) -> VisionModel:
     return copy.deepcopy(model)
 
 
-def lived_in(model: VisionModel) -> VisionModel:
+def messy_copy(model: VisionModel) -> VisionModel:
     """A copy as users have them: mixed modes, part frozen, gradients filled, own hooks, an own `forward`."""
     model = clone(model)
     modules = list(model.module.modules())
@@ -162,12 +162,12 @@ def lived_in(model: VisionModel) -> VisionModel:
     return model
 
 
-class Boom(Exception):  # noqa: N818 (stands for any exception of a user's code)
-    """Raised in the middle of a model's forward by a `Fuse`."""
+class InjectedError(Exception):
+    """Raised in the middle of a model's forward by a `FailureInjector`."""
 
 
-class Fuse:
-    """Makes one of several modules raise `Boom` at a chosen call; the model is a throw-away."""
+class FailureInjector:
+    """Makes one of several modules raise `InjectedError` at a chosen call; the model is a throw-away."""
 
     def __init__(self, modules: dict[str, nn.Module]) -> None:
         self.place, self.at_call, self.calls = "", 0, 0
@@ -179,14 +179,14 @@ class Fuse:
         self.place, self.at_call, self.calls = place, at_call, 0
 
     @property
-    def blew(self) -> bool:
+    def triggered(self) -> bool:
         """Whether it came to that."""
         return self.calls >= self.at_call
 
     def _run(self, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.calls += name == self.place
         if name == self.place and self.calls == self.at_call:
-            raise Boom("an exception inside forward")
+            raise InjectedError("an exception inside forward")
         return forward(*args, **kwargs)
 
 

@@ -51,7 +51,7 @@ class Cost:
 
     Three constructors name the parts: `Cost.whole` (one part: `model`), `Cost.split` (`below` and `above` the layer at
     which the method cuts the model, `Method.layer_`) and `Cost.transformer` (`embedding`, `blocks`, `head`). The
-    contract check `cost_as_declared` counts the passes of exactly these parts.
+    contract check `check_cost` counts the passes of exactly these parts.
 
     Attributes:
         parts: Passes by name of the part, ordered from the input to the output.
@@ -235,7 +235,8 @@ class DatasetCard:
         summary: one sentence: what is in it.
         splits: the splits that can be asked for.
         layout: the files that the folder must hold, as relative patterns; empty where nothing is on disk.
-        has: which of masks (`Requirement.OBJECTS`), boxes (`Requirement.BOXES`) and classes (`Requirement.LABEL`) the items bring.
+        has: which of masks (`Requirement.OBJECTS`), boxes (`Requirement.BOXES`) and classes (`Requirement.LABEL`) the
+            items bring.
         source: where a person gets it, in words.
         citation: the paper.
     """
