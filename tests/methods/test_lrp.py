@@ -1,4 +1,4 @@
-"""LRP for CNNs against its rules written out on dense matrices, against zennit's own hooks, and its conservation."""
+"""LRP for CNNs against its rules written out on dense matrices, against zennit's composites, and its conservation."""
 
 from __future__ import annotations
 

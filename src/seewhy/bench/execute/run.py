@@ -25,7 +25,7 @@ from seewhy.bench.setup import Bench, Stage, Tool, Unit
 from seewhy.bench.store import ROWS, SCHEMA, Store, part_name
 from seewhy.errors import DataError, ModelError, OptionError
 
-PACKAGES = ("numpy", "pillow", "pyarrow", "timm", "torchvision", "transformers", "open_clip_torch", "zennit")
+PACKAGES = ("numpy", "pillow", "pyarrow", "timm", "torchvision", "transformers", "open_clip_torch")
 POLL = 0.5
 Engine = Callable[[Bench, Store, list[Unit], OnPart], None]
 

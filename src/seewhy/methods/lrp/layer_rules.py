@@ -1,14 +1,15 @@
-"""LRP for convolutional networks: relevance itself goes down, with zennit's rules for the layers with weights.
+"""LRP for convolutional networks: relevance itself goes down, layers with weights by the rules of `rules.py`.
 
-zennit hooks modules and needs a model rewritten into modules (its canonizers). Here its rules get each convolution
-where it happens, so `x += shortcut`, `x.mean((2, 3))` and batch norms of any library are seen without a rewrite.
-What zennit has no rule for is ours: sums and averages share out in proportion (its `Norm`), gates and layer scales
-take nothing, layer and group norms pass relevance on. Max pooling sends it to the maximum.
+Each operation is met where it happens in the forward, so `x += shortcut`, `x.mean((2, 3))` and batch norms of any
+library are seen without rewriting the model into modules. What the papers have no rule for is ours: sums and averages
+share out in proportion, gates and layer scales take nothing, layer and group norms pass relevance on. Max pooling sends
+it to the maximum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from seewhy.errors import ModelError, require
+from seewhy.core.maps import upcast
+from seewhy.errors import ModelError
 from seewhy.methods.lrp.modes import ACTIVATIONS, Passed, Ruled, Rules, depends, passed
+from seewhy.methods.lrp.rules import (
+    CONVOLUTIONS,
+    Rule,
+    WeightedLayer,
+    alpha_beta_rule,
+    box_rule,
+    epsilon_rule,
+    flat_rule,
+    gamma_rule,
+    stabilized,
+)
 from seewhy.models.adapter import VisionModel
 
 COMPOSITES = {
@@ -28,7 +41,16 @@ COMPOSITES = {
 }
 """Name → the rules of the first layer, of convolutions, and of linear layers."""
 
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+_RULES: dict[str, Callable[..., Tensor]] = {
+    "epsilon": epsilon_rule,
+    "zplus": partial(alpha_beta_rule, alpha=1.0, beta=0.0),
+    "alpha1_beta0": partial(alpha_beta_rule, alpha=1.0, beta=0.0),
+    "alpha2_beta1": partial(alpha_beta_rule, alpha=2.0, beta=1.0),
+    "flat": flat_rule,
+}
+_USE_OUTPUT = ("epsilon", "gamma", "box")
+"""Rules that go back through the layer's own output, which is kept for them."""
+
 _SUMS = (
     "add",
     "radd",
@@ -90,10 +112,10 @@ class LayerRules(Rules):
         super().__init__()
         self.first, self.convolution, self.linear = COMPOSITES[composite]
         self.box, self.epsilon, self.gamma = box, epsilon, gamma
-        self.seen = False
-        self.layers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._started = False
+        self._layers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.table = {
-            **dict.fromkeys((*_CONVOLUTIONS, "linear"), self.layer),
+            **dict.fromkeys((*CONVOLUTIONS, "linear"), self.layer),
             "batch_norm": self.batch_norm,
             **dict.fromkeys(_SUMS, self.sum),
             **dict.fromkeys(_PRODUCTS, self.product),
@@ -101,46 +123,37 @@ class LayerRules(Rules):
             **dict.fromkeys(_REFUSED, self.refuse),
         }
 
-    def layer(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
-        """A layer with weights, by zennit's rule."""
-        given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
-        x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
-        name = self.first if not self.seen else self.linear if func.__name__ == "linear" else self.convolution
-        self.seen = True
-        layer = _Layer(func, weight, bias, args[3:], given)
-        out = Ruled.apply(lambda: func(*args, **kwargs), self._rule(name, layer, x), x)
-        self.layers[out] = layer
+    def layer(self, func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Run a layer with weights, and send relevance down by the rule that the composite has for it."""
+        layer, x = WeightedLayer.of_call(func, args, kwargs)
+        name = self.linear if layer.is_linear else self.convolution
+        if not self._started:
+            name, self._started = self.first, True
+        rule = self._rule(name, x)
+
+        def backward(inputs: tuple[Tensor, ...], upper: Tensor) -> tuple[Tensor]:
+            relevance = rule(layer, upcast(inputs[0]), upcast(upper))
+            return (relevance.to(inputs[0].dtype),)
+
+        out = Ruled.apply(lambda: layer.run(x, keep=name in _USE_OUTPUT), backward, x)
+        self._layers[out] = layer
         return out
 
-    def _rule(self, name: str, layer: _Layer, x: Tensor) -> Callable:
-        bounds = [_at_input(bound, x) for bound in self.box()] if name == "box" else []
-
-        def rule(inputs: tuple[Tensor], upper: Tensor) -> tuple[Tensor]:
-            x, exact = inputs[0], torch.promote_types(inputs[0].dtype, torch.float32)
-            hook = self._zennit(name, bounds)
-            hook.stored_tensors["input"] = (x.to(exact),)
-            return (hook.backward(layer.to(exact), inputs, (upper.to(exact),))[0].to(x.dtype),)
-
-        return rule
-
-    def _zennit(self, name: str, bounds: list[Tensor]) -> Any:
-        rules, small = require("zennit.rules", "lrp"), self.epsilon
-        return {
-            "epsilon": lambda: rules.Epsilon(epsilon=small),
-            "gamma": lambda: rules.Gamma(gamma=self.gamma, stabilizer=small),
-            "zplus": lambda: rules.ZPlus(stabilizer=small),
-            "alpha1_beta0": lambda: rules.AlphaBeta(alpha=1.0, beta=0.0, stabilizer=small),
-            "alpha2_beta1": lambda: rules.AlphaBeta(alpha=2.0, beta=1.0, stabilizer=small),
-            "flat": lambda: rules.Flat(stabilizer=small),
-            "box": lambda: rules.ZBox(*bounds, stabilizer=small),
-        }[name]()
+    def _rule(self, name: str, x: Tensor) -> Rule:
+        if name == "box":
+            low, high = (_at_input(bound, x).to(upcast(x)) for bound in self.box())
+            return partial(box_rule, low=low, high=high, epsilon=self.epsilon)
+        if name == "gamma":
+            return partial(gamma_rule, gamma=self.gamma, epsilon=self.epsilon)
+        return partial(_RULES[name], epsilon=self.epsilon)
 
     def batch_norm(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
         """A batch norm after a layer becomes part of that layer; elsewhere it passes relevance on."""
         names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
-        layer = self.layers.get(given["input"])
-        if layer is not None and given["running_mean"] is not None:
+        layer = self._layers.get(given["input"])
+        tokens = layer is not None and layer.is_linear and given["input"].ndim > 2  # their channels are not the outputs
+        if layer is not None and not tokens and given["running_mean"] is not None:
             layer.merge(
                 given["running_mean"],
                 given["running_var"],
@@ -183,39 +196,6 @@ def shared(func: Callable, args: tuple, kwargs: dict, epsilon: float) -> Tensor:
     if not places:
         raise ModelError(f"LRP cannot follow {func.__name__} here; use input_x_gradient")
     return Ruled.apply(lambda: func(*args, **kwargs), rule, *(args[i] for i in places))
-
-
-def stabilized(z: Tensor, epsilon: float) -> Tensor:
-    """z + ε sign z, with sign 0 = 1."""
-    return z + epsilon * torch.where(z < 0, -1.0, 1.0).to(z)
-
-
-class _Layer(nn.Module):
-    """A layer as zennit wants one: parameters by name, and a forward; it shares the user's weights."""
-
-    def __init__(self, func: Callable, weight: Tensor, bias: Tensor | None, args: tuple, kwargs: dict) -> None:
-        super().__init__()
-        self.func, self.args, self.kwargs, self.merged = func, args, kwargs, False
-        self._set(weight, bias)
-
-    def _set(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.func(x, self.weight, self.bias, *self.args, **self.kwargs)
-
-    def merge(self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
-        """Make a batch norm that follows part of the weights: w s and (b − μ) s + β, s = γ / √(σ² + eps)."""
-        if self.merged:
-            raise ModelError(
-                "one convolution feeds two batch norms, which cannot both be merged into it; use input_x_gradient"
-            )
-        scale = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
-        shifted = (-mean if self.bias is None else self.bias - mean) * scale
-        weights = self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1))
-        self._set(weights, shifted if bias is None else shifted + bias)
-        self.merged = True
 
 
 def input_bounds(model: VisionModel) -> tuple[Tensor, Tensor]:

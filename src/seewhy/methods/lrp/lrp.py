@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
-from seewhy.errors import require
 from seewhy.methods.base import Method, method, option
 from seewhy.methods.lrp.layer_rules import COMPOSITES, LayerRules, input_bounds, lrp_unmet
 from seewhy.methods.lrp.modes import Starts, pixel_relevance, slopes
@@ -24,9 +23,6 @@ class LayerwiseRelevance(Method):
     @classmethod
     def why_incompatible(cls, model: VisionModel) -> str:
         return super().why_incompatible(model) or lrp_unmet(model)
-
-    def setup(self) -> None:
-        require("zennit.rules", "lrp")
 
     @cached_property
     def _box(self) -> tuple[Tensor, Tensor]:
@@ -51,7 +47,7 @@ class LayerwiseRelevance(Method):
 class LRP(LayerwiseRelevance):
     """R_i = Σ_j ρ(x_i, w_ij) / Σ_i' ρ(x_i', w_i'j) · R_j from layer to layer; the map is Σ_channels R at the pixels.
 
-    ρ is the rule (zennit's): ε: x w, with ε in the denominator; γ: x (w + γ w⁺); z⁺ = α1β0: (x w)⁺; α2β1: twice the
+    ρ is the rule: ε: x w, with ε in the denominator; γ: x (w + γ w⁺); z⁺ = α1β0: (x w)⁺; α2β1: twice the
     positive minus once the negative shares; flat: 1; z^B (`box`): x w − low w⁺ − high w⁻, low and high being black
     and white after the model's preprocessing (a module that normalizes inside gets other numbers at its first layer:
     choose a composite without z^B). Biases stand in the denominators, so they keep a share; without them
@@ -65,7 +61,6 @@ class LRP(LayerwiseRelevance):
     ε is absolute: a network whose activations are not far above it keeps relevance for itself.
 
     Raises:
-        MissingExtraError: zennit is not installed.
         ModelError: the model computes something that no rule fits (a softmax inside, a matrix product).
     """
 

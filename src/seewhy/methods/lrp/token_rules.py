@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from seewhy.methods.lrp.layer_rules import stabilized
+from seewhy.methods.lrp.rules import stabilized
 from seewhy.methods.lrp.modes import ACTIVATIONS, Ruled, Rules, depends
 from seewhy.models.instrument.attention import attention_matrix
 
