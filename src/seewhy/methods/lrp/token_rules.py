@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from seewhy.methods.lrp.rules import stabilized
 from seewhy.methods.lrp.modes import ACTIVATIONS, Ruled, Rules, depends
+from seewhy.methods.lrp.rules import stabilized
 from seewhy.models.instrument.attention import attention_matrix
 
 LINEAR_RULES = ("epsilon", "zplus")
