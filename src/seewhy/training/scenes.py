@@ -142,7 +142,7 @@ class TrainingRun:
         self.step, self.seconds = 0, 0.0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.student = build_student(recipe).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # torch's stubs do not know it
+            self.student = build_student(recipe).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.trainable = [p for p in self.student.parameters() if p.requires_grad]
         decay = [p for p in self.trainable if p.ndim > 1]
         rest = [p for p in self.trainable if p.ndim <= 1]
@@ -185,8 +185,8 @@ class TrainingRun:
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.recipe, self.step)
         self.student.train()
-        window = window_at(self.recipe, self.step, side=x.shape[-1] // 8)
-        window = None if window is None else torch.from_numpy(window).to(self.device)
+        patches = window_at(self.recipe, self.step, side=x.shape[-1] // 8)
+        window = None if patches is None else torch.from_numpy(patches).to(self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32), self._attention():
             loss = self.student.loss(x, y, window)
         self.optimizer.zero_grad(set_to_none=True)
