@@ -12,6 +12,9 @@ from . import (
     targets as targets,
     viz as viz,
 )
+from .analysis.activation_maximization import visualize_class as visualize_class
+from .analysis.concept_activation import tcav as tcav
+from .analysis.randomization import randomization_test as randomization_test
 from .core.images import image_paths as image_paths
 from .core.preprocess import Preprocess as Preprocess
 from .data.load import load_data as load_data

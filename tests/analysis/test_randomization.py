@@ -16,7 +16,7 @@ from torch import nn
 from toys import Edges, toy_cnn, toy_vit
 
 import seewhy
-from seewhy.analysis.randomization import CascadingRandomization, Step, sanity
+from seewhy.analysis.randomization import CascadingRandomization, RandomizationStep, randomization_test
 from seewhy.core.maps import normalize, spearman, ssim
 from seewhy.errors import OptionError, RequirementError
 from seewhy.explanation import Explanation
@@ -36,7 +36,7 @@ def photo(cat):
 
 
 def test_a_method_that_ignores_the_weights_is_flagged_and_grad_cam_is_not(model, photo):
-    edges, cam = sanity(model, photo, [Edges, METHODS["grad_cam"](model, relu=False)], "cat")
+    edges, cam = randomization_test(model, photo, [Edges, METHODS["grad_cam"](model, relu=False)], "cat")
     assert edges.verdict == "does not depend on the weights"
     assert [step.spearman for step in edges.steps] == pytest.approx([1] * len(edges.steps))
     assert [step.ssim for step in edges.steps] == pytest.approx([1] * len(edges.steps))
@@ -48,7 +48,7 @@ def test_a_method_that_ignores_the_weights_is_flagged_and_grad_cam_is_not(model,
 def test_what_lies_below_the_random_layers_does_not_change(photo):
     """LaFAM of stage 1 sees nothing of a random head or stage 2."""
     model = toy_cnn()
-    (lafam,) = sanity(model, photo, [METHODS["lafam"](model, layer=model.module.stage1)], steps=9)
+    (lafam,) = randomization_test(model, photo, [METHODS["lafam"](model, layer=model.module.stage1)], steps=9)
     alike = {step.layer: torch.equal(step.explanation.attribution, lafam.trained.attribution) for step in lafam.steps}
     assert alike == {"head": True, "stage2.1": True, "stage2.0": True, "stage1.1": False, "stage1.0": False}
     assert lafam.verdict == ""
@@ -57,7 +57,7 @@ def test_what_lies_below_the_random_layers_does_not_change(photo):
 def test_the_users_model_and_the_random_state_stay(model, photo):
     model.module.train()
     weights, state = copy.deepcopy(model.module.state_dict()), torch.get_rng_state()
-    sanity(model, photo, ["grad_cam"])
+    randomization_test(model, photo, ["grad_cam"])
     assert model.module.training
     assert all(torch.equal(weights[k], v) for k, v in model.module.state_dict().items())
     assert all(not m._forward_pre_hooks and not m._forward_hooks for m in model.module.modules())
@@ -88,7 +88,7 @@ def test_forgetting_is_seeded_and_in_place_by_reset_parameters_or_the_same_sprea
 
 
 def test_the_same_seed_gives_the_same_cascade_and_the_class_stays(photo):
-    runs = [sanity(toy_cnn(), photo, ["saliency"], seed=seed, steps=3)[0] for seed in (4, 4, 5)]
+    runs = [randomization_test(toy_cnn(), photo, ["saliency"], seed=seed, steps=3)[0] for seed in (4, 4, 5)]
     assert runs[0].trained.target["index"] == runs[0].steps[-1].explanation.target["index"]
     assert torch.equal(runs[0].steps[-1].explanation.attribution, runs[1].steps[-1].explanation.attribution)
     assert not torch.equal(runs[0].steps[-1].explanation.attribution, runs[2].steps[-1].explanation.attribution)
@@ -127,25 +127,23 @@ def test_constant_and_broken_maps_have_no_correlation_but_words():
         )
 
     flat, real = explanation(torch.zeros(4, 4)), explanation(torch.rand(4, 4))
-    assert "constant" in CascadingRandomization(flat, [Step("head", real, None, None)]).verdict
-    assert CascadingRandomization(real, [Step("head", None, None, None)]).verdict == ""
-    assert CascadingRandomization(real, [Step("head", flat, None, None)]).verdict == ""
-    assert (
-        "hardly"
-        in CascadingRandomization(real, [Step("head", explanation(real.attribution + 1e-6), 0.97, None)]).verdict
-    )
+    assert "constant" in CascadingRandomization(flat, [RandomizationStep("head", real, None, None)]).verdict
+    assert CascadingRandomization(real, [RandomizationStep("head", None, None, None)]).verdict == ""
+    assert CascadingRandomization(real, [RandomizationStep("head", flat, None, None)]).verdict == ""
+    nearly = RandomizationStep("head", explanation(real.attribution + 1e-6), 0.97, None)
+    assert "hardly" in CascadingRandomization(real, [nearly]).verdict
 
 
 def test_impossible_questions_cost_one_line(photo):
     with pytest.raises(OptionError, match="2 or more"):
-        sanity(toy_cnn(), photo, ["lafam"], steps=1)
+        randomization_test(toy_cnn(), photo, ["lafam"], steps=1)
     function = seewhy.wrap_function(lambda x: x.mean((2, 3)), classes=3)
     with pytest.raises(RequirementError, match="no weights"):
-        sanity(function, photo, ["occlusion"], 0)
+        randomization_test(function, photo, ["occlusion"], 0)
 
 
 def test_the_figure_is_red_where_a_method_does_not_change(photo):
-    edges, cam = sanity(toy_cnn(), photo, [Edges, "saliency"], "cat", steps=2)
+    edges, cam = randomization_test(toy_cnn(), photo, [Edges, "saliency"], "cat", steps=2)
 
     def reds(cascade):
         pixels = np.array(randomization_figure([cascade], "t"))
@@ -165,7 +163,7 @@ def test_the_command_writes_the_figure_and_says_so(photo, monkeypatch, tmp_path,
         "argv",
         [
             "seewhy",
-            "sanity",
+            "randomization-test",
             str(tmp_path / "cat.png"),
             "-M",
             "grad_cam",

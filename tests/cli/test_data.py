@@ -1,4 +1,4 @@
-"""`seewhy data`: every registered data set is listed, items are drawn, broken ones are named."""
+"""`seewhy data`: every registered dataset is listed, items are drawn, broken ones are named."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_broken_files_are_named_and_counted(folder: Path) -> None:
     result = run(app, ["data", "check", "folder", "--root", str(folder), "--json"])
     assert result.exit_code == 9
     found = json.loads(result.stdout)
-    assert (found["items"], found["labels"], found["classes"], len(found["broken"])) == (4, 3, 2, 1)
+    assert (found["samples"], found["labels"], found["classes"], len(found["broken"])) == (4, 3, 2, 1)
     assert "3" in next(iter(found["broken"]))
 
 

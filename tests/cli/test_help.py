@@ -18,8 +18,7 @@ def helps(group, path="seewhy"):
 
 
 def test_rich_takes_no_bracket_for_markup() -> None:
-    """`seewhy[ray]` must not be shown as `seewhy`."""
+    """Text in brackets, as in `seewhy[ray]`, must not vanish."""
     texts = {where: text for where, text in helps(typer.main.get_command(app)) if text}
-    assert "seewhy\\[ray]" in texts["seewhy bench run engine"]
     lost = [where for where, text in texts.items() if Text.from_markup(text).plain != text.replace("\\[", "[")]
     assert not lost, f"write \\[ for [ in the help of {lost}"

@@ -91,7 +91,7 @@ def test_maps_of_targets_with_like_names_are_all_kept(run, photos):
     [
         ("compare", "a.png", "-M", "lafam", "-o", "c.png2"),
         ("compare", "a.png", "-M", "lafam", "-o", "."),
-        ("sanity", "a.png", "-M", "lafam", "-o", "c.html"),
+        ("randomization-test", "a.png", "-M", "lafam", "-o", "c.html"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_line_before_the_work(run, photos, words, monkeypatch):

@@ -1,4 +1,4 @@
-"""Does a map depend on what the model has learnt? The cascading model randomization of Adebayo et al. (2018).
+"""Does a map depend on what the model has learned? The cascading model randomization of Adebayo et al. (2018).
 
 Sanity Checks for Saliency Maps, NeurIPS 2018, section 3.1: re-initialize the layers from the head down, one after the
 other, and compare each map with that of the trained model. A map that stays the same does not explain this model.
@@ -7,37 +7,37 @@ other, and compare each map with that of the trained model. A map that stays the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from PIL import Image
 
 from seewhy.core.images import ImageLike, load_image
 from seewhy.core.maps import spearman, ssim
+from seewhy.core.progress import Progress, no_progress
 from seewhy.errors import NonFiniteError
 from seewhy.explainer import ConstantMapWarning, explain
 from seewhy.explanation import Explanation
-from seewhy.methods import Method
-from seewhy.methods.factory import as_method
+from seewhy.methods.base import Method
+from seewhy.methods.factory import MethodLike, as_method
 from seewhy.methods.rebind import rebind
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.randomize import layer_groups, parametrized_modules, randomized_models
-from seewhy.targets import TargetLike
+from seewhy.targets import Target, TargetLike
 
 UNCHANGED = 0.95  # rank correlation with the trained model's map when no trained weight is left
-Progress = Callable[[Iterable, int, str], Iterator]
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """A method's map after everything from the head down to `layer` lost what it had learnt.
+class RandomizationStep:
+    """A method's map after the weights from the head down to `layer` were randomized.
 
     Attributes:
-        layer: the deepest layer, as one goes down from the head, that is random.
-        explanation: the map; None where the random model gives NaN or infinity.
-        spearman: rank correlation of its positions with the trained model's map; None where one of them is constant.
-        ssim: structural similarity of the two displayed maps at input size; None likewise.
+        layer: The deepest random layer, as one goes down from the head.
+        explanation: The map; None where the random model gives NaN or infinity.
+        spearman: Rank correlation with the trained model's map; None where one of them is constant.
+        ssim: Structural similarity of the two displayed maps at input size; None likewise.
     """
 
     layer: str
@@ -48,10 +48,15 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class CascadingRandomization:
-    """One method: the trained model's map, and those of ever more random models."""
+    """The result of one method.
+
+    Attributes:
+        trained: The trained model's map.
+        steps: The maps of ever more random models.
+    """
 
     trained: Explanation
-    steps: list[Step]
+    steps: list[RandomizationStep]
 
     @property
     def verdict(self) -> str:
@@ -65,56 +70,66 @@ class CascadingRandomization:
         return "hardly depends on the weights" if last is not None and last >= UNCHANGED else ""
 
 
-def sanity(
+def randomization_test(
     model: VisionModel,
     image: ImageLike,
-    methods: Sequence[Any],
+    methods: Sequence[MethodLike],
     target: TargetLike = None,
     *,
     steps: int = 7,
     seed: int = 0,
-    progress: Progress = lambda items, *_: iter(items),
+    progress: Progress = no_progress,
 ) -> list[CascadingRandomization]:
-    """Explain one photo while a copy of the model forgets, from the head down to the first layer.
+    """Explain one image while a copy of the model is randomized from the head down to the first layer.
 
     Args:
-        model: it is not changed.
-        image: one photo.
-        methods: names, classes or configured methods.
-        target: settled on the trained model, so that the class stays the same throughout.
-        steps: how many models; the first has a random head only, the last random weights only.
-        seed: of the random weights.
-        progress: called with (items, total, label), gives the items again.
+        model: A model of `seewhy.load_model` or `seewhy.wrap`; it is not changed.
+        image: A path, PIL image, array or tensor.
+        methods: Names, method classes or configured methods.
+        target: What is explained; settled on the trained model, so that the class stays the same throughout.
+        steps: How many random models; the first has a random head only, the last random weights only.
+        seed: Seed of the random weights.
+        progress: Shows the random models.
+
+    Returns:
+        A result for each method, in order; `seewhy.viz.randomization_figure` draws them.
 
     Raises:
-        RequirementError: the model has no weights.
-        OptionError: too few steps.
+        RequirementError: When the model has no weights, or does not support a method.
+        OptionError: When there are fewer than two steps.
+        SeewhyError: As for `seewhy.explain`.
     """
-    tools = [as_method(model, m) for m in methods]
-    picture = load_image(image)
-    goal = model.as_target(target)
-    goal = goal.fixed(model.output(picture)) if goal.depends_on_output else goal
-    trained = [_explained(model, tool, picture, goal) for tool in tools]
-    cascades = [CascadingRandomization(explanation, []) for explanation in trained]
-    groups = layer_groups(parametrized_modules(model, model.preprocess_images(picture)), steps)
-    for name, random in progress(randomized_models(model, groups, seed), len(groups), "randomizing"):
-        for tool, cascade in zip(tools, cascades, strict=True):
-            cascade.steps.append(_step(random, tool, picture, goal, name, cascade.trained))
+    configured = [as_method(model, method) for method in methods]
+    loaded = load_image(image)
+    resolved = model.as_target(target)
+    if resolved.depends_on_output:
+        resolved = resolved.fixed(model.output(loaded))
+    cascades = [CascadingRandomization(_explain_quietly(model, m, loaded, resolved), []) for m in configured]
+    groups = layer_groups(parametrized_modules(model, model.preprocess_images(loaded)), steps)
+    for layer, random_model in progress(randomized_models(model, groups, seed), len(groups), "randomizing"):
+        for method, cascade in zip(configured, cascades, strict=True):
+            cascade.steps.append(_compare(random_model, method, loaded, resolved, layer, cascade.trained))
     return cascades
 
 
-def _step(model: VisionModel, tool: Method, picture: Any, goal: Any, name: str, trained: Explanation) -> Step:
+def _compare(
+    model: VisionModel, method: Method, image: Image.Image, target: Target, layer: str, trained: Explanation
+) -> RandomizationStep:
     try:
-        found = _explained(model, rebind(tool, model), picture, goal)
+        explanation = _explain_quietly(model, rebind(method, model), image, target)
     except NonFiniteError:
-        return Step(name, None, None, None)
-    if found.is_constant or trained.is_constant:
-        return Step(name, found, None, None)
-    alike = ssim(*(e.resized()[None] for e in (found, trained)), trained.signed)
-    return Step(name, found, float(spearman(found.attribution[None], trained.attribution[None])), float(alike))
+        return RandomizationStep(layer, None, None, None)
+    if explanation.is_constant or trained.is_constant:
+        return RandomizationStep(layer, explanation, None, None)
+    return RandomizationStep(
+        layer,
+        explanation,
+        spearman=spearman(explanation.attribution[None], trained.attribution[None]).item(),
+        ssim=ssim(explanation.resized()[None], trained.resized()[None], trained.signed).item(),
+    )
 
 
-def _explained(model: VisionModel, tool: Method, picture: Any, goal: Any) -> Explanation:
+def _explain_quietly(model: VisionModel, method: Method, image: Image.Image, target: Target) -> Explanation:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConstantMapWarning)  # the figure says it
-        return explain(model, picture, tool, goal)
+        return explain(model, image, method, target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seewhy.core.maps import resize
+from seewhy.core.progress import Progress, no_progress
 from seewhy.data.scenes import Scenes
 from seewhy.errors import SeewhyError
 from seewhy.methods import METHODS, Method
@@ -20,7 +21,6 @@ from seewhy.models.adapter import VisionModel
 from seewhy.targets import concept
 
 EXPENSIVE = 10  # forward passes per map of the whole model; methods from here on see a fifth of the scenes
-Progress = Callable[[Iterable, int, str], Iterator]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def table(
     *,
     seed: int = 0,
     thin: bool = True,
-    progress: Progress = lambda items, *_: iter(items),
+    progress: Progress = no_progress,
 ) -> list[Row]:
     """Score every method that can serve the model on the first `n` scenes of `multi`, best first, and a random map.
 

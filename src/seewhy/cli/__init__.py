@@ -6,27 +6,24 @@ import sys
 
 import typer
 
-from seewhy.cli import (
-    bench,
-    compare,
-    data,
-    demo,
-    dream,
-    explain,
-    info,
-    methods,
-    metrics,
-    models,
-    sanity,
-    segment,
-    tcav,
-    train,
-)
+from seewhy.cli import bench, data, train
+from seewhy.cli.compare import compare
+from seewhy.cli.demo import demo
+from seewhy.cli.explain import explain
+from seewhy.cli.info import info
+from seewhy.cli.methods import methods
+from seewhy.cli.metrics import metrics
+from seewhy.cli.models import models
+from seewhy.cli.randomization_test import randomization_test
+from seewhy.cli.segment import segment
+from seewhy.cli.tcav import tcav
+from seewhy.cli.visualize_class import visualize_class
 from seewhy.errors import SeewhyError
 
 EXIT_CODES = (
-    "Exit codes: 0 all well, 1 something else of seewhy's, 2 a wrong option or name, 3 an image, 4 a target, "
-    "5 a model, 6 a method that cannot serve the model, 7 a missing extra, 8 a constant map, 9 a data set."
+    "Exit codes: 0 success, 1 other seewhy error, 2 invalid option or unknown name, 3 unreadable image, "
+    "4 invalid target, 5 model error, 6 method does not support the model, 7 missing optional dependency, "
+    "8 constant map, 9 dataset error."
 )
 
 app = typer.Typer(
@@ -34,18 +31,33 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
-    help="See what a vision model looks at, ask why, and measure how far the picture can be trusted.",
+    help="See what a vision model looks at, ask why, and measure how far the answer can be trusted.",
     epilog=EXIT_CODES,
 )
-for command in (explain, compare, segment, dream, sanity, tcav, methods, metrics, models, info, demo):
-    name = command.__name__.rsplit(".", 1)[-1]
-    app.command(name)(getattr(command, name))
-for name, group in (("bench", bench), ("data", data), ("train", train)):
-    app.add_typer(group.app, name=name)
+for command in (
+    explain,
+    compare,
+    segment,
+    visualize_class,
+    randomization_test,
+    tcav,
+    methods,
+    metrics,
+    models,
+    info,
+    demo,
+):
+    app.command(command.__name__.replace("_", "-"))(command)
+for group in (bench, data, train):
+    app.add_typer(group.app, name=group.__name__.rsplit(".", 1)[-1])
+# names of earlier versions
+app.command("dream", hidden=True)(visualize_class)
+app.command("sanity", hidden=True)(randomization_test)
 
 
 @app.callback(invoke_without_command=True)
-def top(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+def top(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    """Handle the options that stand before a command."""
     if version:
         from seewhy import __version__
 
@@ -63,5 +75,5 @@ def main() -> None:
     except OSError as error:
         if not error.filename:
             raise
-        print(f"error: {error.filename}: {error.strerror}; choose another place or name", file=sys.stderr)
+        print(f"error: {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
         sys.exit(SeewhyError.exit_code)

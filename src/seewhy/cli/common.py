@@ -7,134 +7,160 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from seewhy.errors import OptionError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # nothing heavy is imported before a command runs
     from rich.progress import Progress
 
+    from seewhy.methods.base import Method
     from seewhy.models.adapter import VisionModel
+    from seewhy.targets import TargetLike
+
+T = TypeVar("T")
 
 DEFAULT_MODEL = "efficientnet_lite0"
+DEFAULT_MAX_PIXELS = 100_000_000
 
-Images = Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", show_default=False)]
-Model = Annotated[str, typer.Option("--model", "-m", help="Model: a name of `seewhy models`, or a checkpoint's path.")]
-Architecture = Annotated[str | None, typer.Option(help="What a checkpoint file fits, e.g. timm/vit_small_patch16_224.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps …; default: the best there is.")]
-Methods = Annotated[list[str] | None, typer.Option("--method", "-M", help="A name of `seewhy methods`; may repeat.")]
+Images = Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)]
+Model = Annotated[str, typer.Option("--model", "-m", help="A name of `seewhy models`, or the path of a checkpoint.")]
+Architecture = Annotated[
+    str | None, typer.Option(help="The architecture of a checkpoint file, e.g. timm/vit_small_patch16_224.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps …; default: the fastest available.")]
+Methods = Annotated[list[str] | None, typer.Option("--method", "-M", help="A name of `seewhy methods`; repeatable.")]
 Targets = Annotated[
     list[str] | None,
     typer.Option(
         "--target",
         "-t",
         help="Class name or number, top-2 (the class ranked second), embedding-sum, embedding-norm, "
-        "or truth (the name of the image's folder); may repeat.",
+        "or truth (the name of the image's folder); repeatable.",
     ),
 ]
 Top = Annotated[int | None, typer.Option("--top", min=1, help="Explain each of the model's N best classes.")]
-Concept = Annotated[Path | None, typer.Option(help="Explain likeness to a concept: a folder of example images.")]
-Reference = Annotated[Path | None, typer.Option(help="Explain likeness to one reference image.")]
-Measure = Annotated[str, typer.Option(help="Likeness for --concept and --reference: dot, cosine or l2.")]
+Concept = Annotated[
+    Path | None, typer.Option(help="Use similarity to a concept (a folder of example images) as the target.")
+]
+Reference = Annotated[Path | None, typer.Option(help="Use similarity to a reference image as the target.")]
+Measure = Annotated[str, typer.Option(help="Similarity for --concept and --reference: dot, cosine or l2.")]
 LayerName = Annotated[str | None, typer.Option("--layer", help="Layer, by dotted name (see `seewhy info MODEL`).")]
-Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="name=value, e.g. n_samples=10; may repeat.")]
-MaxPixels = Annotated[int, typer.Option(help="The largest image that is decoded.")]
+Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="name=value, e.g. n_samples=10; repeatable.")]
+MaxPixels = Annotated[int, typer.Option(help="Refuse to decode images larger than this.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 
 
 def load(name: str, architecture: str | None, device: str | None) -> VisionModel:
-    """The model that the options name."""
+    """Return the model that the options name."""
     from seewhy.models.load import load_model
 
     return load_model(name, architecture=architecture, device=device)
 
 
-def all_images(given: Sequence[Path]) -> list[Path]:
-    """Files as given, folders spread out."""
+def expand_folders(paths: Sequence[Path]) -> list[Path]:
+    """Return files as they are, and the images of folders."""
     from seewhy.core.images import image_paths
 
-    return [path for item in given for path in (image_paths(item) if item.is_dir() else [item])]
+    expanded: list[Path] = []
+    for path in paths:
+        expanded += image_paths(path) if path.is_dir() else [path]
+    return expanded
 
 
-def configured(
+def configured_methods(
     model: VisionModel,
     names: Sequence[str] | None,
     layer: str | None,
     options: Sequence[str] | None,
-    presets: dict[str, dict[str, Any]] | None = None,
-) -> list:
-    """The methods asked for, each with those of the options that it has, over its presets."""
+    defaults: dict[str, dict[str, Any]] | None = None,
+) -> list[Method]:
+    """Return the methods, each with those of the options that it has.
+
+    Args:
+        model: The model that is to be explained.
+        names: Names of methods; by default the one that suits the model.
+        layer: Value of the option `layer`.
+        options: More options, as `name=value`.
+        defaults: Options of methods by name, for what is not given.
+
+    Raises:
+        OptionError: When none of the methods has one of the options.
+    """
     from seewhy.core.options import options_of
     from seewhy.methods import METHODS
     from seewhy.methods.factory import as_method
 
-    given = parse_options(options, layer)
-    tools, used = [], set()
+    values = parse_options(options, layer)
+    methods: list[Method] = []
+    used: set[str] = set()
     for name in names or [as_method(model).card.name]:
         cls = METHODS[name]
-        own = {key: value for key, value in given.items() if key in options_of(cls)}
-        used |= set(own)
-        tools.append(as_method(model, cls, **{**(presets or {}).get(name, {}), **own}))
-    unused = sorted(set(given) - used)
+        accepted = {key: value for key, value in values.items() if key in options_of(cls)}
+        used |= set(accepted)
+        methods.append(as_method(model, cls, **{**(defaults or {}).get(name, {}), **accepted}))
+    unused = sorted(set(values) - used)
     if unused:
-        known = sorted({o for tool in tools for o in options_of(type(tool))})
-        raise OptionError(f"none of these methods has an option {unused[0]!r}; they have: {', '.join(known) or 'none'}")
-    return tools
+        available = sorted({option for method in methods for option in options_of(type(method))})
+        raise OptionError(
+            f"none of these methods has an option {unused[0]!r}; they have: {', '.join(available) or 'none'}"
+        )
+    return methods
 
 
 def parse_options(options: Sequence[str] | None, layer: str | None = None) -> dict[str, Any]:
-    """`["n_samples=10"]` as `{"n_samples": 10}`; values are Python literals where they can be, else text."""
-    found: dict[str, Any] = {"layer": layer} if layer is not None else {}
+    """Read `["n_samples=10"]` as `{"n_samples": 10}`; values are Python literals where they can be, else text."""
+    values: dict[str, Any] = {} if layer is None else {"layer": layer}
     for option in options or ():
         name, equals, value = option.partition("=")
         if not equals:
-            raise OptionError(f"{option!r} is not name=value; write for example -O n_samples=10")
+            raise OptionError(f"expected name=value, got {option!r}; write for example -O n_samples=10")
         try:
-            found[name.strip()] = ast.literal_eval(value)
+            values[name.strip()] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            found[name.strip()] = value
-    return found
+            values[name.strip()] = value
+    return values
 
 
-def all_targets(
+def requested_targets(
     model: VisionModel,
     words: Sequence[str] | None,
     top: int | None,
     concept: Path | None,
     reference: Path | None,
     measure: str,
-) -> list:
-    """The targets asked for; the model's own answer where nothing is asked."""
+) -> list[TargetLike]:
+    """Return the targets that the options name; by default the model's own answer."""
     from seewhy import targets
 
-    found: list = [*(words or ()), *targets.top(top or 0)]
+    requested: list[TargetLike] = [*(words or ()), *targets.top(top or 0)]
     if concept is not None:
-        found.append(targets.concept(model, concept, measure=measure, name=f"concept {concept.name}"))
+        requested.append(targets.concept(model, concept, measure=measure, name=f"concept {concept.name}"))
     if reference is not None:
-        found.append(targets.reference(model, reference, measure=measure, name=f"like {reference.name}"))
-    return found or [None]
+        requested.append(targets.reference(model, reference, measure=measure, name=f"like {reference.name}"))
+    return requested or [None]
 
 
-def numbered(names: Iterable[str]) -> list[str]:
-    """The names, each later one that repeats with its number behind it."""
-    seen: dict[str, int] = {}
-    found = []
+def number_repeats(names: Iterable[str]) -> list[str]:
+    """Return the names, each later one that repeats with its number behind it."""
+    counts: dict[str, int] = {}
+    numbered = []
     for name in names:
-        count = seen[name] = seen.get(name, 0) + 1
-        found.append(name if count == 1 else f"{name}-{count}")
-    return found
+        counts[name] = counts.get(name, 0) + 1
+        numbered.append(name if counts[name] == 1 else f"{name}-{counts[name]}")
+    return numbered
 
 
 def slug(text: str) -> str:
-    """A short file name."""
+    """Return a short file name."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:48] or "map"
 
 
 def bars() -> Progress:
-    """Bars on standard error, which are gone when the work is done; none where that is no terminal."""
+    """Return bars on standard error, which are gone when the work is done; none where that is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -150,8 +176,8 @@ def bars() -> Progress:
     )
 
 
-def progress(items: Iterable, total: int, label: str) -> Iterator:
-    """A bar while more than one item is worked on."""
+def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    """Show a bar while more than one item is worked on (a `seewhy.core.progress.Progress`)."""
     if total < 2:
         yield from items
         return
@@ -163,27 +189,32 @@ def progress(items: Iterable, total: int, label: str) -> Iterator:
 
 
 def figure_path(path: Path, *others: str) -> Path:
-    """The path of a picture that is to be written, or an error before the work is done.
+    """Check the path of a figure before the work is done.
+
+    Args:
+        path: Where the figure is to be written.
+        *others: Suffixes that are accepted beside those of images.
 
     Raises:
-        OptionError: it is a folder, or its name does not end as a picture's (or one of `others`) does.
+        OptionError: When it is a folder, or its suffix is not one of an image.
     """
     from PIL import Image
 
     Image.init()
-    known = [end for end, kind in Image.registered_extensions().items() if kind in Image.SAVE]
-    if path.is_dir() or path.suffix.lower() not in (*known, *others):
-        raise OptionError(f"{path} is no name for the figure; end it with {', '.join(('.png', '.jpg', *others))}")
+    writable = [suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE]
+    if path.is_dir() or path.suffix.lower() not in (*writable, *others):
+        suffixes = ", ".join((".png", ".jpg", *others))
+        raise OptionError(f"cannot write a figure to {path}; use a file name that ends with {suffixes}")
     return path
 
 
 def report_error(source: object, error: str) -> None:
-    """One line on standard error that names the photo once."""
+    """Print one line to standard error that names the image once."""
     typer.echo(f"error: {error}" if error.startswith(str(source)) else f"error: {source}: {error}", err=True)
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table as wide as the terminal; into a file or another program each row is one line."""
+    """Print a table as wide as the terminal; into a file or another program each row is one line."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -192,7 +223,8 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     if not Console().is_terminal:
         widths = [max(map(len, column)) for column in zip(headers, *lines, strict=True)]
         for line in (headers, *lines):
-            typer.echo("  ".join(map(str.ljust, line, widths)).rstrip())
+            cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+            typer.echo("  ".join(cells).rstrip())
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for i, header in enumerate(headers):
@@ -203,9 +235,12 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_cards(
-    cards: list[dict[str, Any]], headers: Sequence[str], row: Callable[[dict[str, Any]], Sequence[str]], as_json: bool
+    cards: Sequence[dict[str, Any]],
+    headers: Sequence[str],
+    row: Callable[[dict[str, Any]], Sequence[str]],
+    as_json: bool,
 ) -> None:
-    """Cards as JSON, as a table with a row for each, or, if it is one, with all that it says."""
+    """Print cards as JSON, as a table with a row for each, or, if there is one, with all that it says."""
     if as_json:
         print_json(cards)
     elif len(cards) == 1:
@@ -215,7 +250,7 @@ def print_cards(
 
 
 def print_card(card: dict[str, Any]) -> None:
-    """Everything about one method or metric: how it is computed, its options, its source."""
+    """Print everything about one method or metric: how it is computed, its options, its source."""
     typer.echo(f"{card['name']}: {card['title']}\n{card['summary']}\n\n{card['about']}\n")
     typer.echo(f"needs: {', '.join(card['needs']) or 'nothing more'}\nsource: {card['citation']}")
     if card["options"]:
@@ -226,7 +261,7 @@ def print_card(card: dict[str, Any]) -> None:
 
 
 def option_cards(cls: type) -> dict[str, dict[str, Any]]:
-    """The options of a method or metric as a card shows them."""
+    """Return the options of a method or metric as a card shows them."""
     from seewhy.core.options import options_of
 
     return {
@@ -236,5 +271,5 @@ def option_cards(cls: type) -> dict[str, dict[str, Any]]:
 
 
 def print_json(value: Any) -> None:
-    """JSON on standard output."""
+    """Print JSON to standard output."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))

@@ -1,9 +1,9 @@
-"""`seewhy compare`: methods × targets for one photo, in one figure."""
+"""`seewhy compare`: methods × targets for one image, in one figure."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,11 +11,13 @@ from seewhy.cli import common
 from seewhy.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from seewhy.explanation import Explanation
+    from seewhy.methods.base import Method
     from seewhy.models.adapter import VisionModel
 
 
 def compare(
-    image: Annotated[Path, typer.Argument(help="One photo.", show_default=False)],
+    image: Annotated[Path, typer.Argument(help="One image.", show_default=False)],
     model: common.Model = common.DEFAULT_MODEL,
     method: common.Methods = None,
     target: common.Targets = None,
@@ -33,13 +35,15 @@ def compare(
             help="The figure: a PNG, or an HTML page with what each method shows, its cost and its citation.",
         ),
     ] = Path("out/compare.png"),
-    full: Annotated[bool, typer.Option(help="Each method's own number of repetitions, not a quick look.")] = False,
+    full: Annotated[
+        bool, typer.Option(help="Use each method's default number of repetitions, not a quick look.")
+    ] = False,
     device: common.Device = None,
     architecture: common.Architecture = None,
-    max_pixels: common.MaxPixels = 100_000_000,
+    max_pixels: common.MaxPixels = common.DEFAULT_MAX_PIXELS,
     as_json: common.AsJson = False,
 ) -> None:
-    """Lay methods (columns) and targets (rows) side by side; by default every method that can serve the model.
+    """Compare methods (columns) and targets (rows) side by side; by default every method that supports the model.
 
     The whole catalog is shown with few repetitions (noise samples, steps, masks) unless --full is given.
     """
@@ -50,45 +54,49 @@ def compare(
 
     common.figure_path(out, ".html", ".htm")
     loaded = common.load(model, architecture, device)
-    targets = common.all_targets(loaded, target, top, concept, reference, measure)
-    every = [] if method else _catalog(loaded, with_concepts=concept is not None)
-    quick = {} if full or method else {m: quick_options(METHODS[m]) for m in every}
-    tools = common.configured(loaded, method or every, layer, option, quick)
-    (outcome,) = common.progress(explain_each(loaded, [image], tools, targets, max_pixels=max_pixels), 1, "comparing")
+    targets = common.requested_targets(loaded, target, top, concept, reference, measure)
+    catalog = [] if method else _supported_methods(loaded, with_concepts=concept is not None)
+    quick: dict[str, dict[str, Any]] = {}
+    if not full:
+        quick = {name: dict(quick_options(METHODS[name])) for name in catalog}
+    methods = common.configured_methods(loaded, method or catalog, layer, option, quick)
+    outcomes = explain_each(loaded, [image], methods, targets, max_pixels=max_pixels)
+    (outcome,) = common.progress(outcomes, 1, "comparing")
     if outcome.error:
         raise outcome.error
-    save_comparison(outcome.explanations, tools, out, f"{image.name} · {loaded.name}")
+    save_comparison(outcome.explanations, methods, out, f"{image.name} · {loaded.name}")
     if not as_json:
         typer.echo(str(out))
         return
-    about = {
-        tool.card.name: {"shows": tool.card.summary, "cost": str(tool.cost), "citation": tool.card.citation}
-        for tool in tools
-    }
+    cards = {method.card.name: _card(method) for method in methods}
     common.print_json(
         {
             "image": str(image),
             "model": loaded.name,
             "figure": str(out),
-            "maps": [
-                {
-                    "method": e.method,
-                    "target": e.target,
-                    "layer": e.layer,
-                    "grid": list(e.attribution.shape),
-                    "seconds": e.seconds,
-                    "constant": e.is_constant,
-                    **about[e.method],
-                }
-                for row in outcome.explanations
-                for e in row
-            ],
+            "maps": [_row(e, cards[e.method]) for row in outcome.explanations for e in row],
         }
     )
 
 
-def _catalog(model: VisionModel, with_concepts: bool) -> list[str]:
-    """Every method that can serve the model here; those whose library is missing are named on standard error."""
+def _card(method: Method) -> dict[str, str]:
+    return {"shows": method.card.summary, "cost": str(method.cost), "citation": method.card.citation}
+
+
+def _row(explanation: Explanation, card: dict[str, str]) -> dict[str, Any]:
+    return {
+        "method": explanation.method,
+        "target": explanation.target,
+        "layer": explanation.layer,
+        "grid": list(explanation.attribution.shape),
+        "seconds": explanation.seconds,
+        "constant": explanation.is_constant,
+        **card,
+    }
+
+
+def _supported_methods(model: VisionModel, with_concepts: bool) -> list[str]:
+    """Return every method that supports the model here; those whose library is missing are named on standard error."""
     from seewhy.methods import METHODS
 
     names = []

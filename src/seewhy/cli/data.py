@@ -1,9 +1,9 @@
-"""`seewhy data …`: look at data sets."""
+"""`seewhy data …`: look at datasets."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,17 +12,17 @@ from seewhy.cli import common
 if TYPE_CHECKING:
     from seewhy.data import Dataset
 
-app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
+app = typer.Typer(help="List, draw and check datasets.", no_args_is_help=True)
 
 
 Name = Annotated[str, typer.Argument(help="A name of `seewhy data list`.")]
-Root = Annotated[Path | None, typer.Option(help="The folder that holds the data set.")]
+Root = Annotated[Path | None, typer.Option(help="The folder that holds the dataset.")]
 Split = Annotated[str | None, typer.Option(help="Which split; default: the first.")]
 
 
 @app.command(name="list")
 def list_(as_json: common.AsJson = False) -> None:
-    """List the data sets: what they bring, where they come from, which files are expected."""
+    """List the datasets: annotations, where to get them, which files are expected."""
     from seewhy.data import DATASETS
 
     cards = [DATASETS[name].card for name in DATASETS.names()]
@@ -34,7 +34,10 @@ def list_(as_json: common.AsJson = False) -> None:
             f"{card.name}\n  {card.summary}\n  has: {', '.join(sorted(card.has))}\n"
             f"  splits: {', '.join(card.splits)}\n  from: {card.source}"
         )
-        typer.echo("\n    ".join(["  files:", *card.layout]) + "\n" if card.layout else "  files: none, it is made\n")
+        if card.layout:
+            typer.echo("\n    ".join(["  files:", *card.layout]) + "\n")
+        else:
+            typer.echo("  files: none, it is generated\n")
 
 
 @app.command()
@@ -43,47 +46,48 @@ def show(
     root: Root = None,
     split: Split = None,
     options: common.Options = None,
-    n: Annotated[int, typer.Option(min=1, max=400, help="How many pictures.")] = 8,
-    side: Annotated[int, typer.Option(min=48, max=1024, help="Long side of a picture in pixels.")] = 224,
-    columns: Annotated[int, typer.Option(min=1, help="Pictures per row.")] = 4,
+    n: Annotated[int, typer.Option(min=1, max=400, help="How many images.")] = 8,
+    side: Annotated[int, typer.Option(min=48, max=1024, help="Long side of an image in pixels.")] = 224,
+    columns: Annotated[int, typer.Option(min=1, help="Images per row.")] = 4,
     output: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("data.png"),
 ) -> None:
-    """Write a contact sheet: masks or boxes outlined, classes named."""
+    """Draw a contact sheet: masks or boxes outlined, classes named."""
     from seewhy.data.base import spread
     from seewhy.viz.contact import contact_sheet
 
     data = _load(name, root, split, options)
-    items = [data[i] for i in spread(n, len(data))]
+    samples = [data[i] for i in spread(n, len(data))]
     output.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(items, columns, side=side, names=data.class_names).save(output, format="PNG")
-    typer.echo(f"{len(items)} of {len(data)} items in {output}")
+    contact_sheet(samples, columns, side=side, names=data.class_names).save(output, format="PNG")
+    typer.echo(f"{len(samples)} of {len(data)} samples in {output}")
 
 
 @app.command()
 def check(
     name: Name, root: Root = None, split: Split = None, options: common.Options = None, as_json: common.AsJson = False
 ) -> None:
-    """Read every item; list those whose picture or annotation is broken (exit code 9 if there are any)."""
+    """Read every sample; list those whose image or annotation is broken (exit code 9 if there are any)."""
     from seewhy.errors import DataError, SeewhyError
 
     data = _load(name, root, split, options)
-    broken, objects, masks, boxes = {}, 0, 0, 0
+    broken: dict[str, str] = {}
+    labels = masks = boxes = 0
     for i in common.progress(range(len(data)), len(data), f"reading {name}"):
         try:
-            item = data[i]
+            sample = data[i]
         except SeewhyError as error:
             broken[data.ids[i]] = str(error)
             continue
-        objects += len(item.labels)
-        masks += 0 if item.masks is None else len(item.masks)
-        boxes += 0 if item.boxes is None else len(item.boxes)
-    counts = {"items": len(data), "labels": objects, "masks": masks, "boxes": boxes, "classes": len(data.class_names)}
+        labels += len(sample.labels)
+        masks += 0 if sample.masks is None else len(sample.masks)
+        boxes += 0 if sample.boxes is None else len(sample.boxes)
+    counts = {"samples": len(data), "labels": labels, "masks": masks, "boxes": boxes, "classes": len(data.class_names)}
     if as_json:
         common.print_json({**counts, "broken": broken})
     else:
-        typer.echo(", ".join(f"{n} {what}" for what, n in counts.items()))
-        for item_id, error in broken.items():
-            typer.echo(f"broken: {item_id}: {error}")
+        typer.echo(", ".join(f"{count} {what}" for what, count in counts.items()))
+        for sample_id, error in broken.items():
+            typer.echo(f"broken: {sample_id}: {error}")
     if broken:
         raise typer.Exit(DataError.exit_code)
 
@@ -91,24 +95,23 @@ def check(
 def _load(name: str, root: Path | None, split: str | None, options: list[str] | None) -> Dataset:
     from seewhy.data import load_data
 
-    given: dict[str, Any] = common.parse_options(options)
-    return load_data(name, root, split, **given)
+    return load_data(name, root, split, **common.parse_options(options))
 
 
 @app.command()
 def scenes(
-    split: Annotated[str, typer.Option(help="Which question, such as single, multi, concept, blank.")] = "multi",
+    split: Annotated[str, typer.Option(help="Which split: single, multi, concept, blank …")] = "multi",
     n: Annotated[int, typer.Option(min=1, max=400, help="How many scenes.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Which world.")] = 0,
-    size: Annotated[int, typer.Option(help="Side of a picture in pixels, a multiple of 16.")] = 96,
-    columns: Annotated[int, typer.Option(min=1, help="Pictures per row.")] = 4,
-    scale: Annotated[int, typer.Option(min=1, max=8, help="Screen pixels per picture pixel.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
+    size: Annotated[int, typer.Option(help="Side of an image in pixels, a multiple of 16.")] = 96,
+    columns: Annotated[int, typer.Option(min=1, help="Images per row.")] = 4,
+    scale: Annotated[int, typer.Option(min=1, max=8, help="Screen pixels per image pixel.")] = 2,
     output: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("scenes.png"),
 ) -> None:
-    """Write a contact sheet of made scenes, masks outlined, classes and textures named."""
+    """Draw a contact sheet of synthetic scenes: masks outlined, classes and textures named."""
     from seewhy.data.scenes import Scenes
     from seewhy.viz.contact import contact_sheet
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(Scenes(split, seed, n, size), columns, scale).save(output, format="PNG")
+    contact_sheet(list(Scenes(split, seed, n, size)), columns, scale).save(output, format="PNG")
     typer.echo(f"{n} scenes of {split!r} in {output}")

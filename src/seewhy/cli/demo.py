@@ -1,4 +1,4 @@
-"""`seewhy demo`: real photos explained, in one page."""
+"""`seewhy demo`: photos explained, in one page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seewhy.cli import common
 
 
 def demo(out: common.Out = Path("out/demo"), device: common.Device = None) -> None:
-    """Explain the cat and the coffee of scikit-image with a real ImageNet network; offline."""
+    """Explain two photos of scikit-image with an ImageNet network, on one page; offline."""
     from seewhy.cli.demo_page import build
 
     page = build(out, device=device, progress=common.progress)

@@ -1,9 +1,9 @@
-"""`seewhy explain`: photos in, pictures of what the model looks at out."""
+"""`seewhy explain`: images in, heat maps out."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from seewhy.errors import ConstantMapError
 
 if TYPE_CHECKING:
     from seewhy.explainer import Outcome
+    from seewhy.explanation import Explanation
+
+Row = dict[str, Any]
 
 
 def explain(
@@ -28,73 +31,74 @@ def explain(
     out: common.Out = Path("out/explain"),
     device: common.Device = None,
     architecture: common.Architecture = None,
-    batch_size: int = typer.Option(8, help="Photos per forward pass."),
-    max_pixels: common.MaxPixels = 100_000_000,
+    batch_size: int = typer.Option(8, help="Images per forward pass."),
+    max_pixels: common.MaxPixels = common.DEFAULT_MAX_PIXELS,
     as_json: common.AsJson = False,
 ) -> None:
-    """Explain photos: one picture with all methods for each, and each map in a folder of its own.
+    """Explain images: one figure with all methods for each image, and each map in a folder of its own.
 
-    A photo that fails is reported and the others still come out; the exit code is then that of the first error.
+    An image that fails is reported and the others are still explained; the exit code is then that of the first error.
     """
     from seewhy.explainer import explain_each
 
     loaded = common.load(model, architecture, device)
-    tools = common.configured(loaded, method, layer, option)
-    targets = common.all_targets(loaded, target, top, concept, reference, measure)
-    paths = common.all_images(images)
-    run = explain_each(loaded, paths, tools, targets, batch_size=batch_size, max_pixels=max_pixels)
-    rows, code = [], 0
-    names = common.numbered(path.stem for path in paths)
-    for outcome, name in zip(common.progress(run, len(paths), "explaining"), names, strict=True):
-        new = _write(outcome, out / name)
-        code = code or next((row["exit_code"] for row in new if row["error"]), 0)
-        rows += new
+    methods = common.configured_methods(loaded, method, layer, option)
+    targets = common.requested_targets(loaded, target, top, concept, reference, measure)
+    paths = common.expand_folders(images)
+    names = common.number_repeats(path.stem for path in paths)
+    outcomes = explain_each(loaded, paths, methods, targets, batch_size=batch_size, max_pixels=max_pixels)
+    rows: list[Row] = []
+    for outcome, name in zip(common.progress(outcomes, len(paths), "explaining"), names, strict=True):
+        new_rows = _save(outcome, out / name)
+        rows += new_rows
         if not as_json:
-            _report(outcome, out / name, new)
+            _report(outcome, out / name, new_rows)
     if as_json:
         common.print_json(rows)
-    raise typer.Exit(code)
+    raise typer.Exit(next((row["exit_code"] for row in rows if row["error"]), 0))
 
 
-def _write(outcome: Outcome, folder: Path) -> list[dict]:
-    """Save everything of one photo; a row for each map, or one with the error."""
+def _save(outcome: Outcome, folder: Path) -> list[Row]:
+    """Save everything of one image; return a row for each map, or one with the error."""
     if outcome.error:
         return [_row(outcome.source, error=str(outcome.error), exit_code=outcome.error.exit_code)]
     from seewhy.viz.figures import explanation_grid
 
     folder.mkdir(parents=True, exist_ok=True)
     explanation_grid(outcome.explanations).save(folder / "grid.png")
+    explanations = list(dict.fromkeys(e for row in outcome.explanations for e in row))  # a label-free map is in each
+    names = common.number_repeats(common.slug(f"{e.method} {e.target.get('label') or ''}") for e in explanations)
     rows = []
-    maps = list(dict.fromkeys(e for row in outcome.explanations for e in row))  # a label-free map stands in every row
-    names = common.numbered(common.slug(f"{e.method} {e.target.get('label') or ''}") for e in maps)
-    for explanation, name in zip(maps, names, strict=True):
+    for explanation, name in zip(explanations, names, strict=True):
         explanation.save(folder / name)
-        constant = ConstantMapError(explanation.constant_advice) if explanation.is_constant else None
-        rows.append(
-            _row(
-                outcome.source,
-                model=explanation.model,
-                method=explanation.method,
-                target=explanation.target,
-                layer=explanation.layer,
-                grid=list(explanation.attribution.shape),
-                seconds=explanation.seconds,
-                folder=str(folder / name),
-                error=str(constant) if constant else None,
-                exit_code=constant.exit_code if constant else 0,
-            )
-        )
+        rows.append(_map_row(outcome.source, explanation, folder / name))
     return rows
 
 
-def _row(source: str, **values: object) -> dict:
+def _map_row(source: str, explanation: Explanation, folder: Path) -> Row:
+    constant = ConstantMapError(explanation.constant_advice) if explanation.is_constant else None
+    return _row(
+        source,
+        model=explanation.model,
+        method=explanation.method,
+        target=explanation.target,
+        layer=explanation.layer,
+        grid=list(explanation.attribution.shape),
+        seconds=explanation.seconds,
+        folder=str(folder),
+        error=str(constant) if constant else None,
+        exit_code=constant.exit_code if constant else 0,
+    )
+
+
+def _row(source: str, **values: Any) -> Row:
     return {"image": source, "error": None, "exit_code": 0, **values}
 
 
-def _report(outcome: Outcome, folder: Path, rows: list[dict]) -> None:
+def _report(outcome: Outcome, folder: Path, rows: list[Row]) -> None:
     for row in rows:
         if row["error"]:
             common.report_error(outcome.source, row["error"])
     if not outcome.error:
-        best = ", ".join(f"{label} {chance:.0%}" for label, _, chance in outcome.top[:3])
+        best = ", ".join(f"{answer.label} {answer.probability:.0%}" for answer in outcome.top[:3])
         typer.echo(f"{outcome.source}: {best + ' → ' if best else ''}{folder / 'grid.png'}")

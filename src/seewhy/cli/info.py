@@ -1,4 +1,4 @@
-"""`seewhy info`: what seewhy sees in a model."""
+"""`seewhy info`: a model's structure, and which methods support it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from seewhy.cli import common
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="A name of `seewhy models`, or a checkpoint's path.")],
+    model: Annotated[str, typer.Argument(help="A name of `seewhy models`, or the path of a checkpoint.")],
     architecture: common.Architecture = None,
     device: common.Device = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Show a model's layers, grid and prefix tokens, what it offers, which methods work, and why others do not."""
-    loaded = common.load(model, architecture, device)
-    from seewhy.cli.model_report import report
+    """Show a model's layers, token grid and capabilities, which methods support it, and why others do not."""
+    from seewhy.cli.model_report import model_report
 
-    facts = report(loaded)
+    loaded = common.load(model, architecture, device)
+    facts = model_report(loaded)
     if as_json:
         common.print_json(facts)
         return
@@ -31,7 +31,7 @@ def info(
         f"input {facts['input'][0]}×{facts['input'][1]}",
         highlight=False,
     )
-    console.print(f"offers: {', '.join(facts['offers'])}", highlight=False)
+    console.print(f"capabilities: {', '.join(facts['capabilities'])}", highlight=False)
     for key in ("classes", "embedding", "grid", "prefix_tokens", "note"):
         if facts[key]:
             console.print(f"{key.replace('_', ' ')}: {facts[key]}", highlight=False)
@@ -48,5 +48,5 @@ def info(
         ],
     )
     common.print_table(
-        ("method", "works", ""), [(name, "no" if why else "yes", why) for name, why in facts["methods"].items()]
+        ("method", "supported", ""), [(name, "no" if why else "yes", why) for name, why in facts["methods"].items()]
     )

@@ -1,31 +1,34 @@
-"""`seewhy metrics`: what can be measured, which way is good, and what it needs."""
+"""`seewhy metrics`: what each metric measures, whether higher is better, and what it needs."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seewhy.cli import common
+
+if TYPE_CHECKING:
+    from seewhy.metrics.base import Metric
 
 
 def metrics(
     pattern: Annotated[str, typer.Argument(help="A name, or a shell pattern such as '*pointing*'.")] = "*",
     as_json: common.AsJson = False,
 ) -> None:
-    """List the metrics, or tell all about one: which way is good, what it needs, cost, options, source."""
+    """List the metrics, or describe one: whether higher is better, what it needs, cost, options, citation."""
     from seewhy.metrics import METRICS
 
     names = METRICS.names(pattern) or [METRICS[pattern].card.name]  # an unknown name is an error
-    cards = [_row(METRICS[name]) for name in names]
+    cards = [_card(METRICS[name]) for name in names]
     cards.sort(key=lambda card: card["property"])
     common.print_cards(
-        cards, ("metric", "property", "better", "bounds", "passes", "needs", "what it measures"), _shown, as_json
+        cards, ("metric", "property", "better", "bounds", "passes", "needs", "what it measures"), _row, as_json
     )
 
 
-def _shown(card: dict) -> tuple[str, ...]:
+def _row(card: dict[str, Any]) -> tuple[str, ...]:
     better = {True: "higher", False: "lower", None: "–"}[card["higher_is_better"]]
     low, high = ("" if bound is None else f"{bound:g}" for bound in card["bounds"])
     return (
@@ -39,7 +42,7 @@ def _shown(card: dict) -> tuple[str, ...]:
     )
 
 
-def _row(cls: type) -> dict:
+def _card(cls: type[Metric]) -> dict[str, Any]:
     card = cls.card
     return {
         "name": card.name,

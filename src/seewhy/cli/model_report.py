@@ -1,4 +1,4 @@
-"""What seewhy sees in a model, as plain data."""
+"""A model's structure and capabilities as plain data."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.hooks import untouched
 
 
-def report(model: VisionModel) -> dict[str, Any]:
-    """Layers with their grids, tokens, offers, and for each method why it does not work (empty: it works).
+def model_report(model: VisionModel) -> dict[str, Any]:
+    """Describe a model: layers with their grids, tokens, capabilities, and which methods support it.
 
     Runs one forward on an empty image of the model's own input size.
+
+    Returns:
+        Values that JSON knows; `methods` has the reason for which each method does not support the model (or "").
     """
     rows, cols = getattr(model.preprocess, "size", None) or (224, 224)
     structure = model.structure
@@ -23,14 +26,14 @@ def report(model: VisionModel) -> dict[str, Any]:
     if structure.cam_layer and structure.cam_layer not in layers:
         layers.append(structure.cam_layer)
     with untouched(model.module):
-        maps = model.activations(x, layers) if layers else {}
+        activations = model.activations(x, layers) if layers else {}
     output = model.forward_checked(x)
     return {
         "name": model.name,
         "source": structure.source,
         "input": [rows, cols],
         "parameters": sum(p.numel() for p in model.module.parameters()),
-        "offers": sorted(model.capabilities),
+        "capabilities": sorted(model.capabilities),
         "classes": model.classes,
         "embedding": None if output.embedding is None else output.embedding.shape[1],
         "grid": list(model.grid(rows, cols)) if structure.patch_size else None,
@@ -42,8 +45,8 @@ def report(model: VisionModel) -> dict[str, Any]:
             {
                 "name": layer.name,
                 "layout": layer.layout,
-                "channels": maps[layer.name].shape[1],
-                "grid": list(maps[layer.name].shape[2:]),
+                "channels": activations[layer.name].shape[1],
+                "grid": list(activations[layer.name].shape[2:]),
             }
             for layer in layers
         ],

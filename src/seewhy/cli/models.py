@@ -1,4 +1,4 @@
-"""`seewhy models`: what can be loaded."""
+"""`seewhy models`: the models that can be loaded by name."""
 
 from __future__ import annotations
 

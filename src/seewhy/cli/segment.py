@@ -57,10 +57,10 @@ def segment(
     saw of the photo, whose size is in the output. A photo that fails is reported and the others still come out.
     """
     loaded = common.load(model, architecture, device)
-    paths = common.all_images(images)
-    names = common.numbered(path.stem for path in paths)
+    paths = common.expand_folders(images)
+    names = common.number_repeats(path.stem for path in paths)
     if graphcut:
-        tool = common.configured(loaded, [method], layer[0] if layer else None, option)[0]
+        tool = common.configured_methods(loaded, [method], layer[0] if layer else None, option)[0]
         rows = [
             _tried(path, lambda p, name=name: _object(loaded, p, tool, target, out / f"{name}.png", max_pixels))
             for path, name in zip(paths, names, strict=True)

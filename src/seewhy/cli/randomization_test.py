@@ -1,4 +1,4 @@
-"""`seewhy sanity`: does the map change when the model forgets what it has learnt?"""
+"""`seewhy randomization-test`: does a map change when the model's weights are randomized?"""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ import typer
 from seewhy.cli import common
 
 if TYPE_CHECKING:
-    from seewhy.analysis.randomization import CascadingRandomization
+    from seewhy.analysis import CascadingRandomization
 
 
-def sanity(
-    image: Annotated[Path, typer.Argument(help="One photo.", show_default=False)],
+def randomization_test(
+    image: Annotated[Path, typer.Argument(help="One image.", show_default=False)],
     model: common.Model = common.DEFAULT_MODEL,
     method: common.Methods = None,
     target: Annotated[
-        str | None, typer.Option("--target", "-t", help="Class name or number, top-1 …; it stays the same throughout.")
+        str | None, typer.Option("--target", "-t", help="Class name or number, top-1 …; the same for all models.")
     ] = None,
     layer: common.LayerName = None,
     option: common.Options = None,
     steps: Annotated[int, typer.Option(help="How many models, from a random head to random weights only.")] = 7,
-    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The figure.")] = Path("out/sanity.png"),
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The figure.")] = Path("out/randomization_test.png"),
     device: common.Device = None,
     architecture: common.Architecture = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Randomize the model's layers from the head down; a map that stays the same explains something else."""
-    from seewhy.analysis import randomization as check
+    """Randomize the model's weights from the head down (Adebayo et al. 2018); a faithful map changes with them."""
+    from seewhy import analysis
     from seewhy.viz.randomization import randomization_figure
 
     common.figure_path(out)
     loaded = common.load(model, architecture, device)
-    tools = common.configured(loaded, method, layer, option)
-    cascades = check.sanity(loaded, image, tools, target, steps=steps, seed=seed, progress=common.progress)
+    methods = common.configured_methods(loaded, method, layer, option)
+    cascades = analysis.randomization_test(
+        loaded, image, methods, target, steps=steps, seed=seed, progress=common.progress
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     title = f"{image.name} · {loaded.name} · ρ: rank correlation with the trained model's map"
     randomization_figure(cascades, title).save(out)
@@ -51,10 +53,15 @@ def sanity(
         )
         return
     for cascade in cascades:
-        last = cascade.steps[-1].spearman
-        found = cascade.verdict or ("changes" if last is None else f"changes (rank correlation {last:.2f} at the end)")
-        typer.echo(f"{cascade.trained.method_title}: {found}")
+        typer.echo(f"{cascade.trained.method_title}: {_verdict(cascade)}")
     typer.echo(str(out))
+
+
+def _verdict(cascade: CascadingRandomization) -> str:
+    if cascade.verdict:
+        return cascade.verdict
+    correlation = cascade.steps[-1].spearman
+    return "changes" if correlation is None else f"changes (rank correlation {correlation:.2f} at the end)"
 
 
 def _row(cascade: CascadingRandomization) -> dict[str, Any]:
@@ -63,7 +70,12 @@ def _row(cascade: CascadingRandomization) -> dict[str, Any]:
         "target": cascade.trained.target,
         "verdict": cascade.verdict,
         "steps": [
-            {"layer": s.layer, "spearman": s.spearman, "ssim": s.ssim, "finite": s.explanation is not None}
-            for s in cascade.steps
+            {
+                "layer": step.layer,
+                "spearman": step.spearman,
+                "ssim": step.ssim,
+                "finite": step.explanation is not None,
+            }
+            for step in cascade.steps
         ],
     }
