@@ -1,0 +1,279 @@
+"""Do the tests fail when the code breaks? Mutate one operator at a time and run the tests of its area.
+
+    python scripts/mutants.py --n 24 --seed 7
+    python scripts/mutants.py --only src/seewhy/bench/samples.py --n 10
+
+A seeded sample of single changes (arithmetic, comparisons, min/max, sin/cos, constants, signs, and/or) is drawn from
+the source. Each is applied to a copy of the repository, in which the tests of that area run until the first failure. A
+change that no test notices has survived. The exit status is 1 if the share of survivors exceeds `--bound`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = Path("src/seewhy")
+
+BINARY = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Add,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
+COMPARE = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
+PAIRS = (("min", "max"), ("amin", "amax"), ("argmin", "argmax"), ("minimum", "maximum"))
+PAIRS += (("sin", "cos"), ("floor", "ceil"), ("any", "all"))
+NAMES = {**dict(PAIRS), **{second: first for first, second in PAIRS}}
+
+HARMLESS = {"strict", "frozen", "eq", "kw_only", "help"}  # keyword arguments that change no result
+
+# Beside tests/<area>: what else holds an area. A module of the top floor has tests/test_<module>.py.
+ALSO = {
+    "methods": ["contracts/test_methods.py"],
+    "metrics": ["contracts/test_metric_checks.py"],
+    "models": ["contracts/test_models.py"],
+    "data": ["contracts/test_datasets.py"],
+    "checks": ["contracts"],
+    "errors": ["core", "test_package.py"],
+    "explanation": ["viz"],
+}
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One change of one expression: the bytes `start:stop` of a file are replaced."""
+
+    path: Path
+    line: int
+    start: int
+    stop: int
+    before: str
+    after: str
+    constant: bool
+
+    def __str__(self) -> str:
+        before, after = (" ".join(text.split()) for text in (self.before, self.after))
+        return f"{self.path}:{self.line}  {before}  →  {after}"
+
+
+def mutations(path: Path) -> Iterator[Mutation]:
+    """Yield every mutation of a file, in the order of its syntax tree."""
+    source = (ROOT / path).read_bytes()
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    for node in _runtime_nodes(ast.parse(source)):
+        mutant = _mutated(node)
+        if mutant is not None:
+            start = starts[node.lineno - 1] + node.col_offset
+            stop = starts[node.end_lineno - 1] + node.end_col_offset
+            after = f"({ast.unparse(mutant)})"
+            constant = isinstance(node, ast.Constant)
+            yield Mutation(path, node.lineno, start, stop, source[start:stop].decode(), after, constant)
+
+
+def _runtime_nodes(node: ast.AST) -> Iterator[ast.expr]:
+    """Yield the expressions that run: no annotations, no f-strings (their positions are unreliable before 3.12)."""
+    if isinstance(node, ast.keyword) and node.arg in HARMLESS:
+        return
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns") or isinstance(value, ast.JoinedStr):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):
+                continue
+            if isinstance(child, ast.expr):
+                yield child
+            yield from _runtime_nodes(child)
+
+
+def _mutated(node: ast.expr) -> ast.expr | None:
+    """Return the expression with its own operator, name or value changed; None where there is nothing to change."""
+    mutant = copy.deepcopy(node)
+    match mutant:
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY and not (_text(left) or _text(right)):
+            mutant.op = BINARY[type(op)]()
+        case ast.Compare(ops=[op, *rest]) if type(op) in COMPARE:
+            mutant.ops = [COMPARE[type(op)](), *rest]
+        case ast.BoolOp(op=op):
+            mutant.op = ast.Or() if isinstance(op, ast.And) else ast.And()
+        case ast.UnaryOp(op=ast.USub() | ast.Not(), operand=operand):
+            return operand
+        case ast.Call(func=ast.Name(id=name) as called) if name in NAMES:
+            called.id = NAMES[name]
+        case ast.Call(func=ast.Attribute(attr=name) as called) if name in NAMES:
+            called.attr = NAMES[name]
+        case ast.Constant(value=bool(value)):
+            mutant.value = not value
+        case ast.Constant(value=int(value)):
+            mutant.value = value + 1
+        case ast.Constant(value=float(value)):
+            mutant.value = value * 1.5 + 0.01
+        case _:
+            return None
+    return mutant
+
+
+def _text(node: ast.expr) -> bool:
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def tests_of(path: Path) -> list[str]:
+    """Return the test files of the area that a source file is in; those that name its module come first."""
+    area = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    tests = ROOT / "tests"
+    files: set[Path] = set(tests.glob(f"test_{area}*.py"))
+    for place in [area, *ALSO.get(area, [])]:
+        files |= {tests / place} if place.endswith(".py") else set((tests / place).rglob("test_*.py"))
+    if not files:
+        sys.exit(f"no tests found for {path}; name them in ALSO of {Path(__file__).name}")
+    ordered = sorted(files, key=lambda file: (path.stem not in file.read_text("utf-8"), file))
+    return [str(file.relative_to(ROOT)) for file in ordered]
+
+
+def copied(folder: Path) -> Path:
+    """Copy what git knows of (and what it would add) into a folder; return the copy's root."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout.split("\0")
+    root = folder / ROOT.name
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    if (ROOT.parent / "shared").is_dir():  # images that some tests read
+        (folder / "shared").symlink_to(ROOT.parent / "shared")
+    return root
+
+
+def passes(root: Path, tests: list[str], limit: float) -> bool:
+    """Whether the tests pass in a copy of the repository within `limit` seconds."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(root / "src"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(
+            command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=limit
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    if done.returncode not in (0, 1, 2):  # passed, failed, not even importable
+        raise RuntimeError(f"pytest ended with {done.returncode}: {' '.join(command)}")
+    return done.returncode == 0
+
+
+def survives(mutation: Mutation, roots: SimpleQueue[Path], limit: float) -> bool:
+    """Apply a mutation to a free copy, run its area's tests, take it back, and print the verdict."""
+    root = roots.get()
+    target = root / mutation.path
+    source = target.read_bytes()
+    began = time.monotonic()
+    try:
+        target.write_bytes(source[: mutation.start] + mutation.after.encode() + source[mutation.stop :])
+        survived = passes(root, tests_of(mutation.path), limit)
+    finally:
+        target.write_bytes(source)
+        roots.put(root)
+    verdict = "SURVIVED" if survived else "killed"
+    print(f"{verdict:9}{time.monotonic() - began:5.0f} s  {mutation}", flush=True)
+    return survived
+
+
+def areas_that_fail(sample: list[Mutation], roots: SimpleQueue[Path], limit: float) -> set[frozenset[str]]:
+    """Return the lists of tests that fail without any mutation: they can judge none."""
+    root = roots.get()
+    areas = {frozenset(tests_of(mutation.path)) for mutation in sample}
+    broken = {tests for tests in areas if not passes(root, sorted(tests), limit)}
+    for tests in broken:
+        print(f"these tests fail without any mutation, mend them first: {' '.join(sorted(tests))}", file=sys.stderr)
+    roots.put(root)
+    return broken
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--n", type=int, default=24, help="number of mutations (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=20261125, help="seed of the sample (default: %(default)s)")
+    parser.add_argument("--only", action="append", default=[], metavar="PATH", help="files or folders to mutate")
+    parser.add_argument("--jobs", type=int, default=1, help="mutations at the same time (default: %(default)s)")
+    parser.add_argument("--bound", type=float, default=0.4, help="largest share of survivors (default: %(default)s)")
+    parser.add_argument("--limit", type=float, default=900, help="seconds for the tests of one area")
+    parser.add_argument("--list", action="store_true", help="print the sample and stop")
+    return parser.parse_args()
+
+
+def drawn(every: list[Mutation], n: int, seed: int) -> list[Mutation]:
+    """Draw `n` mutations; three of four change an operator (constants are many, and often only looks)."""
+    generator = random.Random(seed)
+    constants = [mutation for mutation in every if mutation.constant]
+    operators = [mutation for mutation in every if not mutation.constant]
+    few = generator.sample(constants, min(n // 4, len(constants)))
+    return generator.sample(operators, min(n - len(few), len(operators))) + few
+
+
+def main() -> int:
+    """Draw the sample, check that the tests pass without it, run it, and judge the share of survivors."""
+    options = arguments()
+    chosen = [Path(name) for name in options.only] or [SOURCE]
+    files = sorted(path.relative_to(ROOT) for path in (ROOT / SOURCE).rglob("*.py"))
+    files = [path for path in files if any(path.is_relative_to(place) for place in chosen)]
+    every = [mutation for path in files for mutation in mutations(path)]
+    sample = drawn(every, options.n, options.seed)
+    print(f"{len(sample)} of {len(every)} mutations, seed {options.seed}", flush=True)
+    if options.list or not sample:
+        print(*sample, sep="\n")
+        return 0 if sample else 1
+    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch, ThreadPoolExecutor(options.jobs) as pool:
+        roots: SimpleQueue[Path] = SimpleQueue()
+        for job in range(options.jobs):
+            roots.put(copied(Path(scratch) / str(job)))
+        broken = areas_that_fail(sample, roots, options.limit)
+        sample = [mutation for mutation in sample if frozenset(tests_of(mutation.path)) not in broken]
+        survived = sum(pool.map(partial(survives, roots=roots, limit=options.limit), sample))
+    print(f"{len(sample) - survived} killed, {survived} survived (bound: {options.bound:.0%})")
+    return 2 if broken else int(survived > options.bound * len(sample))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
