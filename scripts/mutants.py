@@ -15,15 +15,17 @@ import ast
 import copy
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -82,6 +84,11 @@ class Mutation:
     before: str
     after: str
     constant: bool
+
+    @cached_property
+    def tests(self) -> list[str]:
+        """The test files that must notice."""
+        return tests_of(self.path)
 
     def __str__(self) -> str:
         before, after = (" ".join(text.split()) for text in (self.before, self.after))
@@ -182,52 +189,47 @@ def copied(folder: Path) -> Path:
     return root
 
 
-def passes(root: Path, tests: list[str], limit: float) -> bool:
-    """Whether the tests pass in a copy of the repository within `limit` seconds."""
+def first_failure(root: Path, tests: list[str], limit: float) -> str:
+    """Run tests in a copy of the repository; return the first that fails, "timeout", or nothing if all pass."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(root / "src"),
         "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-rfE", "-m", "not slow", "-p", "no:cacheprovider", *tests]
     try:
-        done = subprocess.run(
-            command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=limit
-        )
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return False
-    if done.returncode not in (0, 1, 2):  # passed, failed, not even importable
-        raise RuntimeError(f"pytest ended with {done.returncode}: {' '.join(command)}")
-    return done.returncode == 0
+        return "timeout"
+    if done.returncode == 0:
+        return ""
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    if failed is None:
+        raise RuntimeError(f"pytest ended with {done.returncode} and names no test:\n{done.stdout}{done.stderr}")
+    return failed[1]
 
 
-def survives(mutation: Mutation, roots: SimpleQueue[Path], limit: float) -> bool:
-    """Apply a mutation to a free copy, run its area's tests, take it back, and print the verdict."""
+def judge(mutation: Mutation, roots: SimpleQueue[Path], limit: float) -> str:
+    """Apply a mutation to a free copy, run its area's tests, take it back; print and return the verdict.
+
+    The verdict is "void" if the test that fails does so without the mutation, too.
+    """
     root = roots.get()
     target = root / mutation.path
     source = target.read_bytes()
     began = time.monotonic()
     try:
         target.write_bytes(source[: mutation.start] + mutation.after.encode() + source[mutation.stop :])
-        survived = passes(root, tests_of(mutation.path), limit)
+        failed = first_failure(root, mutation.tests, limit)
+        target.write_bytes(source)
+        void = failed not in ("", "timeout") and first_failure(root, [failed], limit)
     finally:
         target.write_bytes(source)
         roots.put(root)
-    verdict = "SURVIVED" if survived else "killed"
-    print(f"{verdict:9}{time.monotonic() - began:5.0f} s  {mutation}", flush=True)
-    return survived
-
-
-def areas_that_fail(sample: list[Mutation], roots: SimpleQueue[Path], limit: float) -> set[frozenset[str]]:
-    """Return the lists of tests that fail without any mutation: they can judge none."""
-    root = roots.get()
-    areas = {frozenset(tests_of(mutation.path)) for mutation in sample}
-    broken = {tests for tests in areas if not passes(root, sorted(tests), limit)}
-    for tests in broken:
-        print(f"these tests fail without any mutation, mend them first: {' '.join(sorted(tests))}", file=sys.stderr)
-    roots.put(root)
-    return broken
+    verdict = "void" if void else "killed" if failed else "SURVIVED"
+    print(f"{verdict:9}{time.monotonic() - began:5.0f} s  {mutation}  {failed}", flush=True)
+    return verdict
 
 
 def arguments() -> argparse.Namespace:
@@ -253,7 +255,7 @@ def drawn(every: list[Mutation], n: int, seed: int) -> list[Mutation]:
 
 
 def main() -> int:
-    """Draw the sample, check that the tests pass without it, run it, and judge the share of survivors."""
+    """Draw the sample, run it, and judge the share of survivors."""
     options = arguments()
     chosen = [Path(name) for name in options.only] or [SOURCE]
     files = sorted(path.relative_to(ROOT) for path in (ROOT / SOURCE).rglob("*.py"))
@@ -268,11 +270,11 @@ def main() -> int:
         roots: SimpleQueue[Path] = SimpleQueue()
         for job in range(options.jobs):
             roots.put(copied(Path(scratch) / str(job)))
-        broken = areas_that_fail(sample, roots, options.limit)
-        sample = [mutation for mutation in sample if frozenset(tests_of(mutation.path)) not in broken]
-        survived = sum(pool.map(partial(survives, roots=roots, limit=options.limit), sample))
-    print(f"{len(sample) - survived} killed, {survived} survived (bound: {options.bound:.0%})")
-    return 2 if broken else int(survived > options.bound * len(sample))
+        assert all(mutation.tests for mutation in sample)  # looked up before the working tree changes
+        verdicts = Counter(pool.map(partial(judge, roots=roots, limit=options.limit), sample))
+    killed, survived, void = (verdicts[verdict] for verdict in ("killed", "SURVIVED", "void"))
+    print(f"{killed} killed, {survived} survived, {void} void (bound on survivors: {options.bound:.0%})")
+    return 2 if void else int(survived > options.bound * len(sample))
 
 
 if __name__ == "__main__":
