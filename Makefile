@@ -3,28 +3,59 @@ PYTHON ?= python3
 VENV   ?= .venv
 JOBS   ?= 2
 OUT    ?= out/demo
+ARGS   ?=
 BIN    := $(VENV)/bin
+FLOOR  := 90
+PATHS  := src tests docs scripts README.md CONTRIBUTING.md SECURITY.md
 
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-all lint format coverage mutants dist lanes ci ci-full clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
-demo: $(VENV)/.installed-demo  ## explain two real photos offline; prints where the page is
+demo: $(VENV)/.installed-demo  ## explain two real images offline; prints where the page is
 	$(BIN)/seewhy demo -o $(OUT)
 
 test: $(VENV)/.installed-test  ## the tests, without the slow ones
-	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow"
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-test  ## all tests
-	$(BIN)/python -m pytest -q -n $(JOBS)
+	$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
 
-lint: $(VENV)/.installed-lint  ## ruff
+coverage:  ## the same tests as `make test`; fails if too few lines are run
+	$(MAKE) test ARGS="--cov --cov-report=term:skip-covered --cov-fail-under=$(FLOOR) $(ARGS)"
+
+lint: $(VENV)/.installed-lint  ## style, spelling, docstrings, imports and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell $(PATHS)
+	$(BIN)/lint-imports
+	$(BIN)/pydoclint --quiet src/seewhy
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
-clean:  ## remove the virtual environment, the output and the caches
-	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache src/*.egg-info
+format: $(VENV)/.installed-lint  ## put code and imports in the project's form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+mutants: $(VENV)/.installed-test  ## break operators one at a time: do the tests notice? (an hour; ARGS="--only src/seewhy/bench --n 10")
+	$(BIN)/python scripts/mutants.py --jobs $(JOBS) $(ARGS)
+
+dist: $(VENV)/.installed-dist  ## build the wheel and the sdist into dist/ and check them
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+
+lanes: dist  ## the built wheel alone, with the demo and a benchmark, and with the oldest declared versions
+	.ci/lanes dist $(VENV)-lanes
+
+ci: lint coverage lanes  ## what CI runs
+
+ci-full: ci test-all mutants  ## everything (hours)
+
+clean:  ## remove the virtual environments, the output and the caches
+	rm -rf $(VENV) $(VENV)-lanes out build dist .pytest_cache .ruff_cache .mypy_cache .coverage* src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # one stamp for each extra: pip runs again only when the requirements change
