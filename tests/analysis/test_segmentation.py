@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import seewhy
-from seewhy.analysis.segmentation import segment_object
+from seewhy.analysis.graph_cut import segment_object
 from seewhy.core.boxes import Box, tight_box
 from seewhy.errors import ConstantMapError, MissingExtraError, NonFiniteError, OptionError, SeewhyError
 

@@ -104,7 +104,7 @@ def test_bad_photos_cost_only_themselves(run, scenes, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("--k", "many"), 2, "neither a number nor auto"),
+        (("--k", "many"), 2, "must be a number or auto"),
         (("--k", "1"), 2, "use 2 or more"),
         (("--k", "9", "-O", "size=(2,2)"), 2, "only 4 positions"),
         (("--layer", "layer9"), 2, "unknown layer"),

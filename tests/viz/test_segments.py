@@ -6,17 +6,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageColor
 
+from seewhy.analysis.segments import ImageSegments
 from seewhy.core.boxes import Box
 from seewhy.core.segmentation import Segmentation, background_clusters, choose_box, component_boxes
 from seewhy.explanation import Explanation
-from seewhy.methods.clustering.segments import PictureSegments
-from seewhy.viz.segments import COLORS, borders, color_of, object_figure, segments_figure
+from seewhy.viz.segments import COLORS, color_of, label_borders, object_figure, segments_figure
 
 
-def example(labels: np.ndarray, k: int = 3) -> PictureSegments:
+def example(labels: np.ndarray, k: int = 3) -> ImageSegments:
     parts = component_boxes(labels, (240, 240), 0, 0)
     background = background_clusters(labels)
-    return PictureSegments(
+    return ImageSegments(
         Image.new("RGB", (240, 240), (120, 130, 140)),
         labels,
         torch.zeros(k, *labels.shape),
@@ -32,8 +32,8 @@ def count(picture: Image.Image, color: str) -> int:
 
 def test_borders_are_on_both_sides_of_a_change():
     labels = np.array([[0, 0, 1], [0, 0, 1], [0, 0, 0]])
-    assert (borders(labels) == [[0, 1, 1], [0, 1, 1], [0, 0, 1]]).all()
-    assert not borders(labels * 0).any()
+    assert (label_borders(labels) == [[0, 1, 1], [0, 1, 1], [0, 0, 1]]).all()
+    assert not label_borders(labels * 0).any()
 
 
 def test_each_cluster_has_a_column_with_its_color_and_absent_ones_are_empty():

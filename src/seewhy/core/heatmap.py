@@ -27,29 +27,38 @@ DEFAULT_SIZE = (224, 224)
 
 
 class AttributionMap(Protocol):
-    """What a drawing needs to know about a map; `seewhy.Explanation` is one.
-
-    Attributes:
-        attribution: The values on the method's own grid.
-        image: What the model saw; the map covers all of it.
-        signed: Whether negative values mean evidence against the target.
-        hides: Whether 0 means that nothing is shown there, not that the value is small.
-        input_size: Rows and columns of the model's input.
-        warnings: What a reader of the figure must know; the first one is written into it.
-    """
+    """What a drawing needs to know about a map; `seewhy.Explanation` is one."""
 
     @property
-    def attribution(self) -> Float[Tensor, "rows cols"]: ...
+    def attribution(self) -> Float[Tensor, "rows cols"]:
+        """The values on the method's own grid."""
+        ...
+
     @property
-    def image(self) -> Image.Image | None: ...
+    def image(self) -> Image.Image | None:
+        """What the model saw; the map covers all of it."""
+        ...
+
     @property
-    def signed(self) -> bool: ...
+    def signed(self) -> bool:
+        """Whether negative values mean evidence against the target."""
+        ...
+
     @property
-    def hides(self) -> bool: ...
+    def hides(self) -> bool:
+        """Whether 0 means that nothing is shown there, not that the value is small."""
+        ...
+
     @property
-    def input_size(self) -> tuple[int, int] | None: ...
+    def input_size(self) -> tuple[int, int] | None:
+        """Rows and columns of the model's input."""
+        ...
+
     @property
-    def warnings(self) -> list[str]: ...
+    def warnings(self) -> list[str]:
+        """What a reader of the figure must know; the first one is written into it."""
+        ...
+
     def normalized(self) -> Float[Tensor, "rows cols"]:
         """Return the values in [0, 1], or in [-1, 1] if signed."""
         ...

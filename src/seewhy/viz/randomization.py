@@ -15,24 +15,43 @@ class RandomizedMap(Protocol):
     """A map of a partly random model; see `seewhy.analysis.RandomizationStep`."""
 
     @property
-    def layer(self) -> str: ...
+    def layer(self) -> str:
+        """The deepest random layer."""
+        ...
+
     @property
-    def explanation(self) -> Explanation | None: ...
+    def explanation(self) -> Explanation | None:
+        """The map; None where the random model gives NaN or infinity."""
+        ...
+
     @property
-    def spearman(self) -> float | None: ...
+    def spearman(self) -> float | None:
+        """Rank correlation with the trained model's map."""
+        ...
+
     @property
-    def ssim(self) -> float | None: ...
+    def ssim(self) -> float | None:
+        """Structural similarity to the trained model's map."""
+        ...
 
 
 class Cascade(Protocol):
     """The maps of one method; see `seewhy.analysis.CascadingRandomization`."""
 
     @property
-    def trained(self) -> Explanation: ...
+    def trained(self) -> Explanation:
+        """The trained model's map."""
+        ...
+
     @property
-    def steps(self) -> Sequence[RandomizedMap]: ...
+    def steps(self) -> Sequence[RandomizedMap]:
+        """The maps of ever more random models."""
+        ...
+
     @property
-    def verdict(self) -> str: ...
+    def verdict(self) -> str:
+        """Empty if the map changes; else what a reader must know."""
+        ...
 
 
 def randomization_figure(cascades: Sequence[Cascade], title: str, cell: int = 180) -> Image.Image:

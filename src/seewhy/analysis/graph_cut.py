@@ -24,18 +24,18 @@ from seewhy.explanation import Explanation
 
 def segment_object(
     image: ImageLike,
-    map: Explanation | Float[Tensor, "r c"],
+    attribution: Explanation | Float[Tensor, "r c"],
     foreground: float = 0.95,
     background: float = 0.30,
     components: int = 5,
     iterations: int = 5,
     max_side: int = 640,
 ) -> Segmentation:
-    """The object that a saliency map points at, outlined by color: weakly supervised segmentation.
+    """Outline the object that a saliency map points at, by color: weakly supervised segmentation.
 
     The colors of the pixels above the 95 % quantile of the map make the foreground model, those below the 30 %
     quantile the background model, each a mixture of Gaussians. A graph cut labels all pixels: by their color, and so
-    that the border runs along edges of the picture. The largest connected component (4 neighbors) is the object.
+    that the border runs along edges of the image. The largest connected component (4 neighbors) is the object.
     The map makes the models and nothing else: the cut may give its strongest pixels away, because a map is not always
     right. (Kept as foreground for good, they cost outlines: mean IoU 0.41 instead of 0.75 with SmoothGrad on 20
     cut-outs.) A sparse map has more ties than its quantiles can split: then its largest (smallest) value makes
@@ -44,63 +44,75 @@ def segment_object(
     Nothing is random: the mixtures start from a seeded k-means of ours, not from OpenCV's process-wide generator.
 
     Args:
-        image: the picture that the map covers as a whole (for an explanation: `explanation.image`).
-        map: grows to the picture by bilinear interpolation. Of a signed map the magnitude would be wrong: large is
-            foreground.
-        foreground, background: quantiles.
+        image: The image that the map covers as a whole (for an explanation: `explanation.image`).
+        attribution: The map; resized to the image by bilinear interpolation. Of a signed map the magnitude would be
+            wrong: large is foreground.
+        foreground: Quantile above which the map makes the foreground model.
+        background: Quantile below which the map makes the background model.
         components: Gaussians in each mixture; OpenCV's format has five at most.
-        iterations: of k-means, when the mixtures are made.
-        max_side: a larger picture is cut at this size, in pixels of its longer side, and the mask grows back: the time
+        iterations: Iterations of k-means, when the mixtures are made.
+        max_side: A larger image is cut at this size, in pixels of its longer side, and the mask is enlarged: the time
             grows with the pixels, and the map is much coarser anyway.
 
     Raises:
-        ConstantMapError: the map has one value everywhere.
-        SeewhyError: the cut has all pixels on one side: the colors tell no object.
-        MissingExtraError: `pip install 'seewhy[segmentation]'` has not been done.
-        OptionError: quantiles that do not follow 0 < background < foreground < 1.
-        NonFiniteError: the map holds NaN or infinity.
+        ConstantMapError: When the map has one value everywhere.
+        SeewhyError: When the cut has all pixels on one side: the colors do not separate an object.
+        MissingExtraError: When the extra `segmentation` is not installed.
+        OptionError: When quantiles do not follow 0 < background < foreground < 1, or components are out of range.
+        NonFiniteError: When the map holds NaN or infinity.
     """
     if not 0 < background < foreground < 1:
-        raise OptionError(f"foreground={foreground}, background={background}: use 0 < background < foreground < 1")
+        raise OptionError(
+            f"need 0 < background < foreground < 1, got background={background}, foreground={foreground}; "
+            "use for example 0.3 and 0.95"
+        )
     if not 1 <= components <= 5:
-        raise OptionError(f"components={components} is not in 1 … 5, what OpenCV's graph cut takes; use 5")
+        raise OptionError(f"components must be in 1 … 5 (what OpenCV's graph cut takes), got {components}; use 5")
     cv2 = require("cv2", "segmentation")
-    picture = load_image(image).convert("RGB")
-    size = picture.height, picture.width
-    picture.thumbnail((max_side, max_side))
-    pixels = np.array(picture)
-    inside, outside = _seeds(map, pixels.shape[:2], foreground, background)
+    small = load_image(image).convert("RGB")
+    size = small.height, small.width
+    small.thumbnail((max_side, max_side))
+    pixels = np.array(small)
+    inside, outside = _seeds(attribution, (small.height, small.width), foreground, background)
     models = [_mixture(pixels[seeds].astype(np.float64), components, iterations) for seeds in (outside, inside)]
     mask = np.full(inside.shape, cv2.GC_PR_BGD, dtype=np.uint8)  # nothing is settled: the models decide
     cv2.grabCut(pixels, mask, None, *models, 1, cv2.GC_EVAL_FREEZE_MODEL)
-    found = mask == cv2.GC_PR_FGD
-    if not found.any() or found.all():
+    cut = mask == cv2.GC_PR_FGD
+    if not cut.any() or cut.all():
         raise SeewhyError(
-            "the graph cut finds no outline: under the map's peak are the same colors as elsewhere; "
+            "the graph cut finds no outline: the colors under the map's peak occur everywhere; "
             "try another method, layer or target"
         )
-    outline = largest_part(resize_labels(found, size))
+    outline = largest_part(resize_labels(cut, size))
     return Segmentation(outline, tight_box(outline))
 
 
 def _seeds(
-    map: Explanation | Tensor, size: tuple[int, int], foreground: float, background: float
+    attribution: Explanation | Tensor, size: tuple[int, int], foreground: float, background: float
 ) -> tuple[Bool[ndarray, "rows cols"], Bool[ndarray, "rows cols"]]:
-    values = map.attribution if isinstance(map, Explanation) else map.detach().to("cpu", torch.float32)
+    """Return the pixels that make the foreground model, and those that make the background model."""
+    if isinstance(attribution, Explanation):
+        values = attribution.attribution
+    else:
+        values = attribution.detach().to("cpu", torch.float32)
     if not torch.isfinite(values).all():
         raise NonFiniteError("the map holds NaN or infinity; run the model in float32")
     if values.max() == values.min():
         raise ConstantMapError(
             f"the map is {values.max():.3g} everywhere and points at nothing; try another layer, target or method"
         )
-    grown = resize(values, size).numpy()
-    low, high = np.quantile(grown, [background, foreground])
-    inside, outside = grown > high, grown < low
-    return inside if inside.any() else grown == grown.max(), outside if outside.any() else grown == grown.min()
+    resized = resize(values, size).numpy()
+    low, high = np.quantile(resized, [background, foreground])
+    inside, outside = resized > high, resized < low
+    if not inside.any():
+        inside = resized == resized.max()
+    if not outside.any():
+        outside = resized == resized.min()
+    return inside, outside
 
 
 def _mixture(colors: Float[ndarray, "n 3"], components: int, iterations: int) -> Float[ndarray, "1 65"]:
-    """Gaussians of the colors in OpenCV's layout: 5 weights, 5 means, 5 covariances; unused ones weigh nothing."""
+    """Fit Gaussians in OpenCV's layout: 5 weights, 5 means, 5 covariances; unused ones weigh nothing."""
     kmeans = require("scipy.cluster.vq", "cluster").kmeans2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a Gaussian that ends without members weighs nothing: no harm
@@ -116,13 +128,10 @@ def _mixture(colors: Float[ndarray, "n 3"], components: int, iterations: int) ->
 
 
 def _spread_out(colors: Float[ndarray, "n 3"], k: int) -> Float[ndarray, "m 3"]:
-    """At most k starting points: the color nearest to the mean, then each time the one farthest from those taken."""
+    """Return at most k starting points: the color nearest to the mean, then each time the farthest from those taken."""
     start = [colors[((colors - colors.mean(0)) ** 2).sum(1).argmin()]]
     distance = ((colors - start[0]) ** 2).sum(1)
     while len(start) < k and distance.max() > 0:
         start.append(colors[distance.argmax()])
         distance = np.minimum(distance, ((colors - start[-1]) ** 2).sum(1))
     return np.stack(start)
-
-
-__all__ = ["Segmentation", "segment_object"]
