@@ -118,13 +118,11 @@ def segment(
         MissingExtraError: When scikit-learn is not installed.
     """
     nave = NAVE(model, k=k, layers=layers, joint=joint, balance=balance, **options)
-    single = isinstance(images, str | Path | Image.Image | np.ndarray | Tensor)
-    loaded = [load_image(image, max_pixels=max_pixels) for image in ([images] if single else images)]
+    if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor):
+        return segment_images(nave, [load_image(images, max_pixels=max_pixels)], min_area, border)[0]
+    loaded = [load_image(image, max_pixels=max_pixels) for image in images]
     batches = [loaded] if joint else [[image] for image in loaded]
-    segments: list[ImageSegments] = []
-    for batch in batches:
-        segments += segment_images(nave, batch, min_area, border)
-    return segments[0] if single else segments
+    return [one for batch in batches for one in segment_images(nave, batch, min_area, border)]
 
 
 def segment_images(

@@ -86,8 +86,8 @@ def check(
         common.print_json({**counts, "broken": broken})
     else:
         typer.echo(", ".join(f"{count} {what}" for what, count in counts.items()))
-        for sample_id, error in broken.items():
-            typer.echo(f"broken: {sample_id}: {error}")
+        for sample_id, reason in broken.items():
+            typer.echo(f"broken: {sample_id}: {reason}")
     if broken:
         raise typer.Exit(DataError.exit_code)
 

@@ -101,7 +101,7 @@ def _photo_section(name: str, outcome: Outcome, out: Path) -> Section:
 def _scene_section(out: Path) -> Section:
     """Explain a synthetic scene, whose right answer is known: does the map move from object to object?"""
     model = load_model(SCENES_MODEL, device="cpu")
-    class_names = model.class_names or []
+    class_names = list(model.class_names or ())
     scene = Scenes("multi")[SCENE]
     present = [class_names[label] for label in scene.labels]
     absent = next(name for name in class_names if name not in present)
@@ -151,5 +151,5 @@ def _examples(label: int, count: int) -> list[Image.Image]:
 
 def _probabilities(model: VisionModel, image: Image.Image, names: tuple[str, ...]) -> list[tuple[str, float]]:
     probabilities = model.probabilities(model.predict(image))[0]
-    class_names = list(model.class_names or [])
+    class_names = list(model.class_names or ())
     return [(name, probabilities[class_names.index(name)].item()) for name in names]

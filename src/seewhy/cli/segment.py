@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,7 +115,7 @@ def _segment_each(
         return _draw(segments, [path], nave, figure)[0]
 
     pairs = common.progress(list(zip(paths, figures, strict=True)), len(paths), "segmenting")
-    return [_row_of(path, lambda path=path, figure=figure: work(path, figure)) for path, figure in pairs]
+    return [_row_of(path, partial(work, path, figure)) for path, figure in pairs]
 
 
 def _segment_jointly(
@@ -123,7 +124,10 @@ def _segment_jointly(
     """Segment all images that can be read, in one figure."""
     from seewhy.analysis.segments import segment_images
 
-    rows = [_row_of(path, lambda path=path: {"loaded": _read(path, max_pixels)}) for path in paths]
+    def read(path: Path) -> Row:
+        return {"loaded": _read(path, max_pixels)}
+
+    rows = [_row_of(path, partial(read, path)) for path in paths]
     loaded = [row.pop("loaded") for row in rows if not row["error"]]
     readable = [path for path, row in zip(paths, rows, strict=True) if not row["error"]]
     if not readable:
@@ -173,7 +177,7 @@ def _outline_objects(
     method: Method, paths: list[Path], figures: list[Path], target: str | None, max_pixels: int
 ) -> list[Row]:
     return [
-        _row_of(path, lambda path=path, figure=figure: _outline_object(method, path, figure, target, max_pixels))
+        _row_of(path, partial(_outline_object, method, path, figure, target, max_pixels))
         for path, figure in zip(paths, figures, strict=True)
     ]
 

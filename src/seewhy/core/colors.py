@@ -26,8 +26,9 @@ UNSIGNED_LEGEND = "bright: more, dark: less"
 def color_table(signed: bool) -> UInt8[ndarray, "steps 3"]:
     """Return the look-up table; that of signed maps has an odd number of steps, so that 0 has a step of its own."""
     from matplotlib import colormaps
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import Colormap, LinearSegmentedColormap
 
+    colors: Colormap
     if signed:
         colors, steps = LinearSegmentedColormap.from_list("seewhy", [*BLUES, NEUTRAL, *ORANGES]), 2 * STEPS + 1
     else:
