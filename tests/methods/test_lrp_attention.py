@@ -185,7 +185,7 @@ def test_while_plain_the_backward_is_the_true_gradient(model, x, agree):
     attended = TransformerAttribution(model).attend(x, ClassTarget(tuple(CLASSES)), rules)
     rules.plain = True
     _, want = literal_lrp.true_gradients(model.module, x, CLASSES)
-    for got, grad in zip(attended.arrived(), want, strict=True):
+    for got, grad in zip(attended.gradients(), want, strict=True):
         agree("∇A beside the rules", "literal gradient", got, grad)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seewhy.errors import ModelError, OptionError
 from seewhy.methods.base import Method
-from seewhy.methods.lrp.modes import slopes
+from seewhy.methods.lrp.modes import output_gradients
 from seewhy.methods.lrp.token_rules import TokenRules
 from seewhy.models.instrument.hooks import backward
 from seewhy.models.structure import Layer
@@ -30,8 +30,8 @@ class AttentionForward:
     matrices: list[Tensor]
     starts: list[tuple[Tensor, Tensor]]
 
-    def arrived(self, again: bool = False) -> list[Float[Tensor, "batch heads tokens tokens"]]:
-        """What the backward brings to each matrix; with `again`, another backward can follow.
+    def gradients(self, keep: bool = False) -> list[Float[Tensor, "batch heads tokens tokens"]]:
+        """What the backward brings to each matrix; with `keep`, another backward can follow.
 
         Raises:
             ModelError: nothing comes, because the target is constant.
@@ -43,7 +43,7 @@ class AttentionForward:
                 "gradients off; use another target, or attention_map"
             )
         values, uppers = zip(*starts, strict=True)
-        found = backward(values, self.matrices, uppers, again)
+        found = backward(values, self.matrices, uppers, keep)
         return [torch.zeros_like(m) if g is None else g for m, g in zip(self.matrices, found, strict=True)]
 
     @property
@@ -75,10 +75,10 @@ class AttentionGradients(Method):
         keep = self.model.attention(lambda _, matrix: matrices.append(matrix), x, blocks=blocks, differentiable=True)
         with rules or nullcontext(), self.model.leaf_at(self.layer_), keep:
             output = self.model.run(x)
-        return AttentionForward(matrices, slopes(output, target))
+        return AttentionForward(matrices, output_gradients(output, target))
 
     def relevance(self, attended: AttentionForward) -> list[Float[Tensor, "batch heads tokens tokens"]]:
         """R_A = A ⊙ what arrives by the rules, for relevance that starts with 1 in total; zero where the score is."""
         total = attended.total.view(-1, 1, 1, 1)
         share = torch.where(total == 0, 0.0, 1 / torch.where(total == 0, 1.0, total))
-        return [(m.detach() * g * share).float() for m, g in zip(attended.matrices, attended.arrived(), strict=True)]
+        return [(m.detach() * g * share).float() for m, g in zip(attended.matrices, attended.gradients(), strict=True)]

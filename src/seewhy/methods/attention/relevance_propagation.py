@@ -31,14 +31,14 @@ class RelevancePropagation(AttentionGradients):
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         attended = self.attend(x, target)
-        grads = attended.arrived()
+        grads = attended.gradients()
         return self.model.tokens_to_map(
-            followed([m.detach().float() * g.float() for m, g in zip(attended.matrices, grads, strict=True)]),
+            propagate_cls([m.detach().float() * g.float() for m, g in zip(attended.matrices, grads, strict=True)]),
             x.shape[-2:],
         )
 
 
-def followed(weighted: list[Float[Tensor, "batch heads tokens tokens"]]) -> Float[Tensor, "batch tokens"]:
+def propagate_cls(weighted: list[Float[Tensor, "batch heads tokens tokens"]]) -> Float[Tensor, "batch tokens"]:
     """The class token's row of Π (I + mean_heads max(0, ·)), later blocks in front."""
     row = torch.zeros_like(weighted[0][:, 0, 0])
     row[:, 0] = 1

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.attention.base import AttentionGradients
-from seewhy.methods.attention.relevance_propagation import followed
+from seewhy.methods.attention.relevance_propagation import propagate_cls
 from seewhy.methods.base import method, option
 from seewhy.methods.lrp.token_rules import LINEAR_RULES, TokenRules
 from seewhy.targets import Target
@@ -42,8 +42,8 @@ class TransformerAttribution(AttentionGradients):
         with torch.autocast(x.device.type, enabled=False):
             attended = self.attend(x, target, rules)
             rules.plain = True
-            grads = attended.arrived(again=True)
+            grads = attended.gradients(keep=True)
             rules.plain = False
             relevance = self.relevance(attended)
         weighted = [g.float() * r for g, r in zip(grads, relevance, strict=True)]
-        return self.model.tokens_to_map(followed(weighted), x.shape[-2:])
+        return self.model.tokens_to_map(propagate_cls(weighted), x.shape[-2:])

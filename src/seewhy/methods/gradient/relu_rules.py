@@ -1,8 +1,7 @@
 """Another backward for ReLUs only, for the length of one run: what deconvnet and guided backprop share.
 
-A `TorchFunctionMode` (local to this thread and block, nothing is patched, no module is touched) sees every ReLU:
-`nn.ReLU`, in place or not, `F.relu`, `torch.relu`, `Tensor.relu_` and their kin, and ReLU6. Forward values stay the
-same to the bit. Other activations are left alone, and `clamp` too, which is as often arithmetic as an activation.
+Every ReLU is seen: `nn.ReLU`, in place or not, `F.relu`, `torch.relu`, `Tensor.relu_` and their kin, and ReLU6. Other
+activations are left alone, and `clamp` too, which is as often arithmetic as an activation.
 """
 
 from __future__ import annotations
@@ -12,82 +11,57 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from seewhy.errors import RequirementError
 from seewhy.methods.base import Method, gradient
 from seewhy.models.adapter import VisionModel
+from seewhy.models.instrument.modes import BackwardMode, Operation, with_backward
 from seewhy.targets import Target
 
 RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "gradient": lambda g, open_: g * open_,
-    "guided": lambda g, open_: g.clamp(min=0) * open_,
-    "deconvnet": lambda g, open_: g.clamp(min=0),
+    "gradient": lambda upper, is_open: upper * is_open,
+    "guided": lambda upper, is_open: upper.clamp(min=0) * is_open,
+    "deconvnet": lambda upper, _: upper.clamp(min=0),
 }
 """From the gradient at a ReLU's output, and where its input let pass, to the gradient at its input."""
 
-_IN_PLACE = {F.relu_, torch.relu_, Tensor.relu_}
-_RELU = {F.relu, torch.relu, Tensor.relu, *_IN_PLACE}
-_CAPPED = {F.relu6: 6.0, F.hardtanh: None, F.hardtanh_: None}
 _OTHER = re.compile(r"(gelu|silu|swish|mish|elu|tanh|softplus|sigmoid)", re.IGNORECASE)
 
 
-class ReLURule(TorchFunctionMode):
+class ReLURule(BackwardMode):
     """In the block, ReLUs differentiate by `rule`, which can be changed between two backwards of one forward.
 
     Attributes:
-        rule: a name in `RULES`.
-        seen: how many ReLUs ran with something to differentiate.
+        rule: A name in `RULES`.
+        seen: How many ReLUs ran with something to differentiate.
     """
 
     def __init__(self, rule: str) -> None:
         super().__init__()
-        self.rule, self.seen = rule, 0
+        self.rule = rule
+        self.seen = 0
+        self.handlers = {
+            "relu": lambda _, args, kwargs: self._relu(args[0], float("inf")),
+            "relu6": lambda _, args, kwargs: self._relu(args[0], 6.0),
+            "hardtanh": self._hardtanh,
+        }
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        cap = _cap(func, args, kwargs)
-        value = args[0] if args else kwargs.get("input")
-        if cap is None or not value.requires_grad or not torch.is_grad_enabled():
-            return func(*args, **kwargs)
+    def _hardtanh(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        limits = {"min_val": -1.0, "max_val": 1.0, **dict(zip(("min_val", "max_val"), args[1:], strict=False)), **kwargs}
+        if limits["min_val"] != 0:
+            return operation(*args, **kwargs)
+        return self._relu(args[0], float(limits["max_val"]))
+
+    def _relu(self, x: Tensor, cap: float) -> Tensor:
         self.seen += 1
-        result = _Ruled.apply(value, cap, self)
-        in_place = func in _IN_PLACE or func is F.hardtanh_ or _argument(func, args, kwargs)
-        # copy_ is differentiated by autograd itself, views included
-        return value.copy_(result) if in_place else result
+        is_open = (x > 0) & (x < cap)
 
+        def backward(saved: tuple[Tensor, ...], upper: Tensor) -> tuple[Tensor]:
+            return (RULES[self.rule](upper, saved[0]),)
 
-def _cap(func: Callable, args: tuple, kwargs: dict) -> float | None:
-    """Where the ReLU ends (infinity, or 6 for ReLU6); None if the function is no ReLU."""
-    if func in _RELU:
-        return float("inf")
-    if func not in _CAPPED:
-        return None
-    if func is F.relu6:
-        return 6.0
-    low = args[1] if len(args) > 1 else kwargs.get("min_val", -1.0)
-    high = args[2] if len(args) > 2 else kwargs.get("max_val", 1.0)
-    return float(high) if low == 0 else None
-
-
-def _argument(func: Callable, args: tuple, kwargs: dict) -> bool:
-    """The value of the argument `inplace`."""
-    position = {F.relu: 1, F.relu6: 1, F.hardtanh: 3}.get(func, len(args))
-    return bool(args[position] if len(args) > position else kwargs.get("inplace", False))
-
-
-class _Ruled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, cap: float, mode: ReLURule) -> Tensor:
-        ctx.mode = mode
-        ctx.save_for_backward((value > 0) & (value < cap))
-        return value.clamp(0, cap) if cap < float("inf") else value.relu()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return RULES[ctx.mode.rule](grad, ctx.saved_tensors[0]), None, None
+        capped = cap < float("inf")
+        return with_backward(lambda: x.clamp(0, cap) if capped else x.relu(), backward, x, saved=(is_open,))
 
 
 class ReLUMethod(Method):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
 from seewhy.methods.base import Method, method, option
-from seewhy.methods.lrp.modes import pixel_relevance, slopes
+from seewhy.methods.lrp.modes import output_gradients, pixel_relevance
 from seewhy.methods.lrp.token_rules import TokenRules
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Output, Target
@@ -52,5 +52,6 @@ class AttnLRP(Method):
             with self.model.attention(lambda *_: None, pixels, differentiable=True):
                 return self.model.run(pixels)
 
-        found = pixel_relevance(x, TokenRules(epsilon=self.epsilon), run, lambda output: slopes(output, target))
-        return (x * found).float().sum(1)
+        rules = TokenRules(epsilon=self.epsilon)
+        per_value = pixel_relevance(x, rules, run, lambda output: output_gradients(output, target))
+        return (x * per_value).float().sum(1)

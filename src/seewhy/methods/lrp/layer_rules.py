@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from seewhy.core.maps import upcast
 from seewhy.errors import ModelError
-from seewhy.methods.lrp.modes import ACTIVATIONS, Passed, Ruled, Rules, depends, passed
+from seewhy.methods.lrp.modes import ACTIVATIONS, RelevanceMode
 from seewhy.methods.lrp.rules import (
     CONVOLUTIONS,
     Rule,
@@ -32,6 +33,7 @@ from seewhy.methods.lrp.rules import (
     stabilized,
 )
 from seewhy.models.adapter import VisionModel
+from seewhy.models.instrument.modes import Operation, is_tracked, pass_through, with_backward
 
 COMPOSITES = {
     "epsilon_plus_flat": ("flat", "zplus", "epsilon"),
@@ -98,14 +100,14 @@ _REFUSED = (
 )
 
 
-class LayerRules(Rules):
+class LayerRules(RelevanceMode):
     """The rules of a composite, for one forward.
 
     Args:
-        composite: a name of `COMPOSITES`.
-        box: the lowest and highest input values, (1, C, 1, 1) each, for the z^B rule.
-        epsilon: the stabilizer, added to each denominator with its sign.
-        gamma: how much more positive weights count.
+        composite: A name of `COMPOSITES`.
+        box: Gives the lowest and highest input values, (1, C, 1, 1) each, for the z^B rule.
+        epsilon: The stabilizer, added to each denominator with its sign.
+        gamma: How much more positive weights count.
     """
 
     def __init__(self, composite: str, box: Callable[[], tuple[Tensor, Tensor]], epsilon: float, gamma: float) -> None:
@@ -113,31 +115,70 @@ class LayerRules(Rules):
         self.first, self.convolution, self.linear = COMPOSITES[composite]
         self.box, self.epsilon, self.gamma = box, epsilon, gamma
         self._started = False
-        self._layers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self.table = {
+        self._layers = WeakTensorKeyDictionary()  # output → WeightedLayer
+        self.handlers = {
             **dict.fromkeys((*CONVOLUTIONS, "linear"), self.layer),
             "batch_norm": self.batch_norm,
             **dict.fromkeys(_SUMS, self.sum),
             **dict.fromkeys(_PRODUCTS, self.product),
-            **dict.fromkeys(_PASS, passed),
+            **dict.fromkeys(_PASS, pass_through),
             **dict.fromkeys(_REFUSED, self.refuse),
         }
 
-    def layer(self, func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Run a layer with weights, and send relevance down by the rule that the composite has for it."""
-        layer, x = WeightedLayer.of_call(func, args, kwargs)
+    def layer(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Run a layer with weights; its backward is the rule that the composite has for it."""
+        layer, x = WeightedLayer.of_call(operation, args, kwargs)
         name = self.linear if layer.is_linear else self.convolution
         if not self._started:
             name, self._started = self.first, True
         rule = self._rule(name, x)
 
-        def backward(inputs: tuple[Tensor, ...], upper: Tensor) -> tuple[Tensor]:
-            relevance = rule(layer, upcast(inputs[0]), upcast(upper))
-            return (relevance.to(inputs[0].dtype),)
+        def backward(saved: tuple[Tensor, ...], upper: Tensor) -> tuple[Tensor]:
+            x = saved[0]
+            return (rule(layer, upcast(x), upcast(upper)).to(x.dtype),)
 
-        out = Ruled.apply(lambda: layer.run(x, keep=name in _USE_OUTPUT), backward, x)
+        out = with_backward(lambda: layer.run(x, keep=name in _USE_OUTPUT), backward, x)
         self._layers[out] = layer
         return out
+
+    def batch_norm(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Run a batch norm: after a layer it becomes part of that layer; in any case it passes relevance on."""
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+        options = {**dict(zip(names, args, strict=False)), **kwargs}
+        x = options["input"]
+        layer: WeightedLayer | None = self._layers.get(x)
+        # The channels of a norm over tokens, (batch, tokens, features), are not the outputs of the linear layer.
+        is_over_outputs = layer is not None and not (layer.is_linear and x.ndim > 2)
+        if layer is not None and is_over_outputs and options["running_mean"] is not None:
+            layer.merge(
+                options["running_mean"],
+                options["running_var"],
+                options.get("weight"),
+                options.get("bias"),
+                options.get("eps", 1e-5),
+            )
+        return pass_through(lambda _: operation(*args, **kwargs), (x,), {})
+
+    def sum(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Run a linear function without weights: each input gets its share of the result."""
+        return shared_in_proportion(operation, args, kwargs, self.epsilon)
+
+    def product(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Run a product: relevance goes to the signal, or in equal shares to several of one size.
+
+        A gate, which has fewer values, and a constant take nothing.
+        """
+        tensors = [argument for argument in args[:2] if is_tracked(argument)]
+        largest = max(tensor.numel() for tensor in tensors)
+        signals = [tensor for tensor in tensors if tensor.numel() == largest]
+        shapes = [signal.shape for signal in signals]
+
+        def backward(_: tuple[Tensor, ...], upper: Tensor) -> list[Tensor]:
+            if any(shape != upper.shape for shape in shapes):
+                self.refuse(operation)
+            return [upper / len(shapes)] * len(shapes)
+
+        return with_backward(lambda: operation(*args, **kwargs), backward, *signals, saved=())
 
     def _rule(self, name: str, x: Tensor) -> Rule:
         if name == "box":
@@ -147,67 +188,50 @@ class LayerRules(Rules):
             return partial(gamma_rule, gamma=self.gamma, epsilon=self.epsilon)
         return partial(_RULES[name], epsilon=self.epsilon)
 
-    def batch_norm(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
-        """A batch norm after a layer becomes part of that layer; elsewhere it passes relevance on."""
-        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        layer = self._layers.get(given["input"])
-        tokens = layer is not None and layer.is_linear and given["input"].ndim > 2  # their channels are not the outputs
-        if layer is not None and not tokens and given["running_mean"] is not None:
-            layer.merge(
-                given["running_mean"],
-                given["running_var"],
-                given.get("weight"),
-                given.get("bias"),
-                given.get("eps", 1e-5),
-            )
-        return Passed.apply(lambda: func(*args, **kwargs), given["input"])
 
-    def sum(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
-        """A linear function without weights: each input gets its share of the result."""
-        return shared(func, args, kwargs, self.epsilon)
+def shared_in_proportion(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], epsilon: float) -> Tensor:
+    """Run a function z that is linear in all its tensors together: R_i = x_i ∂z/∂x_i · R / (z + ε sign z).
 
-    def product(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
-        """Relevance goes to the signal; a gate (of smaller shape) or a constant takes nothing. Equals share."""
-        tensors = [a for a in args[:2] if depends(a)]
-        largest = max(t.numel() for t in tensors)
-        signals = [t for t in tensors if t.numel() == largest]
-        share = 1 / len(signals)
-        return Ruled.apply(
-            lambda: func(*args, **kwargs),
-            lambda _, upper: [share * upper if upper.shape == t.shape else self.refuse(func) for t in signals],
-            *signals,
-        )
-
-
-def shared(func: Callable, args: tuple, kwargs: dict, epsilon: float) -> Tensor:
-    """R_i = x_i ∂z/∂x_i · R / (z + ε sign z), for a function z that is linear in all its tensors together."""
-    places = [i for i, a in enumerate(args) if depends(a)]
-
-    def rule(inputs: tuple[Tensor, ...], upper: Tensor) -> list[Tensor]:
-        with torch.enable_grad():
-            leaves, full = [t.detach().requires_grad_() for t in inputs], list(args)
-            for place, leaf in zip(places, leaves, strict=True):
-                full[place] = leaf
-            z = func(*full, **kwargs)
-        found = torch.autograd.grad(z, leaves, upper / stabilized(z.detach(), epsilon))
-        return [leaf.detach() * slope for leaf, slope in zip(leaves, found, strict=True)]
-
+    Raises:
+        ModelError: When no tensor stands among the positional arguments.
+    """
+    places = [place for place, argument in enumerate(args) if is_tracked(argument)]
     if not places:
-        raise ModelError(f"LRP cannot follow {func.__name__} here; use input_x_gradient")
-    return Ruled.apply(lambda: func(*args, **kwargs), rule, *(args[i] for i in places))
+        raise ModelError(f"LRP cannot follow {operation.__name__} here; use input_x_gradient")
+
+    def backward(saved: tuple[Tensor, ...], upper: Tensor) -> list[Tensor]:
+        leaves = [tensor.detach().requires_grad_() for tensor in saved]
+        arguments = list(args)
+        for place, leaf in zip(places, leaves, strict=True):
+            arguments[place] = leaf
+        with torch.enable_grad():
+            z = operation(*arguments, **kwargs)
+        gradients = torch.autograd.grad(z, leaves, upper / stabilized(z.detach(), epsilon))
+        return [leaf.detach() * gradient for leaf, gradient in zip(leaves, gradients, strict=True)]
+
+    return with_backward(lambda: operation(*args, **kwargs), backward, *(args[place] for place in places))
 
 
 def input_bounds(model: VisionModel) -> tuple[Tensor, Tensor]:
-    """The lowest and highest values of the model's input, (1, C, 1, 1): black and white after its preprocessing."""
-    from PIL import Image
-
-    ends = torch.cat([model.preprocess_images(Image.new("RGB", (256, 256), color)) for color in ("black", "white")])
+    """Return the lowest and highest values of the model's input, (1, C, 1, 1): black and white as it gets them."""
+    images = [Image.new("RGB", (256, 256), color) for color in ("black", "white")]
+    ends = torch.cat([model.preprocess_images(image) for image in images])
     return ends.amin((0, 2, 3), keepdim=True), ends.amax((0, 2, 3), keepdim=True)
 
 
+def attention_inside(model: VisionModel) -> str:
+    """Return why these rules do not fit the model, which has attention inside; empty if none can be seen."""
+    if model.structure.blocks:
+        return "it has attention, for which convolutional LRP has no rule (attn_lrp has)"
+    names = sorted({type(module).__name__ for module in model.module.modules() if _is_attention(module)})
+    return f"it has {names[0]} inside, for which LRP has no rule" if names else ""
+
+
 def _at_input(bound: Float[Tensor, "1 channels 1 1"], x: Tensor) -> Tensor:
-    """A bound of the pixels as one of the first layer's input: images, or images flattened channel by channel."""
+    """Return a bound of the pixels as one of the first layer's input.
+
+    That input is images, or images flattened channel by channel.
+    """
     channels = bound.shape[1]
     if x.ndim == 4 and x.shape[1] == channels:
         return bound
@@ -219,15 +243,7 @@ def _at_input(bound: Float[Tensor, "1 channels 1 1"], x: Tensor) -> Tensor:
     )
 
 
-def lrp_unmet(model: VisionModel) -> str:
-    """Why these rules cannot serve the model."""
-    if model.structure.blocks:
-        return "it has attention, for which convolutional LRP has no rule (attn_lrp has)"
-    inside = sorted({type(m).__name__ for m in model.module.modules() if _attends(m)})
-    return f"it has {inside[0]} inside, for which LRP has no rule" if inside else ""
-
-
-def _attends(module: nn.Module) -> bool:
-    """Attention by its name and its projections; what hides better is refused in the forward."""
-    named = "Attention" in type(module).__name__
-    return named and any(isinstance(m, (nn.Linear, nn.MultiheadAttention)) for m in module.modules())
+def _is_attention(module: nn.Module) -> bool:
+    # By its name and its projections; what hides better is refused in the forward.
+    is_named_so = "Attention" in type(module).__name__
+    return is_named_so and any(isinstance(m, (nn.Linear, nn.MultiheadAttention)) for m in module.modules())

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
 from seewhy.methods.base import Method, method, option
-from seewhy.methods.lrp.layer_rules import COMPOSITES, LayerRules, input_bounds, lrp_unmet
-from seewhy.methods.lrp.modes import Starts, pixel_relevance, slopes
+from seewhy.methods.lrp.layer_rules import COMPOSITES, LayerRules, attention_inside, input_bounds
+from seewhy.methods.lrp.modes import Starts, output_gradients, pixel_relevance
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Output, Target
 
@@ -22,7 +22,7 @@ class LayerwiseRelevance(Method):
 
     @classmethod
     def why_incompatible(cls, model: VisionModel) -> str:
-        return super().why_incompatible(model) or lrp_unmet(model)
+        return super().why_incompatible(model) or attention_inside(model)
 
     @cached_property
     def _box(self) -> tuple[Tensor, Tensor]:
@@ -72,6 +72,6 @@ class LRP(LayerwiseRelevance):
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         def start(output: Output) -> Starts:
-            return [(value, value.detach() * slope) for value, slope in slopes(output, target)]
+            return [(value, value.detach() * gradient) for value, gradient in output_gradients(output, target)]
 
         return pixel_relevance(x, self.rules(), self.model.run, start).float().sum(1)
