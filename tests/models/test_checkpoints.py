@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seewhy.core.cards import Capability
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import UnknownNameError, WeightsError
-from seewhy.models.checkpoints import load_into, misfit, read_state, recognized, strip_layout
+from seewhy.models.checkpoints import load_into, misfit, read_state, recognize, strip_layout
 from seewhy.models.load import load_model
 
 torchvision = pytest.importorskip("torchvision")
@@ -147,7 +147,7 @@ def test_vit_is_recognized_by_its_width_and_patch(dim: int, patch: int, name: st
         "patch_embed.proj.weight": torch.zeros(dim, 3, patch, patch),
         "blocks.0.attn.qkv.weight": torch.zeros(3 * dim, dim),
     }
-    assert recognized(state) == (name and (name, {}))
+    assert recognize(state) == (name and (name, {}))
     if name:
         assert timm.is_model(name.removeprefix("timm/").split(".")[0])
 
@@ -160,8 +160,8 @@ def test_dino_pictures_are_normalized_as_imagenet() -> None:
 def test_resnet_is_recognized_by_its_depth() -> None:
     with torch.device("meta"):
         for name in ("resnet18", "resnet34", "resnet50", "resnet101"):
-            assert recognized(getattr(torchvision.models, name)().state_dict())[0] == f"torchvision/{name}"
-        assert recognized(torchvision.models.wide_resnet50_2().state_dict()) is None
+            assert recognize(getattr(torchvision.models, name)().state_dict())[0] == f"torchvision/{name}"
+        assert recognize(torchvision.models.wide_resnet50_2().state_dict()) is None
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, resnet) -> None:
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(WeightsError, match=rf"{name} is damaged or no checkpoint .*download it again") as caught:
+        with pytest.raises(WeightsError, match=rf"{name} is damaged or not a checkpoint .*download it again") as caught:
             load_model(tmp_path / name, architecture="torchvision/resnet18")
         assert "\n" not in str(caught.value)
         assert "(101)" not in str(caught.value)  # the bare key of a KeyError
@@ -258,7 +258,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, resnet) -> None:
 
 def test_architecture_must_be_known_or_said(tmp_path: Path) -> None:
     torch.save({"some.weight": torch.ones(2, 2)}, tmp_path / "mine.pth")
-    with pytest.raises(WeightsError, match="does not tell its architecture; say architecture="):
+    with pytest.raises(WeightsError, match="cannot infer the architecture of .*; pass architecture="):
         load_model(tmp_path / "mine.pth")
     with pytest.raises(UnknownNameError, match=r"unknown architecture 'resnet18'.*'torchvision/resnet18'"):
         load_model(tmp_path / "mine.pth", architecture="resnet18")

@@ -13,7 +13,6 @@ from toys import ToyCNN, ToyViT, batch, toy_vit
 
 from seewhy.errors import LayoutError
 from seewhy.models.instrument.hooks import (
-    Tail,
     collecting,
     cut,
     first_tensor,
@@ -22,6 +21,7 @@ from seewhy.models.instrument.hooks import (
     untouched,
     with_first_tensor,
 )
+from seewhy.models.instrument.tail import Tail
 
 # ── untouched ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -293,7 +293,7 @@ def odd(seed=2):
 def test_a_tail_replayed_on_its_own_value_is_the_forward(layer):
     module, x = odd(), torch.randn(2, 4)
     want = module(x, scale=0.5)
-    tail = Tail(module, layer, x, {"scale": 0.5})
+    tail = Tail.of(module, layer, x, {"scale": 0.5})
     for _ in range(2):  # the second run finds the records as the first did
         with tail.put(tail.value) as again:
             assert torch.equal(module(again, scale=0.5), want)
@@ -306,7 +306,7 @@ def test_a_tail_replayed_on_its_own_value_is_the_forward(layer):
 def test_a_tail_runs_what_is_above_on_other_values():
     """Two different values at the layer, tiled: each as if a hook had put it there."""
     module, x = odd(), torch.randn(2, 4)
-    tail = Tail(module, "inner.deep.1", x)
+    tail = Tail.of(module, "inner.deep.1", x)
     new = torch.randn(4, 4)
     wants = []
     for part in new.split(2):
@@ -320,7 +320,7 @@ def test_a_tail_runs_what_is_above_on_other_values():
 def test_a_tail_of_a_vit_has_the_gradient_of_the_whole():
     model, x = toy_vit(), batch()
     vit = model.module.eval().requires_grad_(False)
-    tail = Tail(vit, "blocks.2.norm1", x)
+    tail = Tail.of(vit, "blocks.2.norm1", x)
     values = tail.value.repeat(2, 1, 1).requires_grad_()
     with tail.put(values) as again:
         (grad,) = torch.autograd.grad(vit(again)[:, 3].sum(), values)
@@ -334,7 +334,7 @@ def test_a_tail_computes_the_trunk_once():
     vit, ran = ToyViT().eval(), []
     vit.blocks[0].mlp.register_forward_hook(lambda *_: ran.append("trunk"))
     vit.blocks[2].mlp.register_forward_hook(lambda *_: ran.append("top"))
-    tail = Tail(vit, "blocks.2.norm1", batch())
+    tail = Tail.of(vit, "blocks.2.norm1", batch())
     assert ran == ["trunk"]
     for _ in range(3):
         with tail.put(tail.value) as again, torch.no_grad():
@@ -348,7 +348,7 @@ def test_a_users_hook_on_the_layer_works_once():
     vit.blocks[2].norm1.register_forward_hook(lambda _, __, out: out * 1.5)
     vit.blocks[0].register_forward_hook(lambda _, __, out: out + 1)
     want = vit(x)
-    tail = Tail(vit, "blocks.2.norm1", x)
+    tail = Tail.of(vit, "blocks.2.norm1", x)
     with tail.put(tail.value) as again:
         torch.testing.assert_close(vit(again), want)
 
@@ -357,9 +357,9 @@ def test_a_tail_leaves_no_trace_after_an_error():
     vit = ToyViT().eval()
     handle = vit.blocks[1].register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        Tail(vit, "blocks.2.norm1", batch())
+        Tail.of(vit, "blocks.2.norm1", batch())
     handle.remove()
-    tail = Tail(vit, "blocks.2.norm1", batch())
+    tail = Tail.of(vit, "blocks.2.norm1", batch())
     with pytest.raises(ZeroDivisionError), tail.put(tail.value):
         raise ZeroDivisionError
     assert not any("forward" in m.__dict__ or m._forward_hooks for m in vit.modules())
@@ -375,7 +375,7 @@ def test_a_tail_of_a_layer_that_does_not_run():
             return self.a(x)
 
     with pytest.raises(LayoutError, match="did not run"):
-        Tail(Unused(), "b", torch.ones(1, 2))
+        Tail.of(Unused(), "b", torch.ones(1, 2))
 
 
 def test_a_tail_replays_the_outputs_of_transformers():
@@ -401,6 +401,6 @@ def test_a_tail_replays_the_outputs_of_transformers():
 
     module, x = Whole().eval().requires_grad_(False), torch.randn(2, 4)
     want = module(x).repeat(2, 1)
-    tail = Tail(module, "norm", x)
+    tail = Tail.of(module, "norm", x)
     with tail.put(tail.value.repeat(2, 1)) as again:
         torch.testing.assert_close(module(again), want)

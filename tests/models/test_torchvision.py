@@ -237,7 +237,7 @@ def test_attention_of_vit() -> None:
 @pytest.mark.parametrize("name", ["fcn_resnet50", "fasterrcnn_resnet50_fpn", "r3d_18"])
 def test_other_tasks_are_told_to_wrap(name: str) -> None:
     options = {"weights": None} if name == "r3d_18" else {"weights": None, "weights_backbone": None}
-    with torch.device("meta"), pytest.raises(LayoutError, match=r"no image classifier.*seewhy\.wrap"):
+    with torch.device("meta"), pytest.raises(LayoutError, match=r"not an image classifier.*seewhy\.wrap"):
         source.structure(models.get_model(name, **options))
 
 

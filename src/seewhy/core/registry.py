@@ -13,6 +13,7 @@ import pkgutil
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any, TypeVar
 
 from seewhy.errors import UnknownNameError
@@ -100,7 +101,7 @@ class Registry(Mapping[str, T]):
         try:
             package = importlib.import_module(self._package)
             for module in pkgutil.walk_packages(package.__path__, prefix=f"{self._package}."):
-                importlib.import_module(module.name)
+                self._take_module(importlib.import_module(module.name))
             for entry_point in importlib.metadata.entry_points(group=self._group):
                 self._load(entry_point)
             self._filled = True
@@ -110,7 +111,7 @@ class Registry(Mapping[str, T]):
     def _load(self, entry_point: importlib.metadata.EntryPoint) -> None:
         """Import what another package declares; a broken package costs its own entries only."""
         try:
-            entry_point.load()
+            self._take_entry(entry_point.name, entry_point.load())
         except Exception as error:
             owner = entry_point.dist.name if entry_point.dist else entry_point.value
             warnings.warn(
@@ -118,3 +119,9 @@ class Registry(Mapping[str, T]):
                 f"({type(error).__name__}: {error}); update or uninstall {owner}",
                 stacklevel=4,
             )
+
+    def _take_module(self, module: ModuleType) -> None:
+        """Take in a module of our package; by default its decorators have registered its entries already."""
+
+    def _take_entry(self, name: str, entry: Any) -> None:
+        """Take in what an entry point gives; by default its decorators have registered it already."""

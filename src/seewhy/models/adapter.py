@@ -5,9 +5,10 @@ A source (torchvision, timm, …) has one file that fills in a `Structure`; ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from seewhy.core.cards import CAPABILITY_TEXT, Capability
 from seewhy.core.images import ImageLike, load_image, load_images
+from seewhy.core.io import first_line
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import (
     ImageError,
@@ -26,20 +28,26 @@ from seewhy.errors import (
     SeewhyError,
     UnknownNameError,
 )
-from seewhy.models.instrument.attention import reading_attention
+from seewhy.models.instrument.attention import AttentionReceiver, reading_attention
 from seewhy.models.instrument.hooks import (
     INFERENCE,
     Stop,
-    Tail,
     collecting,
     cut,
     hooked,
     made_in_inference_mode,
+    tapping,
     untouched,
 )
 from seewhy.models.instrument.shared_images import image_index_of, sharing_images
+from seewhy.models.instrument.tail import Tail
+from seewhy.models.layers import LayerIndex, LayerLike
+from seewhy.models.partial import BlockTokens, ModelTail
 from seewhy.models.structure import Block, Layer, Structure
 from seewhy.targets import Output, Target, TargetLike, as_target
+
+PreprocessFunction = Callable[[Image.Image], Tensor]
+"""From an image to the model's input, (channels, rows, cols)."""
 
 
 class VisionModel:
@@ -47,6 +55,13 @@ class VisionModel:
 
     Made by `seewhy.load_model` and `seewhy.wrap`. The module is never changed: each call leaves weights, modes,
     hooks, gradients, buffers and the random state as they were.
+
+    Args:
+        module: The module.
+        structure: Where it keeps what.
+        name: For messages and manifests; default: the module's class.
+        preprocess: From a PIL image to (channels, rows, cols); default: ImageNet's.
+        class_names: One for each class.
     """
 
     def __init__(
@@ -55,22 +70,23 @@ class VisionModel:
         structure: Structure,
         *,
         name: str = "",
-        preprocess: Callable[[Image.Image], Tensor] | None = None,
+        preprocess: PreprocessFunction | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
         self.module = module
         self.structure = structure
         self.name = name or type(module).__name__
-        self.preprocess = preprocess or Preprocess()
+        self.preprocess: PreprocessFunction = preprocess or Preprocess()
         self.class_names = tuple(class_names) if class_names else None
 
     def __repr__(self) -> str:
-        return f"VisionModel({self.name!r}, {self.structure.source}, offers {', '.join(sorted(self.capabilities))})"
+        capabilities = ", ".join(sorted(self.capabilities))
+        return f"VisionModel({self.name!r}, {self.structure.source}, offers {capabilities})"
 
     # ── what it is ────────────────────────────────────────────────────────────────────────────────────────────────
     @property
     def device(self) -> torch.device:
-        """Where the parameters are, or the buffers of a model without."""
+        """The device of the parameters, or of the buffers of a model without."""
         return next((t.device for t in chain(self.module.parameters(), self.module.buffers())), torch.device("cpu"))
 
     @property
@@ -81,7 +97,9 @@ class VisionModel:
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What methods can get from this model; asks every weight, so not for a hot path."""
-        return self.structure.capabilities - ({Capability.GRADIENTS} if made_in_inference_mode(self.module) else set())
+        if made_in_inference_mode(self.module):
+            return self.structure.capabilities - {Capability.GRADIENTS}
+        return self.structure.capabilities
 
     @property
     def classes(self) -> int | None:
@@ -96,188 +114,161 @@ class VisionModel:
         return len(self.class_names) if self.class_names else None
 
     def as_target(self, spec: TargetLike) -> Target:
-        """What a user writes as a `Target` of this model; errors as for `seewhy.targets.as_target`."""
+        """Turn what a user writes into a `Target` of this model.
+
+        Raises:
+            TargetError: The target does not exist for this model.
+            UnknownNameError: There is no class of that name.
+        """
         return as_target(spec, self.class_names, Capability.LOGITS in self.structure.capabilities)
 
     def to(self, device: torch.device | str) -> VisionModel:
-        """Move the module; returns self."""
+        """Move the module to a device and return the same model."""
         self.module.to(device)
         return self
 
     def missing_capabilities(self, needs: frozenset[Capability]) -> list[str]:
-        """In words, which of `needs` the model does not offer."""
-        lacking = needs - self.capabilities
-        return [
-            f"gradients, which do not pass {INFERENCE}"
-            if n is Capability.GRADIENTS and n in self.structure.capabilities
-            else CAPABILITY_TEXT[n]
-            for n in sorted(lacking)
-        ]
+        """Describe which of `needs` the model does not offer."""
+        missing = []
+        for need in sorted(needs - self.capabilities):
+            blocked = need is Capability.GRADIENTS and need in self.structure.capabilities
+            missing.append(f"gradients, which do not pass {INFERENCE}" if blocked else CAPABILITY_TEXT[need])
+        return missing
 
     # ── layers and grids ──────────────────────────────────────────────────────────────────────────────────────────
-    def layer(self, spec: str | int | nn.Module | Layer | None = None, *, layout: str | None = None) -> Layer:
-        """A layer by dotted name, module, stage number, or (None) the deepest stage.
+    @property
+    def _layers(self) -> LayerIndex:
+        return LayerIndex(self.module, self.structure, self.name)
+
+    def layer(self, spec: LayerLike | None = None, *, layout: str | None = None) -> Layer:
+        """Return a layer by dotted name, module, stage number, or (None) the deepest stage.
+
+        Args:
+            spec: Which layer.
+            layout: How its output lies, where that is not known: `nchw`, `nhwc` or `tokens`.
 
         Raises:
-            UnknownNameError: no such layer; the nearest are suggested.
-            LayoutError: the model has no stages to choose from.
+            UnknownNameError: There is no such layer; the nearest are suggested.
+            LayoutError: The model has no stages to choose from, or the layer's layout is ambiguous.
         """
-        if isinstance(spec, Layer):
-            self.submodule(spec.name)
-            return spec
-        if spec is None or isinstance(spec, int):
-            return self._stage(-1 if spec is None else spec)
-        name = self._name_of(spec) if isinstance(spec, nn.Module) else spec
-        self.submodule(name)
-        if layout is not None:
-            return Layer(name, layout)
-        known = {known.name: known for known in (*self.structure.stages, self.structure.cam_layer) if known}
-        if name in known:
-            return known[name]
-        return Layer(name, self._guess_layout(name))
+        return self._layers.layer(spec, layout)
 
-    def _stage(self, index: int) -> Layer:
-        stages = self.structure.stages
-        if not stages:
-            raise LayoutError(f"{self.name} has no feature maps that seewhy knows of; name one with layer=")
-        if not -len(stages) <= index < len(stages):
-            raise UnknownNameError("stage", str(index), [str(i) for i in range(len(stages))])
-        return stages[index]
+    def cam_layer(self, spec: LayerLike | None = None) -> Layer:
+        """Return the layer for methods that differentiate: as `layer`, but by default the deepest that still matters.
 
-    def cam_layer(self, spec: str | int | nn.Module | Layer | None = None) -> Layer:
-        """The layer for methods that differentiate: as `layer`, but by default the deepest that still matters.
+        Args:
+            spec: Which layer.
 
         Raises:
-            LayoutError: the score no longer depends on the cells of this layer (they come after the last attention
+            LayoutError: The score no longer depends on the cells of this layer (they come after the last attention
                 of a model that reads its class token only), so that every map would be zero.
         """
-        layer = self.layer(spec) if spec is not None else self.structure.cam_layer or self._stage(-1)
-        alone = self.structure.class_token and not self.structure.reads_patches
-        if alone and self.structure.blocks and self._after_last_attention(layer.name):
-            raise LayoutError(
-                f"the score does not depend on the patch tokens of {layer.name!r}, after the last "
-                f"attention; use layer={self.structure.blocks[-1].norm1!r}"
-            )
-        return layer
-
-    def _after_last_attention(self, name: str) -> bool:
-        last = self.structure.blocks[-1]
-        if name == last.name or name.startswith(f"{last.name}."):
-            # modules need not be defined in the order in which they run, so inside the block go by role
-            return name != last.norm1 and not name.startswith(last.attention)
-        order = [n for n, _ in self.module.named_modules()]
-        return order.index(name) > order.index(last.name)
+        return self._layers.cam_layer(spec)
 
     def submodule(self, name: str) -> nn.Module:
-        """The module of that dotted name, or `UnknownNameError` with the nearest names."""
-        try:
-            return self.module.get_submodule(name)
-        except AttributeError:
-            known = [n for n, _ in self.module.named_modules() if n]
-            raise UnknownNameError("layer", name, known, f"`seewhy info {self.name}` lists the stages") from None
-
-    def _name_of(self, module: nn.Module) -> str:
-        for name, candidate in self.module.named_modules():
-            if candidate is module:
-                return name
-        raise UnknownNameError("layer", type(module).__name__, [], "it is not part of this model")
-
-    def _guess_layout(self, name: str) -> str:
-        """The layout of an unlisted layer from the module's own kind, else that of the stage it belongs to."""
-        module = self.submodule(name)
-        if isinstance(
-            module,
-            (nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd),
-        ):
-            return "nchw"
-        layouts = {stage.layout for stage in self.structure.stages}
-        inside = [s.layout for s in self.structure.stages if name.startswith(s.name + ".")]
-        if inside or len(layouts) == 1:
-            return inside[0] if inside else layouts.pop()
-        raise LayoutError(f"the layout of {name!r} is ambiguous; say layout='nchw', 'nhwc' or 'tokens'")
-
-    def grid(self, height: int, width: int, stride: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Rows and columns of the patch grid for an input of height × width pixels."""
-        stride = stride or self.structure.patch_size
-        if stride is None:
-            raise LayoutError(f"{self.name}: the patch size is unknown; wrap(module, patch_size=…)")
-        if not self.structure.pads:
-            return height // stride[0], width // stride[1]
-        return -(-height // stride[0]), -(-width // stride[1])
-
-    def to_grid(self, value: Tensor, layer: Layer, size: Sequence[int]) -> Float[Tensor, "batch channels rows cols"]:
-        """A layer's output as (B, C, rows, cols), prefix tokens dropped; `size` is the input's (H, W).
+        """Return the module of that dotted name.
 
         Raises:
-            LayoutError: the tensor does not fit the layer's layout.
+            UnknownNameError: There is none; the nearest are suggested.
         """
-        if layer.layout == "tokens":
-            return self._tokens_to_grid(value, layer, size)
-        if value.ndim != 4:
-            raise LayoutError(
-                f"layer {layer.name!r} gives shape {tuple(value.shape)}, not a {layer.layout} map; "
-                "choose a layer on a grid, or say layout='tokens'"
-            )
-        return value.permute(0, 3, 1, 2) if layer.layout == "nhwc" else value
+        return self._layers.submodule(name)
 
-    def _tokens_to_grid(self, value: Tensor, layer: Layer, size: Sequence[int]) -> Tensor:
-        rows, cols = self.grid(*size, layer.stride)
-        prefix = self.structure.prefix_tokens if layer.prefix is None else layer.prefix
-        if value.ndim != 3 or value.shape[1] != prefix + rows * cols:
-            raise LayoutError(
-                f"layer {layer.name!r} gives shape {tuple(value.shape)}, not "
-                f"(batch, {prefix} + {rows}×{cols}, channels); "
-                "wrap(module, patch_size=…, prefix_tokens=…) tells how they lie"
-            )
-        return value[:, prefix:].transpose(1, 2).unflatten(2, (rows, cols))
+    def grid(self, height: int, width: int, stride: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Return rows and columns of the patch grid.
+
+        Args:
+            height: Rows of the input, in pixels.
+            width: Columns of the input, in pixels.
+            stride: Pixels per cell (rows, cols); None: the patch size.
+
+        Raises:
+            LayoutError: The patch size is unknown.
+        """
+        return self._layers.grid(height, width, stride)
+
+    def to_grid(self, value: Tensor, layer: Layer, size: Sequence[int]) -> Float[Tensor, "batch channels rows cols"]:
+        """Return a layer's output as (B, C, rows, cols), prefix tokens dropped.
+
+        Args:
+            value: The output.
+            layer: The layer.
+            size: The input's (height, width) in pixels.
+
+        Raises:
+            LayoutError: The tensor does not fit the layer's layout.
+        """
+        return self._layers.to_grid(value, layer, size)
 
     def tokens_to_map(
         self, values: Float[Tensor, "batch tokens"], size: Sequence[int]
     ) -> Float[Tensor, "batch rows cols"]:
-        """Per-token numbers as a map: prefix tokens dropped, patch tokens on the grid."""
-        return self._tokens_to_grid(values[..., None], Layer("tokens", "tokens"), size).squeeze(1)
+        """Return per-token numbers as a map: prefix tokens dropped, patch tokens on the grid.
+
+        Args:
+            values: One number per token.
+            size: The input's (height, width) in pixels.
+
+        Raises:
+            LayoutError: The number of tokens does not fit the grid.
+        """
+        return self._layers.tokens_to_grid(values[..., None], Layer("tokens", "tokens"), size).squeeze(1)
 
     # ── running it ────────────────────────────────────────────────────────────────────────────────────────────────
     def run(self, x: Float[Tensor, "batch channels height width"]) -> Output:
-        """One forward in the caller's grad mode. Methods call this inside `untouched(model.module)`."""
-        repeats = image_index_of(self)
-        if repeats is None:
+        """Run one forward in the caller's grad mode. Methods call this inside `untouched(model.module)`.
+
+        Raises:
+            LayoutError: The result is not what the structure says.
+        """
+        index = image_index_of(self)
+        if index is None:
             return self._forward(x)
-        output = self._forward(repeats.once(x))
-        return Output(*(None if t is None else repeats.spread(t) for t in (output.logits, output.embedding)))
+        output = self._forward(index.unique(x))
+        return Output(
+            logits=None if output.logits is None else index.expand(output.logits),
+            embedding=None if output.embedding is None else index.expand(output.embedding),
+        )
 
     @contextmanager
     def shared_images(self, index: Sequence[int]) -> Iterator[None]:
-        """In the block, batches are known to repeat pictures, and without gradients each is run once.
+        """In the block, run each image of a batch once where no gradients are taken.
 
-        Row i of every batch (or of each of several whole batches, one after the other) shows picture `index[i]`: what
-        several targets of one picture ask of the model is asked once.
+        What several targets of one image ask of the model is asked once.
+
+        Args:
+            index: Row i of every batch (or of each of several whole batches, one after the other) shows image
+                `index[i]`.
         """
         with sharing_images(self, index):
             yield
 
     def _forward(self, x: Tensor) -> Output:
-        box: list[Tensor] = []
+        head_inputs: list[Tensor] = []
+
+        def keep_input(_: nn.Module, args: tuple[Any, ...], __: Any) -> None:
+            head_inputs.append(args[0].flatten(1))
+
         with ExitStack() as stack:
             if self.structure.head is not None:
-                stack.enter_context(
-                    hooked(
-                        self.module.get_submodule(self.structure.head),
-                        lambda _, args, __: box.append(args[0].flatten(1)),
-                    )
-                )
+                stack.enter_context(hooked(self.module.get_submodule(self.structure.head), keep_input))
             raw = self.module(x, **self.structure.call)
-        output = self.structure.read(raw, box[0] if box else None)
+        output = self.structure.read(raw, head_inputs[0] if head_inputs else None)
         if output.logits is not None and output.logits.ndim != 2:
-            raise LayoutError(f"the logits have shape {tuple(output.logits.shape)}, not (batch, classes); give read=")
+            raise LayoutError(
+                f"the logits have shape {tuple(output.logits.shape)}, not (batch, classes); "
+                "say how to read them: wrap(module, read=…)"
+            )
         return output
 
     @contextmanager
     def shape_error_context(self, x: Tensor) -> Iterator[None]:
-        """In the block, an error of the module about a batch of another size than it was made for says so.
+        """Re-raise errors of the module, in the block, with a hint about the input size that it expects.
+
+        Args:
+            x: The batch that runs in the block.
 
         Raises:
-            ModelError: the module cannot take this size.
+            ModelError: The module fails on a batch of another size than its preprocessing makes.
         """
         try:
             yield
@@ -287,53 +278,111 @@ class VisionModel:
             size = getattr(self.preprocess, "size", None)
             if size is None or tuple(x.shape[-2:]) == tuple(size):
                 raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"{self.name} fails on an input of {x.shape[-2]}×{x.shape[-1]} ({reason}); "
+                f"{self.name} fails on an input of {x.shape[-2]}×{x.shape[-1]} ({first_line(error)}); "
                 f"feed {size[0]}×{size[1]}: model.preprocess_images(images)"
             ) from error
 
     def activations(self, x: Tensor, layers: Sequence[Layer]) -> dict[str, Float[Tensor, "batch channels rows cols"]]:
-        """The maps of several layers by name, from one forward that stops at the last of them; no gradients."""
-        found = self._collect(x, [layer.name for layer in layers])
-        return {layer.name: self.to_grid(found[layer.name], layer, x.shape[-2:]) for layer in layers}
+        """Return the maps of several layers by name, from one forward that stops at the last of them; no gradients.
+
+        Raises:
+            LayoutError: A layer did not run, or its output does not lie as the layer says.
+        """
+        values = self._collect(x, [layer.name for layer in layers])
+        return {layer.name: self.to_grid(values[layer.name], layer, x.shape[-2:]) for layer in layers}
 
     def tokens(self, x: Tensor, blocks: Sequence[int] | None = None) -> dict[int, Float[Tensor, "batch tokens dim"]]:
-        """The outputs of transformer blocks (all of them, or those numbered), prefix tokens included."""
-        names = {i: block.name for i, block in self._blocks(blocks).items()}
-        found = self._collect(x, names.values())
-        return {i: found[name] for i, name in names.items()}
+        """Return the outputs of transformer blocks by number, prefix tokens included; no gradients.
 
-    def _collect(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """The raw outputs of modules, by name."""
+        Args:
+            x: The batch.
+            blocks: The numbers of the blocks, negative from the end; None: all.
+
+        Raises:
+            RequirementError: The model has no transformer blocks.
+            UnknownNameError: There is no block of that number.
+        """
+        names = {i: block.name for i, block in self._blocks(blocks).items()}
+        values = self._collect(x, names.values())
+        return {i: values[name] for i, name in names.items()}
+
+    def block_tokens(self, x: Tensor, blocks: Sequence[int] | None = None) -> BlockTokens:
+        """Run one forward in the caller's grad mode and keep the tokens of blocks attached to its graph.
+
+        The result can read the tokens of any block through the model's head (`read_out`, the logit lens) without
+        another forward of the blocks. Methods call this inside `untouched(model.module)`, and inside
+        `attention(…, differentiable=True)` if they differentiate with respect to attention as well.
+
+        Args:
+            x: The batch.
+            blocks: The numbers of the blocks, negative from the end; None: all.
+
+        Raises:
+            RequirementError: The model has no transformer blocks.
+            UnknownNameError: There is no block of that number.
+        """
+        wanted = self._blocks(blocks)
+        modules = {block.name: self.submodule(block.name) for block in wanted.values()}
+        tail = Tail(self.module, self.structure.blocks[-1].name, x)
+        with self.shape_error_context(x), tail.recording(), tapping(modules) as values:
+            output = self._forward(x)
+        tokens = {i: values[block.name] for i, block in wanted.items()}
+        return BlockTokens(tokens, output, ModelTail(self._forward, tail))
+
+    def _collect(self, x: Tensor, names: Iterable[str]) -> Mapping[str, Tensor]:
+        """Return the raw outputs of modules, by name."""
         modules = {name: self.submodule(name) for name in names}
-        with self.shape_error_context(x), torch.no_grad(), untouched(self.module), collecting(modules) as found:
-            repeats = image_index_of(self)
-            self.module(repeats.once(x) if repeats else x, **self.structure.call)
-        return {name: repeats.spread(value) for name, value in found.items()} if repeats else found
+        with self.shape_error_context(x), torch.no_grad(), untouched(self.module), collecting(modules) as values:
+            # no gradients in this block, so shared images run once even if the caller is in grad mode
+            index = image_index_of(self)
+            self.module(index.unique(x) if index else x, **self.structure.call)
+        return {name: index.expand(value) for name, value in values.items()} if index else values
 
     @contextmanager
     def leaf_at(self, layer: Layer) -> Iterator[list[Tensor]]:
-        """Forwards in the block have gradients above `layer` only; yields a list that will hold its leaf."""
+        """In the block, forwards have gradients above `layer` only.
+
+        Yields:
+            A list that will hold the layer's output, a leaf.
+
+        Raises:
+            LayoutError: The layer did not run in the block, or more than once.
+        """
         with cut(self.submodule(layer.name)) as leaf:
             yield leaf
 
     def tail(self, x: Tensor, layer: Layer) -> ModelTail:
-        """Run what is below `layer` once; the result runs what is above as often as needed."""
-        return ModelTail(self, Tail(self.module, layer.name, x, self.structure.call))
+        """Run what is below `layer` once, and return what runs the part above it as often as needed.
+
+        Raises:
+            LayoutError: The layer did not run.
+        """
+        return ModelTail(self._forward, Tail.of(self.module, layer.name, x, self.structure.call))
 
     @contextmanager
     def attention(
         self,
-        receive: Callable[[int, Tensor], None],
+        receive: AttentionReceiver,
         x: Tensor,
         blocks: Sequence[int] | None = None,
         rows: slice = slice(None),
         differentiable: bool = False,
     ) -> Iterator[None]:
-        """Forwards in the block hand `receive(block, matrix)` the attention matrices, (B, heads, rows, N).
+        """In the block, forwards hand out their attention matrices.
 
-        A `receive` that has seen enough raises `Stop`: the forward and the block then end.
+        Args:
+            receive: Called with the number of a block and its matrix, (B, heads, rows, N). One that has seen enough
+                raises `Stop`: the forward and the block then end.
+            x: The batch that runs in the block.
+            blocks: The numbers of the blocks, negative from the end; None: all.
+            rows: The query rows to form; ignored when differentiable.
+            differentiable: Whether gradients with respect to the matrices are wanted.
+
+        Raises:
+            RequirementError: The model has no transformer blocks.
+            UnknownNameError: There is no block of that number.
+            LayoutError: The attention of a block cannot be read.
         """
         modules = {i: self.submodule(b.attention) for i, b in self._blocks(blocks).items()}
         reading = reading_attention(modules, receive, batch=x.shape[0], rows=rows, differentiable=differentiable)
@@ -347,53 +396,65 @@ class VisionModel:
                 f"{self.name} has no transformer blocks with global attention; "
                 f"`seewhy info {self.name}` lists the methods that work"
             )
-        numbers = range(depth) if blocks is None else [b % depth if -depth <= b < depth else b for b in blocks]
-        for number in numbers:
-            if number >= depth or number < 0:
+        for number in blocks or ():
+            if not -depth <= number < depth:
                 raise UnknownNameError("block", str(number), [str(i) for i in range(depth)])
+        numbers = range(depth) if blocks is None else [number % depth for number in blocks]
         return {i: self.structure.blocks[i] for i in numbers}
 
     # ── for people ────────────────────────────────────────────────────────────────────────────────────────────────
     def preprocess_images(
         self, images: ImageLike | Sequence[ImageLike]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Images as the batch that the model expects, on its device.
+        """Preprocess images into the batch that the model expects, on its device.
+
+        Args:
+            images: One or more paths, PIL images, arrays or tensors.
 
         Raises:
-            ImageError: an image cannot be read.
+            ImageError: An image cannot be read.
         """
         return self.preprocess_batch(load_images(images))
 
-    def preprocess_batch(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "batch channels height width"]:
-        """`prepare` for pictures that are read already."""
-        inputs = [self.preprocess(picture) for picture in pictures]
+    def preprocess_batch(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch channels height width"]:
+        """Preprocess images that are read already; see `preprocess_images`.
+
+        Raises:
+            ImageError: The inputs differ in size.
+        """
+        inputs = [self.preprocess(image) for image in images]
         if len({tuple(x.shape) for x in inputs}) > 1:
-            raise ImageError("the photos have different sizes after preprocessing; give them one by one")
+            raise ImageError("the images have different sizes after preprocessing; pass them one by one")
         return torch.stack(inputs).to(self.device, self.dtype)
 
-    def visible_region(self, picture: Image.Image) -> Image.Image:
-        """The region of the picture that the model sees, in the picture's own resolution where that is known."""
-        if hasattr(self.preprocess, "visible_region"):
-            return self.preprocess.visible_region(picture)
-        pixels = self.preprocess(picture).float()
+    def visible_region(self, image: Image.Image) -> Image.Image:
+        """Return the region of the image that the model sees, in the image's own resolution where that is known."""
+        crop = getattr(self.preprocess, "visible_region", None)
+        if crop is not None:
+            return crop(image)
+        pixels = self.preprocess(image).float()
         pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
         return load_image(pixels if pixels.shape[0] in (1, 3) else pixels[:1])
 
     def probabilities(self, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
-        """Softmax over classes, or a sigmoid for each where the classes do not exclude each other."""
+        """Compute the softmax over classes, or a sigmoid for each where the classes do not exclude each other."""
         return logits.sigmoid() if self.structure.multi_label else logits.softmax(-1)
 
     def output(self, images: ImageLike | Sequence[ImageLike]) -> Output:
-        """Logits and embedding of images, with the model's own preprocessing.
+        """Compute logits and embedding of images, with the model's own preprocessing.
 
         Raises:
-            NonFiniteError: the model gives NaN or infinity.
+            NonFiniteError: The model gives NaN or infinity.
         """
         return self.forward_checked(self.preprocess_images(images))
 
     @torch.no_grad()
     def forward_checked(self, x: Float[Tensor, "batch channels height width"]) -> Output:
-        """The output for a preprocessed batch, or `NonFiniteError`."""
+        """Compute the output for a preprocessed batch, without gradients.
+
+        Raises:
+            NonFiniteError: The model gives NaN or infinity.
+        """
         with self.shape_error_context(x), untouched(self.module):
             output = self.run(x)
         for value in (output.logits, output.embedding):
@@ -405,19 +466,27 @@ class VisionModel:
         return output
 
     def predict(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "batch classes"]:
-        """The logits of images.
+        """Compute the logits of images.
 
         Raises:
-            TargetError: the model has no class scores.
+            TargetError: The model has no class scores.
         """
         return self.output(images).require(Capability.LOGITS)
 
     def embed(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "batch dim"]:
-        """The embeddings of images."""
+        """Compute the embeddings of images.
+
+        Raises:
+            TargetError: The model has no embedding.
+        """
         return self.output(images).require(Capability.EMBEDDING)
 
     def with_size(self, rows: int, cols: int) -> VisionModel:
-        """The same model fed with images of another size (where the architecture allows it)."""
+        """Return the same model fed with images of another size (where the architecture allows it).
+
+        Raises:
+            ModelError: Its preprocessing is a function of the user's own.
+        """
         if not isinstance(self.preprocess, Preprocess):
             raise ModelError("this model has its own preprocess function; make one for the other size and wrap again")
         return VisionModel(
@@ -427,20 +496,3 @@ class VisionModel:
             class_names=self.class_names,
             preprocess=self.preprocess.with_size(rows, cols),
         )
-
-
-class ModelTail:
-    """`Tail` of a `VisionModel`: from values at a layer to an `Output`."""
-
-    def __init__(self, model: VisionModel, tail: Tail) -> None:
-        self._model, self._tail = model, tail
-
-    @property
-    def value(self) -> Tensor:
-        """The layer's output for the batch, without gradients."""
-        return self._tail.value
-
-    def __call__(self, values: Tensor) -> Output:
-        """Run the part above the layer on `values`, (n·B, …): n whole batches one after the other."""
-        with self._tail.put(values) as x:
-            return self._model.run(x)

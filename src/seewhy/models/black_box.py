@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, ModelError, OptionError, UnknownNameError
-from seewhy.models.adapter import VisionModel
+from seewhy.models.adapter import PreprocessFunction, VisionModel
 from seewhy.models.infer.wrapping import ClassNames, read_class_names
-from seewhy.models.structure import Structure
+from seewhy.models.structure import ReadOutput, Structure
 from seewhy.targets import Output
 
 TINY = 1e-30
@@ -26,7 +25,7 @@ def wrap_function(
     *,
     classes: int | None = None,
     class_names: ClassNames | None = None,
-    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    preprocess: PreprocessFunction | None = None,
     output: str = "logits",
     takes: str = "tensor",
     batch_size: int | None = None,
@@ -40,38 +39,40 @@ def wrap_function(
         model = wrap_function(lambda images: session.run(None, {"input": images})[0], takes="numpy")
 
     Args:
-        fn: from a batch (B, channels, rows, cols), float32, to (B, classes) scores or (B, dim) embeddings, as a tensor
+        fn: From a batch (B, channels, rows, cols), float32, to (B, classes) scores or (B, dim) embeddings, as a tensor
             or anything that numpy understands. It gets a copy, which it may change.
-        classes: how many scores there are, so that a class out of range is found before any pass.
-        class_names: a list, a dict from index to name, or a text file with a name on each line.
-        preprocess: from a PIL image to (channels, rows, cols); default: ImageNet's (see `seewhy.core.preprocess`).
-        output: what `fn` returns: "logits", "probabilities" (they become logits by the logarithm), or "embedding".
-        takes: what `fn` is called with, a "tensor" on `device` or a "numpy" array.
-        batch_size: the most images that `fn` takes at a time; None: any number.
-        multi_label: whether each score stands for itself (sigmoid).
-        device: where batches are made and tensors handed over.
-        name: for messages and manifests; default: the function's.
+        classes: How many scores there are, so that a class out of range is found before any pass.
+        class_names: A list, a dict from index to name, or a text file with a name on each line.
+        preprocess: From a PIL image to (channels, rows, cols); default: ImageNet's (see `seewhy.core.preprocess`).
+        output: What `fn` returns: "logits", "probabilities" (they become logits by the logarithm), or "embedding".
+        takes: What `fn` is called with, a "tensor" on `device` or a "numpy" array.
+        batch_size: The most images that `fn` takes at a time; None: any number.
+        multi_label: Whether each score stands for itself (sigmoid).
+        device: Where batches are made and tensors handed over.
+        name: For messages and manifests; default: the function's.
 
     Raises:
-        ModelError: not a function. OptionError: class names that do not fit, or a batch size below one.
-        UnknownNameError: no such `output` or `takes`.
+        ModelError: It is not a function.
+        OptionError: The class names do not fit, or the batch size is below one.
+        UnknownNameError: There is no such `output` or `takes`.
     """
     if not callable(fn):
         raise ModelError(f"wrap_function takes a function, not {type(fn).__name__}; for names and files use load_model")
-    for what, value, known in (("output", output, tuple(READ)), ("form of images", takes, ("tensor", "numpy"))):
-        if value not in known:
-            raise UnknownNameError(what, value, known)
+    if output not in READ:
+        raise UnknownNameError("output", output, READ)
+    if takes not in ("tensor", "numpy"):
+        raise UnknownNameError("form of images", takes, ("tensor", "numpy"))
     if batch_size is not None and batch_size < 1:
         raise OptionError(f"batch_size={batch_size} is too small; use 1 or more")
     names = read_class_names(class_names)
     if names and classes not in (None, len(names)):
         raise OptionError(f"{len(names)} class names for {classes} classes; give one for each")
-    scored = output != "embedding"
+    has_logits = output != "embedding"
     structure = Structure(
         source="function",
         read=_log_odds if multi_label and output == "probabilities" else READ[output],
-        has_logits=scored,
-        has_embedding=not scored,
+        has_logits=has_logits,
+        has_embedding=not has_logits,
         has_gradients=False,
         classes=classes,
         multi_label=multi_label,
@@ -89,25 +90,30 @@ def wrap_function(
 class _Function(nn.Module):
     """The function as a module: it hands over copies and takes anything that is a matrix of numbers."""
 
-    def __init__(self, fn: Callable[[Any], Any], takes: str, most: int | None, device: torch.device | str) -> None:
+    def __init__(
+        self, fn: Callable[[Any], Any], takes: str, batch_size: int | None, device: torch.device | str
+    ) -> None:
         super().__init__()
-        self.function, self._takes, self._most = fn, takes, most
+        self.function = fn
+        self._takes = takes
+        self._batch_size = batch_size
         self.register_buffer("place", torch.empty(0, device=device), persistent=False)
 
     def forward(self, x: Float[Tensor, "batch channels rows cols"]) -> Float[Tensor, "batch numbers"]:
-        return torch.cat([self._answer(part) for part in x.split(self._most or len(x))])
+        """Ask the function, in parts that it can take."""
+        return torch.cat([self._answer(part) for part in x.split(self._batch_size or len(x))])
 
     def _answer(self, x: Tensor) -> Tensor:
         images = x.detach().clone()
         raw = self.function(images.cpu().numpy() if self._takes == "numpy" else images)
-        found = raw.detach() if isinstance(raw, Tensor) else _as_tensor(raw)
-        if found.ndim < 2 or len(found) != len(x):
+        values = raw.detach() if isinstance(raw, Tensor) else _as_tensor(raw)
+        if values.ndim < 2 or len(values) != len(x):
             raise LayoutError(
-                f"the function returns shape {tuple(found.shape)} for {len(x)} images; "
+                f"the function returns shape {tuple(values.shape)} for {len(x)} images; "
                 f"make it return ({len(x)}, numbers)"
             )
-        found = found.flatten(1).to(x.device)
-        return found if found.is_floating_point() else found.float()
+        values = values.flatten(1).to(x.device)
+        return values if values.is_floating_point() else values.float()
 
 
 def _as_tensor(raw: Any) -> Tensor:
@@ -115,7 +121,7 @@ def _as_tensor(raw: Any) -> Tensor:
         return torch.from_numpy(np.array(raw))
     except (TypeError, ValueError):
         raise LayoutError(
-            f"the function returns {type(raw).__name__}, which is no array of numbers; make it return (images, numbers)"
+            f"the function returns {type(raw).__name__}, not an array of numbers; make it return (images, numbers)"
         ) from None
 
 
@@ -135,4 +141,4 @@ def _embedding(raw: Tensor, _: Tensor | None) -> Output:
     return Output(embedding=raw)
 
 
-READ = {"logits": _logits, "probabilities": _log, "embedding": _embedding}
+READ: dict[str, ReadOutput] = {"logits": _logits, "probabilities": _log, "embedding": _embedding}

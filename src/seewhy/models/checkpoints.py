@@ -1,4 +1,4 @@
-"""Reading weights safely, taking off what training wrapped round them, and fitting them into an architecture."""
+"""Read weights safely, take off what training wrapped round them, and load them into an architecture."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seewhy.core.io import first_line
 from seewhy.errors import WeightsError
 from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Structure
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
-State = dict[str, Tensor]
+"""How the names of checkpoint files end."""
+
+State = Mapping[str, Tensor]
+"""Weights by name, as `nn.Module.state_dict` gives them."""
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def read_state(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint file holds, on the CPU; no code in it is ever run.
+    """Return what a checkpoint file holds, on the CPU; no code in it is ever run.
 
     Raises:
-        WeightsError: there is no such file, it is damaged or no checkpoint, or reading it would run code.
+        WeightsError: There is no such file, it is damaged or not a checkpoint, or reading it would run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -57,15 +62,22 @@ def _read(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    words = (str(error).splitlines() or [""])[0][:120]
-    reason = words if any(map(str.isalpha, words)) else type(error).__name__  # a KeyError says no more than its key
-    return WeightsError(f"{path} is damaged or no checkpoint ({reason}); download it again, or save it once more")
+    reason = first_line(error, limit=120)
+    if not any(map(str.isalpha, reason)):  # a KeyError says no more than its key
+        reason = type(error).__name__
+    return WeightsError(f"{path} is damaged or not a checkpoint ({reason}); download it again, or save it once more")
 
 
 # ── unwrapping ────────────────────────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class Wrapping:
-    """How a training program stores the trunk: under a prefix, beside heads of its own that explain nothing."""
+    """How a training program stores the trunk: under a prefix, beside heads of its own that explain nothing.
+
+    Attributes:
+        name: What it is called in messages.
+        prefix: How the names of the trunk's weights start.
+        drop: How the names of its own heads' weights start.
+    """
 
     name: str
     prefix: str
@@ -87,13 +99,13 @@ SHELLS = ("module.", "_orig_mod.")
 
 
 def strip_layout(content: Mapping[str, Any]) -> tuple[State, str]:
-    """The weights of the trunk (and of its classifier, if it was trained), and what they were wrapped in.
+    """Return the weights of the trunk (and of its classifier, if it was trained), and what they were wrapped in.
 
     Known: DINO (plain, or student and teacher), SimCLR of lightning-bolts, VISSL, SwAV, MoCo, and the containers and
     prefixes of training loops, DataParallel and torch.compile.
 
     Raises:
-        WeightsError: there are no weights in it.
+        WeightsError: There are no weights in it.
     """
     while not any(isinstance(value, Tensor) for value in content.values()):
         inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
@@ -102,7 +114,7 @@ def strip_layout(content: Mapping[str, Any]) -> tuple[State, str]:
                 f"no weights found under {', '.join(map(str, list(content)[:5]))}; save model.state_dict() alone"
             )
         content = inner
-    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    state: State = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     while shell := next((s for s in SHELLS if all(key.startswith(s) for key in state)), None):
         state = _under(state, shell)
     for wrapping in WRAPPINGS:
@@ -119,7 +131,9 @@ def _under(state: State, prefix: str) -> State:
 
 # ── recognizing ───────────────────────────────────────────────────────────────────────────────────────────────────────
 VITS = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
-RESNETS = {
+"""Sizes of ViTs by the width of their tokens."""
+
+RESNETS: dict[tuple[tuple[int, ...], int], str] = {
     ((2, 2, 2, 2), 2): "resnet18",
     ((3, 4, 6, 3), 2): "resnet34",
     ((3, 4, 6, 3), 3): "resnet50",
@@ -128,11 +142,12 @@ RESNETS = {
 }
 
 
-def recognized(state: State) -> tuple[str, dict[str, str]] | None:
-    """The architecture that names and shapes tell, with options: a ViT in DINO's (and timm's) names, or a ResNet.
+def recognize(state: State) -> tuple[str, dict[str, str]] | None:
+    """Return the architecture that names and shapes tell, with options; None: they tell none.
 
-    DINO's ViTs and their preprocessing are those of `vit_…_patch….dino` in timm, key by key; self-supervised ResNets
-    take pictures as torchvision's first ImageNet weights do.
+    It is a ViT in DINO's (and timm's) names, or a ResNet. DINO's ViTs and their preprocessing are those of
+    `vit_…_patch….dino` in timm, key by key; self-supervised ResNets take images as torchvision's first ImageNet weights
+    do.
     """
     patch = state.get("patch_embed.proj.weight")
     if patch is not None and "blocks.0.attn.qkv.weight" in state:
@@ -142,67 +157,71 @@ def recognized(state: State) -> tuple[str, dict[str, str]] | None:
         return None
     depths = tuple(sum(f"layer{i}.{j}.conv1.weight" in state for j in range(64)) for i in range(1, 5))
     name = RESNETS.get((depths, 3 if "layer1.0.conv3.weight" in state else 2))
-    known = name and state["layer1.0.conv2.weight"].shape[0] == 64
-    return (f"torchvision/{name}", {"weights": "IMAGENET1K_V1"}) if known else None
+    is_plain = name is not None and len(state["layer1.0.conv2.weight"]) == 64  # not a wide one
+    return (f"torchvision/{name}", {"weights": "IMAGENET1K_V1"}) if is_plain else None
 
 
 def _dino_tag(patch: Tensor) -> str:
     return ".dino" if len(patch) in (384, 768) and patch.shape[-1] in (8, 16) else ""
 
 
-# ── fitting ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── loading ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def load_state(model: VisionModel, state: State, name: str) -> VisionModel:
-    """`model` with these weights. Its head follows the checkpoint: another number of classes, or none at all.
+    """Return `model` with these weights. Its head follows the checkpoint: another number of classes, or none at all.
+
+    Args:
+        model: A model of the architecture; its module is changed.
+        state: The weights.
+        name: Of the new model.
 
     Raises:
-        WeightsError: anything but the head differs; the first names are listed.
+        WeightsError: Anything but the head differs; the first names are listed.
     """
-    structure, classes = model.structure, model.class_names
-    head = structure.head
-    weight = state.get(f"{head}.weight")
-    if head is not None and not any(key.startswith(f"{head}.") for key in state):
-        model.module.set_submodule(head, nn.Identity())
-        structure, classes = dataclasses.replace(structure, head=None, has_logits=False, classes=None), None
-    elif (
-        weight is not None
-        and isinstance(old := model.submodule(head), nn.Linear)
-        and weight.ndim == 2
-        and len(weight) != old.out_features
-    ):
-        model.module.set_submodule(head, nn.Linear(old.in_features, len(weight), f"{head}.bias" in state))
-        structure, classes = dataclasses.replace(structure, classes=len(weight)), None
+    structure = _fit_head(model, state)
+    class_names = model.class_names if structure is model.structure else None
     load_into(model.module, state)
-    return VisionModel(model.module, structure, name=name, preprocess=model.preprocess, class_names=classes)
+    return VisionModel(model.module, structure, name=name, preprocess=model.preprocess, class_names=class_names)
+
+
+def _fit_head(model: VisionModel, state: State) -> Structure:
+    """Replace the module's head if the checkpoint has another, and return the structure with it."""
+    structure, head = model.structure, model.structure.head
+    if head is None:
+        return structure
+    if not any(key.startswith(f"{head}.") for key in state):
+        model.module.set_submodule(head, nn.Identity())
+        return dataclasses.replace(structure, head=None, has_logits=False, classes=None)
+    weight, old = state.get(f"{head}.weight"), model.submodule(head)
+    if weight is None or weight.ndim != 2 or not isinstance(old, nn.Linear) or len(weight) == old.out_features:
+        return structure
+    model.module.set_submodule(head, nn.Linear(old.in_features, len(weight), f"{head}.bias" in state))
+    return dataclasses.replace(structure, classes=len(weight))
 
 
 def load_into(module: nn.Module, state: State) -> None:
     """Load `state`, which must fit exactly; old files may lack batch norm's counters, which only training reads.
 
     Raises:
-        WeightsError: names or shapes differ; the first of each are listed.
+        WeightsError: Names or shapes differ; the first of each are listed.
     """
-    own = module.state_dict()
-    state = {**{k: v for k, v in own.items() if k.endswith(".num_batches_tracked")}, **state}
-    why = misfit(own, state)
-    if why:
+    expected = module.state_dict()
+    state = {**{k: v for k, v in expected.items() if k.endswith(".num_batches_tracked")}, **state}
+    difference = misfit(expected, state)
+    if difference:
         raise WeightsError(
-            f"the weights do not fit {type(module).__name__}: {why}; name the architecture that they "
+            f"the weights do not fit {type(module).__name__}: {difference}; name the architecture that they "
             "were trained in with architecture='timm/…' or 'torchvision/…'"
         )
     module.load_state_dict(state)
 
 
-def misfit(own: State, given: State) -> str:
-    """In words, how the names and shapes of two states differ; empty if they do not."""
-    differing = [
-        f"{k} ({_size(given[k])} instead of {_size(own[k])})"
-        for k in own
-        if k in given and own[k].shape != given[k].shape
-    ]
+def misfit(expected: State, state: State) -> str:
+    """Describe how the names and shapes of two states differ; empty if they do not."""
+    reshaped = [k for k in expected if k in state and expected[k].shape != state[k].shape]
     parts = {
-        "missing": [k for k in own if k not in given],
-        "unexpected": [k for k in given if k not in own],
-        "of another shape": differing,
+        "missing": [k for k in expected if k not in state],
+        "unexpected": [k for k in state if k not in expected],
+        "of another shape": [f"{k} ({_size(state[k])} instead of {_size(expected[k])})" for k in reshaped],
     }
     return ", ".join(
         f"{len(keys)} {what}: {', '.join(keys[:3])}{' …' * (len(keys) > 3)}" for what, keys in parts.items() if keys

@@ -4,54 +4,24 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import importlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
+from seewhy.core.io import first_line
 from seewhy.errors import MissingExtraError, ModelError, OptionError, UnknownNameError, WeightsError
 from seewhy.models import checkpoints
 from seewhy.models.adapter import VisionModel
+from seewhy.models.sources.base import SOURCES, ModelSource
 
 Name = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where models come from.
-
-    Attributes:
-        home: the file in `seewhy.models` with `load`, `names`, `recognizes` and `structure`; some have `preprocess`
-            (what a module of theirs takes) and `tower` (the image side of a model of images and texts).
-        prefix: how its models' names start; empty: it brings a few names of its own.
-        package: the library whose modules it recognizes.
-    """
-
-    home: str
-    prefix: str
-    package: str
-
-    @property
-    def module(self) -> ModuleType:
-        """The source's file, imported now."""
-        return importlib.import_module(f"seewhy.models.sources.{self.home}")
-
-
-SOURCES = (
-    Source("efficientnet_lite", "", "efficientnet_lite_pytorch"),
-    Source("scenes", "", "seewhy"),
-    Source("timm", "timm/", "timm"),
-    Source("torchvision", "torchvision/", "torchvision"),
-    Source("hf", "hf/", "transformers"),
-    Source("open_clip", "open_clip/", "open_clip"),
-)
+"""The name of a model, or a path."""
 
 
 def load_model(
@@ -62,22 +32,24 @@ def load_model(
     pretrained: bool = True,
     **options: Any,
 ) -> VisionModel:
-    """A model by name or from disk, in eval mode.
+    """Open a model by name or from disk, in eval mode.
 
     Args:
         name: `efficientnet_lite0`, `scenes_vit`, `scenes_cnn`, `timm/NAME`, `torchvision/NAME`, `hf/REPO`,
             `open_clip/MODEL:PRETRAINED` (`list_models` lists them), a folder in the Hugging Face format, or a
             checkpoint file.
-        architecture: for a checkpoint file, the name of the model that it fits; None: recognized where the names
+        architecture: For a checkpoint file, the name of the model that it fits; None: recognized where the names
             and shapes of the weights tell (ViT in DINO's names, ResNet).
         device: None: a CUDA device where there is one, else the CPU.
-        pretrained: whether weights are loaded, or drawn at random.
-        options: passed on to the source (`num_classes=…`).
+        pretrained: Whether weights are loaded, or drawn at random.
+        **options: Passed on to the source (`num_classes=…`).
 
     Raises:
-        UnknownNameError: no such model; the nearest are suggested.
-        MissingExtraError: the library is not installed; the message has the pip command.
-        WeightsError: the weights cannot be read safely, or do not fit the architecture.
+        UnknownNameError: There is no such model; the nearest are suggested.
+        MissingExtraError: The library is not installed; the message has the pip command.
+        WeightsError: The weights cannot be read safely, or do not fit the architecture.
+        ModelError: The folder holds no model.
+        OptionError: There is no such device, or an option does not go with the model.
     """
     place = _device(device)
     with torch.inference_mode(False):  # nothing could be differentiated through weights that are made inside
@@ -87,16 +59,26 @@ def load_model(
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names that `load_model` knows, from the libraries that are installed, matching a shell pattern."""
+    """Return the names that `load_model` knows, from the libraries that are installed, matching a shell pattern."""
     return sorted(fnmatch.filter(_all_names(), pattern))
 
 
-def source_of(module: nn.Module) -> ModuleType | None:
-    """The source whose `structure` knows this module; libraries that are not in use are not imported."""
-    for source in SOURCES:
-        if source.package in sys.modules and source.module.recognizes(module):
-            return source.module
+def source_of(module: nn.Module) -> ModelSource | None:
+    """Return the source whose `structure` knows this module; libraries that are not in use are not imported."""
+    for source in SOURCES.values():
+        if source.PACKAGE not in sys.modules:
+            continue
+        try:
+            if source.recognizes(module):
+                return source
+        except Exception as error:  # of another package: it must not cost the others
+            _warn_of(source, "cannot tell whether it knows a module", error)
     return None
+
+
+def source_packages() -> tuple[str, ...]:
+    """Return the distributions that models come from, sorted, whether or not they are installed."""
+    return tuple(sorted({package for source in SOURCES.values() for package in source.DISTRIBUTIONS}))
 
 
 def _open(name: str, architecture: str | None, pretrained: bool, options: dict[str, Any]) -> VisionModel:
@@ -104,9 +86,9 @@ def _open(name: str, architecture: str | None, pretrained: bool, options: dict[s
     source = _source(name)
     is_file = not source and (path.is_file() or path.suffix in checkpoints.SUFFIXES)
     if architecture is not None and not is_file:
-        raise OptionError(f"architecture= goes with a checkpoint file, and {name!r} is none; leave it out")
+        raise OptionError(f"architecture= goes with a checkpoint file, which {name!r} is not; leave it out")
     if source:
-        return source.module.load(name.removeprefix(source.prefix), pretrained=pretrained, **options)
+        return source.load(name.removeprefix(source.PREFIX), pretrained=pretrained, **options)
     if is_file:
         return _from_checkpoint(path, architecture, options)
     if path.is_dir():
@@ -116,9 +98,10 @@ def _open(name: str, architecture: str | None, pretrained: bool, options: dict[s
     )
 
 
-def _source(name: str) -> Source | None:
-    for source in SOURCES:
-        if name.startswith(source.prefix) if source.prefix else name in source.module.names():
+def _source(name: str) -> ModelSource | None:
+    """Return the source of a model's name, by its prefix or by a name of its own."""
+    for source in SOURCES.values():
+        if name.startswith(source.PREFIX) if source.PREFIX else name in _names(source):
             return source
     return None
 
@@ -126,20 +109,20 @@ def _source(name: str) -> Source | None:
 def _from_folder(path: Path, pretrained: bool, options: dict[str, Any]) -> VisionModel:
     if not (path / "config.json").is_file():
         raise ModelError(
-            f"{path} has no config.json, so it is no model folder; save one with save_pretrained(…), "
-            "or give the checkpoint file"
+            f"{path} has no config.json, so it is not a model folder; save one with save_pretrained(…), "
+            "or pass the checkpoint file"
         )
-    return importlib.import_module("seewhy.models.sources.hf").load(str(path), pretrained=pretrained, **options)
+    return SOURCES["hf"].load(str(path), pretrained=pretrained, **options)
 
 
 def _from_checkpoint(path: Path, architecture: str | None, options: dict[str, Any]) -> VisionModel:
     state, layout = checkpoints.strip_layout(checkpoints.read_state(path))
     if architecture is None:
-        architecture, usual = checkpoints.recognized(state) or (None, {})
-        options = {**usual, **options}
+        architecture, defaults = checkpoints.recognize(state) or (None, {})
+        options = {**defaults, **options}
     if architecture is None:
         raise WeightsError(
-            f"{path} ({layout} layout) does not tell its architecture; say architecture='timm/…' or 'torchvision/…'"
+            f"cannot infer the architecture of {path} ({layout} layout); pass architecture='timm/…' or 'torchvision/…'"
         )
     if _source(architecture) is None:
         raise UnknownNameError("architecture", architecture, _nearest(architecture))
@@ -158,21 +141,50 @@ def _device(device: torch.device | str | None) -> torch.device:
 
 
 def _all_names() -> Iterator[str]:
-    for source in SOURCES:
-        try:
-            yield from (source.prefix + name for name in source.module.names())
-        except MissingExtraError:
-            continue
+    for source in SOURCES.values():
+        yield from (source.PREFIX + name for name in _names(source))
+
+
+def _names(source: ModelSource) -> list[str]:
+    """Return a source's names; none if its library is missing, or (with a warning) if another package is broken."""
+    try:
+        return source.names()
+    except MissingExtraError:
+        return []
+    except Exception as error:
+        _warn_of(source, "cannot list its models", error)
+        return []
+
+
+def _warn_of(source: ModelSource, problem: str, error: Exception) -> None:
+    warnings.warn(
+        f"the model source {getattr(source, '__name__', source)!r} {problem} "
+        f"({type(error).__name__}: {first_line(error)}); update or uninstall its package",
+        stacklevel=4,
+    )
 
 
 def _nearest(name: str, n: int = 4) -> list[str]:
-    """Names like this one, in any source: `resnet50` is near `torchvision/resnet50` and `timm/resnet50.a1_in1k`."""
-    tails: dict[str, list[str]] = {}
+    """Return names like this one, in any source: `resnet50` is near `torchvision/resnet50` and `timm/resnet50`."""
+    by_architecture: dict[str, list[str]] = {}
     for known in _all_names():
-        tails.setdefault(known.split("/")[-1].split(".")[0].lower(), []).append(known)
-    wanted = name.split("/")[-1].lower()
-    tail = wanted.split(".")[0]
-    near = [tail] if tail in tails else difflib.get_close_matches(tail, tails, n=n, cutoff=0.7)
-    # the first of each source: a name like resnet50 has a dozen sets of weights in timm
-    firsts = [known for tail in near for known in {k.split("/")[0]: k for k in reversed(tails[tail])}.values()]
-    return firsts[:n] or [known for known in _all_names() if wanted in known.lower()][:n]
+        by_architecture.setdefault(_architecture_of(known), []).append(known)
+    wanted = _architecture_of(name)
+    near = [wanted] if wanted in by_architecture else []
+    near = near or difflib.get_close_matches(wanted, by_architecture, n=n, cutoff=0.7)
+    firsts: list[str] = []
+    for architecture in near:
+        # the first of each source: a name like resnet50 has a dozen sets of weights in timm
+        of_source: dict[str, str] = {}
+        for known in by_architecture[architecture]:
+            of_source.setdefault(known.split("/")[0], known)
+        firsts += of_source.values()
+    if firsts:
+        return firsts[:n]
+    last_part = name.split("/")[-1].lower()
+    return [known for known in _all_names() if last_part in known.lower()][:n]
+
+
+def _architecture_of(name: str) -> str:
+    """Return the part of a name between source and weights, in lower case."""
+    return name.split("/")[-1].split(".")[0].lower()

@@ -16,6 +16,10 @@ from seewhy.errors import LayoutError, UnknownNameError
 from seewhy.targets import Output
 
 LAYOUTS = ("nchw", "nhwc", "tokens")
+"""How the output of a layer lies: (B, C, rows, cols), (B, rows, cols, C), or (B, prefix + rows·cols, C)."""
+
+ReadOutput = Callable[[Any, Tensor | None], Output]
+"""From what a module returns and its head's input (None: there is no head) to an `Output`."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,10 @@ class Layer:
     """A module whose output lies on a grid.
 
     Attributes:
-        name: dotted name in the module.
+        name: Dotted name in the module.
         layout: `nchw`, `nhwc`, or `tokens` (B, prefix + rows·cols, dim).
-        stride: input pixels per grid cell (rows, cols), for tokens; None: the model's patch size.
-        prefix: tokens before the patch tokens; None: the model's number.
+        stride: Input pixels per grid cell (rows, cols), for tokens; None: the model's patch size.
+        prefix: Tokens before the patch tokens; None: the model's number.
     """
 
     name: str
@@ -41,7 +45,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Block:
-    """A transformer block with global self-attention: dotted names of the block, its first norm, its attention."""
+    """A transformer block with global self-attention.
+
+    Attributes:
+        name: Dotted name of the block.
+        norm1: Dotted name of its first norm, before the attention.
+        attention: Dotted name of its attention.
+    """
 
     name: str
     norm1: str
@@ -49,7 +59,11 @@ class Block:
 
 
 def read_tensor(raw: Any, embedding: Tensor | None) -> Output:
-    """The usual reading of a model's result: a tensor of logits if there is a head, else of embeddings."""
+    """Read the usual result of a model: a tensor of logits if there is a head, else of embeddings.
+
+    Raises:
+        LayoutError: The result is no tensor.
+    """
     if not isinstance(raw, Tensor):
         raise LayoutError(
             f"the model returns {type(raw).__name__}, not a tensor; "
@@ -65,25 +79,25 @@ class Structure:
     """Where a model keeps what. One file per source makes these; users can make their own.
 
     Attributes:
-        source: where the model comes from (`timm`, `hf`, `torchvision`, `open_clip`, `module` …).
-        stages: layers on a grid from shallow to deep (for a ViT: the block outputs).
-        cam_layer: the deepest layer on a grid whose cells all still reach the score. For a ViT the norm before
+        source: Where the model comes from (`timm`, `hf`, `torchvision`, `open_clip`, `module` …).
+        stages: Layers on a grid from shallow to deep (for a ViT: the block outputs).
+        cam_layer: The deepest layer on a grid whose cells all still reach the score. For a ViT the norm before
             the last attention: after it, a class token no longer listens to the patches.
-        blocks: transformer blocks with global attention, in order.
-        prefix_tokens: class, register and distillation tokens before the patch tokens.
-        class_token: whether the first token is a class token that pools the image.
-        reads_patches: whether the head reads the final patch tokens beside the class token.
-        patch_size: pixels per patch (rows, cols).
-        pads: whether an image that is no multiple of the patch is padded to one; else its last pixels are dropped.
-        head: the module from embedding to logits, if there is one: its input is the embedding.
-        read: from the module's raw result and the head's input to an `Output`.
-        call: further keywords of each call (`{"interpolate_pos_encoding": True}`).
-        has_logits: whether the result holds class scores; None: if there is a head.
-        has_embedding: whether there is an embedding; False for class scores that do not come out of a head.
-        has_gradients: whether autograd sees through it; False for a function that only answers.
-        classes: the number of logits, where the head does not tell.
-        multi_label: whether each logit stands for itself (sigmoid), not against the others (softmax).
-        note: what a person should know (`seewhy info` prints it).
+        blocks: Transformer blocks with global attention, in order.
+        prefix_tokens: Class, register and distillation tokens before the patch tokens.
+        class_token: Whether the first token is a class token that pools the image.
+        reads_patches: Whether the head reads the final patch tokens beside the class token.
+        patch_size: Pixels per patch (rows, cols).
+        pads: Whether an image that is no multiple of the patch is padded to one; else its last pixels are dropped.
+        head: The module from embedding to logits, if there is one: its input is the embedding.
+        read: From the module's raw result and the head's input to an `Output`.
+        call: Further keywords of each call (`{"interpolate_pos_encoding": True}`).
+        has_logits: Whether the result holds class scores; None: if there is a head.
+        has_embedding: Whether there is an embedding; False for class scores that do not come out of a head.
+        has_gradients: Whether autograd sees through it; False for a function that only answers.
+        classes: The number of logits, where the head does not tell.
+        multi_label: Whether each logit stands for itself (sigmoid), not against the others (softmax).
+        note: What a person should know (`seewhy info` prints it).
     """
 
     source: str
@@ -96,7 +110,7 @@ class Structure:
     patch_size: tuple[int, int] | None = None
     pads: bool = True
     head: str | None = None
-    read: Callable[[Any, Tensor | None], Output] = read_tensor
+    read: ReadOutput = read_tensor
     call: dict[str, Any] = field(default_factory=dict)
     has_logits: bool | None = None
     has_embedding: bool = True
@@ -119,4 +133,4 @@ class Structure:
             Capability.LAST_BLOCK: bool(self.blocks),
             Capability.CLASS_TOKEN: self.class_token,
         }
-        return frozenset(need for need, yes in offered.items() if yes)
+        return frozenset(capability for capability, is_offered in offered.items() if is_offered)

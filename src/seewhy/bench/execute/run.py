@@ -24,8 +24,11 @@ from seewhy.bench.reference_maps import BASELINES
 from seewhy.bench.setup import Bench, Stage, Tool, Unit
 from seewhy.bench.store import ROWS, SCHEMA, Store, part_name
 from seewhy.errors import DataError, ModelError, OptionError
+from seewhy.models.load import source_packages
 
-PACKAGES = ("numpy", "pillow", "pyarrow", "timm", "torchvision", "transformers", "open_clip_torch")
+PACKAGES = ("numpy", "pillow", "pyarrow")
+"""Distributions whose versions a manifest holds beside those that models come from."""
+
 POLL = 0.5
 Engine = Callable[[Bench, Store, list[Unit], OnPart], None]
 
@@ -283,7 +286,7 @@ def _card(card: Any) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     found = {"seewhy": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *source_packages()):
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found

@@ -1,4 +1,4 @@
-"""Which axes of a map are rows and columns: by the modules that make and take it, then by its proportions."""
+"""Tell which axes of a map are rows and columns: by the modules that make and take it, then by its proportions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from seewhy.errors import LayoutError
 from seewhy.models.infer.trace import BATCH, Call, Trace
 
-NCHW = (
+CHANNELS_SECOND = (
     nn.Conv2d,
     nn.ConvTranspose2d,
     nn.modules.batchnorm._BatchNorm,
@@ -21,12 +21,32 @@ NCHW = (
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.Upsample,
 )
-PASSING = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Mish, nn.PReLU, nn.Tanh)
+"""Modules that take and give (B, C, rows, cols)."""
+
+LAYOUT_PRESERVING = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.GELU,
+    nn.SiLU,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.Hardswish,
+    nn.Mish,
+    nn.PReLU,
+    nn.Tanh,
+)
+"""Modules whose output lies as their input does."""
 
 
 @dataclass(frozen=True)
 class LayoutHints:
-    """What the user said, where it is not None."""
+    """What the user said of layouts and tokens, where it is not None.
+
+    Attributes:
+        layout: Of maps whose layout is not evident, `nchw` or `nhwc`.
+        patch_size: Pixels per patch (rows, cols).
+        prefix_tokens: Tokens before the patch tokens.
+    """
 
     layout: str | None = None
     patch_size: tuple[int, int] | None = None
@@ -35,7 +55,12 @@ class LayoutHints:
 
 @dataclass(frozen=True)
 class Layouts:
-    """Reads the layouts of maps out of a trace."""
+    """Reads the layouts of maps out of a trace.
+
+    Attributes:
+        trace: The trace.
+        hints: What the user said.
+    """
 
     trace: Trace
     hints: LayoutHints
@@ -43,41 +68,44 @@ class Layouts:
     @cached_property
     def evidence(self) -> dict[int, str]:
         """By identity of the tensor: the layout that the module has which made it, or takes it."""
-        found: dict[int, str] = {}
+        layouts: dict[int, str] = {}
         for call in self.trace.calls:
-            layout = _own_layout(call)
-            if call.value is not None and call.inputs and isinstance(call.module, PASSING):
-                layout = found.get(id(call.inputs[0]))
-            if layout and call.value is not None:
-                for tensor in (*call.inputs[:1], call.value):
-                    if tensor.ndim == 4 and (layout == "nchw" or id(tensor) not in found):
-                        found[id(tensor)] = layout
-        return found
+            layout = _module_layout(call)
+            if call.value is not None and call.inputs and isinstance(call.module, LAYOUT_PRESERVING):
+                layout = layouts.get(id(call.inputs[0]))
+            if not layout or call.value is None:
+                continue
+            for tensor in (*call.inputs[:1], call.value):
+                if tensor.ndim == 4 and (layout == "nchw" or id(tensor) not in layouts):
+                    layouts[id(tensor)] = layout
+        return layouts
 
     @cached_property
     def _only_layout(self) -> str | None:
         """The layout of all maps whose layout is evident, if they agree."""
-        alive = {id(c.value): c.value for c in self.trace.calls if c.value is not None}
-        kinds = {kind for key, kind in self.evidence.items() if key in alive and min(sides(alive[key], kind)) > 1}
+        values = [call.value for call in self.trace.calls if call.value is not None]
+        evident = [(value, self.evidence[id(value)]) for value in values if id(value) in self.evidence]
+        kinds = {layout for value, layout in evident if min(sides(value, layout)) > 1}
         return kinds.pop() if len(kinds) == 1 else None
 
     def layout(self, call: Call) -> str | None:
-        """`nchw` or `nhwc`; None: no map.
+        """Return `nchw` or `nhwc`; None: the output is no map.
 
         Raises:
-            LayoutError: it could be either.
+            LayoutError: It could be either.
         """
-        if len(call.shape) != 4 or call.shape[0] != BATCH:
+        if call.value is None or call.value.ndim != 4 or call.shape[0] != BATCH:
             return None
         if self.hints.layout in ("nchw", "nhwc"):
             return self.hints.layout
-        evident = self.evidence.get(id(call.value))
+        value = call.value
+        evident = self.evidence.get(id(value))
         if evident:
-            return evident if min(sides(call.value, evident)) > 1 else None
-        fitting = [kind for kind in ("nchw", "nhwc") if self.fits(*sides(call.value, kind))]
+            return evident if min(sides(value, evident)) > 1 else None
+        fitting = [kind for kind in ("nchw", "nhwc") if self.fits(*sides(value, kind))]
         if len(fitting) == 2 and self._only_layout in fitting:
             return self._only_layout
-        exact = [kind for kind in fitting if self.fits(*sides(call.value, kind), tolerance=1e-6)]
+        exact = [kind for kind in fitting if self.fits(*sides(value, kind), tolerance=1e-6)]
         if len(exact) == 1:
             return exact[0]
         if len(fitting) == 2:
@@ -88,25 +116,26 @@ class Layouts:
         return fitting[0] if fitting else None
 
     def fits(self, rows: int, cols: int, tolerance: float = 0.2) -> bool:
-        """Whether a grid has the image's proportions, up to what convolutions without padding cut off."""
+        """Tell whether a grid has the image's proportions, up to what convolutions without padding cut off."""
         height, width = self.trace.size
         if not (1 < rows <= height and 1 < cols <= width):
             return False
         return abs(math.log((height / rows) / (width / cols))) <= tolerance
 
 
-def _own_layout(call: Call) -> str | None:
-    """The layout of what a module itself takes and gives, for modules that have one."""
+def _module_layout(call: Call) -> str | None:
+    """Return the layout of what a module itself takes and gives, for modules that have one."""
     module = call.module
-    if isinstance(module, NCHW):
+    if isinstance(module, CHANNELS_SECOND):
         return "nchw"
-    # classes made from LayerNorm may permute inside; the plain one norms the last axis
-    plain_norm = isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward
-    if isinstance(module, nn.Linear) or (plain_norm and len(module.normalized_shape) == 1):
+    if isinstance(module, nn.Linear):
         return "nhwc"
+    # classes made from LayerNorm may permute inside; the plain one norms the last axis
+    if isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward:
+        return "nhwc" if len(tuple(module.normalized_shape)) == 1 else None
     return None
 
 
 def sides(value: Tensor, layout: str) -> tuple[int, int]:
-    """Rows and columns of a map."""
-    return tuple(value.shape[1:3] if layout == "nhwc" else value.shape[2:4])
+    """Return rows and columns of a map."""
+    return (value.shape[1], value.shape[2]) if layout == "nhwc" else (value.shape[2], value.shape[3])

@@ -1,4 +1,4 @@
-"""One forward of an unknown module, watched: what ran, in which order, and what the result depends on.
+"""Record one forward pass of an arbitrary module: submodule calls in order and the autograd graph of the result.
 
 Three images go through in one batch: two that differ everywhere and one that differs from the first in its top row of
 pixels only. So it shows which tokens belong to patches and how wide the grid is, and nothing is guessed from counts.
@@ -14,17 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
+from seewhy.core.io import first_line
 from seewhy.errors import ModelError, SeewhyError
+from seewhy.models.instrument.attention import is_attention_softmax, sdpa_arguments
 from seewhy.models.instrument.hooks import untouched
 
 BATCH = 3
-_SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
+"""Images in the traced batch."""
 
 
 @dataclass(eq=False)
@@ -32,11 +33,13 @@ class Call:
     """One call of a module.
 
     Attributes:
-        name, module: which module.
-        start, end: when, in ticks.
-        inputs: the tensors among its arguments.
-        value: its output, or the first tensor of a tuple; None: no tensor.
-        edge: the place of the output in the autograd graph; None: no gradient passes it.
+        name: The dotted name of the module.
+        module: The module.
+        start: When it began, in ticks.
+        inputs: The tensors among its arguments.
+        end: When it ended, in ticks.
+        value: Its output, or the first tensor of a tuple; None: no tensor.
+        edge: The place of the output in the autograd graph; None: no gradient passes it.
     """
 
     name: str
@@ -53,14 +56,19 @@ class Call:
         return () if self.value is None else tuple(self.value.shape)
 
     @property
-    def place(self) -> Any:
+    def place(self) -> object:
         """Equal for two calls whose outputs are the same thing."""
         return id(self.value) if self.edge is None else (self.edge.node, self.edge.output_nr)
 
 
 @dataclass(frozen=True)
-class Attending:
-    """Attention was computed over `tokens` tokens inside these calls, the outermost first."""
+class AttentionCall:
+    """Attention that was computed in the forward.
+
+    Attributes:
+        stack: The calls inside which it was computed, the outermost first.
+        tokens: How many tokens attended to each other; 0: to others (cross-attention).
+    """
 
     stack: tuple[Call, ...]
     tokens: int
@@ -68,78 +76,80 @@ class Attending:
 
 @dataclass(eq=False)
 class Trace:
-    """What `trace` saw. It keeps every activation, so it should not live long.
+    """What `trace_forward` recorded. It keeps every activation, so it should not live long.
 
     Attributes:
-        size: rows and columns of the input.
-        calls: all calls by their end.
-        attending: where attention was computed.
-        raw: what the module returned.
-        differing: by the number of tokens, which of them differ where the whole image does (row 0), and where its top
-            row of pixels does (row 1).
+        size: Rows and columns of the input.
+        leaf: The input.
+        calls: All calls by their end.
+        attention_calls: Where attention was computed.
+        raw: What the module returned.
+        clock: Gives the ticks.
+        differing_tokens: By the number of tokens, which of them differ where the whole image does (row 0), and where
+            its top row of pixels does (row 1).
     """
 
     size: tuple[int, int]
     leaf: Tensor
     calls: list[Call] = field(default_factory=list)
-    attending: list[Attending] = field(default_factory=list)
+    attention_calls: list[AttentionCall] = field(default_factory=list)
     raw: Any = None
     clock: Iterator[int] = field(default_factory=itertools.count)
-    differing: dict[int, Bool[Tensor, "2 tokens"]] = field(default_factory=dict)
+    differing_tokens: dict[int, Bool[Tensor, "2 tokens"]] = field(default_factory=dict)
 
-    def once(self) -> list[Call]:
-        """The calls of modules that ran once and gave a tensor: only those can serve as layers."""
+    def single_calls(self) -> list[Call]:
+        """Return the calls of modules that ran once and gave a tensor: only those can serve as layers."""
         times = Counter(call.name for call in self.calls)
         return [call for call in self.calls if call.name and call.value is not None and times[call.name] == 1]
 
     def note_tokens(self, tensors: Iterable[Tensor]) -> None:
         """Remember which tokens differ between the images when that many are seen for the first time."""
         for t in tensors:
-            if t.ndim == 3 and len(t) == BATCH and t.shape[1] not in self.differing:
-                self.differing[t.shape[1]] = (t[1:] != t[0]).any(-1)
+            if t.ndim == 3 and len(t) == BATCH and t.shape[1] not in self.differing_tokens:
+                self.differing_tokens[t.shape[1]] = (t[1:] != t[0]).any(-1)
 
     def bottlenecks(self, result: Tensor) -> set[Node]:
-        """The graph nodes that all paths from the image to the result pass: never inside of a residual branch."""
+        """Return the graph nodes that all paths from image to result pass: never inside of a residual branch."""
         if result.grad_fn is None:
             return set()
         return _dominators(get_gradient_edge(result).node, get_gradient_edge(self.leaf).node)
 
     def gradient(self, result: Tensor, call: Call) -> Tensor | None:
-        """The gradient of a random mixture of `result` at the output of `call`, if it depends on it."""
+        """Compute the gradient of a random mixture of `result` at a call's output; None: it does not depend on it."""
         if call.edge is None or not result.requires_grad:
             return None
         mixture = torch.randn(result.shape, generator=torch.Generator().manual_seed(1)).to(result)
         return torch.autograd.grad(result, call.edge, mixture, allow_unused=True, retain_graph=True)[0]
 
 
-def trace(module: nn.Module, size: tuple[int, int, int]) -> Trace:
-    """Run three random images of `size` (channels, rows, cols) through the module, which is left as it was.
+def trace_forward(module: nn.Module, size: tuple[int, int, int]) -> Trace:
+    """Run three random images through the module, in the caller's grad mode; the module is left as it was.
 
-    To be called in grad mode.
+    Args:
+        module: Any module that takes images.
+        size: Channels, rows and columns of the images.
 
     Raises:
-        ModelError: the module does not run on such images.
+        ModelError: The module does not run on such images.
     """
     with untouched(module):
         leaf = _images(module, size).requires_grad_()
-        seen = Trace((size[1], size[2]), leaf)
+        trace = Trace((size[1], size[2]), leaf)
         with ExitStack() as stack:
             open_calls: list[Call] = []
             for name, part in module.named_modules():
-                _watch(part, name, seen, open_calls, stack)
-            stack.enter_context(_Attention(seen, open_calls))
+                _watch(part, name, trace, open_calls, stack)
+            stack.enter_context(_AttentionWatcher(trace, open_calls))
             try:
-                seen.raw = module(leaf.clone())  # a copy: modules may normalize their input in place
+                trace.raw = module(leaf.clone())  # a copy: modules may normalize their input in place
             except SeewhyError:
                 raise
             except Exception as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                shape = "×".join(map(str, size))
                 raise ModelError(
-                    f"{type(module).__name__} does not run on {shape} images ({reason}); "
+                    f"{type(module).__name__} does not run on {'×'.join(map(str, size))} images ({first_line(error)}); "
                     "say what it takes: wrap(module, input_size=(channels, rows, cols))"
                 ) from error
-    return seen
+    return trace
 
 
 def _images(module: nn.Module, size: tuple[int, int, int]) -> Tensor:
@@ -151,52 +161,58 @@ def _images(module: nn.Module, size: tuple[int, int, int]) -> Tensor:
     return images.to(weight.device, weight.dtype)
 
 
-def _watch(module: nn.Module, name: str, seen: Trace, open_calls: list[Call], stack: ExitStack) -> None:
-    def before(_: nn.Module, args: tuple, kwargs: dict) -> None:
+def _watch(module: nn.Module, name: str, trace: Trace, open_calls: list[Call], stack: ExitStack) -> None:
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = tuple(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
-        open_calls.append(Call(name, module, next(seen.clock), inputs))
-        seen.note_tokens(inputs)
+        open_calls.append(Call(name, module, next(trace.clock), inputs))
+        trace.note_tokens(inputs)
         if isinstance(module, nn.MultiheadAttention) and inputs and inputs[0].ndim == 3:
             # it hides the attention that it computes
-            seen.attending.append(Attending(tuple(open_calls), inputs[0].shape[1 if module.batch_first else 0]))
+            tokens = inputs[0].shape[1 if module.batch_first else 0]
+            trace.attention_calls.append(AttentionCall(tuple(open_calls), tokens))
 
-    def after(_: nn.Module, __: tuple, ___: dict, output: Any) -> None:
+    def after(_: nn.Module, __: tuple[Any, ...], ___: dict[str, Any], output: Any) -> None:
         call = open_calls.pop()
         value = output[0] if isinstance(output, (tuple, list)) and output else output
         if isinstance(value, Tensor):
             call.value = value
             call.edge = get_gradient_edge(value) if value.requires_grad else None
-        call.end = next(seen.clock)
-        seen.calls.append(call)
+        call.end = next(trace.clock)
+        trace.calls.append(call)
 
     stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
     stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
 
 
-class _Attention(TorchFunctionMode):
+class _AttentionWatcher(TorchFunctionMode):
     """Notes where attention is computed: the fused kernel, or a softmax of a square matrix."""
 
-    def __init__(self, seen: Trace, open_calls: list[Call]) -> None:
+    def __init__(self, trace: Trace, open_calls: list[Call]) -> None:
         super().__init__()
-        self.seen, self.open_calls = seen, open_calls
+        self.trace = trace
+        self.open_calls = open_calls
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is F.scaled_dot_product_attention:
-            query, key = (*args, *(kwargs or {}).values())[:2]
-            self._note(query.shape[-2] if query.shape[-2] == key.shape[-2] else 0)
-        elif func in _SOFTMAX and result.ndim in (3, 4) and result.shape[-1] == result.shape[-2] > 1:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        sdpa = sdpa_arguments(func, args, kwargs)
+        if sdpa is not None:
+            queries, keys = sdpa["query"].shape[-2], sdpa["key"].shape[-2]
+            self._note(queries if queries == keys else 0)
+        elif is_attention_softmax(func, result) and result.shape[-1] > 1:
             self._note(result.shape[-1])
         return result
 
     def _note(self, tokens: int) -> None:
-        inside = any(isinstance(call.module, nn.MultiheadAttention) for call in self.open_calls)
-        if not inside:  # which noted itself already
-            self.seen.attending.append(Attending(tuple(self.open_calls), tokens))
+        # nn.MultiheadAttention is noted by its own call already
+        if not any(isinstance(call.module, nn.MultiheadAttention) for call in self.open_calls):
+            self.trace.attention_calls.append(AttentionCall(tuple(self.open_calls), tokens))
 
 
 def _dominators(root: Node, leaf: Node) -> set[Node]:
-    """The nodes on every path from `root` to `leaf`, by counting paths: through such a node go all of them."""
+    """Return the nodes on every path from `root` to `leaf`, by counting paths: through such a node go all of them."""
     order = _topological(root)
     to_leaf: dict[Node, int] = {}
     for node in reversed(order):
@@ -212,7 +228,7 @@ def _dominators(root: Node, leaf: Node) -> set[Node]:
 
 
 def _topological(root: Node) -> list[Node]:
-    """All nodes that `root` depends on, each before those that it depends on."""
+    """Return all nodes that `root` depends on, each before those that it depends on."""
     done: set[Node] = set()
     order: list[Node] = []
     todo: list[tuple[Node, bool]] = [(root, False)]

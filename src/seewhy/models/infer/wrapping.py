@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import LayoutError, ModelError, OptionError
-from seewhy.models.adapter import VisionModel
+from seewhy.models.adapter import PreprocessFunction, VisionModel
+from seewhy.models.infer.blocks import find_blocks
+from seewhy.models.infer.evidence import Evidence
 from seewhy.models.infer.layouts import LayoutHints
-from seewhy.models.infer.outputs import Outcome, OutputHints, Read, outcome
-from seewhy.models.infer.stages import StructureFinder
-from seewhy.models.infer.trace import Trace, trace
+from seewhy.models.infer.outputs import OutputHints, OutputSpec, infer_output
+from seewhy.models.infer.stages import StageFinder
+from seewhy.models.infer.tokens import find_token_grid
+from seewhy.models.infer.trace import Trace, trace_forward
 from seewhy.models.instrument.hooks import INFERENCE, made_in_inference_mode
 from seewhy.models.load import source_of
-from seewhy.models.structure import Layer, Structure
+from seewhy.models.sources.base import HasPreprocess, HasTower, ModelSource
+from seewhy.models.structure import Layer, ReadOutput, Structure
 
 ClassNames = Sequence[str] | Mapping[Any, str] | str | Path
+"""A list, a dict from index to name, or a text file with a name on each line."""
 
 
 def wrap(
-    module: Any,
+    module: nn.Module,
     *,
-    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    preprocess: PreprocessFunction | None = None,
     class_names: ClassNames | None = None,
     name: str = "",
     layers: Sequence[str | Layer] | None = None,
@@ -38,54 +42,57 @@ def wrap(
     prefix_tokens: int | None = None,
     head: str | nn.Module | None = None,
     output: str | None = None,
-    read: Read | None = None,
+    read: ReadOutput | None = None,
     input_size: int | tuple[int, ...] | None = None,
     multi_label: bool = False,
     structure: Structure | None = None,
 ) -> VisionModel:
     """Make a module of your own explainable.
 
-    Modules of timm, torchvision, transformers and open_clip are known. In any other, layers, tokens and the classifier
+    Modules of the libraries that `seewhy.list_models` names are known. In any other, layers, tokens and the classifier
     are found by one forward and backward pass of random images; the module is left as it was.
 
     Args:
-        module: an `nn.Module` that takes (B, channels, rows, cols). Wrappers of `torch.compile` and data parallelism
+        module: An `nn.Module` that takes (B, channels, rows, cols). Wrappers of `torch.compile` and data parallelism
             are taken off.
-        preprocess: from a PIL image to (channels, rows, cols); default: what the library tells of its module, else
+        preprocess: From a PIL image to (channels, rows, cols); default: what the library tells of its module, else
             ImageNet's (see `seewhy.core.preprocess`).
-        class_names: a list, a dict from index to name, or a text file with a name on each line.
-        name: for messages and manifests.
-        layers: the feature layers from shallow to deep, by dotted name, instead of those found.
-        layout: of maps whose layout is not evident, `nchw` or `nhwc`; with `layers` also `tokens`.
-        patch_size: pixels per patch, where it cannot be found.
-        prefix_tokens: class and register tokens before the patch tokens, where they cannot be counted.
-        head: the module from embedding to logits, where it is not the linear layer that gives the result.
-        output: what the module returns, "logits" or "embedding", where it cannot be told.
-        read: from what the module returns and the head's input to an `Output`, for dicts, tuples and maps.
-        input_size: of the images that the module takes: side, (rows, cols) or (channels, rows, cols); default: what
+        class_names: A list, a dict from index to name, or a text file with a name on each line.
+        name: For messages and manifests.
+        layers: The feature layers from shallow to deep, by dotted name, instead of those found.
+        layout: Of maps whose layout is not evident, `nchw` or `nhwc`; with `layers` also `tokens`.
+        patch_size: Pixels per patch, where it cannot be found.
+        prefix_tokens: Class and register tokens before the patch tokens, where they cannot be counted.
+        head: The module from embedding to logits, where it is not the linear layer that gives the result.
+        output: What the module returns, "logits" or "embedding", where it cannot be told.
+        read: From what the module returns and the head's input to an `Output`, for dicts, tuples and maps.
+        input_size: Of the images that the module takes: side, (rows, cols) or (channels, rows, cols); default: what
             `preprocess` gives.
-        multi_label: whether each logit stands for itself (sigmoid).
-        structure: everything, known already; nothing is looked for.
+        multi_label: Whether each logit stands for itself (sigmoid).
+        structure: Everything, known already; nothing is looked for.
 
     Raises:
-        LayoutError: something is ambiguous; the message says which argument settles it.
-        ModelError: not a module that can be opened up, or it does not run on such images.
+        LayoutError: Something is ambiguous; the message says which argument settles it.
+        ModelError: Not a module that can be opened up, or it does not run on such images.
+        OptionError: The class names cannot be read, or do not fit the classes.
     """
     module = unwrapped(module)
     source = source_of(module)
-    module = source.tower(module) if hasattr(source, "tower") else module
-    recipe = preprocess or (source.preprocess(module) if hasattr(source, "preprocess") else Preprocess())
+    if isinstance(source, HasTower):
+        module = source.tower(module)
+    if preprocess is None:
+        preprocess = source.preprocess(module) if isinstance(source, HasPreprocess) else Preprocess()
     if structure is None:
-        hints, said = (
-            LayoutHints(layout, _pair(patch_size), prefix_tokens),
-            OutputHints(head, output, read, class_names is not None),
-        )
-        asked = layers is not None or hints != LayoutHints() or said != OutputHints(named=said.named)
-        structure = None if asked or source is None else _known(source, module)
-        structure = structure or _found(module, _size(input_size, recipe), layers, hints, said)
+        layout_hints = LayoutHints(layout, _pair(patch_size), prefix_tokens)
+        output_hints = OutputHints(head, output, read, named=class_names is not None)
+        has_hints = layers is not None or layout_hints != LayoutHints()
+        has_hints = has_hints or output_hints != OutputHints(named=output_hints.named)
+        structure = None if has_hints or source is None else _known_structure(source, module)
+        if structure is None:
+            structure = _infer(module, _size(input_size, preprocess), layers, layout_hints, output_hints)
         structure = replace(structure, multi_label=multi_label or structure.multi_label)
     names = read_class_names(class_names)
-    model = VisionModel(module, structure, name=name, preprocess=recipe, class_names=names)
+    model = VisionModel(module, structure, name=name, preprocess=preprocess, class_names=names)
     if names and structure.classes not in (None, len(names)):
         raise OptionError(f"{len(names)} class names for {structure.classes} classes; give one for each")
     return model
@@ -93,10 +100,10 @@ def wrap(
 
 # ── what can be opened up at all ──────────────────────────────────────────────────────────────────────────────────────
 def unwrapped(module: Any) -> nn.Module:
-    """The plain module inside of `torch.compile`, `DataParallel` and `DistributedDataParallel`.
+    """Return the plain module inside of `torch.compile`, `DataParallel` and `DistributedDataParallel`.
 
     Raises:
-        ModelError: hooks do not work in it (TorchScript, compiled in place or in parts), or it is no module.
+        ModelError: Hooks do not work in it (TorchScript, compiled in place or in parts), or it is no module.
     """
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -120,10 +127,10 @@ def unwrapped(module: Any) -> nn.Module:
 
 
 def read_class_names(names: ClassNames | None) -> list[str] | None:
-    """Class names in the order of their indices.
+    """Return class names in the order of their indices.
 
     Raises:
-        OptionError: the file cannot be read, or the keys of the dict are no indices from 0 on.
+        OptionError: The file cannot be read, or the keys of the dict are not the indices from 0 on.
     """
     if names is None:
         return None
@@ -138,7 +145,7 @@ def read_class_names(names: ClassNames | None) -> list[str] | None:
         try:
             by_index = {int(key): str(value) for key, value in names.items()}
         except ValueError:
-            raise OptionError("class_names as a dict goes from index to name, as {0: 'cat', 1: 'dog'}") from None
+            raise OptionError("class_names must map an index to a name; pass it as {0: 'cat', 1: 'dog'}") from None
         if sorted(by_index) != list(range(len(by_index))):
             raise OptionError(f"class_names lacks some of 0 … {max(by_index)}; give a name for each class")
         return [by_index[i] for i in range(len(by_index))]
@@ -149,66 +156,74 @@ def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else size
 
 
-def _size(given: int | tuple[int, ...] | None, preprocess: Any) -> tuple[int, int, int]:
-    """Channels, rows, cols of the images to look with."""
-    if given is None:
+def _size(input_size: int | tuple[int, ...] | None, preprocess: PreprocessFunction) -> tuple[int, int, int]:
+    """Return channels, rows and columns of the images to trace with."""
+    if input_size is None:
         if isinstance(preprocess, Preprocess):
             return 3, *preprocess.size
-        return tuple(preprocess(Image.new("RGB", (256, 256))).shape)
-    size = (given, given) if isinstance(given, int) else tuple(given)
-    return size if len(size) == 3 else (3, *size)
+        channels, rows, cols = preprocess(Image.new("RGB", (256, 256))).shape
+        return channels, rows, cols
+    if isinstance(input_size, int):
+        return 3, input_size, input_size
+    channels, rows, cols = (3, *input_size) if len(input_size) == 2 else input_size
+    return channels, rows, cols
 
 
 # ── looking inside ────────────────────────────────────────────────────────────────────────────────────────────────────
-def _known(source: ModuleType, module: nn.Module) -> Structure | None:
-    """What is known of the library's modules; None for variants that nothing is known of."""
+def _known_structure(source: ModelSource, module: nn.Module) -> Structure | None:
+    """Return what is known of the library's modules; None for variants that nothing is known of."""
     try:
         return source.structure(module)
     except LayoutError:
         return None
 
 
-def _found(
+def _infer(
     module: nn.Module,
     size: tuple[int, int, int],
     layers: Sequence[str | Layer] | None,
-    hints: LayoutHints,
-    said: OutputHints,
+    layout_hints: LayoutHints,
+    output_hints: OutputHints,
 ) -> Structure:
     if made_in_inference_mode(module):
         raise ModelError(f"looking inside takes a backward pass, and gradients do not pass {INFERENCE}")
     with torch.inference_mode(False), torch.enable_grad():
-        seen = trace(module, size)
-        return _structure(seen, outcome(seen, said), layers, hints)
+        trace = trace_forward(module, size)
+        return _structure(trace, infer_output(trace, output_hints), layers, layout_hints)
 
 
-def _structure(seen: Trace, end: Outcome, layers: Sequence[str | Layer] | None, hints: LayoutHints) -> Structure:
-    found = StructureFinder(seen, end.pooled, hints)
-    blocks = found.blocks()
-    grid = found.grid(blocks)
-    norms = [spot for _, __, norm in blocks if (spot := found.spot(norm, grid))]
-    named = layers is not None
-    stages = [found.named(layer, grid) for layer in layers] if named else found.stages(grid, blocks)
-    cam = next((spot for spot in reversed(stages if named else norms or stages) if found.reaches(spot, grid)), None)
-    last = found.spot(blocks[-1][1], grid) if blocks else None
-    reads_patches = last is not None and found.reaches(last, grid)
-    reads_first = last is not None and bool(grid.prefix) and found.listens_to_first(last.call)
+def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] | None, hints: LayoutHints) -> Structure:
+    evidence = Evidence(trace, output.pooled, hints)
+    blocks = find_blocks(evidence)
+    grid = find_token_grid(evidence, blocks)
+    finder = StageFinder(evidence, grid, blocks)
+    if layers is None:
+        stages = finder.stages()
+        # a norm before the attention hears from all patches what the class token will read
+        candidates = [layer for block in blocks if (layer := finder.grid_layer(block.norm))] or stages
+    else:
+        stages = candidates = [finder.named(layer) for layer in layers]
+    cam = next((layer for layer in reversed(candidates) if finder.reaches_score(layer)), None)
+    last = finder.grid_layer(blocks[-1].call) if blocks else None
+    prefix = grid.prefix if grid else 0
+    reads_patches = last is not None and finder.reaches_score(last)
+    reads_first = last is not None and prefix > 0 and finder.first_token_reaches_score(last.call)
     return Structure(
         source="module",
-        stages=tuple(spot.layer for spot in stages),
+        stages=tuple(stage.layer for stage in stages),
         cam_layer=cam.layer if cam else None,
-        blocks=tuple(block for block, _, __ in blocks),
-        prefix_tokens=grid.prefix if grid else 0,
+        blocks=tuple(block.block for block in blocks),
+        prefix_tokens=prefix,
         # beside patches that count, one of several prefix tokens may as well be a register in a mean over all
-        class_token=reads_first and (grid.prefix == 1 or not reads_patches),
+        class_token=reads_first and (prefix == 1 or not reads_patches),
         reads_patches=reads_patches,
-        patch_size=found.stride((grid.rows, grid.cols)) if grid else None,
+        patch_size=evidence.stride(grid.cells) if grid else None,
         pads=False,
-        head=end.head,
-        read=end.read,
-        has_logits=end.has_logits,
-        classes=end.classes,
-        has_embedding=end.has_embedding,
-        has_gradients=bool(found.bottlenecks),
-        note=end.note,
+        head=output.head,
+        read=output.read,
+        has_logits=output.has_logits,
+        classes=output.classes,
+        has_embedding=output.has_embedding,
+        has_gradients=bool(evidence.bottlenecks),
+        note=output.note,
     )

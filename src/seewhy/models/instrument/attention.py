@@ -9,7 +9,7 @@ themselves are read at their softmax.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -22,52 +22,84 @@ from torch.overrides import TorchFunctionMode
 from seewhy.errors import LayoutError
 from seewhy.models.instrument.hooks import replaced_forward
 
-Receive = Callable[[int, Tensor], None]
+AttentionReceiver = Callable[[int, Tensor], None]
+"""Called with the number of a block and its attention matrix, (B, heads, rows, tokens)."""
+
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
+_SDPA_PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
-class _Interceptor(TorchFunctionMode):
-    """Passes every attention matrix formed while `block` is set to `receive`."""
+# ── how attention shows in the calls of torch's functions (`infer.trace` looks for the same) ────────────────────────
+def sdpa_arguments(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the arguments of a call of the fused attention kernel by name; None: the call is of something else."""
+    if func is not F.scaled_dot_product_attention:
+        return None
+    return {**dict(zip(_SDPA_PARAMETERS, args, strict=False)), **kwargs}
 
-    def __init__(self, receive: Receive, *, rows: slice, differentiable: bool, batch: int) -> None:
+
+def is_attention_softmax(func: Callable[..., Any], result: Any) -> bool:
+    """Tell whether a call was the softmax of square matrices: (B, heads, N, N), or (B·heads, N, N)."""
+    return func in _SOFTMAX and result.ndim in (3, 4) and result.shape[-1] == result.shape[-2]
+
+
+class _AttentionReader(TorchFunctionMode):
+    """Hands every attention matrix formed while `block` is set to `receive`."""
+
+    def __init__(self, receive: AttentionReceiver, *, rows: slice, differentiable: bool, batch: int) -> None:
         super().__init__()
-        self.receive, self.rows, self.differentiable, self.batch = receive, rows, differentiable, batch
+        self.receive = receive
+        self.rows = rows
+        self.differentiable = differentiable
+        self.batch = batch
         self.block: int | None = None
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if self.block is None:
             return func(*args, **kwargs)
-        if func is F.scaled_dot_product_attention:
-            return self._sdpa(func, args, kwargs)
-        result = func(*args, **kwargs)
-        if func in _SOFTMAX and result.ndim in (3, 4) and result.shape[-1] == result.shape[-2]:
-            matrix = result if result.ndim == 4 else result.unflatten(0, (self.batch, -1))
-            if self.differentiable and result.ndim == 3:
-                # the view is what goes on, so that the gradient passes through the matrix that was handed out
-                result = matrix.flatten(0, 1)
-            self.receive(self.block, matrix if self.differentiable else matrix[..., self.rows, :])
-        return result
-
-    def _sdpa(self, func: Callable, args: tuple, kwargs: dict) -> Tensor:
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        if given.get("enable_gqa"):
-            groups = given["query"].shape[-3] // given["key"].shape[-3]
-            given["key"] = given["key"].repeat_interleave(groups, -3)
-            given["value"] = given["value"].repeat_interleave(groups, -3)
+        sdpa = sdpa_arguments(func, args, kwargs)
+        if sdpa is None:
+            result = func(*args, **kwargs)
+            return self._read_softmax(result, self.block) if is_attention_softmax(func, result) else result
+        matrix_arguments = _matrix_arguments(sdpa)
         if self.differentiable:
-            matrix = attention_matrix(**_matrix_arguments(given))
+            matrix = attention_matrix(**matrix_arguments)
             self.receive(self.block, matrix)
-            return matrix.to(given["value"].dtype) @ given["value"]
-        self.receive(self.block, attention_matrix(**_matrix_arguments(given), rows=self.rows))
+            value = _repeat_groups(sdpa["value"], sdpa)
+            return matrix.to(value.dtype) @ value
+        self.receive(self.block, attention_matrix(**matrix_arguments, rows=self.rows))
         return func(*args, **kwargs)
 
+    def _read_softmax(self, result: Tensor, block: int) -> Tensor:
+        matrix = result if result.ndim == 4 else result.unflatten(0, (self.batch, -1))
+        if not self.differentiable:
+            self.receive(block, matrix[..., self.rows, :])
+            return result
+        self.receive(block, matrix)
+        # the view is what goes on, so that the gradient passes through the matrix that was handed out
+        return matrix.flatten(0, 1) if result.ndim == 3 else result
 
-def _matrix_arguments(given: dict) -> dict:
-    if given.get("is_causal"):
-        raise LayoutError("this attention is causal (a text model?); seewhy explains vision encoders")
-    return {"query": given["query"], "key": given["key"], "mask": given.get("attn_mask"), "scale": given.get("scale")}
+
+def _matrix_arguments(sdpa: Mapping[str, Any]) -> dict[str, Any]:
+    if sdpa.get("is_causal"):
+        raise LayoutError(
+            "this attention is causal (a text model?); seewhy explains vision encoders, so wrap the image encoder"
+        )
+    return {
+        "query": sdpa["query"],
+        "key": _repeat_groups(sdpa["key"], sdpa),
+        "mask": sdpa.get("attn_mask"),
+        "scale": sdpa.get("scale"),
+    }
+
+
+def _repeat_groups(value: Tensor, sdpa: Mapping[str, Any]) -> Tensor:
+    """Repeat keys or values for the query heads that share them (grouped-query attention)."""
+    if not sdpa.get("enable_gqa"):
+        return value
+    return value.repeat_interleave(sdpa["query"].shape[-3] // value.shape[-3], -3)
 
 
 def attention_matrix(
@@ -77,8 +109,20 @@ def attention_matrix(
     scale: float | None = None,
     rows: slice = slice(None),
 ) -> Float[Tensor, "*batch heads rows keys"]:
-    """softmax(q kᵀ · scale + mask) for the query rows asked for; `scale` is 1/√dim unless given."""
-    scores = query[..., rows, :] @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    """Compute softmax(q kᵀ · scale + mask) for the query rows asked for.
+
+    Args:
+        query: Queries.
+        key: Keys.
+        mask: True (or 0) where a query may attend; -inf, or False, where it may not.
+        scale: The factor of the scores; None: 1/√dim.
+        rows: The query rows to form.
+
+    Returns:
+        Rows of probabilities.
+    """
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = query[..., rows, :] @ key.transpose(-2, -1) * scale
     if mask is not None:
         mask = mask[..., rows, :] if mask.shape[-2] > 1 else mask
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
@@ -86,7 +130,7 @@ def attention_matrix(
 
 
 def _open_multihead(mha: nn.MultiheadAttention) -> Callable[..., tuple[Tensor, None]]:
-    """A `forward` for self-attention that calls the fused kernel where the mode can see it.
+    """Make a `forward` for self-attention that calls the fused kernel where the mode can see it.
 
     `nn.MultiheadAttention` hides the call: in inference it has a kernel of its own, and elsewhere
     `F.multi_head_attention_forward` runs out of a mode's sight.
@@ -103,7 +147,10 @@ def _open_multihead(mha: nn.MultiheadAttention) -> Callable[..., tuple[Tensor, N
     ) -> tuple[Tensor, None]:
         plain = mha.in_proj_weight is not None and mha.bias_k is None and not mha.add_zero_attn
         if key is not query or value is not query or key_padding_mask is not None or not plain:
-            raise LayoutError("only plain self-attention can be read out of nn.MultiheadAttention")
+            raise LayoutError(
+                "only plain self-attention can be read out of nn.MultiheadAttention; "
+                "use a method that needs no attention matrix: grad_cam, cdam"
+            )
         x = query if mha.batch_first else query.transpose(0, 1)
         qkv = F.linear(x, mha.in_proj_weight, mha.in_proj_bias).chunk(3, dim=-1)
         q, k, v = (t.unflatten(-1, (mha.num_heads, -1)).transpose(1, 2) for t in qkv)
@@ -120,45 +167,43 @@ def _open_multihead(mha: nn.MultiheadAttention) -> Callable[..., tuple[Tensor, N
 
 @contextmanager
 def reading_attention(
-    modules: dict[int, nn.Module],
-    receive: Receive,
+    modules: Mapping[int, nn.Module],
+    receive: AttentionReceiver,
     *,
     batch: int,
     rows: slice = slice(None),
     differentiable: bool = False,
 ) -> Iterator[None]:
-    """In the block, `receive(block, matrix)` is called when block `block` attends; matrix (B, heads, rows, N).
+    """Within the context, call `receive(block, matrix)` when a transformer block attends; (B, heads, rows, N).
 
     Args:
-        modules: the attention module of each block to be read.
-        receive: called once per block and forward.
+        modules: The attention module of each block to be read.
+        receive: Called once per block and forward.
         batch: B, to undo the flattening of (B, heads) in models that do it.
-        rows: the query rows to form; ignored when differentiable.
-        differentiable: the result goes through the matrix that `receive` got (the unfused path, for these
+        rows: The query rows to form; ignored when differentiable.
+        differentiable: The result goes through the matrix that `receive` got (the unfused path, for these
             modules only), so gradients with respect to it exist.
 
     Raises:
-        LayoutError: a module did not run, or without forming attention in a way that can be read.
+        LayoutError: A module did not run, or ran without forming attention in a way that can be read.
     """
-    interceptor = _Interceptor(receive, rows=rows, differentiable=differentiable, batch=batch)
-    seen: set[int] = set()
-    outer = interceptor.receive
+    blocks_read: set[int] = set()
 
-    def counted(block: int, matrix: Tensor) -> None:
-        seen.add(block)
-        outer(block, matrix)
+    def receive_and_note(block: int, matrix: Tensor) -> None:
+        blocks_read.add(block)
+        receive(block, matrix)
 
-    interceptor.receive = counted
+    reader = _AttentionReader(receive_and_note, rows=rows, differentiable=differentiable, batch=batch)
 
     def before(block: int) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            interceptor.block = block
+            reader.block = block
 
         return hook
 
     def after(*_: Any) -> None:
-        block, interceptor.block = interceptor.block, None
-        if block not in seen:
+        block, reader.block = reader.block, None
+        if block not in blocks_read:
             raise LayoutError(
                 f"the attention of block {block} cannot be read (windowed, or a kernel of its own); "
                 "use a method that needs no attention matrix: grad_cam, cdam"
@@ -171,10 +216,10 @@ def reading_attention(
             for inner in module.modules():
                 if isinstance(inner, nn.MultiheadAttention):
                     stack.enter_context(replaced_forward(inner, _open_multihead(inner)))
-        stack.enter_context(interceptor)
+        stack.enter_context(reader)
         yield
-    if set(modules) - seen:
+    missing = set(modules) - blocks_read
+    if missing:
         raise LayoutError(
-            f"the attention of block {min(set(modules) - seen)} did not run; "
-            "say where it is: wrap(module, structure=Structure(…))"
+            f"the attention of block {min(missing)} did not run; say where it is: wrap(module, structure=Structure(…))"
         )

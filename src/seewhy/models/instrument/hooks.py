@@ -6,7 +6,7 @@ Nothing is patched process-wide, and each context manager undoes its work in `fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from typing import Any
@@ -16,32 +16,45 @@ from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, ModelError
 
+ForwardHook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+"""What torch calls after a forward: `hook(module, arguments, output)`; a result other than None replaces the output."""
+
 
 class Stop(Exception):  # noqa: N818 (not an error: the forward is done)
     """Raised by a hook to end a forward that has served its purpose; never seen by users."""
 
 
 INFERENCE = "weights that were made inside torch.inference_mode (make the module outside of it)"
+"""For messages: what gradients do not pass."""
 
 
 def made_in_inference_mode(module: nn.Module) -> bool:
-    """Whether autograd refuses some of its weights or buffers, for good."""
+    """Tell whether autograd refuses some of the weights or buffers, for good."""
     return any(t.is_inference() for t in chain(module.parameters(), module.buffers()))
 
 
 def backward(
     values: Tensor | Sequence[Tensor],
-    at: Tensor | Sequence[Tensor],
-    uppers: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    output_gradients: Tensor | Sequence[Tensor],
     keep: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """What comes down to each of `at`, None where nothing does; with `keep` another backward can follow.
+    """Compute vector-Jacobian products without touching any `.grad`.
+
+    Args:
+        values: What is differentiated.
+        inputs: With respect to what.
+        output_gradients: The vectors, one for each of `values`.
+        keep: Whether another backward through the same graph follows.
+
+    Returns:
+        One gradient for each of `inputs`; None where `values` do not depend on it.
 
     Raises:
-        ModelError: the model computes parts of itself anew in the backward, where nobody watches.
+        ModelError: The model recomputes parts of itself in the backward, where no hook of ours is active.
     """
     try:
-        return torch.autograd.grad(values, at, uppers, allow_unused=True, retain_graph=keep)
+        return torch.autograd.grad(values, inputs, output_gradients, allow_unused=True, retain_graph=keep)
     except RuntimeError as error:
         if "checkpoint" not in str(error).lower():
             raise
@@ -51,7 +64,7 @@ def backward(
         ) from error
 
 
-_PLAIN = (bool, int, float, str, tuple, type(None))
+_PLAIN_TYPES = (bool, int, float, str, tuple, type(None))
 
 
 @contextmanager
@@ -64,47 +77,48 @@ def untouched(module: nn.Module) -> Iterator[None]:
     Buffers are copied (batch-norm statistics: small beside one feature map) because a forward may write to them.
     Parameters are never written and `.grad` never filled: gradients come from `torch.autograd.grad`.
     """
-    plain = [(m, {k: v for k, v in vars(m).items() if type(v) in _PLAIN}) for m in module.modules()]
-    tables = [(m, dict(m._buffers), set(m._non_persistent_buffers_set)) for m, _ in plain]
-    buffers = [
-        (b, b.clone())
-        for _, table, _ in tables
-        for b in table.values()
-        if b is not None and not b.is_inference() and 0 not in b.stride()
+    attributes = [(m, {k: v for k, v in vars(m).items() if type(v) in _PLAIN_TYPES}) for m in module.modules()]
+    buffer_tables = [(m, dict(m._buffers), set(m._non_persistent_buffers_set)) for m in module.modules()]
+    copies = [
+        (buffer, buffer.clone())
+        for _, table, _ in buffer_tables
+        for buffer in table.values()
+        # an expanded buffer (stride 0) cannot be written in place, and a copy into it would fail
+        if buffer is not None and not buffer.is_inference() and 0 not in buffer.stride()
     ]
     cuda = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=sorted(cuda)):
-            for m, _ in plain:
+            for m in module.modules():
                 m.training = False
             yield
     finally:
-        for m, values in plain:
+        for m, values in attributes:
             vars(m).update(values)
-        for m, table, hidden in tables:
+        for m, table, non_persistent in buffer_tables:
             m._buffers.clear()
             m._buffers.update(table)
-            m._non_persistent_buffers_set = hidden
-        for original, copy in buffers:
+            m._non_persistent_buffers_set = non_persistent
+        for buffer, copy in copies:
             # always, because batch norm in training does not raise the version counter; through `.data`, so that
             # this write does not either, and a backward that the caller has still to do goes on
-            original.data.copy_(copy)
+            buffer.data.copy_(copy)
 
 
 def first_tensor(value: Any) -> Tensor:
-    """The tensor of a layer's output: itself, or the first of a tuple.
+    """Return the tensor of a layer's output: itself, or the first of a tuple.
 
     Raises:
-        LayoutError: the output holds no tensor in first place.
+        LayoutError: The output holds no tensor in first place.
     """
-    head = value[0] if isinstance(value, (tuple, list)) and value else value
-    if not isinstance(head, Tensor):
+    first = value[0] if isinstance(value, (tuple, list)) and value else value
+    if not isinstance(first, Tensor):
         raise LayoutError(f"the layer returns {type(value).__name__}, not a tensor; choose another layer")
-    return head
+    return first
 
 
 def with_first_tensor(value: Any, new: Tensor) -> Any:
-    """`value` with its first tensor replaced."""
+    """Return `value` with its first tensor replaced by `new`."""
     if hasattr(value, "_replace"):  # a named tuple
         return value._replace(**{value._fields[0]: new})
     if isinstance(value, (tuple, list)):
@@ -113,8 +127,8 @@ def with_first_tensor(value: Any, new: Tensor) -> Any:
 
 
 @contextmanager
-def hooked(module: nn.Module, hook: Callable[[nn.Module, tuple, Any], Any]) -> Iterator[None]:
-    """A forward hook for the length of the block."""
+def hooked(module: nn.Module, hook: ForwardHook) -> Iterator[None]:
+    """Register a forward hook for the length of the block."""
     handle = module.register_forward_hook(hook)
     try:
         yield
@@ -125,29 +139,37 @@ def hooked(module: nn.Module, hook: Callable[[nn.Module, tuple, Any], Any]) -> I
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Replace `forward` on this one instance for the length of the block."""
-    had = module.__dict__.get("forward")
+    previous = module.__dict__.get("forward")
     module.__dict__["forward"] = forward
     try:
         yield
     finally:
-        if had is None:
+        if previous is None:
             del module.__dict__["forward"]
         else:
-            module.__dict__["forward"] = had
+            module.__dict__["forward"] = previous
 
 
 @contextmanager
-def collecting(modules: dict[str, nn.Module], stop: bool = True) -> Iterator[dict[str, Tensor]]:
+def collecting(modules: Mapping[str, nn.Module], stop: bool = True) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs of `modules` by name (copies: a later in-place ReLU must not change them).
 
-    With `stop`, the forward ends (`Stop`, swallowed here) as soon as all are there.
-    """
-    found: dict[str, Tensor] = {}
+    Args:
+        modules: The modules by the name under which their output is wanted.
+        stop: Whether the forward ends (`Stop`, swallowed here) as soon as all outputs are there.
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple, Any], None]:
-        def hook(_: nn.Module, __: tuple, output: Any) -> None:
-            found[name] = first_tensor(output).clone()
-            if stop and len(found) == len(modules):
+    Yields:
+        A dict that the forward in the block fills.
+
+    Raises:
+        LayoutError: A module did not run in the block.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def hook_for(name: str) -> ForwardHook:
+        def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            outputs[name] = first_tensor(output).clone()
+            if stop and len(outputs) == len(modules):
                 raise Stop
 
         return hook
@@ -156,23 +178,67 @@ def collecting(modules: dict[str, nn.Module], stop: bool = True) -> Iterator[dic
         for name, module in modules.items():
             stack.enter_context(hooked(module, hook_for(name)))
         with suppress(Stop):
-            yield found
-    missing = set(modules) - set(found)
+            yield outputs
+    _ensure_all_ran(modules, outputs)
+
+
+@contextmanager
+def tapping(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Hand out the outputs of `modules` by name, attached to the graph of the forward in the block.
+
+    Each is the very tensor on the way to the result, so it can be differentiated and differentiated by; the forward
+    goes on with a copy, so that an in-place operation above does not reach it.
+
+    Args:
+        modules: The modules by the name under which their output is wanted.
+
+    Yields:
+        A dict that the forward in the block fills.
+
+    Raises:
+        LayoutError: A module did not run in the block, or more than once.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def hook_for(name: str) -> ForwardHook:
+        def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+            if name in outputs:
+                raise LayoutError(f"layer {name!r} runs more than once in a forward; choose one that runs once")
+            outputs[name] = first_tensor(output)
+            return with_first_tensor(output, outputs[name].clone())
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            stack.enter_context(hooked(module, hook_for(name)))
+        yield outputs
+    _ensure_all_ran(modules, outputs)
+
+
+def _ensure_all_ran(modules: Mapping[str, nn.Module], outputs: Mapping[str, Tensor]) -> None:
+    missing = sorted(set(modules) - set(outputs))
     if missing:
-        raise LayoutError(f"layer {sorted(missing)[0]!r} did not run in this forward; choose another layer")
+        raise LayoutError(f"layer {missing[0]!r} did not run in this forward; choose another layer")
 
 
 @contextmanager
 def cut(module: nn.Module) -> Iterator[list[Tensor]]:
     """Cut the graph at the output of `module`: no gradients below, gradients above.
 
-    To be used around a forward that starts in no-grad mode. At the layer the output becomes a leaf (the yielded
-    list then holds it) and grad mode is switched on for what follows; the mode from before returns at the end.
-    The forward goes on with a copy, so an in-place operation above does not reach the leaf.
+    The forward in the block starts in no-grad mode. At the layer the output becomes a leaf and grad mode is switched
+    on for what follows; the mode from before returns at the end. The forward goes on with a copy, so an in-place
+    operation above does not reach the leaf.
+
+    Yields:
+        A list that will hold the leaf.
+
+    Raises:
+        LayoutError: The layer did not run in the block, or more than once.
     """
     leaf: list[Tensor] = []
 
-    def hook(_: nn.Module, __: tuple, output: Any) -> Any:
+    def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         if leaf:
             raise LayoutError("the layer runs more than once in a forward; choose one that runs once")
         torch.set_grad_enabled(True)
@@ -183,112 +249,3 @@ def cut(module: nn.Module) -> Iterator[list[Tensor]]:
         yield leaf
     if not leaf:
         raise LayoutError("the layer did not run in this forward; choose another layer")
-
-
-def _map_tensors(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `fn` to every tensor in nested tuples, lists and dicts (model outputs of transformers are dicts)."""
-    if isinstance(value, Tensor):
-        return fn(value)
-    if isinstance(value, dict):
-        new = value.copy()
-        for key, item in value.items():
-            new[key] = _map_tensors(item, fn)
-        return new
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map_tensors(v, fn) for v in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_map_tensors(v, fn) for v in value)
-    return value
-
-
-_NO_MORE = object()
-
-
-class Tail:
-    """The part of a model above one layer, to be run many times after the part below ran once.
-
-    The modules beside the path to the layer (for `blocks.11.norm1`: the patch embedding, blocks 0…10, …) run once,
-    up to the layer; in each later run they return what they returned then, repeated for the larger batch, and the
-    layer returns the given values. So no adapter has to know how its model goes on after the layer.
-
-    Attributes:
-        value: the layer's output for the batch, without gradients.
-    """
-
-    def __init__(self, module: nn.Module, layer: str, x: Tensor, call: dict[str, Any] | None = None) -> None:
-        self._module, self._x, self._call = module, x, call or {}
-        self._layer = module.get_submodule(layer)
-        self._beside = list(_beside(module, layer))
-        self._records: dict[nn.Module, list[Any]] = {}
-        self._batch = x.shape[0]
-        self._layer_output: Any = None
-        self._record()
-        self.value: Tensor = first_tensor(self._layer_output)
-
-    def _record(self) -> None:
-        def record(module: nn.Module) -> Callable[..., Any]:
-            forward = module.forward
-
-            def run(*args: Any, **kwargs: Any) -> Any:
-                output = forward(*args, **kwargs)
-                # a copy, because an in-place operation may follow
-                self._records.setdefault(module, []).append(_map_tensors(output, Tensor.clone))
-                return output
-
-            return run
-
-        def at_layer(_: nn.Module, __: tuple, output: Any) -> None:
-            self._layer_output = _map_tensors(output, Tensor.clone)
-            raise Stop
-
-        with torch.no_grad(), ExitStack() as stack:
-            for module in self._beside:
-                stack.enter_context(replaced_forward(module, record(module)))
-            stack.enter_context(hooked(self._layer, at_layer))
-            try:
-                self._module(self._x, **self._call)
-            except Stop:
-                return
-        raise LayoutError("the layer did not run in this forward; choose another layer")
-
-    @contextmanager
-    def put(self, values: Tensor) -> Iterator[Tensor]:
-        """In the block, calling the module with the yielded input runs only what is above the layer, on `values`.
-
-        `values` is `n` whole batches one after the other, shape (n·B, …).
-        """
-        n = values.shape[0] // self._batch
-
-        def tiled(tensor: Tensor) -> Tensor:
-            if tensor.ndim == 0 or tensor.shape[0] != self._batch:
-                return tensor.clone()
-            return tensor.repeat(n, *[1] * (tensor.ndim - 1))
-
-        def replay(module: nn.Module, outputs: list[Any]) -> Callable[..., Any]:
-            forward, calls = module.forward, iter(outputs)
-
-            def run(*args: Any, **kwargs: Any) -> Any:
-                output = next(calls, _NO_MORE)
-                return forward(*args, **kwargs) if output is _NO_MORE else _map_tensors(output, tiled)
-
-            return run
-
-        def layer(_: nn.Module, __: tuple, output: Any) -> Any:
-            return with_first_tensor(output, values.clone())
-
-        with ExitStack() as stack:
-            for module, outputs in self._records.items():
-                stack.enter_context(replaced_forward(module, replay(module, outputs)))
-            stack.enter_context(replaced_forward(self._layer, lambda *_, **__: _map_tensors(self._layer_output, tiled)))
-            # by a hook, after the user's own hooks, whose work is in the recorded value already
-            stack.enter_context(hooked(self._layer, layer))
-            yield tiled(self._x)
-
-
-def _beside(module: nn.Module, layer: str) -> Iterator[nn.Module]:
-    """The modules that are children of an ancestor of `layer`, but not ancestors (or the layer) themselves."""
-    node = module
-    for part in layer.split("."):
-        onward = getattr(node, part)
-        yield from (child for child in node.children() if child is not onward)
-        node = onward

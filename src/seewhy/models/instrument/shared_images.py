@@ -1,4 +1,4 @@
-"""Several targets of one picture ask the model the same things: rows of a batch that need not run twice."""
+"""Rows of a batch that show the same image and so need only one forward: several targets of one image."""
 
 from __future__ import annotations
 
@@ -11,38 +11,45 @@ from torch import Tensor
 
 
 class ImageIndex:
-    """Which rows of a batch show the same picture: row i shows picture `of[i]`."""
+    """Which rows of a batch show the same image.
 
-    def __init__(self, of: Sequence[int]) -> None:
-        pictures = list(dict.fromkeys(of))
-        self._batch = len(of)
-        self._first = [list(of).index(picture) for picture in pictures]
-        self._place = torch.tensor([pictures.index(picture) for picture in of])
+    Args:
+        index: One number per row; rows with equal numbers show the same image.
+    """
 
-    def once(self, x: Tensor) -> Tensor:
-        """Of each whole batch, the first row of each picture."""
-        return x.unflatten(0, (-1, self._batch))[:, self._first].flatten(0, 1)
+    def __init__(self, index: Sequence[int]) -> None:
+        index = list(index)
+        images = list(dict.fromkeys(index))
+        self._batch = len(index)
+        self._first_rows = [index.index(image) for image in images]
+        self._image_of_row = torch.tensor([images.index(image) for image in index])
 
-    def spread(self, values: Tensor) -> Tensor:
-        """What came of each picture, at every row again."""
-        place = self._place.to(values.device, non_blocking=True)
-        return values.unflatten(0, (-1, len(self._first)))[:, place].flatten(0, 1)
+    def unique(self, x: Tensor) -> Tensor:
+        """Return the first row of each image, of each whole batch in `x` (several may follow one another)."""
+        return x.unflatten(0, (-1, self._batch))[:, self._first_rows].flatten(0, 1)
+
+    def expand(self, values: Tensor) -> Tensor:
+        """Return the values of each image at every row that shows it: the inverse of `unique`."""
+        image_of_row = self._image_of_row.to(values.device, non_blocking=True)
+        return values.unflatten(0, (-1, len(self._first_rows)))[:, image_of_row].flatten(0, 1)
 
 
-_KNOWN: ContextVar[tuple[object, ImageIndex] | None] = ContextVar("repeats", default=None)
+_CURRENT: ContextVar[tuple[object, ImageIndex] | None] = ContextVar("shared_images", default=None)
 
 
 @contextmanager
-def sharing_images(model: object, of: Sequence[int]) -> Iterator[None]:
-    """In the block, the batches of this model are known to repeat pictures."""
-    token = _KNOWN.set((model, ImageIndex(of)))
+def sharing_images(model: object, index: Sequence[int]) -> Iterator[None]:
+    """Declare, for the length of the block, which rows of this model's batches show the same image."""
+    token = _CURRENT.set((model, ImageIndex(index)))
     try:
         yield
     finally:
-        _KNOWN.reset(token)
+        _CURRENT.reset(token)
 
 
 def image_index_of(model: object) -> ImageIndex | None:
-    """What is known of the repetitions in this model's batches; nothing where gradients are taken, row by row."""
-    known = _KNOWN.get()
-    return known[1] if known and known[0] is model and not torch.is_grad_enabled() else None
+    """Return the index declared for this model; None in grad mode, because gradients are taken row by row."""
+    current = _CURRENT.get()
+    if current is None or current[0] is not model or torch.is_grad_enabled():
+        return None
+    return current[1]

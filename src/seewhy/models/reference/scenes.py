@@ -1,6 +1,6 @@
-"""The two small reference models of the made world (`seewhy.data.scenes`), and the weights that ship with the package.
+"""Two small reference models of the synthetic scenes (`seewhy.data.Scenes`), and weights that ship with the package.
 
-Both are plain modules that take (B, 3, H, W) pictures in [0, 1] after `(x - MEAN) / STD` and give one logit per
+Both are plain modules that take (B, 3, H, W) images in [0, 1] after `(x - MEAN) / STD` and give one logit per
 class; the classes are independent (sigmoid), because a scene may hold several objects or none. The transformer is
 written in timm's names (`patch_embed`, `blocks[i].attn`, `norm`, `head`), the CNN in torchvision's (`layer1` …
 `layer4`, `fc`), so whatever finds its way in those libraries' models finds its way here.
@@ -26,7 +26,7 @@ _WEIGHTS = files("seewhy.models.reference") / "weights"
 
 
 class PatchEmbed(nn.Module):
-    """Cut the picture into squares and project each to a token."""
+    """Cut the image into squares and project each to a token."""
 
     def __init__(self, img_size: int, patch_size: int, dim: int) -> None:
         super().__init__()
@@ -37,8 +37,9 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, patch_size, patch_size)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """Return the tokens, row by row."""
         if tuple(x.shape[-2:]) != self.img_size:
-            raise OptionError(f"picture of {tuple(x.shape[-2:])} pixels, the model takes {self.img_size}; resize it")
+            raise OptionError(f"the image has {tuple(x.shape[-2:])} pixels, the model takes {self.img_size}; resize it")
         return self.proj(x).flatten(2).transpose(1, 2)
 
 
@@ -53,13 +54,14 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Let the tokens attend to each other."""
         b, n, d = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         return self.proj(x.transpose(1, 2).reshape(b, n, d))
 
     def mimic(self) -> None:
-        """Queries like keys (near tokens attend to each other), values that the projection takes away again."""
+        """Initialize queries like keys (near tokens attend to each other) and values that the projection undoes."""
         d, h = self.proj.in_features, self.head_dim
         q, k, v = self.qkv.weight.view(3, d, d)
         for head in range(self.num_heads):
@@ -72,6 +74,8 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
@@ -79,6 +83,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Transform each token by itself."""
         return self.fc2(self.act(self.fc1(x)))
 
 
@@ -93,6 +98,7 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Add attention, then the MLP, to the tokens."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -101,7 +107,13 @@ class SceneViT(nn.Module):
     """A small vision transformer.
 
     Args:
-        registers: extra tokens without a place in the picture (Darcet et al., 2024), after the CLS token.
+        num_classes: Number of logits.
+        img_size: Side of the image, in pixels.
+        patch_size: Side of a patch, in pixels.
+        dim: Width of a token.
+        depth: Number of blocks.
+        num_heads: Attention heads per block.
+        registers: Extra tokens without a place in the image (Darcet et al., 2024), after the CLS token.
         pool: "cls" reads the class from the CLS token; "mean" reads it from the mean of the patch tokens and has no
             CLS token at all.
     """
@@ -119,7 +131,7 @@ class SceneViT(nn.Module):
     ) -> None:
         super().__init__()
         if pool not in ("cls", "mean"):
-            raise OptionError(f"pool={pool!r} is neither 'cls' nor 'mean'; choose one of them")
+            raise OptionError(f"pool must be 'cls' or 'mean', got {pool!r}; choose one of them")
         self.num_classes, self.num_features, self.pool = num_classes, dim, pool
         self.num_reg_tokens = registers
         self.num_prefix_tokens = registers + (pool == "cls")
@@ -143,34 +155,39 @@ class SceneViT(nn.Module):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)
         self.pos_embed.copy_(_sines(self.patch_embed.grid_size[0], self.num_features))
-        for block in self.blocks:
-            block.attn.mimic()
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.mimic()
 
     def forward_features(
         self, x: Float[Tensor, "b 3 h w"], places: Int[Tensor, " m"] | None = None
     ) -> Float[Tensor, "b n d"]:
-        """All tokens after the last norm: CLS (if any), registers (if any), patches row by row.
+        """Return all tokens after the last norm: CLS (if any), registers (if any), patches row by row.
 
-        `places`: the patches to look at (all by default); training on a window of them is several times faster.
+        Args:
+            x: Images.
+            places: The patches to look at (all by default); training on a window of them is several times faster.
         """
         return self.norm(self.blocks(self.embed(x, places)))
 
     def embed(self, x: Float[Tensor, "b 3 h w"], places: Int[Tensor, " m"] | None = None) -> Float[Tensor, "b n d"]:
-        """The tokens that enter the first block."""
+        """Return the tokens that enter the first block."""
         x = self.patch_embed(x) + self.pos_embed
         x = x if places is None else x[:, places]
         prefix = [t.expand(len(x), -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         return torch.cat([*prefix, x], dim=1)
 
     def forward_head(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b classes"]:
+        """Compute the logits from all tokens after the last norm."""
         return self.head(x[:, 0] if self.pool == "cls" else x[:, self.num_prefix_tokens :].mean(1))
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
+        """Compute the logits."""
         return self.forward_head(self.forward_features(x))
 
 
 def _sines(side: int, dim: int) -> Float[Tensor, "1 n d"]:
-    """Sine and cosine of the row and of the column at dim / 4 frequencies each."""
+    """Return sine and cosine of the row and of the column at dim / 4 frequencies each."""
     frequency = 0.7 * 20.0 ** -(torch.arange(dim // 4) / (dim // 4))
     angle = torch.arange(side)[:, None] * frequency
     line = torch.cat([angle.sin(), angle.cos()], dim=1)
@@ -194,13 +211,20 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Add the convolved map to its shortcut."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu1(self.bn1(self.conv1(x)))
         return self.relu2(self.bn2(self.conv2(x)) + shortcut)
 
 
 class SceneCNN(nn.Module):
-    """A small residual network: a 12 × 12 last map for 96 px, global average pooling, one linear layer."""
+    """A small residual network: a 12 × 12 last map for 96 px, global average pooling, one linear layer.
+
+    Args:
+        num_classes: Number of logits.
+        widths: Channels of the four stages.
+        depths: Residual blocks of the four stages.
+    """
 
     def __init__(
         self, num_classes: int = 12, widths: Sequence[int] = (32, 48, 96, 128), depths: Sequence[int] = (1, 1, 2, 1)
@@ -218,14 +242,16 @@ class SceneCNN(nn.Module):
         self.fc = nn.Linear(widths[-1], num_classes)
 
     def forward_features(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d i j"]:
-        """The last feature map, one eighth of the picture's side."""
+        """Return the last feature map, one eighth of the image's side."""
         x = self.relu(self.bn1(self.conv1(x)))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def forward_head(self, x: Float[Tensor, "b d i j"]) -> Float[Tensor, "b classes"]:
+        """Compute the logits from the last feature map."""
         return self.fc(self.avgpool(x).flatten(1))
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
+        """Compute the logits."""
         return self.forward_head(self.forward_features(x))
 
 
@@ -237,22 +263,36 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {"SceneCNN": SceneCNN, "SceneViT": S
 
 
 def build(architecture: str, **options: Any) -> nn.Module:
-    """A fresh model of `ARCHITECTURES`."""
+    """Make a fresh model of `ARCHITECTURES`.
+
+    Args:
+        architecture: A key of `ARCHITECTURES`.
+        **options: For its class.
+
+    Raises:
+        UnknownNameError: There is no such architecture.
+    """
     if architecture not in ARCHITECTURES:
         raise UnknownNameError("architecture", architecture, ARCHITECTURES)
     return ARCHITECTURES[architecture](**options)
 
 
 def shipped() -> tuple[str, ...]:
-    """The names of the models whose weights are in the package."""
+    """Return the names of the models whose weights are in the package."""
     return tuple(sorted(f.name.removesuffix(".json") for f in _WEIGHTS.iterdir() if f.name.endswith(".json")))
 
 
 def load(name: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A trained model in float32 and eval mode, on the CPU, and what is known of it; needs no network.
+    """Load a trained model in float32 and eval mode, on the CPU, with its record; needs no network.
+
+    Args:
+        name: Of `shipped()`.
+
+    Returns:
+        The module, and what its JSON file says of it: architecture, options, classes, accuracy.
 
     Raises:
-        UnknownNameError: no such model ships with the package.
+        UnknownNameError: No such model ships with the package.
     """
     from safetensors.torch import load as read
 

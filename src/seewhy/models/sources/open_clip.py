@@ -11,19 +11,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from seewhy.core.io import first_line
 from seewhy.core.preprocess import CLIP, Preprocess
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError, require
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Block, Layer, Structure
 from seewhy.targets import Output
 
+PREFIX = "open_clip/"
+PACKAGE = "open_clip"
+DISTRIBUTIONS = ("open_clip_torch",)
 EXTRA = "open_clip"
 _TOWERS = ("VisionTransformer", "ModifiedResNet", "TimmModel")
 _STORED = ("hf-hub:", "local-dir:")
 
 
 def names(pattern: str = "*") -> list[str]:
-    """`MODEL:PRETRAINED` for all weights that open_clip knows.
+    """Return `MODEL:PRETRAINED` for all weights that open_clip knows and that match a shell pattern.
 
     Raises:
         MissingExtraError: open_clip is not installed.
@@ -33,18 +37,19 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
-    """The image tower of a model of open_clip; its embedding is the one that texts are compared with.
+    """Load the image tower of a model of open_clip; its embedding is the one that texts are compared with.
 
     Args:
         name: `MODEL:PRETRAINED` (`ViT-B-32:laion2b_s34b_b79k`), where PRETRAINED can also be a checkpoint file;
             `hf-hub:owner/repository` or `local-dir:folder` in open_clip's own format; `MODEL` if not pretrained.
         pretrained: False: random weights.
-        options: for `open_clip.create_model`: `cache_dir`, `force_image_size` ((rows, cols)), `force_quick_gelu` …
+        **options: For `open_clip.create_model`: `cache_dir`, `force_image_size` ((rows, cols)), `force_quick_gelu` …
 
     Raises:
-        UnknownNameError: no such model or weights; the nearest are suggested.
-        OptionError: a model without the weights to load.
-        WeightsError: the weights are not reachable, or do not fit.
+        MissingExtraError: open_clip is not installed.
+        UnknownNameError: There are no such model or weights; the nearest are suggested.
+        OptionError: The name does not say which weights to load.
+        WeightsError: The weights are not reachable, or do not fit.
     """
     open_clip = require("open_clip", EXTRA)
     model, weights = (name, None) if name.startswith(_STORED) else _parts(open_clip, name, pretrained)
@@ -61,9 +66,9 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
             **options,
         )
     except (OSError, ValueError, RuntimeError, KeyError, UnpicklingError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")
+        reason = first_line(error).rstrip(".:")
         raise WeightsError(
-            f"cannot load {name!r} ({reason}); check the network, or give MODEL:FILE with a checkpoint "
+            f"cannot load {name!r} ({reason}); check the network, or pass MODEL:FILE with a checkpoint "
             "that fits (HF_HOME says where downloads are kept)"
         ) from error
     module = tower(whole).eval()
@@ -87,20 +92,27 @@ def _parts(open_clip: Any, name: str, pretrained: bool) -> tuple[str, str | None
 
 
 def preprocess(module: nn.Module) -> Preprocess:
-    """From what open_clip keeps with the tower (the weights' own recipe), else CLIP's at the tower's size."""
-    recipe = getattr(module, "preprocess_cfg", None) or {}
-    size = recipe.get("size") or getattr(module, "image_size", 224)
+    """Return what open_clip keeps with the tower (the weights' own recipe), else CLIP's at the tower's size.
+
+    Raises:
+        OptionError: The weights' recipe resizes in a way that is not supported.
+    """
+    recipe: dict[str, Any] = getattr(module, "preprocess_cfg", None) or {}
+    size: Any = recipe.get("size") or getattr(module, "image_size", 224)
     rows, cols = (size, size) if isinstance(size, int) else size
     mode = recipe.get("resize_mode", "shortest")
     if mode == "longest":
         raise OptionError(
             "open_clip's resize mode 'longest' is not supported; pass force_preprocess_cfg={'resize_mode': 'squash'}"
         )
+    resize: int | tuple[int, int] | None = rows if rows == cols else (rows, cols)
+    if mode == "squash":
+        resize = None
     return Preprocess(
         size=(rows, cols),
-        resize=None if mode == "squash" else rows if rows == cols else (rows, cols),
-        mean=tuple(recipe.get("mean", CLIP.mean)),
-        std=tuple(recipe.get("std", CLIP.std)),
+        resize=resize,
+        mean=recipe.get("mean", CLIP.mean),
+        std=recipe.get("std", CLIP.std),
         interpolation=recipe.get("interpolation", CLIP.interpolation),
         crop="squash" if mode == "squash" else "center",
     )
@@ -110,20 +122,21 @@ def preprocess(module: nn.Module) -> Preprocess:
 
 
 def recognizes(module: nn.Module) -> bool:
-    """Whether it is an image tower of open_clip, or a model that has one (see `tower`)."""
+    """Tell whether it is an image tower of open_clip, or a model that has one (see `tower`)."""
     return type(module).__module__.startswith("open_clip.") and type(tower(module)).__name__ in _TOWERS
 
 
 def tower(module: nn.Module) -> nn.Module:
-    """The image side of a model of images and texts; any other module as it is."""
-    return getattr(module, "visual", module)
+    """Return the image side of a model of images and texts; any other module as it is."""
+    visual: Any = getattr(module, "visual", module)
+    return visual
 
 
 def structure(module: nn.Module) -> Structure:
-    """Where an image tower keeps what.
+    """Tell where an image tower keeps what.
 
     Raises:
-        LayoutError: a whole model (take its `tower`), or a tower that seewhy does not know.
+        LayoutError: A whole model (take its `tower`), or a tower that seewhy does not know.
     """
     if hasattr(module, "visual"):
         raise LayoutError(
@@ -136,7 +149,9 @@ def structure(module: nn.Module) -> Structure:
         "TimmModel": _timm_tower,
     }
     if type(module).__name__ not in kinds:
-        raise LayoutError(f"{type(module).__name__} is no image tower that seewhy knows; use seewhy.wrap(module, ...)")
+        raise LayoutError(
+            f"{type(module).__name__} is not an image tower that seewhy knows; use seewhy.wrap(module, ...)"
+        )
     return kinds[type(module).__name__](module)
 
 
@@ -172,12 +187,14 @@ def _modified_resnet(_: nn.Module) -> Structure:
 
 
 def _timm_tower(module: Any) -> Structure:
-    """timm's structure of the trunk, with the projection to the embedding on top."""
+    """Return the structure that timm's source finds for the trunk, with the projection to the embedding on top."""
     from seewhy.models.sources import timm
 
     inner = timm.structure(module.trunk)
     cam_layer = inner.cam_layer and _inside(inner.cam_layer)
-    blocks = tuple(Block(*(f"trunk.{part}" for part in (b.name, b.norm1, b.attention))) for b in inner.blocks)
+    blocks = tuple(
+        Block(f"trunk.{block.name}", f"trunk.{block.norm1}", f"trunk.{block.attention}") for block in inner.blocks
+    )
     return replace(
         inner,
         source=EXTRA,
@@ -196,5 +213,5 @@ def _inside(layer: Layer) -> Layer:
 
 
 def _read(raw: Tensor | tuple[Tensor, ...], _: Tensor | None) -> Output:
-    """The projected features; towers of captioning models give (features, tokens)."""
+    """Read the projected features; towers of captioning models give (features, tokens)."""
     return Output(embedding=raw if isinstance(raw, Tensor) else raw[0])

@@ -1,8 +1,9 @@
-"""The reference models of the made world, whose weights ship with the package, as a source of models."""
+"""The reference models of the synthetic scenes, whose weights ship with the package, as a source of models."""
 
 from __future__ import annotations
 
 import fnmatch
+from typing import Any
 
 from torch import nn
 
@@ -12,44 +13,60 @@ from seewhy.models.adapter import VisionModel
 from seewhy.models.reference import scenes
 from seewhy.models.structure import Block, Layer, Structure
 
+PREFIX = ""
+PACKAGE = "seewhy.models.reference.scenes"
+DISTRIBUTIONS: tuple[str, ...] = ()
+EXTRA = ""
 SIZE = 96
+"""Side of the images, in pixels."""
 
 
 def names(pattern: str = "*") -> list[str]:
-    """The models that ship with the package and match a shell pattern."""
+    """Return the models that ship with the package and match a shell pattern."""
     return fnmatch.filter(scenes.shipped(), pattern)
 
 
 def load(name: str, *, pretrained: bool = True) -> VisionModel:
-    """A reference model; offline.
+    """Load a reference model; offline.
+
+    Args:
+        name: Of `names()`.
+        pretrained: True; an untrained one comes from `seewhy.models.reference.scenes.build`.
 
     Raises:
-        UnknownNameError: no such model ships with the package.
-        OptionError: `pretrained=False` (build one with `seewhy.models.reference.scenes.build`).
+        UnknownNameError: No such model ships with the package.
+        OptionError: `pretrained` is False.
     """
     if name not in names():
         raise UnknownNameError("model", name, names())
     if not pretrained:
-        raise OptionError("an untrained reference model: seewhy.wrap(seewhy.models.reference.scenes.build('SceneViT'))")
+        raise OptionError(
+            "reference models are loaded with their weights; for an untrained one use "
+            "seewhy.wrap(seewhy.models.reference.scenes.build('SceneViT'))"
+        )
     module, info = scenes.load(name)
     return VisionModel(module, structure(module), name=name, preprocess=preprocess(module), class_names=info["classes"])
 
 
 def preprocess(module: nn.Module) -> Preprocess:
-    """As all models of the made world are trained."""
+    """Return the preprocessing with which all reference models are trained."""
     return Preprocess(size=(SIZE, SIZE), resize=SIZE, mean=scenes.MEAN, std=scenes.STD)
 
 
 def recognizes(module: nn.Module) -> bool:
-    """Whether the module is one of ours."""
+    """Tell whether the module is one of ours."""
     return isinstance(module, tuple(scenes.ARCHITECTURES.values()))
 
 
 def structure(module: nn.Module) -> Structure:
-    """Stages and head of the CNN; blocks, tokens and head of the ViT. Each logit stands for itself."""
+    """Tell where a reference model keeps what. Each logit stands for itself."""
     if isinstance(module, scenes.SceneCNN):
         stages = tuple(Layer(f"layer{i}", "nchw") for i in (1, 2, 3, 4))
         return Structure("scenes", stages=stages, cam_layer=stages[-1], head="fc", multi_label=True)
+    return _vit(module)
+
+
+def _vit(module: Any) -> Structure:
     blocks = tuple(Block(f"blocks.{i}", f"blocks.{i}.norm1", f"blocks.{i}.attn") for i in range(len(module.blocks)))
     return Structure(
         "scenes",

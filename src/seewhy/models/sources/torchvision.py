@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
+from seewhy.core.io import first_line
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError, require
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Block, Layer, Structure
 from seewhy.targets import Output
 
+PREFIX = "torchvision/"
+PACKAGE = "torchvision"
+DISTRIBUTIONS = ("torchvision",)
 EXTRA = "torchvision"
 WRAP = "say where its features are: seewhy.wrap(module, layers=…)"
 OTHER_TASKS = ("detection", "segmentation", "video", "optical_flow", "quantization")
@@ -23,19 +26,20 @@ HEADS = ("heads", "classifier", "head", "fc")
 
 
 def load(name: str, *, pretrained: bool = True, weights: Any = "DEFAULT", **options: Any) -> VisionModel:
-    """A torchvision classifier by name, with its own preprocessing and class names.
+    """Load a torchvision classifier by name, with its own preprocessing and class names.
 
     Args:
-        name: as in `torchvision.models.list_models`.
-        pretrained: whether to load weights; without, preprocessing and names are those of the weights all the same
+        name: As in `torchvision.models.list_models`.
+        pretrained: Whether to load weights; without, preprocessing and names are those of the weights all the same
             (for weights that come from a file), if the number of classes is.
-        weights: which ones, `"IMAGENET1K_V2"`.
-        options: for the model's builder, as `num_classes=10`.
+        weights: Which ones, `"IMAGENET1K_V2"`.
+        **options: For the model's builder, as `num_classes=10`.
 
     Raises:
-        UnknownNameError: no such model, or no such weights for it.
-        WeightsError: the weights cannot be fetched, or do not fit.
-        OptionError: an option that the model does not take.
+        MissingExtraError: torchvision is not installed.
+        UnknownNameError: There is no such model, or there are no such weights for it.
+        WeightsError: The weights cannot be fetched, or do not fit.
+        OptionError: The model does not take an option.
     """
     models = require("torchvision", EXTRA).models
     entry = _weights(models, name, weights)
@@ -44,38 +48,40 @@ def load(name: str, *, pretrained: bool = True, weights: Any = "DEFAULT", **opti
     try:
         module = models.get_model(name, weights=entry if pretrained else None, **options).eval()
     except (TypeError, ValueError, AssertionError) as error:
-        raise OptionError(f"torchvision cannot make {name!r} with {options} ({error}); drop one") from error
-    where = structure(module)
-    classes, categories = VisionModel(module, where).classes, entry.meta["categories"]
-    return VisionModel(
-        module,
-        where,
-        name=f"torchvision/{name}",
-        preprocess=_preprocess(entry, module),
-        class_names=categories if classes == len(categories) else None,
-    )
+        raise OptionError(
+            f"torchvision cannot create {name!r} with {options} ({error}); leave one of them out"
+        ) from error
+    model = VisionModel(module, structure(module), name=f"torchvision/{name}", preprocess=_preprocess(entry, module))
+    categories = entry.meta["categories"]
+    if model.classes == len(categories):
+        model.class_names = tuple(categories)
+    return model
 
 
 def names(pattern: str = "*") -> list[str]:
-    """torchvision's image classifiers whose names match a shell pattern."""
+    """Return the image classifiers of torchvision whose names match a shell pattern.
+
+    Raises:
+        MissingExtraError: torchvision is not installed.
+    """
     models = require("torchvision", EXTRA).models
     return fnmatch.filter(models.list_models(module=models), pattern)
 
 
-def _weights(models: ModuleType, name: str, wanted: Any) -> Any:
+def _weights(models: Any, name: str, wanted: Any) -> Any:
     if name not in models.list_models(module=models):
         raise UnknownNameError("torchvision model", name, names(), "`seewhy models 'torchvision/*'` lists them")
-    known = models.get_model_weights(name)
-    if isinstance(wanted, known):
+    entries = models.get_model_weights(name)
+    if isinstance(wanted, entries):
         return wanted
     key = str(wanted).rpartition(".")[2]
-    if key not in known.__members__:
-        raise UnknownNameError(f"weights for torchvision's {name}", str(wanted), known.__members__)
-    return known[key]
+    if key not in entries.__members__:
+        raise UnknownNameError(f"weights for torchvision's {name}", str(wanted), entries.__members__)
+    return entries[key]
 
 
 def _fetch(name: str, entry: Any) -> None:
-    """Have the weights in torch's cache, and read safely once: the builder itself unpickles whatever is there."""
+    """Put the weights into torch's cache and read them safely once: the builder itself unpickles whatever is there."""
     try:
         entry.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
     except OSError as error:
@@ -84,45 +90,45 @@ def _fetch(name: str, entry: Any) -> None:
             f"load_model('weights.pth', architecture='torchvision/{name}'), or pretrained=False"
         ) from error
     except Exception as error:  # hash mismatch, unsafe or broken pickle
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise WeightsError(
-            f"the weights of torchvision/{name} cannot be read ({reason}); delete {entry.url} "
+            f"the weights of torchvision/{name} cannot be read ({first_line(error).rstrip('.')}); delete {entry.url} "
             "from torch's cache and try again"
         ) from error
 
 
-def _preprocess(entry: Any, module: nn.Module) -> Preprocess:
+def _preprocess(entry: Any, module: Any) -> Preprocess:
     recipe = entry.transforms()
-    made = Preprocess(
-        size=(recipe.crop_size[0],) * 2,
+    side = recipe.crop_size[0]
+    preprocess = Preprocess(
+        size=(side, side),
         resize=recipe.resize_size[0],
         mean=tuple(recipe.mean),
         std=tuple(recipe.std),
         interpolation=recipe.interpolation.value,
     )
-    size = getattr(module, "image_size", made.size[0])  # a ViT takes one size only
-    return made if size == made.size[0] else made.with_size(size, size)
+    fixed_side = getattr(module, "image_size", side)  # a ViT takes one size only
+    return preprocess if fixed_side == side else preprocess.with_size(fixed_side, fixed_side)
 
 
 # ── where it keeps what ───────────────────────────────────────────────────────────────────────────────────────────────
 def recognizes(module: nn.Module) -> bool:
-    """Whether the module's class is torchvision's, or made from one."""
+    """Tell whether the module's class is torchvision's, or made from one."""
     return any(cls.__module__.split(".")[0] == "torchvision" for cls in type(module).__mro__)
 
 
 def structure(module: nn.Module) -> Structure:
-    """Where a torchvision classifier keeps what.
+    """Tell where a torchvision classifier keeps what.
 
     The embedding is what enters the last linear layer. A stage ends where the next module makes the grid coarser.
 
     Raises:
-        LayoutError: the model is none of those whose layout is known.
+        LayoutError: The model is none of those whose layout is known.
     """
     kind = type(module).__name__
     tasks = {part for cls in type(module).__mro__ for part in cls.__module__.split(".")[2:3]}
     if tasks & set(OTHER_TASKS):
         raise LayoutError(
-            f"torchvision's {kind} is no image classifier; wrap what it is built on: seewhy.wrap(module.backbone)"
+            f"torchvision's {kind} is not an image classifier; wrap what it is built on: seewhy.wrap(module.backbone)"
         )
     if hasattr(module, "encoder") and hasattr(module, "class_token"):
         return _vit(module)
@@ -136,7 +142,7 @@ def structure(module: nn.Module) -> Structure:
     return Structure(source="torchvision", stages=stages, cam_layer=cam, **_head(module))
 
 
-def _vit(module: nn.Module) -> Structure:
+def _vit(module: Any) -> Structure:
     names = [f"encoder.layers.{name}" for name, _ in module.encoder.layers.named_children()]
     return Structure(
         source="torchvision",
@@ -145,13 +151,13 @@ def _vit(module: nn.Module) -> Structure:
         blocks=tuple(Block(name, f"{name}.ln_1", f"{name}.self_attention") for name in names),
         prefix_tokens=1,
         class_token=True,
-        patch_size=(module.patch_size,) * 2,
+        patch_size=(module.patch_size, module.patch_size),
         **_head(module),
     )
 
 
 def _trunk(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that run one after the other, up to the last that lies on a grid."""
+    """Yield the modules that run one after the other, up to the last that lies on a grid."""
     for name, part in module.named_children():
         if name in TRUNKS:
             yield from ((f"{name}.{inner}", child) for inner, child in part.named_children())
@@ -162,17 +168,18 @@ def _trunk(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _coarser(part: nn.Module) -> bool:
-    """Whether the module's output has fewer cells than its input."""
+    """Tell whether the module's output has fewer cells than its input."""
     if hasattr(part, "reduction"):  # Swin's patch merging
         return True
-    strides = (getattr(m, "stride", 1) for m in part.modules())
-    return any(
-        max(stride) > 1 if isinstance(stride, tuple) else isinstance(stride, int) and stride > 1 for stride in strides
-    )
+    for inner in part.modules():
+        stride: Any = getattr(inner, "stride", 1)
+        if isinstance(stride, int | tuple) and max(stride if isinstance(stride, tuple) else (stride,)) > 1:
+            return True
+    return False
 
 
-def _head(module: nn.Module) -> dict[str, Any]:
-    """The last linear layer of the classifier; none, if it was taken away."""
+def _head(module: Any) -> dict[str, Any]:
+    """Return the last linear layer of the classifier as parts of a `Structure`; none, if it was taken away."""
     name = next(name for name in HEADS if hasattr(module, name))
     head = getattr(module, name)
     linear = [inner for inner, part in head.named_modules() if isinstance(part, nn.Linear)]
@@ -183,6 +190,8 @@ def _head(module: nn.Module) -> dict[str, Any]:
     return {}
 
 
-def _read_squeezenet(raw: Tensor, embedding: Tensor) -> Output:
-    """SqueezeNet classifies each cell and averages; its embedding is the average of what is classified."""
+def _read_squeezenet(raw: Tensor, embedding: Tensor | None) -> Output:
+    """Read SqueezeNet, which classifies each cell and averages: its embedding is the average of what is classified."""
+    if embedding is None:
+        return Output(logits=raw)
     return Output(logits=raw, embedding=embedding.unflatten(1, (512, -1)).mean(-1))

@@ -21,12 +21,18 @@ from seewhy.errors import LayoutError
 from seewhy.models.structure import Block, Layer, Structure
 from seewhy.targets import Output
 
-_HALF = Preprocess(resize=None, mean=(0.5,) * 3, std=(0.5,) * 3)
+_HALF = Preprocess(resize=None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True)
-class _Type:
-    """A `model_type`: how it is built, a checkpoint as an example, its preprocessing where a checkpoint has none."""
+class ModelType:
+    """What is known of a `model_type` of transformers.
+
+    Attributes:
+        kind: How it is built: `vit`, `conv` or `swin`.
+        example: A checkpoint of the hub.
+        preprocess: Its preprocessing where a checkpoint has none.
+    """
 
     kind: str
     example: str = ""
@@ -34,28 +40,28 @@ class _Type:
 
 
 TYPES = {
-    "vit": _Type("vit", "google/vit-base-patch16-224", _HALF),
-    "vit_msn": _Type("vit", "facebook/vit-msn-small"),
-    "deit": _Type("vit", "facebook/deit-base-distilled-patch16-224"),
-    "dinov2": _Type("vit", "facebook/dinov2-small"),
-    "dinov2_with_registers": _Type("vit", "facebook/dinov2-with-registers-small"),
-    "dinov3_vit": _Type("vit", "facebook/dinov3-vits16-pretrain-lvd1689m"),
-    "clip": _Type("vit", "openai/clip-vit-base-patch32", CLIP),
-    "clip_vision_model": _Type("vit", "", CLIP),
-    "siglip": _Type("vit", "google/siglip-base-patch16-224", _HALF),
-    "siglip_vision_model": _Type("vit", "", _HALF),
-    "resnet": _Type("conv", "microsoft/resnet-50"),
-    "convnext": _Type("conv", "facebook/convnext-tiny-224"),
-    "convnextv2": _Type("conv", "facebook/convnextv2-tiny-1k-224"),
-    "swin": _Type("swin", "microsoft/swin-tiny-patch4-window7-224"),
-    "swinv2": _Type("swin", "microsoft/swinv2-tiny-patch4-window8-256"),
+    "vit": ModelType("vit", "google/vit-base-patch16-224", _HALF),
+    "vit_msn": ModelType("vit", "facebook/vit-msn-small"),
+    "deit": ModelType("vit", "facebook/deit-base-distilled-patch16-224"),
+    "dinov2": ModelType("vit", "facebook/dinov2-small"),
+    "dinov2_with_registers": ModelType("vit", "facebook/dinov2-with-registers-small"),
+    "dinov3_vit": ModelType("vit", "facebook/dinov3-vits16-pretrain-lvd1689m"),
+    "clip": ModelType("vit", "openai/clip-vit-base-patch32", CLIP),
+    "clip_vision_model": ModelType("vit", "", CLIP),
+    "siglip": ModelType("vit", "google/siglip-base-patch16-224", _HALF),
+    "siglip_vision_model": ModelType("vit", "", _HALF),
+    "resnet": ModelType("conv", "microsoft/resnet-50"),
+    "convnext": ModelType("conv", "facebook/convnext-tiny-224"),
+    "convnextv2": ModelType("conv", "facebook/convnextv2-tiny-1k-224"),
+    "swin": ModelType("swin", "microsoft/swin-tiny-patch4-window7-224"),
+    "swinv2": ModelType("swin", "microsoft/swinv2-tiny-patch4-window8-256"),
 }
 _CLASSES = re.compile(r"(?<!Text)(Model|ModelWithProjection|ForImageClassification(WithTeacher)?)$")
 _HEADS = ("classifier", "cls_classifier", "distillation_classifier")
 
 
 def recognizes(module: nn.Module) -> bool:
-    """Whether it is a vision model of transformers that `structure` (or `tower`) knows."""
+    """Tell whether it is a vision model of transformers that `structure` (or `tower`) knows."""
     kind = type(module)
     return (
         kind.__module__.startswith("transformers.")
@@ -65,42 +71,46 @@ def recognizes(module: nn.Module) -> bool:
 
 
 def tower(module: nn.Module) -> nn.Module:
-    """The image side of a model of images and texts (CLIP's with its projection), with shared modules.
+    """Return the image side of a model of images and texts (CLIP's with its projection), with shared modules.
 
     Any other module is returned as it is.
     """
-    if not hasattr(module, "text_model"):
-        return module
-    if not hasattr(module, "visual_projection"):
-        return module.vision_model
+    whole: Any = module
+    if not hasattr(whole, "text_model"):
+        return whole
+    if not hasattr(whole, "visual_projection"):
+        return whole.vision_model
     from transformers import CLIPVisionModelWithProjection
 
     with torch.device("meta"):
-        image_side = CLIPVisionModelWithProjection(module.config.vision_config)
-    image_side.vision_model, image_side.visual_projection = module.vision_model, module.visual_projection
-    image_side.training = module.training
+        image_side = CLIPVisionModelWithProjection(whole.config.vision_config)
+    image_side.vision_model = whole.vision_model
+    image_side.visual_projection = whole.visual_projection
+    image_side.training = whole.training
     return image_side
 
 
 def structure(module: nn.Module) -> Structure:
-    """Where a vision model of transformers keeps what.
+    """Tell where a vision model of transformers keeps what.
 
     Raises:
-        LayoutError: a model of images and texts (take its `tower`), or one whose modules are not as expected.
+        LayoutError: A model of images and texts (take its `tower`), or one whose modules are not as expected.
     """
     if hasattr(module, "text_model"):
         raise LayoutError(
-            f"{type(module).__name__} takes images and texts; explain its image side: seewhy.models.sources.hf.tower(module)"
+            f"{type(module).__name__} takes images and texts; explain its image side: "
+            "seewhy.models.sources.hf.tower(module)"
         )
+    config: Any = module.config
     path, trunk = _trunk(module)
     heads = heads_of(module)
     common: dict[str, Any] = {
         "source": "hf",
         "head": heads[0] if heads else None,
         "note": _note(module, heads),
-        "multi_label": module.config.problem_type == "multi_label_classification",
+        "multi_label": config.problem_type == "multi_label_classification",
     }
-    kind = TYPES[module.config.model_type].kind
+    kind = TYPES[config.model_type].kind
     if kind == "conv":
         return _conv(path, trunk, common)
     common["call"] = _call(module, trunk)
@@ -110,25 +120,25 @@ def structure(module: nn.Module) -> Structure:
 
 
 def heads_of(module: nn.Module) -> list[str]:
-    """The linear classifiers (DeiT with a teacher has two), without those that were switched off."""
-    named = [name for name in _HEADS if hasattr(module, name)]
-    return [name for name in named if any(isinstance(m, nn.Linear) for m in module.get_submodule(name).modules())]
+    """Return the names of linear classifiers (DeiT with a teacher has two), without those that were switched off."""
+    heads = [name for name in _HEADS if hasattr(module, name)]
+    return [name for name in heads if any(isinstance(m, nn.Linear) for m in module.get_submodule(name).modules())]
 
 
 def pair(size: Any) -> tuple[int, int]:
-    """(rows, cols) of a size in a configuration."""
+    """Return (rows, cols) of a size in a configuration."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 # ── the three kinds ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _conv(path: str, trunk: nn.Module, common: dict[str, Any]) -> Structure:
+def _conv(path: str, trunk: Any, common: dict[str, Any]) -> Structure:
     stages = tuple(Layer(f"{path}encoder.stages.{i}", "nchw") for i in range(len(trunk.encoder.stages)))
     return Structure(stages=stages, cam_layer=stages[-1], read=_read, **common)
 
 
-def _swin(path: str, trunk: nn.Module, common: dict[str, Any]) -> Structure:
+def _swin(path: str, trunk: Any, common: dict[str, Any]) -> Structure:
     rows, cols = pair(trunk.config.patch_size)
     stages = tuple(
         # the last block of each stage, because the stage returns what it has already merged for the next one
@@ -138,29 +148,29 @@ def _swin(path: str, trunk: nn.Module, common: dict[str, Any]) -> Structure:
     return Structure(stages=stages, cam_layer=stages[-1], read=_read, **common)
 
 
-def _vit(path: str, trunk: nn.Module, common: dict[str, Any], averages: bool, reads_both: bool) -> Structure:
+def _vit(path: str, trunk: Any, common: dict[str, Any], averages: bool, reads_both: bool) -> Structure:
     blocks = tuple(_blocks(path, trunk))
     if not blocks:
         raise LayoutError(f"{type(trunk).__name__} has no list of blocks; use seewhy.wrap(module, ...) with layers")
     has = partial(hasattr, trunk.embeddings)
-    first = has("cls_token") or has("class_embedding")
+    has_class_token = has("cls_token") or has("class_embedding")
     registers = trunk.embeddings.register_tokens.shape[1] if has("register_tokens") else 0
     return Structure(
         stages=tuple(Layer(block.name, "tokens") for block in blocks),
         cam_layer=Layer(blocks[-1].norm1, "tokens"),
         blocks=blocks,
-        prefix_tokens=first + has("distillation_token") + registers,
-        class_token=first and not averages,
+        prefix_tokens=has_class_token + has("distillation_token") + registers,
+        class_token=has_class_token and not averages,
         reads_patches=reads_both,
         patch_size=pair(trunk.config.patch_size),
         pads=False,
-        read=partial(_read, class_token=first),
+        read=partial(_read, class_token=has_class_token),
         **common,
     )
 
 
 def _trunk(module: nn.Module) -> tuple[str, nn.Module]:
-    """The part below the heads, with its dotted prefix: the outermost module that embeds the image."""
+    """Return the part below the heads, with its dotted prefix: the outermost module that embeds the image."""
     for name, candidate in module.named_modules():
         if {"embeddings", "embedder"} & {child for child, _ in candidate.named_children()}:
             return f"{name}." if name else "", candidate
@@ -168,7 +178,8 @@ def _trunk(module: nn.Module) -> tuple[str, nn.Module]:
 
 
 def _blocks(path: str, trunk: nn.Module) -> Iterator[Block]:
-    name, layers = next(((n, m) for n, m in trunk.named_modules() if isinstance(m, nn.ModuleList)), ("", ()))
+    lists = ((name, module) for name, module in trunk.named_modules() if isinstance(module, nn.ModuleList))
+    name, layers = next(lists, ("", nn.ModuleList()))
     for i, block in enumerate(layers):
         norm1 = next((n for n in ("layernorm_before", "layer_norm1", "norm1") if hasattr(block, n)), None)
         attention = next((n for n in ("attention", "self_attn") if hasattr(block, n)), None)
@@ -181,8 +192,8 @@ def _blocks(path: str, trunk: nn.Module) -> Iterator[Block]:
 # ── how it is called and read ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _call(module: nn.Module, trunk: nn.Module) -> dict[str, Any]:
-    """Interpolated positions, where the class can: for its own input size the library takes them as they are."""
+def _call(module: nn.Module, trunk: Any) -> dict[str, Any]:
+    """Ask for interpolated positions, where the class can: at its own input size the library takes them as they are."""
     rows, cols = pair(trunk.config.image_size)
     outer, inner = (inspect.signature(type(m).forward).parameters for m in (module, trunk))
     passed = "interpolate_pos_encoding" in outer or any(p.kind is p.VAR_KEYWORD for p in outer.values())
@@ -191,13 +202,13 @@ def _call(module: nn.Module, trunk: nn.Module) -> dict[str, Any]:
     return {"interpolate_pos_encoding": True} if possible else {}
 
 
-def _averages(module: nn.Module, heads: list[str]) -> bool:
-    """Whether the head reads the mean of the patch tokens and leaves a class token aside."""
+def _averages(module: Any, heads: list[str]) -> bool:
+    """Tell whether the head reads the mean of the patch tokens and leaves a class token aside."""
     return bool(heads) and module.config.model_type in ("clip", "siglip")
 
 
-def _reads_both(module: nn.Module, heads: list[str]) -> bool:
-    """Whether the head reads the class token and the mean of the patch tokens."""
+def _reads_both(module: Any, heads: list[str]) -> bool:
+    """Tell whether the head reads the class token and the mean of the patch tokens."""
     return bool(heads) and module.config.model_type.startswith("dinov2")
 
 
@@ -210,7 +221,7 @@ def _note(module: nn.Module, heads: list[str]) -> str:
 
 
 def _read(raw: Any, head_input: Tensor | None, *, class_token: bool = False) -> Output:
-    """From a `ModelOutput`. The embedding is the head's input, else the projected, the pooled, or the class token."""
+    """Read a `ModelOutput`; the embedding is the head's input, else the projected, the pooled, or the class token."""
     if not isinstance(raw, Mapping):
         raise LayoutError(f"the model returns {type(raw).__name__}; set module.config.return_dict = True")
     if raw.get("logits") is not None:

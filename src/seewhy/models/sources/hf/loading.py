@@ -1,7 +1,4 @@
-"""Vision models of transformers, from the Hugging Face hub or a folder in its format.
-
-Nothing here imports transformers at import. Where the models keep what is in `hf_structure`.
-"""
+"""Load vision models of transformers from the hub or a folder, with their own preprocessing and class names."""
 
 from __future__ import annotations
 
@@ -17,51 +14,52 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from seewhy.core.io import first_line
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import LayoutError, MissingExtraError, SeewhyError, WeightsError, broken_package, require
 from seewhy.models.adapter import VisionModel
-from seewhy.models.sources.hf_structure import TYPES, heads_of, pair, recognizes, structure, tower
-
-__all__ = ["EXTRA", "load", "names", "preprocess", "recognizes", "structure", "tower"]
+from seewhy.models.sources.hf.inspection import TYPES, heads_of, pair, structure
 
 EXTRA = "hf"
-_HUB = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
+_HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
 
 
 def names(pattern: str = "*") -> list[str]:
-    """One checkpoint of the hub for each kind of model that is supported; any other of those kinds works as well."""
+    """Return one checkpoint of the hub for each kind of model; any other checkpoint of those kinds works as well."""
     return sorted(fnmatch.filter((kind.example for kind in TYPES.values() if kind.example), pattern))
 
 
 def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
-    """A model of the Hugging Face hub, or of a local folder in its format.
+    """Load a model of the Hugging Face hub, or of a local folder in its format.
 
     Args:
         name: `owner/repository`, or a folder with `config.json`, `model.safetensors` and `preprocessor_config.json`.
         pretrained: False: the architecture of that configuration with random weights.
-        options: for `from_pretrained`: `revision`, `cache_dir`, `token`, `local_files_only`, `dtype` (float32).
+        **options: For `from_pretrained`: `revision`, `cache_dir`, `token`, `local_files_only`, `dtype` (float32).
 
     Raises:
-        WeightsError: not found, not reachable, or the weights do not fit the architecture.
-        LayoutError: a model that seewhy does not know.
+        MissingExtraError: transformers is not installed, or does not load.
+        WeightsError: Not found, not reachable, or the weights do not fit the architecture.
+        LayoutError: A model that seewhy does not know.
     """
     transformers = require("transformers", EXTRA)
-    place, dtype = _place(name), options.pop("dtype", torch.float32)
-    hub = {key: options.pop(key) for key in _HUB if key in options}
-    with _explaining(name):
-        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **hub)
+    location = _location(name)
+    dtype = options.pop("dtype", torch.float32)
+    hub = {key: options.pop(key) for key in _HUB_OPTIONS if key in options}
+    with _readable_errors(name):
+        config = transformers.AutoConfig.from_pretrained(location, trust_remote_code=False, **hub)
         factory, config = _factory(transformers, config)
         if pretrained:
-            module = _pretrained(factory, place, config=config, **hub, **options)
+            module = _pretrained(factory, location, config=config, **hub, **options)
         else:
             module = getattr(factory, "from_config", factory)(config, **options)
-        recipe = _preprocess(place, config, hub)
+        recipe = _preprocess(location, config, hub)
     module = module.to(dtype).eval()
     return VisionModel(module, structure(module), name=name, class_names=_class_names(module), preprocess=recipe)
 
 
 @contextmanager
-def _explaining(name: str) -> Iterator[None]:
+def _readable_errors(name: str) -> Iterator[None]:
     """Turn what the hub and the loader raise into one line that says what to do."""
     try:
         yield
@@ -75,28 +73,28 @@ def _explaining(name: str) -> Iterator[None]:
             "use a checkpoint with model.safetensors"
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".:")
+        reason = first_line(error).rstrip(".:")
         raise WeightsError(
             f"cannot load {name!r} ({reason}); check the name and the network, or give a local folder "
             "with config.json and model.safetensors (HF_HOME says where downloads are kept)"
         ) from error
 
 
-def _place(name: str) -> str:
+def _location(name: str) -> str:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise WeightsError(f"no folder {name!r}; give owner/repository, or a folder that has config.json")
+        raise WeightsError(f"no folder {name!r}; pass owner/repository, or a folder that has config.json")
     return name
 
 
 def _factory(transformers: Any, config: Any) -> tuple[Any, Any]:
-    """The class that builds the image side of this configuration, and the configuration for it."""
+    """Return the class that builds the image side of this configuration, and the configuration for it."""
     kind, architecture = config.model_type, (config.architectures or [""])[0]
     if kind not in TYPES:
         raise LayoutError(
-            f"seewhy does not know {kind!r} models of transformers (but {', '.join(TYPES)}); "
+            f"seewhy does not know {kind!r} models of transformers (it knows {', '.join(TYPES)}); "
             "load it with transformers and use seewhy.wrap(module, ...)"
         )
     if "ForImageClassification" in architecture:
@@ -111,18 +109,18 @@ def _factory(transformers: Any, config: Any) -> tuple[Any, Any]:
     return transformers.AutoModel, config
 
 
-def _pretrained(factory: Any, place: str, **options: Any) -> nn.Module:
+def _pretrained(factory: Any, location: str, **options: Any) -> nn.Module:
     with _without_report():
         module, info = factory.from_pretrained(
-            place, output_loading_info=True, weights_only=True, trust_remote_code=False, **options
+            location, output_loading_info=True, weights_only=True, trust_remote_code=False, **options
         )
     missing = sorted(info["missing_keys"])
     if missing and all(key.startswith("pooler.") for key in missing):
         module.pooler = None  # DINO's checkpoints have none: a random one would be taken for the embedding
     elif missing:
         raise WeightsError(
-            f"{place} has no weights for {', '.join(missing[:3])}{' …' * (len(missing) > 3)}; "
-            "give a checkpoint of this architecture, or pretrained=False"
+            f"{location} has no weights for {', '.join(missing[:3])}{' …' * (len(missing) > 3)}; "
+            "pass a checkpoint of this architecture, or pretrained=False"
         )
     return module
 
@@ -140,29 +138,30 @@ def _without_report() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _class_names(module: nn.Module) -> list[str] | None:
+def _class_names(module: Any) -> list[str] | None:
     labels = {int(index): label for index, label in (getattr(module.config, "id2label", None) or {}).items()}
+    # names like LABEL_3 are the library's own placeholders
     if not heads_of(module) or all(re.fullmatch(r"LABEL_\d+", label) for label in labels.values()):
         return None
     return [labels.get(index, str(index)) for index in range(module.config.num_labels)]
 
 
-def _preprocess(place: str, config: Any, hub: Mapping[str, Any]) -> Preprocess:
+def _preprocess(location: str, config: Any, hub: Mapping[str, Any]) -> Preprocess:
     """From the checkpoint's own file; its image processor class is not built, as that can need torchvision."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        recipe, _ = ImageProcessingMixin.get_image_processor_dict(place, **hub)
+        recipe, _ = ImageProcessingMixin.get_image_processor_dict(location, **hub)
     except OSError:
-        return _usual(config)
+        return _default_preprocess(config)
     return Preprocess.from_hf(recipe)
 
 
 def preprocess(module: nn.Module) -> Preprocess:
-    """What is usual for models of this kind; the checkpoint's own may differ (`preprocessor_config.json`)."""
-    return _usual(module.config)
+    """Return the usual preprocessing of models of this kind; a checkpoint may bring another one."""
+    return _default_preprocess(module.config)
 
 
-def _usual(config: Any) -> Preprocess:
+def _default_preprocess(config: Any) -> Preprocess:
     size = pair(getattr(config, "image_size", None) or 224)
     return TYPES[config.model_type].preprocess.with_size(*size)

@@ -1,0 +1,165 @@
+"""What a source of models has to offer, and the registry of sources: our own files and those of other packages.
+
+A source is a module (or any object) with the parts of `ModelSource`. Ours lie beside this file; another package
+declares its own as an entry point:
+
+    [project.entry-points."seewhy.models"]
+    mylib = "mylib.seewhy_source"
+
+`seewhy.checks.check_source` tells what is missing in one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from seewhy.core.registry import Registry
+from seewhy.models.adapter import PreprocessFunction, VisionModel
+from seewhy.models.structure import Structure
+
+__all__ = ["SOURCES", "HasPreprocess", "HasTower", "ModelSource", "SourceRegistry", "missing_parts"]
+
+
+class ModelSource(Protocol):
+    """A library of models: how to load them, and where its modules keep what.
+
+    The library itself is imported when one of the functions needs it, never when the source is. A source may also have
+    `preprocess` (`HasPreprocess`) and `tower` (`HasTower`).
+    """
+
+    @property
+    def PREFIX(self) -> str:  # noqa: N802 (a constant where the source is a module)
+        """How the names of its models start (`timm/`); empty: it brings a few names of its own."""
+        ...
+
+    @property
+    def PACKAGE(self) -> str:  # noqa: N802
+        """The package whose modules it recognizes, as it is imported; it is asked only if that is in use."""
+        ...
+
+    @property
+    def DISTRIBUTIONS(self) -> tuple[str, ...]:  # noqa: N802
+        """What pip installs for it, so that manifests hold the versions."""
+        ...
+
+    @property
+    def EXTRA(self) -> str:  # noqa: N802
+        """The extra of seewhy that installs it; empty: it is part of seewhy, or of another package."""
+        ...
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Return the names (without the prefix) that match a shell pattern.
+
+        Raises:
+            MissingExtraError: The library is not installed.
+        """
+        ...
+
+    @property
+    def load(self) -> Callable[..., VisionModel]:
+        """`load(name, *, pretrained=True, **options)`: open a model by its name without the prefix, in eval mode.
+
+        It raises `UnknownNameError` (or another `SeewhyError`) for names that it does not know, `OptionError` for
+        options, `WeightsError` for weights that cannot be read or fetched, `MissingExtraError` without the library.
+        """
+        ...
+
+    def recognizes(self, module: nn.Module) -> bool:
+        """Tell whether a module is of this library."""
+        ...
+
+    def structure(self, module: nn.Module) -> Structure:
+        """Tell where a module of this library keeps what.
+
+        Raises:
+            LayoutError: A variant that nothing is known of; `wrap` then looks for itself.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPreprocess(Protocol):
+    """A source that knows the preprocessing of its modules."""
+
+    def preprocess(self, module: nn.Module) -> PreprocessFunction:
+        """Return what makes the module's input of an image."""
+        ...
+
+
+@runtime_checkable
+class HasTower(Protocol):
+    """A source with models of images and texts."""
+
+    def tower(self, module: nn.Module) -> nn.Module:
+        """Return the image side of a model of images and texts; any other module as it is."""
+        ...
+
+
+_CONSTANTS = {"PREFIX": str, "PACKAGE": str, "DISTRIBUTIONS": tuple, "EXTRA": str}
+_SIGNATURES = {
+    "names": "(pattern)",
+    "load": "(name, *, pretrained, **options)",
+    "recognizes": "(module)",
+    "structure": "(module)",
+    "preprocess": "(module)",
+    "tower": "(module)",
+}
+_OPTIONAL = ("preprocess", "tower")
+
+
+def missing_parts(source: Any) -> list[str]:
+    """Say which parts of `ModelSource` an object lacks, or has in another form; empty if it is whole."""
+    problems = []
+    for name, kind in _CONSTANTS.items():
+        if not isinstance(getattr(source, name, None), kind):
+            problems.append(f"{name} must be a {kind.__name__}")
+    for name, signature in _SIGNATURES.items():
+        function = getattr(source, name, None)
+        if function is None and name in _OPTIONAL:
+            continue
+        if not callable(function):
+            problems.append(f"{name} must be a function {signature}")
+        elif not _takes_one(function, pretrained=name == "load"):
+            problems.append(f"{name} must take {signature}")
+    return problems
+
+
+def _takes_one(function: Callable[..., Any], pretrained: bool) -> bool:
+    """Tell whether a function can be called with one argument, and with `pretrained=` if asked."""
+    try:
+        inspect.signature(function).bind(None, **({"pretrained": False} if pretrained else {}))
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature that Python knows of
+        return True
+    return True
+
+
+class SourceRegistry(Registry[ModelSource]):
+    """Sources by name: the modules of `seewhy.models.sources`, and the entry points of the group `seewhy.models`."""
+
+    def __init__(self) -> None:
+        super().__init__("model source", "seewhy.models.sources", "seewhy.models")
+
+    def _take_module(self, module: ModuleType) -> None:
+        name = module.__name__.removeprefix("seewhy.models.sources.")
+        if name != "base" and "." not in name:  # what lies deeper are parts of a source
+            self._take_entry(name, module)
+
+    def _take_entry(self, name: str, entry: Any) -> None:
+        problems = missing_parts(entry)
+        if problems:
+            raise TypeError(f"{'; '.join(problems)}: see seewhy.models.sources.base.ModelSource")
+        taken = {source.PREFIX for source in self._entries.values() if source.PREFIX}
+        if entry.PREFIX in taken:
+            raise ValueError(f"another source has the prefix {entry.PREFIX!r}")
+        self.add(name, entry)
+
+
+SOURCES = SourceRegistry()
+"""All sources by name."""
