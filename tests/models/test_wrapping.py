@@ -482,7 +482,7 @@ def test_class_names_from_list_dict_and_file(tmp_path) -> None:
     for wrong, message in [
         (words[:4], "4 class names for 5 classes"),
         ({0: "ant", 2: "cat"}, "lacks some of 0 … 2"),
-        ({"ant": "0"}, "from index to name"),
+        ({"ant": "0"}, "must map an index to a name"),
         (tmp_path / "none.txt", "cannot read class names"),
     ]:
         with pytest.raises(OptionError, match=message):

@@ -158,8 +158,8 @@ class StageFinder:
         """Return one map of each run of maps with equal resolution."""
         maps = [layer for layer in on_way if not layer.is_tokens and self.evidence.is_learned(layer.call)]
         runs = [list(run) for _, run in itertools.groupby(maps, key=lambda layer: layer.cells)]
-        next_cells = [*(run[0].cells for run in runs[1:]), None]
-        return [self._last_of_run(run, cells) for run, cells in zip(runs, next_cells, strict=True)]
+        next_cells = [run[0].cells for run in runs[1:]]
+        return [self._last_of_run(run, cells) for run, cells in itertools.zip_longest(runs, next_cells)]
 
     def _maps_beside_way(self, known: set[tuple[int, int]]) -> list[GridLayer]:
         """Return the last map of each resolution that occurs only beside the way to the score."""
