@@ -258,7 +258,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, resnet) -> None:
 
 def test_architecture_must_be_known_or_said(tmp_path: Path) -> None:
     torch.save({"some.weight": torch.ones(2, 2)}, tmp_path / "mine.pth")
-    with pytest.raises(WeightsError, match="cannot infer the architecture of .*; pass architecture="):
+    with pytest.raises(WeightsError, match=r"cannot infer the architecture of .*; pass architecture="):
         load_model(tmp_path / "mine.pth")
     with pytest.raises(UnknownNameError, match=r"unknown architecture 'resnet18'.*'torchvision/resnet18'"):
         load_model(tmp_path / "mine.pth", architecture="resnet18")

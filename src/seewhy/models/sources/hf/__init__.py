@@ -3,13 +3,8 @@
 Nothing here imports transformers at import.
 """
 
-from .inspection import recognizes as recognizes
-from .inspection import structure as structure
-from .inspection import tower as tower
-from .loading import EXTRA as EXTRA
-from .loading import load as load
-from .loading import names as names
-from .loading import preprocess as preprocess
+from .inspection import recognizes as recognizes, structure as structure, tower as tower
+from .loading import EXTRA as EXTRA, load as load, names as names, preprocess as preprocess
 
 PREFIX = "hf/"
 PACKAGE = "transformers"
