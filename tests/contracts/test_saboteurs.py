@@ -58,7 +58,7 @@ class Honest(Method):
 class Unguarded(Honest):
     """Without what the base class does around `maps`."""
 
-    def __call__(self, x, target=None):
+    def __call__(self, x, target=None, image_index=None):
         x = x.detach().requires_grad_()
         score = as_target(target).score(self.model.run(x))
         return (x * torch.autograd.grad(score.sum(), x)[0]).sum(1).detach()
@@ -189,6 +189,42 @@ class TrustsTheGradMode(Unguarded):
 class KeepsTheGraph(Honest):
     def __call__(self, x, target=None):
         return super().__call__(x, target) * next(self.model.module.parameters()).sum()
+
+
+@sabotages("check_grad_modes", "cannot take part in autograd")
+class GivesInferenceTensors(Honest):
+    def __call__(self, x, target=None, image_index=None):
+        return super().__call__(x, target, image_index) * 1
+
+
+@sabotages("check_inference_weights", "RuntimeError", needs={Capability.FEATURES})
+class HidesThatItDifferentiates(Honest):
+    pass
+
+
+@sabotages("check_inference_weights", "raises no RequirementError")
+class ServesWhatItCannot(Honest):
+    @classmethod
+    def why_incompatible(cls, model):
+        return ""
+
+
+@sabotages("check_image_index", "which other targets")
+class TakesTheFirstTargetOfAnImage(Honest):
+    def __call__(self, x, target=None, image_index=None):
+        if image_index is None:
+            return super().__call__(x, target)
+        return super().__call__(x, target.at([0, 1]))[list(image_index)]
+
+
+@sabotages("check_image_index", "runs more often", needs={Capability.FEATURES}, signed=False)
+class RunsForEachTarget(Method):
+    def __call__(self, x, target=None, image_index=None):
+        return super().__call__(x if image_index is None else x[list(image_index)], target)
+
+    def compute(self, x, target):
+        features = self.model.activations(x, [self.model.layer()])[self.model.layer().name]
+        return features.mean(1) * target.score(self.model.run(x)).abs()[:, None, None]
 
 
 @sabotages("check_autocast", "not torch.float32")

@@ -416,3 +416,23 @@ def test_layers_that_do_not_lead_to_the_score_or_do_not_run_are_named():
     with pytest.raises(LayoutError, match="'idle' did not run"):
         RefineCAM(model, layers=[layers["a"], layers["idle"]])(batch(), 1)
     assert torch.is_grad_enabled()
+
+
+def test_score_cam_under_autocast_adds_no_rounding_of_its_own():
+    """The map under bfloat16 is that of the model's rounded scores and activations, combined in float32.
+
+    It may still lie far from the float32 map: after a layer norm the channels of a token sum to zero, so of nearly
+    equal weights almost all cancels, and the rounding of the scores (2⁻⁸ of each) is large beside their differences.
+    On this toy the two maps correlate 0.98, more or less by the kernels that a CPU has.
+    """
+    model, x = toy_vit(), batch()
+    layer = model.cam_layer()
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = ScoreCAM(model)(x, CLASSES)
+        features = model.activations(x, [layer])[layer.name].float()
+        masks = unit_range(F.interpolate(features, x.shape[-2:], mode="bilinear", align_corners=False))
+        with torch.no_grad():
+            logits = [model.run(x * masks[:, c, None]).logits for c in range(features.shape[1])]
+    scores = torch.stack([each.float()[range(2), CLASSES] for each in logits], 1)
+    want = (scores.softmax(1)[:, :, None, None] * features).sum(1).relu()
+    torch.testing.assert_close(maps, want, rtol=1e-3, atol=1e-5)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from seewhy.checks.cards import complaints, options_are_declared
 from seewhy.checks.core import ensure, expect, few_repetitions
 from seewhy.checks.method_case import MethodCase, method_check
-from seewhy.checks.state import PassCounter, clone
+from seewhy.checks.state import PassCounter, WeightGradients, clone
 from seewhy.core.cards import CAPABILITY_TEXT, Capability, Cost, Passes
 from seewhy.core.options import options_of
 from seewhy.errors import OptionError, RequirementError
@@ -63,10 +63,12 @@ def check_cost(case: MethodCase) -> None:
             method.model.run(case.x)
         once, order = dict(counter.forward), counter.order
         counter.reset()
-        method(case.x, case.target)
+        with WeightGradients() as weights:
+            method(case.x, case.target)
         for part, leaves in _leaves_by_part(method, order).items():
             _compare(counter, once, leaves, part, method.cost.parts[part])
-        ensure(not counter.parameter_gradients, "gradients of parameters are computed")
+        computed = counter.parameter_gradients or weights.computed
+        ensure(not computed, "gradients of parameters are computed")
 
 
 def _leaves_by_part(method: Method, order: list[str]) -> dict[str, list[str]]:

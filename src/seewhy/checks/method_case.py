@@ -66,6 +66,12 @@ class MethodCase:
         """What the model says of the batch."""
         return output_of(self.model, self.x)
 
+    def copied_target(self) -> Target:
+        """Return the target with its tensors made anew, in the grad mode of the caller."""
+        return (
+            replace(self.target, vector=self.target.vector * 1) if isinstance(self.target, Similarity) else self.target
+        )
+
     def other_target(self) -> Target:
         """A target that differs from the case's for every image."""
         if isinstance(self.target, Similarity):

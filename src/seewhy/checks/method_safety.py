@@ -82,9 +82,11 @@ def check_batch_untouched(case: MethodCase) -> None:
     for wants_grad in (False, True):
         x = case.x.clone().requires_grad_(wants_grad)
         before, version = tensor_state(x, "the batch"), x._version
-        case.maps(x)
+        maps = case.maps(x)
         what = change(before, tensor_state(x, "the batch")) or ("the batch" if x._version != version else "")
         ensure(not what, f"{what} is not what it was")
+        ensure(not maps.requires_grad, "the map of a batch that requires gradients drags a graph behind it")
+        ensure_same(case.plain, maps, "a batch that requires gradients gets another map")
 
 
 @method_check

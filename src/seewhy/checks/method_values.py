@@ -10,10 +10,10 @@ from torch import Tensor
 
 from seewhy.checks.core import TOLERANCE, ensure, ensure_same, expect, gap, seed_everything
 from seewhy.checks.method_case import MethodCase, method_check
-from seewhy.checks.state import clone
+from seewhy.checks.state import PassCounter, clone
 from seewhy.core.cards import Capability
 from seewhy.core.options import options_of
-from seewhy.errors import NonFiniteError, TargetError
+from seewhy.errors import NonFiniteError, RequirementError, TargetError
 from seewhy.methods.base import Method
 from seewhy.targets import ClassTarget
 
@@ -58,6 +58,28 @@ def check_target_per_image(case: MethodCase) -> None:
     same = case.x[:1].expand(len(case.x), -1, -1, -1)
     alone = [case.maps(same, case.target.at([i] * len(same)))[:1] for i in range(len(same))]
     ensure_same(case.maps(same), torch.cat(alone), "an image does not get the map of its own target")
+
+
+@method_check
+def check_image_index(case: MethodCase) -> None:
+    """Give each of several targets of one image (`image_index`) its own map, without running an image twice.
+
+    Where gradients are needed every map has its own forward passes; else those of an image serve all of its targets.
+    """
+    index, targets = [1, 0, 1, 1], case.target.at([0, 1, 0, 1])
+    model = clone(case.model)
+    counter = PassCounter(model)
+    method = case.method(model)
+    two_targets = case.target.at([0, 1])
+    method(case.x[:2], two_targets)
+    alone = dict(counter.forward)
+    counter.reset()
+    together = method(case.x[:2], targets, image_index=index)
+    shared = dict(counter.forward)
+    ensure_same(together, method(case.x[index], targets), "a map depends on which other targets its image has")
+    if case.card.class_specific and method.shares_forwards:
+        more = [name for name in alone if shared[name] > alone[name]]
+        ensure(not more, f"{(more or [''])[0]} runs more often for several targets of an image than for one")
 
 
 @method_check
@@ -171,14 +193,27 @@ def check_batch_size_invariance(case: MethodCase) -> None:
 
 @method_check
 def check_grad_modes(case: MethodCase) -> None:
-    """Inside `torch.no_grad()` and `torch.inference_mode()`, also on a batch made there, the map is the same."""
+    """Give the same map inside `torch.no_grad()` and `torch.inference_mode()`, with batch and target made there."""
     maps = case.plain
     ensure(not maps.requires_grad, "the map drags a graph behind it")
     modes: dict[str, AbstractContextManager] = {"no_grad": torch.no_grad(), "inference_mode": torch.inference_mode()}
     for name, mode in modes.items():
         with mode:
-            inside = case.maps(case.x * 1)
+            inside = case.maps(case.x * 1, case.copied_target())
         ensure_same(maps, inside, f"inside torch.{name}() the map differs")
+        ensure(not inside.is_inference(), f"inside torch.{name}() the map cannot take part in autograd any more")
+
+
+@method_check
+def check_inference_weights(case: MethodCase) -> None:
+    """Serve a model made in `torch.inference_mode()`, which autograd refuses for good, or refuse it at once."""
+    with torch.inference_mode():
+        model = clone(case.model)
+    if Capability.GRADIENTS in case.card.needs:
+        with expect(RequirementError, "a model made in inference mode"):
+            case.method(model)
+    else:
+        ensure_same(case.plain, case.maps(model=model), "a model made in inference mode gets another map")
 
 
 @method_check
@@ -206,6 +241,9 @@ def check_input_forms(case: MethodCase) -> None:
     }
     for name, x in forms.items():
         ensure_same(maps, case.maps(x), f"{name} gives another map")
+    channels_last = clone(case.model)
+    channels_last.module.to(memory_format=torch.channels_last)
+    ensure_same(maps, case.maps(model=channels_last), "a channels-last model gives another map")
     double = clone(case.model)
     double.module.double()
     exact = case.maps(case.x.double(), model=double)

@@ -6,14 +6,16 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seewhy.checks.core import ensure
+from seewhy.core.cards import Passes
 from seewhy.models.adapter import VisionModel
 
 State = dict[str, Any]
@@ -201,10 +203,11 @@ class PassCounter:
     Counted inside each module's own `forward`, not by hooks: a module that only replays a stored output did not run.
 
     Attributes:
-        forward, backward: images by name of the leaf.
-        graph: the leaves whose output could be differentiated.
-        order: names in the order in which their calls ended; `layer` is among them.
-        parameter_gradients: how often the gradient of a parameter was computed.
+        forward: Images that went forward, by name of the leaf.
+        backward: Images whose gradient came back, by name of the leaf.
+        graph: The leaves whose output could be differentiated.
+        order: Names in the order in which their calls ended; `layer` is among them.
+        parameter_gradients: How often the gradient of a parameter was computed.
     """
 
     def __init__(self, model: VisionModel, layer: str | None = None) -> None:
@@ -212,32 +215,67 @@ class PassCounter:
         watched = leaves(model.module)
         if layer is not None:
             watched[layer] = model.submodule(layer)
-        for name, m in watched.items():
-            m.forward = partial(self._run, name, m.forward)
-        for p in model.module.parameters():
-            if p.requires_grad:
-                p.register_hook(self._note_parameter)
+        for name, module in watched.items():
+            module.forward = partial(self._run, name, module.forward)
+        for parameter in model.module.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(self._count_parameter)
 
     def reset(self) -> None:
         """Start counting again."""
-        self.forward, self.backward = Counter(), Counter()
+        self.forward: Counter[str] = Counter()
+        self.backward: Counter[str] = Counter()
         self.graph: set[str] = set()
         self.order: list[str] = []
         self.parameter_gradients = 0
 
-    def _note_parameter(self, _: Tensor) -> None:
+    def passes(self, prefix: str) -> Passes:
+        """Return the most images through any leaf at or below a dotted name."""
+        inside = [name for name in self.forward if name == prefix or name.startswith(f"{prefix}.")]
+        return Passes(
+            max((self.forward[name] for name in inside), default=0),
+            max((self.backward[name] for name in inside), default=0),
+        )
+
+    def _count_parameter(self, _: Tensor) -> None:
         self.parameter_gradients += 1
 
     def _run(self, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = forward(*args, **kwargs)
-        head = result[0] if isinstance(result, (tuple, list)) and result else result
+        first = result[0] if isinstance(result, (tuple, list)) and result else result
         self.order.append(name)
-        if isinstance(head, Tensor) and head.ndim:
-            self._note(name, head)
+        if isinstance(first, Tensor) and first.ndim:
+            self._count(name, first)
         return result
 
-    def _note(self, name: str, output: Tensor) -> None:
+    def _count(self, name: str, output: Tensor) -> None:
         self.forward[name] += len(output)
         if output.requires_grad:
             self.graph.add(name)
             output.register_hook(lambda grad: self.backward.update({name: len(grad)}))
+
+
+class WeightGradients(TorchDispatchMode):
+    """Notes in the block whether a backward kernel computes the gradient of a weight or bias, used or not.
+
+    Attributes:
+        computed: How many of them do.
+    """
+
+    # where these kernels take which of (input, weight, bias) they shall compute gradients for
+    _MASK_ARGUMENT: ClassVar[dict[str, int]] = {
+        "convolution_backward": -1,
+        "native_layer_norm_backward": -1,
+        "native_batch_norm_backward": -1,
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.computed = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        position = self._MASK_ARGUMENT.get(func.name().removeprefix("aten::"))
+        if position is not None:
+            _, *of_parameters = args[position]
+            self.computed += any(of_parameters)
+        return func(*args, **(kwargs or {}))
