@@ -94,9 +94,8 @@ class UnknownNameError(SeewhyError, LookupError):
 
     exit_code = 2
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        known = list(known)
-        near = suggestion(name, known)
+    def __init__(self, kind: str, name: str, available: Iterable[str], hint: str = "") -> None:
+        near = suggestion(name, available)
         super().__init__(f"unknown {kind} {name!r}{near}{(' ' if near.endswith('?') else '; ') + hint if hint else ''}")
 
 
@@ -106,16 +105,16 @@ class MissingExtraError(SeewhyError, ImportError):
     exit_code = 7
 
 
-def suggestion(name: str, known: Iterable[str], n: int = 3) -> str:
+def suggestion(name: str, available: Iterable[str], n: int = 3) -> str:
     """Return `"; did you mean a, b?"`, or the choices when they are few, or an empty string."""
-    known = list(known)
-    lower = {k.lower(): k for k in known}
+    available = list(available)
+    lower = {k.lower(): k for k in available}
     near = [lower[m] for m in difflib.get_close_matches(name.lower(), lower, n=n, cutoff=0.6)]
     # a word of a long name ("tabby" in "tabby cat") is nearer than difflib's ratio tells
-    near += [k for k in known if name and name.lower() in k.lower() and k not in near][: max(0, n - len(near))]
+    near += [k for k in available if name and name.lower() in k.lower() and k not in near][: max(0, n - len(near))]
     if near:
         return f"; did you mean {', '.join(map(repr, near))}?"
-    return f"; choose from {', '.join(known)}" if 0 < len(known) <= 40 else ""
+    return f"; choose from {', '.join(available)}" if 0 < len(available) <= 40 else ""
 
 
 def require(package: str, extra: str) -> ModuleType:

@@ -39,34 +39,34 @@ def linear(scale: float = 1.0):
 
 @pytest.mark.parametrize("make", [toy_cnn, toy_vit])
 def test_the_score_rises_and_every_frame_is_an_image(make):
-    found = visualize_class(make(), "cat", steps=20, step=0.05, l2=0, frames=5, **PLAIN)
-    assert found.label == "cat"
-    assert all(after > before for before, after in pairwise(found.scores))
-    assert len(found.scores) == 21
-    assert len(found.frames) == 5
-    assert {frame.size for frame in found.frames} == {(48, 32)}
-    assert found.frames[-1] is found.image
+    result = visualize_class(make(), "cat", steps=20, step=0.05, l2=0, frames=5, **PLAIN)
+    assert result.label == "cat"
+    assert all(after > before for before, after in pairwise(result.scores))
+    assert len(result.scores) == 21
+    assert len(result.frames) == 5
+    assert {frame.size for frame in result.frames} == {(48, 32)}
+    assert result.frames[-1] is result.image
 
 
 def test_two_steps_equal_the_literal_ones_on_the_logit():
     model = toy_cnn()
-    found = visualize_class(model, 3, steps=2, step=0.2, l2=0.01, **PLAIN)
+    result = visualize_class(model, 3, steps=2, step=0.2, l2=0.01, **PLAIN)
     x = torch.zeros(1, 3, 32, 48)
-    for expected in found.scores[:2]:
+    for expected in result.scores[:2]:
         x.requires_grad_()
         score = model.module.eval()(x)[0, 3]
         assert score.item() == pytest.approx(expected, rel=1e-5)
         (g,) = torch.autograd.grad(score, x)
         eta = 0.2 / (g**2).mean() ** 0.5
         x = ((x + eta * g) / (1 + 2 * eta * 0.01)).detach()
-    torch.testing.assert_close(found.input, x[0])
+    torch.testing.assert_close(result.input, x[0])
 
 
 def test_it_rests_at_the_maximum_known_on_paper():
     """f = ⟨w, I⟩: the maximum of f − λ‖I‖² is I = w / 2λ."""
     model = linear()
-    found = visualize_class(model, "b", steps=300, l2=0.25, **PLAIN)
-    torch.testing.assert_close(found.input.flatten(), model.module.weight[1].detach() / 0.5, rtol=1e-4, atol=1e-4)
+    result = visualize_class(model, "b", steps=300, l2=0.25, **PLAIN)
+    torch.testing.assert_close(result.input.flatten(), model.module.weight[1].detach() / 0.5, rtol=1e-4, atol=1e-4)
 
 
 def test_jitter_takes_the_gradient_of_the_shifted_image_and_shifts_it_back():
@@ -105,10 +105,10 @@ def test_blur_spreads_what_one_pixel_asks_for():
 
 
 def test_a_large_penalty_keeps_the_image_at_the_mean_color():
-    found = visualize_class(toy_cnn(), "ant", steps=20, l2=1e6)
-    assert found.input.abs().max() < 1e-4
+    result = visualize_class(toy_cnn(), "ant", steps=20, l2=1e6)
+    assert result.input.abs().max() < 1e-4
     mean = [round(255 * value) for value in (0.485, 0.456, 0.406)]
-    assert found.image.getpixel((5, 5)) == pytest.approx(mean, abs=1)
+    assert result.image.getpixel((5, 5)) == pytest.approx(mean, abs=1)
     assert visualize_class(toy_cnn(), "ant", steps=20, l2=0).input.abs().max() > 0.1
 
 

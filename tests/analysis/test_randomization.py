@@ -31,12 +31,12 @@ def model(request):
 
 
 @pytest.fixture
-def photo(cat):
+def image(cat):
     return cat.resize((48, 32))
 
 
-def test_a_method_that_ignores_the_weights_is_flagged_and_grad_cam_is_not(model, photo):
-    edges, cam = randomization_test(model, photo, [Edges, METHODS["grad_cam"](model, relu=False)], "cat")
+def test_a_method_that_ignores_the_weights_is_flagged_and_grad_cam_is_not(model, image):
+    edges, cam = randomization_test(model, image, [Edges, METHODS["grad_cam"](model, relu=False)], "cat")
     assert edges.verdict == "does not depend on the weights"
     assert [step.spearman for step in edges.steps] == pytest.approx([1] * len(edges.steps))
     assert [step.ssim for step in edges.steps] == pytest.approx([1] * len(edges.steps))
@@ -45,19 +45,19 @@ def test_a_method_that_ignores_the_weights_is_flagged_and_grad_cam_is_not(model,
     assert not any(torch.equal(e.attribution, cam.trained.attribution) for e in changed)
 
 
-def test_what_lies_below_the_random_layers_does_not_change(photo):
+def test_what_lies_below_the_random_layers_does_not_change(image):
     """LaFAM of stage 1 sees nothing of a random head or stage 2."""
     model = toy_cnn()
-    (lafam,) = randomization_test(model, photo, [METHODS["lafam"](model, layer=model.module.stage1)], steps=9)
+    (lafam,) = randomization_test(model, image, [METHODS["lafam"](model, layer=model.module.stage1)], steps=9)
     alike = {step.layer: torch.equal(step.explanation.attribution, lafam.trained.attribution) for step in lafam.steps}
     assert alike == {"head": True, "stage2.1": True, "stage2.0": True, "stage1.1": False, "stage1.0": False}
     assert lafam.verdict == ""
 
 
-def test_the_users_model_and_the_random_state_stay(model, photo):
+def test_the_users_model_and_the_random_state_stay(model, image):
     model.module.train()
     weights, state = copy.deepcopy(model.module.state_dict()), torch.get_rng_state()
-    randomization_test(model, photo, ["grad_cam"])
+    randomization_test(model, image, ["grad_cam"])
     assert model.module.training
     assert all(torch.equal(weights[k], v) for k, v in model.module.state_dict().items())
     assert all(not m._forward_pre_hooks and not m._forward_hooks for m in model.module.modules())
@@ -87,8 +87,8 @@ def test_forgetting_is_seeded_and_in_place_by_reset_parameters_or_the_same_sprea
     assert abs(torch.corrcoef(torch.stack([before, bare.token.detach()]))[0, 1]) < 0.1
 
 
-def test_the_same_seed_gives_the_same_cascade_and_the_class_stays(photo):
-    runs = [randomization_test(toy_cnn(), photo, ["saliency"], seed=seed, steps=3)[0] for seed in (4, 4, 5)]
+def test_the_same_seed_gives_the_same_cascade_and_the_class_stays(image):
+    runs = [randomization_test(toy_cnn(), image, ["saliency"], seed=seed, steps=3)[0] for seed in (4, 4, 5)]
     assert runs[0].trained.target["index"] == runs[0].steps[-1].explanation.target["index"]
     assert torch.equal(runs[0].steps[-1].explanation.attribution, runs[1].steps[-1].explanation.attribution)
     assert not torch.equal(runs[0].steps[-1].explanation.attribution, runs[2].steps[-1].explanation.attribution)
@@ -134,16 +134,16 @@ def test_constant_and_broken_maps_have_no_correlation_but_words():
     assert "hardly" in CascadingRandomization(real, [nearly]).verdict
 
 
-def test_impossible_questions_cost_one_line(photo):
+def test_impossible_questions_cost_one_line(image):
     with pytest.raises(OptionError, match="2 or more"):
-        randomization_test(toy_cnn(), photo, ["lafam"], steps=1)
+        randomization_test(toy_cnn(), image, ["lafam"], steps=1)
     function = seewhy.wrap_function(lambda x: x.mean((2, 3)), classes=3)
     with pytest.raises(RequirementError, match="no weights"):
-        randomization_test(function, photo, ["occlusion"], 0)
+        randomization_test(function, image, ["occlusion"], 0)
 
 
-def test_the_figure_is_red_where_a_method_does_not_change(photo):
-    edges, cam = randomization_test(toy_cnn(), photo, [Edges, "saliency"], "cat", steps=2)
+def test_the_figure_is_red_where_a_method_does_not_change(image):
+    edges, cam = randomization_test(toy_cnn(), image, [Edges, "saliency"], "cat", steps=2)
 
     def reds(cascade):
         pixels = np.array(randomization_figure([cascade], "t"))
@@ -153,10 +153,10 @@ def test_the_figure_is_red_where_a_method_does_not_change(photo):
     assert reds(cam) == 0
 
 
-def test_the_command_writes_the_figure_and_says_so(photo, monkeypatch, tmp_path, capsys):
+def test_the_command_writes_the_figure_and_says_so(image, monkeypatch, tmp_path, capsys):
     from seewhy.cli import main
 
-    photo.save(tmp_path / "cat.png")
+    image.save(tmp_path / "cat.png")
     monkeypatch.setattr("seewhy.cli.common.load", lambda *_: toy_cnn())
     monkeypatch.setattr(
         sys,

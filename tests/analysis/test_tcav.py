@@ -58,14 +58,14 @@ def test_the_dual_separator_equals_the_primal_normal_equations():
 def test_the_sensitivity_is_the_finite_difference_along_the_vector(make, layer, pool):
     model = make()
     model.module.double()
-    found = cav(model, reddish(6), images(6), layer=layer, pool=pool)
-    g = _gradients(model, images(2, 9), "dog", found.layer, pool, batch_size=1).double()
+    result = cav(model, reddish(6), images(6), layer=layer, pool=pool)
+    g = _gradients(model, images(2, 9), "dog", result.layer, pool, batch_size=1).double()
     x, step = model.preprocess_images(images(2, 9)), 1e-5
-    direction = found.vector.double() if pool == "flatten" else found.vector.double()[:, None, None]
+    direction = result.vector.double() if pool == "flatten" else result.vector.double()[:, None, None]
 
     def shifted(sign: float):
         def hook(_, __, output):
-            if found.layer.layout == "nchw":
+            if result.layer.layout == "nchw":
                 return output + sign * step * direction
             change = direction.expand(-1, 4, 6).flatten(1).T
             return torch.cat([output[:, :1], output[:, 1:] + sign * step * change], 1)
@@ -74,7 +74,7 @@ def test_the_sensitivity_is_the_finite_difference_along_the_vector(make, layer, 
             return model.module(x)[:, 3]
 
     numeric = (shifted(1) - shifted(-1)) / (2 * step)
-    sensitivities = _derivatives(g, replace(found, vector=found.vector.double()))
+    sensitivities = _derivatives(g, replace(result, vector=result.vector.double()))
     torch.testing.assert_close(sensitivities, numeric, rtol=1e-3, atol=1e-6)
 
 
@@ -82,14 +82,14 @@ def test_the_sensitivity_is_the_finite_difference_along_the_vector(make, layer, 
 def test_a_cav_knows_red_its_maps_too_and_nothing_is_left_behind(make, layer):
     model = make()
     weights, state = copy.deepcopy(model.module.state_dict()), torch.get_rng_state()
-    found = cav(model, reddish(12), images(12), layer=layer)
-    assert found.accuracy == 1
-    assert found.held_out == 8
+    result = cav(model, reddish(12), images(12), layer=layer)
+    assert result.accuracy == 1
+    assert result.held_out == 8
     half = images(1, 20)[0]
     half.paste(reddish(1, 20)[0].crop((0, 0, 24, 32)), (0, 0))
-    (where,) = found.maps(model, half)
+    (where,) = result.maps(model, half)
     assert where[:, : where.shape[1] // 2].mean() > where[:, where.shape[1] // 2 :].mean()
-    assert found.maps(model, reddish(3, 30)).mean() > 0 > found.maps(model, images(3, 30)).mean()
+    assert result.maps(model, reddish(3, 30)).mean() > 0 > result.maps(model, images(3, 30)).mean()
     assert all(torch.equal(weights[k], v) for k, v in model.module.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
 

@@ -19,7 +19,7 @@ pytest.importorskip("efficientnet_lite_pytorch")
 
 
 @pytest.fixture
-def photo(cat, tmp_path):
+def image(cat, tmp_path):
     path = tmp_path / "cat.png"
     cat.save(path)
     return path
@@ -53,8 +53,8 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert time.perf_counter() - started < 5  # under 1 s alone; the suite shares two cores
 
 
-def test_explain_writes_a_grid_and_maps_that_load_again(run, photo, tmp_path):
-    code, out, _ = run("explain", photo, "-M", "lafam", "-M", "grad_cam", "--top", "2", "--json", "-o", "out")
+def test_explain_writes_a_grid_and_maps_that_load_again(run, image, tmp_path):
+    code, out, _ = run("explain", image, "-M", "lafam", "-M", "grad_cam", "--top", "2", "--json", "-o", "out")
     rows = json.loads(out)
     assert code == 0
     assert [row["method"] for row in rows] == ["lafam", "grad_cam", "grad_cam"]
@@ -66,11 +66,11 @@ def test_explain_writes_a_grid_and_maps_that_load_again(run, photo, tmp_path):
 
 
 def test_a_folder_run_survives_bad_files_and_says_so(run, cat, tmp_path):
-    folder = tmp_path / "photos"
+    folder = tmp_path / "images"
     folder.mkdir()
     cat.save(folder / "b.png")
     (folder / "a.png").write_bytes(b"")
-    (folder / "c.jpg").write_text("not a photo")
+    (folder / "c.jpg").write_text("not an image")
     code, out, err = run("explain", folder, "-M", "grad_cam", "-o", "out")
     assert code == 3
     assert "b.png" in out
@@ -79,9 +79,9 @@ def test_a_folder_run_survives_bad_files_and_says_so(run, cat, tmp_path):
 
 
 def test_same_names_from_two_folders_do_not_overwrite_each_other(run, cat, coffee, tmp_path):
-    for name, picture in (("one", cat), ("two", coffee)):
+    for name, image in (("one", cat), ("two", coffee)):
         (tmp_path / name).mkdir()
-        picture.save(tmp_path / name / "x.png")
+        image.save(tmp_path / name / "x.png")
     assert run("explain", "one", "two", "-M", "lafam", "-o", "out")[0] == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"x", "x-2"}
 
@@ -101,19 +101,19 @@ def test_same_names_from_two_folders_do_not_overwrite_each_other(run, cat, coffe
         (["--max-pixels", "1000"], 3, "--max-pixels"),
     ],
 )
-def test_each_mistake_has_one_line_and_an_exit_code(run, photo, tmp_path, words, code, advice):
+def test_each_mistake_has_one_line_and_an_exit_code(run, image, tmp_path, words, code, advice):
     (tmp_path / "empty").mkdir()
-    got, _, err = run("explain", photo, *words)
+    got, _, err = run("explain", image, *words)
     assert (got, err.count("\n")) == (code, 1), err
     assert err.startswith("error: ")
     assert advice in err
 
 
-def test_a_constant_map_is_an_error_row_but_is_still_saved(run, photo, tmp_path, monkeypatch):
+def test_a_constant_map_is_an_error_row_but_is_still_saved(run, image, tmp_path, monkeypatch):
     model = toys.toy_cnn()
     torch.nn.init.zeros_(model.module.head.weight)
     monkeypatch.setattr("seewhy.cli.common.load", lambda *_: model)
-    code, out, _ = run("explain", photo, "-M", "grad_cam", "-M", "lafam", "-t", "ant", "--json", "-o", "out")
+    code, out, _ = run("explain", image, "-M", "grad_cam", "-M", "lafam", "-t", "ant", "--json", "-o", "out")
     cam, lafam = json.loads(out)
     assert code == cam["exit_code"] == 8
     assert "0 everywhere" in cam["error"]
@@ -121,8 +121,8 @@ def test_a_constant_map_is_an_error_row_but_is_still_saved(run, photo, tmp_path,
     assert Explanation.load(tmp_path / cam["folder"]).is_constant
 
 
-def test_compare_makes_one_figure_of_every_method_that_works(run, photo, tmp_path):
-    code, out, _ = run("compare", photo, "-M", "lafam", "-M", "saliency", "-t", "tabby", "--json", "-o", "c.png")
+def test_compare_makes_one_figure_of_every_method_that_works(run, image, tmp_path):
+    code, out, _ = run("compare", image, "-M", "lafam", "-M", "saliency", "-t", "tabby", "--json", "-o", "c.png")
     about = json.loads(out)
     assert code == 0
     assert [m["method"] for m in about["maps"]] == ["lafam", "saliency"]

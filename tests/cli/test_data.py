@@ -18,7 +18,7 @@ run = CliRunner().invoke
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four pictures of two classes, of different sizes, one of them cut off."""
+    """Four images of two classes, of different sizes, one of them cut off."""
     for i in range(4):
         path = tmp_path / "data" / "images" / ("cat" if i % 2 else "dog") / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,9 +45,9 @@ def test_scenes_are_drawn_by_name(tmp_path: Path) -> None:
 def test_broken_files_are_named_and_counted(folder: Path) -> None:
     result = run(app, ["data", "check", "folder", "--root", str(folder), "--json"])
     assert result.exit_code == 9
-    found = json.loads(result.stdout)
-    assert (found["samples"], found["labels"], found["classes"], len(found["broken"])) == (4, 3, 2, 1)
-    assert "3" in next(iter(found["broken"]))
+    result = json.loads(result.stdout)
+    assert (result["samples"], result["labels"], result["classes"], len(result["broken"])) == (4, 3, 2, 1)
+    assert "3" in next(iter(result["broken"]))
 
 
 def test_a_folder_of_another_layout_says_what_was_expected(tmp_path: Path) -> None:

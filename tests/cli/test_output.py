@@ -31,10 +31,10 @@ def run(monkeypatch, capsys, tmp_path):
 
 
 @pytest.fixture
-def photos(cat, tmp_path):
+def images(cat, tmp_path):
     for name in ("a.png", "b.png"):
         cat.save(tmp_path / name)
-    (tmp_path / "text.jpg").write_text("not a photo")
+    (tmp_path / "text.jpg").write_text("not an image")
     return tmp_path
 
 
@@ -65,25 +65,25 @@ def test_a_name_that_is_not_there_is_an_error(run, command):
     assert err.startswith("error: unknown ")
 
 
-def test_an_error_names_the_photo_once(run, photos):
+def test_an_error_names_the_image_once(run, images):
     code, out, err = run("explain", "text.jpg", "a.png", "-M", "lafam")
     assert (code, out.count("\n"), err.count("\n"), err.count("text.jpg")) == (3, 1, 1, 1)
     _, _, err = run("segment", "text.jpg")
     assert (err.count("\n"), err.count("text.jpg")) == (1, 1)
 
 
-def test_no_bar_is_drawn_where_there_is_no_terminal(run, photos):
+def test_no_bar_is_drawn_where_there_is_no_terminal(run, images):
     assert run("explain", "a.png", "b.png", "-M", "lafam")[2] == ""
 
 
-def test_maps_of_targets_with_like_names_are_all_kept(run, photos):
+def test_maps_of_targets_with_like_names_are_all_kept(run, images):
     model = toys.toy_cnn()
     model.class_names = [f"{'a very long name that does not fit into a folder ' * 2}{i}" for i in range(5)]
     code, out, _ = run("explain", "a.png", "-M", "lafam", "-M", "grad_cam", "--top", "3", "--json", model=model)
     rows = json.loads(out)
     assert code == 0
     assert len({row["folder"] for row in rows}) == len(rows) == 1 + 3
-    assert all((photos / row["folder"] / "map.safetensors").exists() for row in rows)
+    assert all((images / row["folder"] / "map.safetensors").exists() for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -94,19 +94,19 @@ def test_maps_of_targets_with_like_names_are_all_kept(run, photos):
         ("randomization-test", "a.png", "-M", "lafam", "-o", "c.html"),
     ],
 )
-def test_what_cannot_work_is_said_in_one_line_before_the_work(run, photos, words, monkeypatch):
+def test_what_cannot_work_is_said_in_one_line_before_the_work(run, images, words, monkeypatch):
     monkeypatch.setattr("seewhy.methods.Method.__call__", lambda *_, **__: pytest.fail("worked"))
     code, _, err = run(*words)
     assert (code, err.count("\n"), err[:7]) == (2, 1, "error: ")
 
 
-def test_a_place_that_cannot_be_written_is_named(run, photos):
+def test_a_place_that_cannot_be_written_is_named(run, images):
     code, _, err = run("explain", "a.png", "-M", "lafam", "-o", "b.png")
     assert (code, err.count("\n")) == (1, 1)
     assert err.startswith("error: b.png/a: ")
 
 
-def test_figures_end_as_pictures_do(tmp_path):
+def test_figures_end_as_images_do(tmp_path):
     for name in ("a.png", "b.JPG", "c.webp"):
         assert common.figure_path(tmp_path / name) == tmp_path / name
     assert common.figure_path(tmp_path / "d.html", ".html").name == "d.html"

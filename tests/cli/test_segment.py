@@ -1,4 +1,4 @@
-"""`seewhy segment`, with the small models of the made world."""
+"""`seewhy segment`, with the small models of the scenes."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def run(monkeypatch, capsys, tmp_path):
 @pytest.fixture
 def scenes(tmp_path):
     """Two scenes as files, and what is in them."""
-    found = {tmp_path / f"{i}.png": Scenes("multi")[i] for i in (3, 7)}
-    for path, scene in found.items():
+    result = {tmp_path / f"{i}.png": Scenes("multi")[i] for i in (3, 7)}
+    for path, scene in result.items():
         scene.image.save(path)
-    return found
+    return result
 
 
 def test_segments_add_up_and_an_object_gets_its_box(run, scenes, tmp_path):
@@ -52,7 +52,7 @@ def test_segments_add_up_and_an_object_gets_its_box(run, scenes, tmp_path):
         assert all(6 <= b.left < b.right <= 90 and 6 <= b.top < b.bottom <= 90 for b in boxes)  # 14 px of 224
         assert row["chosen"]["box"] in [part["box"] for s in row["segments"] for part in s["parts"]]
         best.append(max(b.iou(tight_box(mask)) for b in boxes for mask in scene.masks))
-        assert Image.open(tmp_path / row["figure"]).width > 1500  # photo, segments, five clusters
+        assert Image.open(tmp_path / row["figure"]).width > 1500  # image, segments, five clusters
         assert row["options"]["balance"] == "equal"
     assert max(best) > 0.6, best
 
@@ -91,8 +91,8 @@ def test_graph_cut_outlines_an_object(run, scenes, tmp_path):
     assert Image.open(tmp_path / row["figure"]).width > 700
 
 
-def test_bad_photos_cost_only_themselves(run, scenes, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+def test_bad_images_cost_only_themselves(run, scenes, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
     for way in ([], ["--joint"], ["--graphcut", "-M", "grad_cam"]):
         code, out, err = run("bad.png", *scenes, *way, "--k", 4)
         assert code == 3
@@ -120,7 +120,7 @@ def test_mistakes_have_one_line_and_a_code(run, scenes, words, code, message):
     assert err.count("\n") == 1
 
 
-def test_a_photo_in_which_nothing_differs_is_reported(run, tmp_path, monkeypatch):
+def test_an_image_in_which_nothing_differs_is_reported(run, tmp_path, monkeypatch):
     from seewhy.methods import NAVE
 
     Image.fromarray(np.full((96, 96, 3), 90, np.uint8)).save(tmp_path / "flat.png")

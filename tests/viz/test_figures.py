@@ -77,25 +77,25 @@ def test_values_outside_are_clipped():
 # --- overlays ---
 
 
-def test_overlay_is_the_photo_where_the_map_is_zero(cat):
-    picture = np.asarray(overlay(explained([[0.0, 1.0]], cat), size=(20, 40), mode="nearest"), float)
+def test_overlay_is_the_image_where_the_map_is_zero(cat):
+    image = np.asarray(overlay(explained([[0.0, 1.0]], cat), size=(20, 40), mode="nearest"), float)
     small = cat.resize((40, 20), Image.Resampling.BICUBIC)
     gray = np.asarray(Image.blend(small, small.convert("L").convert("RGB"), FADE), float)
-    photo = gray * (1 - LIFT) + 255 * LIFT
-    np.testing.assert_allclose(picture[:, :20], photo[:, :20], atol=1)
+    pale = gray * (1 - LIFT) + 255 * LIFT
+    np.testing.assert_allclose(image[:, :20], pale[:, :20], atol=1)
     strong = colorize(np.ones((1, 1)), False)[0, 0]
-    np.testing.assert_allclose(picture[:, 20:], photo[:, 20:] * 0.2 + strong * 0.8, atol=1)
+    np.testing.assert_allclose(image[:, 20:], pale[:, 20:] * 0.2 + strong * 0.8, atol=1)
 
 
 def test_signed_overlay_hides_zero_and_shows_both_signs(cat):
     flat = Image.new("RGB", (40, 40), (128, 128, 128))
-    picture = np.asarray(overlay(explained(CORNERS, flat, signed=True), size=(40, 40), mode="nearest"), int)
+    image = np.asarray(overlay(explained(CORNERS, flat, signed=True), size=(40, 40), mode="nearest"), int)
     background = round(128 * (1 - LIFT) + 255 * LIFT)
-    assert np.abs(picture[5, 25] - background).max() <= 1
-    assert picture[5, 5, 2] > picture[5, 5, 0]
-    assert picture[25, 25, 0] > picture[25, 25, 2]
-    # half as strong: nearer to the photo
-    assert np.abs(picture[25, 25] - background).sum() < np.abs(picture[5, 5] - background).sum()
+    assert np.abs(image[5, 25] - background).max() <= 1
+    assert image[5, 5, 2] > image[5, 5, 0]
+    assert image[25, 25, 0] > image[25, 25, 2]
+    # half as strong: nearer to the image
+    assert np.abs(image[25, 25] - background).sum() < np.abs(image[5, 5] - background).sum()
 
 
 def test_where_zero_means_hidden_the_rest_has_the_full_range(cat):
@@ -104,7 +104,7 @@ def test_where_zero_means_hidden_the_rest_has_the_full_range(cat):
     kept, plain = (
         heatmap(Explanation(torch.tensor(half), name), size=(2, 2), mode="nearest") for name in ("u_relax", "relax")
     )
-    tones = [lightness(np.asarray(picture)).ravel() for picture in (kept, plain)]
+    tones = [lightness(np.asarray(image)).ravel() for image in (kept, plain)]
     for tone in tones:
         assert (np.diff(tone) > 0).all()  # hidden, weak, middle, strong
     assert np.ptp(tones[0][1:]) > 3 * np.ptp(tones[1][1:])
@@ -112,7 +112,7 @@ def test_where_zero_means_hidden_the_rest_has_the_full_range(cat):
         assert np.isfinite(np.asarray(heatmap(Explanation(same, "u_relax")))).all()
 
 
-def test_opacity_zero_leaves_the_photo(cat):
+def test_opacity_zero_leaves_the_image(cat):
     weak = overlay(explained([[0.0, 1.0]], cat), alpha=0.0)
     none = overlay(explained([[1.0, 0.0]], cat), alpha=0.0)
     np.testing.assert_array_equal(weak, none)
@@ -163,14 +163,14 @@ def test_impossible_options(cat, options):
 
 def test_grid_holds_the_cells(cat, coffee):
     toy = explained([[0.0, 1.0]], coffee)
-    figure = np.asarray(grid([[cat, toy], [coffee, None]], ["a", "b"], ["photo", "map"], "title", cell=120))
-    for picture in (cat.resize((120, 80), Image.Resampling.LANCZOS), toy.overlay(size=(80, 120))):
-        assert _contains(figure, np.asarray(picture))
+    figure = np.asarray(grid([[cat, toy], [coffee, None]], ["a", "b"], ["image", "map"], "title", cell=120))
+    for image in (cat.resize((120, 80), Image.Resampling.LANCZOS), toy.overlay(size=(80, 120))):
+        assert _contains(figure, np.asarray(image))
 
 
-def _contains(sheet: np.ndarray, picture: np.ndarray) -> bool:
-    corners = np.argwhere((sheet == picture[0, 0]).all(-1))
-    return any(np.array_equal(sheet[y : y + picture.shape[0], x : x + picture.shape[1]], picture) for y, x in corners)
+def _contains(sheet: np.ndarray, image: np.ndarray) -> bool:
+    corners = np.argwhere((sheet == image[0, 0]).all(-1))
+    return any(np.array_equal(sheet[y : y + image.shape[0], x : x + image.shape[1]], image) for y, x in corners)
 
 
 def test_grid_legend_only_for_maps_in_it(cat):
@@ -184,7 +184,7 @@ def test_a_narrow_grid_breaks_its_legend_into_lines(cat):
     narrow, wide = (grid([[fine] * n], cell=240) for n in (1, 4))
     assert narrow.height > wide.height
     ink = (np.asarray(narrow.convert("L"))[-60:] < 200).any(0)
-    assert not ink[-6:].any()  # nothing runs out of the picture
+    assert not ink[-6:].any()  # nothing runs out of the image
 
 
 def test_columns_of_one_method_say_how_they_differ(cat):
@@ -265,7 +265,7 @@ def test_page_that_cannot_be_written(tmp_path):
         page("t", [], tmp_path / "file" / "index.html")
 
 
-def test_pictures_pull_no_pyplot():
+def test_images_pull_no_pyplot():
     import subprocess
     import sys
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from seewhy.core.images import MAX_PIXELS, ImageLike, load_image
 from seewhy.core.segmentation import Component, background_clusters, choose_box, component_boxes
 from seewhy.methods.clustering.nave import NAVE
+from seewhy.methods.factory import as_method
 from seewhy.models.adapter import VisionModel
 
 
@@ -117,7 +118,8 @@ def segment(
         UnknownNameError: When there is no layer of that name.
         MissingExtraError: When scikit-learn is not installed.
     """
-    nave = NAVE(model, k=k, layers=layers, joint=joint, balance=balance, **options)
+    values = {"k": k, "layers": layers, "joint": joint, "balance": balance, **options}
+    nave = cast(NAVE, as_method(model, NAVE, **values))
     if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor):
         return segment_images(nave, [load_image(images, max_pixels=max_pixels)], min_area, border)[0]
     loaded = [load_image(image, max_pixels=max_pixels) for image in images]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -86,9 +86,7 @@ def _nave(model: VisionModel, k: str, layers: list[str] | None, joint: bool, opt
     if k != "auto" and not k.isdigit():
         raise OptionError(f"k must be a number or auto, got {k!r}; use for example --k 5")
     values = {"k": None if k == "auto" else int(k), "layers": layers, "joint": joint, "balance": "equal"}
-    nave = as_method(model, NAVE, **{**values, **common.parse_options(options)})
-    assert isinstance(nave, NAVE)
-    return nave
+    return cast(NAVE, as_method(model, NAVE, **{**values, **common.parse_options(options)}))
 
 
 def _row_of(path: Path, work: Callable[[], Row]) -> Row:

@@ -241,10 +241,10 @@ class TrainingRun:
 def _recipe(name: str, changes: dict[str, Any]) -> Recipe:
     if name not in RECIPES:
         raise UnknownNameError("recipe", name, RECIPES)
-    known = [f.name for f in dataclasses.fields(Recipe)]
+    names = [f.name for f in dataclasses.fields(Recipe)]
     for key in changes:
-        if key not in known:
-            raise UnknownNameError("recipe field", key, known)
+        if key not in names:
+            raise UnknownNameError("recipe field", key, names)
     return dataclasses.replace(RECIPES[name], **changes)
 
 

@@ -1,4 +1,4 @@
-"""Figures and pages: pictures only, no mathematics."""
+"""Figures and pages; no mathematics."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Segments drawn over photos: lines where labels change, boxes where they belong, one color for one number."""
+"""Segments drawn over images: lines where labels change, boxes where they belong, one color for one number."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def example(labels: np.ndarray, k: int = 3) -> ImageSegments:
     )
 
 
-def count(picture: Image.Image, color: str) -> int:
-    return int((np.asarray(picture) == ImageColor.getrgb(color)).all(2).sum())
+def count(image: Image.Image, color: str) -> int:
+    return int((np.asarray(image) == ImageColor.getrgb(color)).all(2).sum())
 
 
 def test_borders_are_on_both_sides_of_a_change():
@@ -41,7 +41,7 @@ def test_each_cluster_has_a_column_with_its_color_and_absent_ones_are_empty():
     labels[3:5, 1:7] = labels[1:7, 3:5] = 1  # a cross: its outline is not its box
     figure = segments_figure([example(labels)], cell=240)
     assert count(figure, COLORS[1]) > 4 * 60  # its outline
-    assert count(figure, COLORS[2]) == 0  # cluster 2 is not in this photo
+    assert count(figure, COLORS[2]) == 0  # cluster 2 is not in this image
     two = segments_figure([example(labels), example(labels.T.copy())], ["a", "b"], cell=240)
     assert two.height > 1.8 * figure.height
 
@@ -59,7 +59,7 @@ def test_the_box_of_the_object_is_where_the_object_is():
     )
     inside = object_figure(explanation, Segmentation(mask, Box(50, 20, 150, 60)), cell=200)
     everything = object_figure(explanation, Segmentation(mask | True, Box(0, 0, 200, 100)), cell=200)
-    # the photo's own color shows in the photo's cell and inside the object
+    # the image's own color shows in the image's cell and inside the object
     shown = [count(figure, "#0a5a0a") - 200 * 100 for figure in (inside, everything)]
     assert 0.7 * 4000 < shown[0] < 4000  # less the outline and the box
     assert shown[1] > 0.8 * 20000
