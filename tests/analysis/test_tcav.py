@@ -14,7 +14,8 @@ from PIL import Image
 from toys import batch, toy_cnn, toy_vit
 
 import seewhy
-from seewhy.analysis.concept_activation import _derivatives, _gradients, _separate, cav, tcav, welch_p_value
+from seewhy.analysis.concept_activation import _derivatives, _gradients, cav, tcav, welch_p_value
+from seewhy.analysis.separator import separate
 from seewhy.data.scenes import CLASSES, TEXTURES, Scenes
 from seewhy.errors import OptionError, TargetError
 from seewhy.models.instrument.hooks import hooked
@@ -34,17 +35,17 @@ def reddish(n: int, seed: int = 5) -> list[Image.Image]:
 def test_the_separator_finds_a_direction_known_on_paper():
     """Two clouds that differ along one axis only, with the same round noise: that axis, from random to concept."""
     noise, axis = torch.randn(400, 6).double(), torch.eye(6).double()[2]
-    v, offset = _separate(noise[:200] + 3 * axis, noise[200:] - axis, 0.01)
+    v, offset = separate(noise[:200] + 3 * axis, noise[200:] - axis, 0.01)
     assert v @ axis > 0.98
     assert v.norm().item() == pytest.approx(1)
     assert offset == pytest.approx(-1, abs=0.2)  # half way between -1 and 3
-    back, _ = _separate(noise[200:] - axis, noise[:200] + 3 * axis, 0.01)
+    back, _ = separate(noise[200:] - axis, noise[:200] + 3 * axis, 0.01)
     torch.testing.assert_close(back, -v)
 
 
 def test_the_dual_separator_equals_the_primal_normal_equations():
     yes, no = torch.randn(7, 4).double() + 1, torch.randn(12, 4).double()
-    v, _ = _separate(yes, no, 0.1)
+    v, _ = separate(yes, no, 0.1)
     x, y = torch.cat([yes, no]), torch.tensor([1.0] * 7 + [-1.0] * 12).double()
     half = torch.tensor([0.5 / 7] * 7 + [0.5 / 12] * 12).double()
     x = x - (half[:, None] * x).sum(0)

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from seewhy.analysis.differentiable import require_gradients, resolve_target
+from seewhy.analysis.separator import separate, split_rows
 from seewhy.core.images import ImageLike, image_paths, load_image
 from seewhy.errors import ImageError, NonFiniteError, OptionError, TargetError, require
 from seewhy.methods.base import activation_and_gradient, make_generator
@@ -227,7 +228,7 @@ def welch_p_value(a: Sequence[float], b: Sequence[float]) -> float:
         return float(require("scipy.stats", "cluster").ttest_ind(a, b, equal_var=False).pvalue)
 
 
-# ── the separator ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── one direction ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def _fit_cav(
     positives: Tensor,
     negatives: Tensor,
@@ -239,40 +240,12 @@ def _fit_cav(
 ) -> CAV:
     shape = positives.shape[1:]
     positives, negatives = positives.flatten(1).double(), negatives.flatten(1).double()
-    positives_fit, positives_test = _split(positives, held_out, generator)
-    negatives_fit, negatives_test = _split(negatives, held_out, generator)
-    v, offset = _separate(positives_fit, negatives_fit, ridge)
+    positives_fit, positives_test = split_rows(positives, held_out, generator)
+    negatives_fit, negatives_test = split_rows(negatives, held_out, generator)
+    v, offset = separate(positives_fit, negatives_fit, ridge)
     correct = torch.cat([positives_test @ v + offset > 0, negatives_test @ v + offset < 0])
-    v, offset = _separate(positives, negatives, ridge)
+    v, offset = separate(positives, negatives, ridge)
     return CAV(v.float().view(shape), float(offset), layer, pool, correct.double().mean().item(), len(correct))
-
-
-def _split(rows: Tensor, held_out: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return the rows to fit and those to test, at least one of each."""
-    order = torch.randperm(len(rows), generator=generator)
-    cut = min(len(rows) - 1, max(1, round(held_out * len(rows))))
-    return rows[order[cut:]], rows[order[:cut]]
-
-
-def _separate(positives: Tensor, negatives: Tensor, ridge: float) -> tuple[Tensor, float]:
-    """Return unit normal and offset of the ridge regression on +1 and −1.
-
-    In its dual form: n × n, whatever the dimension.
-    """
-    weights = torch.cat([torch.full((len(kind),), 0.5 / len(kind)).double() for kind in (positives, negatives)])
-    x = torch.cat([positives, negatives])
-    y = torch.cat([torch.ones(len(positives)), -torch.ones(len(negatives))]).double()
-    x = x - weights @ x  # the middle between the two means: y is then centered as well
-    rows = weights.sqrt()[:, None] * x
-    gram = rows @ rows.mT
-    if not gram.trace() > 1e-20:
-        raise TargetError("the layer's activations are the same for all these images; use other images or layers")
-    penalty = max(ridge, 1e-9) * gram.trace() * torch.eye(len(x), dtype=x.dtype)
-    w = rows.mT @ torch.linalg.solve(gram + penalty, weights.sqrt() * y)
-    if not (x @ w).abs().max() > 1e-9:  # of targets ±1; less is rounding
-        raise TargetError("this layer does not separate the concept's images from the random ones; use others")
-    v = w / w.norm()
-    return v, -float(weights @ torch.cat([positives, negatives]) @ v)
 
 
 # ── activations and gradients ─────────────────────────────────────────────────────────────────────────────────────────
