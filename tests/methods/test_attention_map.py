@@ -56,9 +56,9 @@ def test_attention_map_is_not_renormalized(model, x):
     assert missing.min() > 1e-3
 
 
-@pytest.mark.parametrize("start_layer", [0, 1, 2])
-def test_rollout_is_the_product_later_times_earlier(model, x, start_layer, agree):
-    every = matrices(model, x)[start_layer:]
+@pytest.mark.parametrize("start_block", [0, 1, 2])
+def test_rollout_is_the_product_later_times_earlier(model, x, start_block, agree):
+    every = matrices(model, x)[start_block:]
     want = torch.zeros(2, every[0].shape[-1], dtype=torch.float64)
     for image in range(2):
         product = torch.eye(every[0].shape[-1], dtype=torch.float64)
@@ -66,7 +66,7 @@ def test_rollout_is_the_product_later_times_earlier(model, x, start_layer, agree
             mixed = sum(matrix[image]) / len(matrix[image]) + torch.eye(len(product))
             product = (mixed / mixed.sum(1)[:, None]) @ product
         want[image] = product[0]
-    agree("Rollout", "literal matrix product", Rollout(model, start_layer=start_layer)(x), grid(model, want))
+    agree("Rollout", "literal matrix product", Rollout(model, start_block=start_block)(x), grid(model, want))
 
 
 def test_labels_do_not_matter(x):
@@ -83,8 +83,8 @@ def test_what_cannot_work_is_said():
         AttentionMap(model, head=-1)
     with pytest.raises(UnknownNameError, match="block"):
         AttentionMap(model, block=3)(batch())
-    with pytest.raises(OptionError, match="start_layer=3 leaves no block"):
-        Rollout(model, start_layer=3)
+    with pytest.raises(OptionError, match="start_block=3 leaves no block"):
+        Rollout(model, start_block=3)
     for refused in (toy_cnn(), toy_vit(prefix=0, pool="mean")):
         for cls in (AttentionMap, Rollout):
             with pytest.raises(RequirementError, match="class token"):

@@ -112,26 +112,26 @@ def test_smooth_cdam_repeats_with_its_seed_only(x):
     assert not torch.allclose(first, SmoothCDAM(model, n_samples=3, seed=2)(x.float(), 2))
 
 
-@pytest.mark.parametrize("baseline", [0.0, 0.5])
-def test_integrated_cdam_is_equation_6_with_right_end_points(model, x, baseline, agree):
+@pytest.mark.parametrize("start_value", [0.0, 0.5])
+def test_integrated_cdam_is_equation_6_with_right_end_points(model, x, start_value, agree):
     residual, T = literal.last_block(model.module, x)
     want = torch.zeros(T.shape[:2], dtype=T.dtype)
     for k in range(1, 6):
-        point = baseline + k / 5 * (T - baseline)
-        want += times_gradient(lambda t: score(model.module, residual, t), point, T - baseline) / 5
-    got = IntegratedCDAM(model, n_steps=5, baseline=baseline)(x, CLASSES)
+        point = start_value + k / 5 * (T - start_value)
+        want += times_gradient(lambda t: score(model.module, residual, t), point, T - start_value) / 5
+    got = IntegratedCDAM(model, n_steps=5, start_value=start_value)(x, CLASSES)
     agree("Integrated CDAM", "literal equation", got, grid(model, want))
 
 
-@pytest.mark.parametrize("baseline", [0.0, 0.5])
-def test_integrated_cdam_over_all_tokens_is_the_rise_of_the_score(model, x, baseline, agree):
-    """Completeness: f(T) − f(norm1 := baseline, residual kept); right end-points converge as 1/n."""
+@pytest.mark.parametrize("start_value", [0.0, 0.5])
+def test_integrated_cdam_over_all_tokens_is_the_rise_of_the_score(model, x, start_value, agree):
+    """Completeness: f(T) − f(norm1 := start_value, residual kept); right end-points converge as 1/n."""
     residual, T = literal.last_block(model.module, x)
-    rise = score(model.module, residual, T) - score(model.module, residual, torch.full_like(T, baseline))
-    method = IntegratedCDAM(model, n_steps=1000, baseline=baseline, batch_size=500)
+    rise = score(model.module, residual, T) - score(model.module, residual, torch.full_like(T, start_value))
+    method = IntegratedCDAM(model, n_steps=1000, start_value=start_value, batch_size=500)
     tokens = method.tokens(x, ClassTarget((3, 1)))
     agree("Integrated CDAM", "completeness, n = 1000", tokens.sum(1), rise, 5e-3)
-    coarse = IntegratedCDAM(model, n_steps=40, baseline=baseline).tokens(x, ClassTarget((3, 1)))
+    coarse = IntegratedCDAM(model, n_steps=40, start_value=start_value).tokens(x, ClassTarget((3, 1)))
     assert (coarse.sum(1) - rise).abs().max() > 5 * (tokens.sum(1) - rise).abs().max()
 
 

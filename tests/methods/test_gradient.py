@@ -15,7 +15,7 @@ from toys import batch, toy_cnn
 
 from seewhy.errors import OptionError
 from seewhy.methods import InputXGradient, IntegratedGradients, Saliency, SmoothGrad
-from seewhy.methods.baselines import BASELINES, gaussian_blur
+from seewhy.methods.baselines import BASELINE_IMAGES, gaussian_blur
 from seewhy.methods.gradient.integrated_gradients import quadrature
 
 CLASSES = [3, 1]
@@ -117,7 +117,7 @@ def test_integrated_gradients_is_a_sum_over_points(model, x, rule, agree):
 
 @pytest.mark.parametrize("baseline", ["zero", "black", "mean", "blur"])
 def test_integrated_gradients_sum_to_the_rise_of_the_score(model, x, baseline, agree):
-    start = BASELINES[baseline](model, x)
+    start = BASELINE_IMAGES[baseline](model, x)
     with torch.no_grad():
         rise = model.module(x) - model.module(start)
     rise = torch.stack([rise[i, c] for i, c in enumerate(CLASSES)])
@@ -137,11 +137,11 @@ def test_quadrature_integrates_polynomials():
 def test_baselines_are_what_they_say(x):
     model = toy_cnn()
     black = model.preprocess_images(Image.new("RGB", (48, 32)))
-    torch.testing.assert_close(BASELINES["black"](model, x.float())[:1], black)
-    assert not BASELINES["zero"](model, x).any()
+    torch.testing.assert_close(BASELINE_IMAGES["black"](model, x.float())[:1], black)
+    assert not BASELINE_IMAGES["zero"](model, x).any()
     means = [[float(channel.mean()) for channel in image] for image in x]
-    torch.testing.assert_close(BASELINES["mean"](model, x)[..., 0, 0], torch.tensor(means, dtype=x.dtype))
-    blurred = BASELINES["blur"](model, x)
+    torch.testing.assert_close(BASELINE_IMAGES["mean"](model, x)[..., 0, 0], torch.tensor(means, dtype=x.dtype))
+    blurred = BASELINE_IMAGES["blur"](model, x)
     assert blurred.std() < 0.3 * x.std()
 
 
@@ -158,7 +158,7 @@ def test_blur_is_a_gaussian():
 
 def test_options_that_cannot_work(x):
     model = toy_cnn()
-    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, nor a color"):
+    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, or a color"):
         IntegratedGradients(model, baseline="nothing")
     with pytest.raises(OptionError, match="midpoint, gauss_legendre"):
         IntegratedGradients(model, rule="trapezoid")

@@ -211,12 +211,12 @@ def test_relevance_propagation_is_its_recursion(model, x, agree):
 
 
 @pytest.mark.parametrize("rule", ["zplus", "epsilon"])
-@pytest.mark.parametrize("start_layer", [0, 1])
-def test_transformer_attribution_is_its_product(model, x, rule, start_layer, agree):
+@pytest.mark.parametrize("start_block", [0, 1])
+def test_transformer_attribution_is_its_product(model, x, rule, start_block, agree):
     grads = literal_lrp.true_gradients(model.module, x, CLASSES)[1]
     relevance = literal_lrp.relevance(model.module, x, CLASSES, "one", rule).matrices
-    want = grid(model, product([g * r for g, r in zip(grads, relevance, strict=True)], start_layer))
-    got = TransformerAttribution(model, start_layer=start_layer, rule=rule)(x, CLASSES)
+    want = grid(model, product([g * r for g, r in zip(grads, relevance, strict=True)], start_block))
+    got = TransformerAttribution(model, start_block=start_block, rule=rule)(x, CLASSES)
     agree(f"Transformer attribution, {rule}", "literal Π (I + Ā)", got, want, 1e-5)
 
 
@@ -236,8 +236,8 @@ def test_a_score_of_zero_is_a_map_of_zeros(x):
 
 
 def test_wrong_options_and_models():
-    with pytest.raises(OptionError, match="start_layer=3 leaves no block"):
-        TransformerAttribution(toy_vit(), start_layer=3)
+    with pytest.raises(OptionError, match="start_block=3 leaves no block"):
+        TransformerAttribution(toy_vit(), start_block=3)
     for cls in (AttnLRP, RelevancePropagation, TransformerAttribution, PartialLRP):
         with pytest.raises(RequirementError, match="attention"):
             cls(toy_cnn())

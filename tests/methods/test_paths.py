@@ -14,7 +14,7 @@ from toys import batch, toy_cnn
 
 from seewhy.errors import OptionError, TargetError
 from seewhy.methods import GuidedIG, IntegratedGradients, MultiCropSaliency, Saliency, SpectralIG
-from seewhy.methods.baselines import BASELINES, baseline, starting_images, uniform_noise
+from seewhy.methods.baselines import BASELINE_IMAGES, baseline, starting_images, uniform_noise
 from seewhy.methods.gradient.multi_crop_saliency import windows
 from seewhy.methods.gradient.spectral_ig import SpectralPath
 from seewhy.targets import Custom, Regression, embedding_sum
@@ -215,7 +215,7 @@ def test_colors_are_photos_of_that_color(x):
 def test_noise_is_seeded_the_same_for_all_images_and_between_black_and_white(x):
     model = toy_cnn()
     state = torch.get_rng_state()
-    one, two = BASELINES["noise"](model, x), BASELINES["noise"](model, x[:1])
+    one, two = BASELINE_IMAGES["noise"](model, x), BASELINE_IMAGES["noise"](model, x[:1])
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(one[0], two[0])
     assert torch.equal(one[0], one[1])
@@ -230,9 +230,9 @@ def test_noise_is_seeded_the_same_for_all_images_and_between_black_and_white(x):
 @pytest.mark.parametrize("cls", [IntegratedGradients, GuidedIG, SpectralIG])
 def test_every_path_method_takes_every_baseline(cls, x):
     model, x = toy_cnn(), x.float()
-    for given in (*BASELINES, "gray", uniform_noise(3), torch.zeros(3, 1, 1), 0.5):
+    for given in (*BASELINE_IMAGES, "gray", uniform_noise(3), torch.zeros(3, 1, 1), 0.5):
         assert torch.isfinite(cls(model, n_steps=2, baseline=given)(x, 1)).all()
-    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, nor a color"):
+    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, or a color"):
         cls(model, baseline="nothing")
     with pytest.raises(OptionError, match="broadcasts to the batch"):
         cls(model, baseline=torch.zeros(4, 4))(x, 1)
@@ -251,8 +251,8 @@ def test_a_baseline_of_your_own_has_a_name(x):
         by_name = IntegratedGradients(model, n_steps=2, baseline="upside_down")(x.float(), 1)
         assert torch.equal(by_name, IntegratedGradients(model, n_steps=2, baseline=x.float().flip(2))(x.float(), 1))
     finally:
-        BASELINES.pop("upside_down", None)
-    assert all(function.__doc__ for function in BASELINES.values())
+        BASELINE_IMAGES.pop("upside_down", None)
+    assert all(function.__doc__ for function in BASELINE_IMAGES.values())
 
 
 @pytest.mark.parametrize(

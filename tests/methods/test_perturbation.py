@@ -10,7 +10,7 @@ from toys import toy_cnn
 
 from seewhy.errors import OptionError
 from seewhy.methods import RISE, Occlusion
-from seewhy.methods.baselines import BASELINES, color
+from seewhy.methods.baselines import BASELINE_IMAGES, color
 from seewhy.methods.perturbation.masks import KINDS, RandomMasks
 from seewhy.targets import Custom, Regression, Similarity
 
@@ -25,9 +25,9 @@ def logits_of(model, x):
 # ── occlusion ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("baseline", [*BASELINES, 0.7])
+@pytest.mark.parametrize("baseline", [*BASELINE_IMAGES, 0.7])
 def test_occlusion_covers_one_window_after_the_other(model, x, baseline, agree):
-    cover = BASELINES[baseline](model, x) if isinstance(baseline, str) else torch.full_like(x, baseline)
+    cover = BASELINE_IMAGES[baseline](model, x) if isinstance(baseline, str) else torch.full_like(x, baseline)
     want = torch.zeros(2, 4, 6, dtype=x.dtype)
     for row in range(4):
         for col in range(6):

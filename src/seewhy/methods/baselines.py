@@ -1,4 +1,4 @@
-"""What "nothing to see" looks like: the named baselines of path methods.
+"""Baseline images: what "nothing to see" looks like, for path methods and for what covers removed pixels.
 
 A baseline is one function from (model, batch) to a batch. The decorator `@baseline` enters it under its name, and
 every path method then takes that name; colors ("white", "#7f7f7f") and tensors need no entry.
@@ -7,7 +7,6 @@ every path method then takes that name; colors ("white", "#7f7f7f") and tensors 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,12 @@ from seewhy.methods.base import make_generator
 from seewhy.models.adapter import VisionModel
 
 Baseline = Callable[[VisionModel, Tensor], Tensor]
+"""From a model and its batch to an image for each image of the batch, or to what broadcasts to that."""
 
-BASELINES: dict[str, Baseline] = {}
+BaselineLike = str | float | Tensor | Baseline
+"""What users give: a name or a color, one value, a tensor that broadcasts to the batch, or a function."""
+
+BASELINE_IMAGES: dict[str, Baseline] = {}
 """Every named baseline; the first line of its docstring says what it is."""
 
 
@@ -29,46 +32,47 @@ def baseline(function: Baseline) -> Baseline:
     """Enter a baseline under its function's name.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: When the name is taken.
     """
-    if function.__name__ in BASELINES:
-        raise ValueError(f"baseline {function.__name__!r} is registered twice; choose another name")
-    BASELINES[function.__name__] = function
+    name = getattr(function, "__name__", type(function).__name__)
+    if name in BASELINE_IMAGES:
+        raise ValueError(f"baseline {name!r} is registered twice; choose another name")
+    BASELINE_IMAGES[name] = function
     return function
 
 
 @baseline
 def black(model: VisionModel, x: Tensor) -> Tensor:
-    """A black photo, sent through the model's own preprocessing."""
+    """Return a black image, sent through the model's own preprocessing."""
     return color("black")(model, x)
 
 
 @baseline
 def zero(model: VisionModel, x: Tensor) -> Tensor:
-    """Zero after normalization: the mean color of the training data."""
+    """Return zero after normalization: the mean color of the training data."""
     return torch.zeros_like(x)
 
 
 @baseline
 def mean(model: VisionModel, x: Tensor) -> Tensor:
-    """Each image's own mean color."""
+    """Return each image's own mean color."""
     return x.mean((2, 3), keepdim=True).expand_as(x)
 
 
 @baseline
 def blur(model: VisionModel, x: Tensor) -> Tensor:
-    """Each image blurred by a Gaussian with σ = 1/16 of its shorter side (14 px at 224)."""
+    """Return each image blurred by a Gaussian with σ = 1/16 of its shorter side (14 px at 224)."""
     return gaussian_blur(x, min(x.shape[-2:]) / 16)
 
 
 @baseline
 def noise(model: VisionModel, x: Tensor) -> Tensor:
-    """A photo of uniform noise, the same for every image and in every run (`uniform_noise(seed)` for another)."""
+    """Return uniform noise, the same for every image and in every run (`uniform_noise(seed)` for another)."""
     return uniform_noise(0)(model, x)
 
 
 def uniform_noise(seed: int) -> Baseline:
-    """A photo whose pixels are uniform between black and white in each channel, made from `seed`."""
+    """Return the baseline whose pixels are uniform between black and white in each channel, made from `seed`."""
 
     def function(model: VisionModel, x: Tensor) -> Tensor:
         dark, light = color("black")(model, x), color("white")(model, x)
@@ -79,37 +83,41 @@ def uniform_noise(seed: int) -> Baseline:
 
 
 def color(name: str) -> Baseline:
-    """A photo of one color ("white", "#7f7f7f", "rgb(10,20,30)"), sent through the model's own preprocessing.
+    """Return the baseline of one color, sent through the model's own preprocessing.
+
+    Args:
+        name: A color as Pillow reads it: "white", "#7f7f7f", "rgb(10,20,30)".
 
     Raises:
-        ValueError: no such color.
+        ValueError: When there is no such color.
     """
     pixel = ImageColor.getrgb(name)[:3]
 
     def function(model: VisionModel, x: Tensor) -> Tensor:
-        picture = model.preprocess(Image.new("RGB", (x.shape[-1], x.shape[-2]), pixel))
-        return picture[:, :1, :1].to(x).expand_as(x)
+        image = model.preprocess(Image.new("RGB", (x.shape[-1], x.shape[-2]), pixel))
+        return image[:, :1, :1].to(x).expand_as(x)
 
     return function
 
 
-BASELINE = f"{', '.join(BASELINES)}, a color (white, #7f7f7f), a tensor or a function"
+BASELINE = f"{', '.join(BASELINE_IMAGES)}, a color (white, #7f7f7f), a tensor or a function"
+"""What the help of an option `baseline` says."""
 
 
-def check_baseline(given: Any) -> None:
+def check_baseline(baseline: BaselineLike) -> None:
     """Raise `OptionError` for a word that is neither a baseline nor a color."""
-    if isinstance(given, str):
-        _named(given)
+    if isinstance(baseline, str):
+        _named(baseline)
 
 
-def starting_images(model: VisionModel, x: Tensor, given: Any) -> Tensor:
-    """The baseline of each image of the batch, of the batch's shape.
+def starting_images(model: VisionModel, x: Tensor, baseline: BaselineLike) -> Tensor:
+    """Return the baseline of each image of the batch, of the batch's shape.
 
     Raises:
-        OptionError: no such baseline, or a tensor of another shape.
+        OptionError: When there is no such baseline, or a tensor has another shape.
     """
-    made = _named(given) if isinstance(given, str) else given
-    start = torch.as_tensor(made(model, x) if callable(made) else made).to(x)
+    resolved = _named(baseline) if isinstance(baseline, str) else baseline
+    start = torch.as_tensor(resolved(model, x) if callable(resolved) else resolved).to(x)
     try:
         return start.expand_as(x)
     except RuntimeError:
@@ -120,16 +128,17 @@ def starting_images(model: VisionModel, x: Tensor, given: Any) -> Tensor:
 
 
 def _named(name: str) -> Baseline:
-    if name in BASELINES:
-        return BASELINES[name]
+    if name in BASELINE_IMAGES:
+        return BASELINE_IMAGES[name]
     try:
         return color(name)
     except ValueError:
-        raise OptionError(f"baseline={name!r} is not one of {', '.join(BASELINES)}, nor a color") from None
+        names = ", ".join(BASELINE_IMAGES)
+        raise OptionError(f"unknown baseline {name!r}; use {names}, or a color such as white or #7f7f7f") from None
 
 
 def gaussian_blur(x: Float[Tensor, "batch channels height width"], sigma: float) -> Tensor:
-    """Separable Gaussian blur; σ in pixels, kernel to 3σ, borders replicated."""
+    """Blur by a separable Gaussian; σ in pixels, kernel to 3σ, borders replicated."""
     radius = max(1, round(3 * sigma))
     offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)

@@ -1,0 +1,1 @@
+"""Methods that read or differentiate the attention of a vision transformer."""

@@ -34,23 +34,28 @@ class AttentionMap(Method):
     head: int | None = option(None, "one head; default: the mean over all", at_least=0)
 
     def heads(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch heads rows cols"]:
-        """One map for each head, from one forward; as for a call, whatever `head` says.
+        """Return one map for each head, from one forward, whatever `head` says.
+
+        Args:
+            x: The preprocessed batch.
 
         Raises:
-            ModelError: not a preprocessed batch. NonFiniteError: the model gives NaN or infinity.
+            ModelError: When `x` is no preprocessed batch.
+            NonFiniteError: When the model gives NaN or infinity.
         """
 
-        def each(x: Tensor, _: Target) -> Tensor:
-            return torch.stack([self.model.tokens_to_map(row, x.shape[-2:]) for row in self._attend(x).unbind(1)], 1)
+        def maps_of_heads(x: Tensor, _: Target) -> Tensor:
+            rows = self._attend(x).unbind(1)
+            return torch.stack([self.model.tokens_to_map(row, x.shape[-2:]) for row in rows], 1)
 
-        return self.run(x, None, each)
+        return self.run(x, None, maps_of_heads)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         attention = self._attend(x)
         if self.head is not None and self.head >= attention.shape[1]:
-            raise OptionError(
-                f"head={self.head} does not exist; this block has {attention.shape[1]}: 0 to {attention.shape[1] - 1}"
-            )
+            heads = attention.shape[1]
+            raise OptionError(f"head={self.head} does not exist; this block has {heads}: use 0 to {heads - 1}")
         row = attention.mean(1) if self.head is None else attention[:, self.head]
         return self.model.tokens_to_map(row, x.shape[-2:])
 

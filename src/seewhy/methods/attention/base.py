@@ -1,4 +1,4 @@
-"""What methods share that differentiate with respect to attention matrices."""
+"""Base of the methods that differentiate with respect to attention matrices."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ class AttentionForward:
     """One forward whose attention matrices can be differentiated.
 
     Attributes:
-        matrices: the softmaxed matrices of the blocks, in order, (B, heads, N, N) each.
-        starts: (output, ∂ score / ∂ output) pairs.
+        matrices: The softmaxed matrices of the blocks, in order, (B, heads, N, N) each.
+        starts: Pairs of an output and ∂ score / ∂ output.
     """
 
     matrices: list[Tensor]
     starts: list[tuple[Tensor, Tensor]]
 
     def gradients(self, keep: bool = False) -> list[Float[Tensor, "batch heads tokens tokens"]]:
-        """What the backward brings to each matrix; with `keep`, another backward can follow.
+        """Return what the backward brings to each matrix.
+
+        Args:
+            keep: Whether another backward follows.
 
         Raises:
-            ModelError: nothing comes, because the target is constant.
+            ModelError: When nothing comes, because the target is constant.
         """
         starts = [(value, upper) for value, upper in self.starts if value.requires_grad]
         if not starts:
@@ -43,13 +46,13 @@ class AttentionForward:
                 "gradients off; use another target, or attention_map"
             )
         values, uppers = zip(*starts, strict=True)
-        found = backward(values, self.matrices, uppers, keep)
-        return [torch.zeros_like(m) if g is None else g for m, g in zip(self.matrices, found, strict=True)]
+        gradients = backward(values, self.matrices, uppers, keep)
+        return [torch.zeros_like(m) if g is None else g for m, g in zip(self.matrices, gradients, strict=True)]
 
     @property
     def total(self) -> Float[Tensor, "batch"]:
         """The relevance that starts at the output: o · ∂score/∂o, for a class its logit."""
-        return sum((value.detach() * upper).flatten(1).sum(1) for value, upper in self.starts)
+        return torch.stack([(value.detach() * upper).flatten(1).sum(1) for value, upper in self.starts]).sum(0)
 
 
 class AttentionGradients(Method):
@@ -60,16 +63,25 @@ class AttentionGradients(Method):
     @property
     def first_block(self) -> int:
         """The first block that counts."""
-        return getattr(self, "start_layer", 0)
+        return getattr(self, "start_block", 0)
 
     def setup(self) -> None:
+        """Settle the layer above which gradients exist."""
         blocks = self.model.structure.blocks
         if self.first_block >= len(blocks):
-            raise OptionError(f"start_layer={self.first_block} leaves no block; this model has {len(blocks)}")
+            raise OptionError(
+                f"start_block={self.first_block} leaves no block of {len(blocks)}; use 0 to {len(blocks) - 1}"
+            )
         self.layer_ = Layer(blocks[self.first_block].norm1, "tokens")
 
     def attend(self, x: Tensor, target: Target, rules: TokenRules | None = None) -> AttentionForward:
-        """One forward; with `rules`, its backward is theirs."""
+        """Run one forward whose matrices can be differentiated.
+
+        Args:
+            x: The batch.
+            target: What is explained.
+            rules: Replace the gradients of the forward by theirs.
+        """
         matrices: list[Tensor] = []
         blocks = range(self.first_block % len(self.model.structure.blocks), len(self.model.structure.blocks))
         keep = self.model.attention(lambda _, matrix: matrices.append(matrix), x, blocks=blocks, differentiable=True)
@@ -78,7 +90,11 @@ class AttentionGradients(Method):
         return AttentionForward(matrices, output_gradients(output, target))
 
     def relevance(self, attended: AttentionForward) -> list[Float[Tensor, "batch heads tokens tokens"]]:
-        """R_A = A ⊙ what arrives by the rules, for relevance that starts with 1 in total; zero where the score is."""
+        """Return R_A = A ⊙ what comes down by the rules to each matrix.
+
+        Relevance starts with 1 in total; it is zero where the score is zero.
+        """
+        pairs = zip(attended.matrices, attended.gradients(), strict=True)
         total = attended.total.view(-1, 1, 1, 1)
         share = torch.where(total == 0, 0.0, 1 / torch.where(total == 0, 1.0, total))
-        return [(m.detach() * g * share).float() for m, g in zip(attended.matrices, attended.gradients(), strict=True)]
+        return [(matrix.detach() * gradient * share).float() for matrix, gradient in pairs]

@@ -12,9 +12,10 @@ from seewhy.targets import Target
 
 
 class CDAMBase(Method):
-    """What the CDAM family shares: its tensor T, the output of the norm before the last attention."""
+    """Base of the CDAM family: its tensor T is the output of the norm before the last attention."""
 
     def setup(self) -> None:
+        """Settle the layer whose output is T."""
         self.layer_ = Layer(self.model.structure.blocks[-1].norm1, "tokens")
 
 
@@ -39,5 +40,6 @@ class CDAM(CDAMBase):
     scores_once = True
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         tokens, grad = activation_and_gradient(self.model, x, self.layer_, target)
         return self.model.tokens_to_map((tokens * grad).float().sum(-1), x.shape[-2:])

@@ -27,7 +27,9 @@ class ConceptCDAM(CDAM):
     """
 
     def check_target(self, target: Target) -> None:
-        if {t.kind for t in (target.targets if isinstance(target, PerImage) else [target])} != {"concept"}:
+        """Raise `TargetError` unless the target is a concept."""
+        targets = target.targets if isinstance(target, PerImage) else (target,)
+        if any(each.kind != "concept" for each in targets):
             raise TargetError(
                 "Concept CDAM explains a concept; give target=seewhy.targets.concept(model, folder), "
                 "or --concept FOLDER"

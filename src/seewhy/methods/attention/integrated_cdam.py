@@ -23,27 +23,28 @@ from seewhy.targets import Target
     cost=lambda self: Cost.split(below=Passes(1), above=Passes(self.n_steps, self.n_steps)),
 )
 class IntegratedCDAM(CDAMBase):
-    """S_i = Σ_j (T − T̃)_ij · 1/n Σ_{k=1..n} ∂f/∂T_ij (T̃ + k/n (T − T̃)), T̃ = `baseline` (0 in the paper).
+    """S_i = Σ_j (T − T̃)_ij · 1/n Σ_{k=1..n} ∂f/∂T_ij (T̃ + k/n (T − T̃)), T̃ = `start_value` (0 in the paper).
 
     Completeness: over all tokens, prefix tokens included, the sum tends to f(T) − f(T̃), the residual stream held
     fixed. Right end-points, as in the paper.
     """
 
     n_steps: int = option(50, "points on the path", at_least=1, repeats=True)
-    baseline: float = option(0.0, "value of every token at the start of the path")
+    start_value: float = option(0.0, "value of every token at the start of the path")
     batch_size: int = option(32, BATCH_SIZE, at_least=1)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         return self.model.tokens_to_map(self.tokens(x, target), x.shape[-2:])
 
     def tokens(self, x: Tensor, target: Target) -> Float[Tensor, "batch tokens"]:
-        """The shares of all tokens, prefix tokens included."""
+        """Return the shares of all tokens, prefix tokens included."""
         tail = self.model.tail(x, self.layer_)
-        batch, path = len(x), tail.value - self.baseline
+        batch, path = len(x), tail.value - self.start_value
         total = torch.zeros_like(path, dtype=torch.float32)
         for start, stop in chunks(self.n_steps, batch, self.batch_size):
             alphas = torch.arange(start + 1, stop + 1, device=x.device, dtype=path.dtype) / self.n_steps
-            points = (self.baseline + alphas.view(-1, 1, 1, 1) * path).flatten(0, 1)
+            points = (self.start_value + alphas.view(-1, 1, 1, 1) * path).flatten(0, 1)
             with torch.enable_grad():
                 points.requires_grad_()
                 score = tiled(target, batch, stop - start).score(tail(points))

@@ -36,9 +36,11 @@ class PartialLRP(AttentionGradients):
 
     @property
     def first_block(self) -> int:
+        """The last block."""
         return -1
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         with torch.autocast(x.device.type, enabled=False):
             (relevance,) = self.relevance(self.attend(x, target, TokenRules(self.rule, self.epsilon)))
         return self.model.tokens_to_map(relevance.clamp(min=0).mean(1)[:, 0], x.shape[-2:])

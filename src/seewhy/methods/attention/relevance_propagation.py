@@ -30,16 +30,19 @@ class RelevancePropagation(AttentionGradients):
     """
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         attended = self.attend(x, target)
-        grads = attended.gradients()
-        return self.model.tokens_to_map(
-            propagate_cls([m.detach().float() * g.float() for m, g in zip(attended.matrices, grads, strict=True)]),
-            x.shape[-2:],
-        )
+        pairs = zip(attended.matrices, attended.gradients(), strict=True)
+        weighted = [matrix.detach().float() * gradient.float() for matrix, gradient in pairs]
+        return self.model.tokens_to_map(propagate_cls(weighted), x.shape[-2:])
 
 
 def propagate_cls(weighted: list[Float[Tensor, "batch heads tokens tokens"]]) -> Float[Tensor, "batch tokens"]:
-    """The class token's row of Π (I + mean_heads max(0, ·)), later blocks in front."""
+    """Return the class token's row of Π (I + mean_heads max(0, ·)), later blocks in front.
+
+    Args:
+        weighted: The weighted matrices of the blocks, in order.
+    """
     row = torch.zeros_like(weighted[0][:, 0, 0])
     row[:, 0] = 1
     for matrix in reversed(weighted):  # row times matrix, from the last block to the first: no N × N product

@@ -29,26 +29,27 @@ class Rollout(Method):
     norm divides each row by its sum. The residual stream is taken as the identity, as in the paper.
     """
 
-    start_layer: int = option(0, "the first block that counts", at_least=0)
+    start_block: int = option(0, "the first block that counts", at_least=0)
 
     def setup(self) -> None:
+        """Check that a block is left."""
         depth = len(self.model.structure.blocks)
-        if self.start_layer >= depth:
-            raise OptionError(f"start_layer={self.start_layer} leaves no block; this model has {depth}")
+        if self.start_block >= depth:
+            raise OptionError(f"start_block={self.start_block} leaves no block of {depth}; use 0 to {depth - 1}")
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         last = len(self.model.structure.blocks) - 1
-        rollout: Tensor | None = None
+        products: list[Tensor] = []
 
         def receive(block: int, matrix: Tensor) -> None:
-            nonlocal rollout
             mixed = matrix.float().mean(1)
             mixed = mixed + torch.eye(mixed.shape[-1], device=mixed.device)
             mixed = mixed / mixed.sum(-1, keepdim=True)
-            rollout = mixed if rollout is None else mixed @ rollout
+            products[:] = [mixed @ products[0] if products else mixed]
             if block == last:
                 raise Stop
 
-        with self.model.attention(receive, x, blocks=range(self.start_layer, last + 1)):
+        with self.model.attention(receive, x, blocks=range(self.start_block, last + 1)):
             self.model.run(x)
-        return self.model.tokens_to_map(rollout[:, 0], x.shape[-2:])
+        return self.model.tokens_to_map(products[0][:, 0], x.shape[-2:])

@@ -37,6 +37,7 @@ class SmoothCDAM(CDAMBase):
     batch_size: int = option(32, BATCH_SIZE, at_least=1)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         tail = self.model.tail(x, self.layer_)
         tokens, batch, generator = tail.value, len(x), make_generator(self.seed, x.device)
         sigma = self._sigma(tokens)

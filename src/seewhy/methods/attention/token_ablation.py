@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seewhy.core.cards import Capability, Cost
+from seewhy.core.io import first_line
 from seewhy.errors import LayoutError
 from seewhy.methods.base import BATCH_SIZE, Method, chunks, method, option, tiled
 from seewhy.targets import Target
@@ -32,12 +33,13 @@ class TokenAblation(Method):
     batch_size: int = option(32, BATCH_SIZE, at_least=1)
 
     def _patches(self) -> int:
-        size = getattr(self.model.preprocess, "size", None)
-        rows, cols = self.model.grid(*(size or (224, 224)))
+        height, width = getattr(self.model.preprocess, "size", None) or (224, 224)
+        rows, cols = self.model.grid(height, width)
         return rows * cols
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        rows, cols = self.model.grid(*x.shape[-2:])
+        """Compute the maps as the class describes them."""
+        rows, cols = self.model.grid(x.shape[-2], x.shape[-1])
         prefix, batch = self.model.structure.prefix_tokens, len(x)
         whole = target.score(self.model.run(x)).float()
         scores = []
@@ -62,8 +64,7 @@ class TokenAblation(Method):
             raise
         except RuntimeError as error:
             raise LayoutError(
-                f"{self.model.name} cannot run with one token less "
-                f"({str(error).splitlines()[0]}); use cdam or occlude pixels instead"
+                f"{self.model.name} cannot run with one token less ({first_line(error)}); use cdam or occlusion"
             ) from error
         finally:
             handle.remove()

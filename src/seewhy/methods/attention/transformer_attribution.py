@@ -33,17 +33,18 @@ class TransformerAttribution(AttentionGradients):
     after each product and sum are left out, so numbers differ from it. One forward and two backwards.
     """
 
-    start_layer: int = option(0, "the first block that counts (1 in the published runs)", at_least=0)
+    start_block: int = option(0, "the first block that counts (1 in the published runs)", at_least=0)
     rule: str = option("zplus", "the LRP rule of linear layers", choices=LINEAR_RULES)
     epsilon: float = option(1e-6, "added to denominators, with their sign", at_least=0)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         rules = TokenRules(self.rule, self.epsilon)
         with torch.autocast(x.device.type, enabled=False):
             attended = self.attend(x, target, rules)
             rules.plain = True
-            grads = attended.gradients(keep=True)
+            gradients = attended.gradients(keep=True)
             rules.plain = False
             relevance = self.relevance(attended)
-        weighted = [g.float() * r for g, r in zip(grads, relevance, strict=True)]
+        weighted = [gradient.float() * r for gradient, r in zip(gradients, relevance, strict=True)]
         return self.model.tokens_to_map(propagate_cls(weighted), x.shape[-2:])

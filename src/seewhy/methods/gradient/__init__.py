@@ -1,0 +1,1 @@
+"""Methods made of gradients at the pixels: plain, smoothed, integrated along a path, or with other ReLUs."""

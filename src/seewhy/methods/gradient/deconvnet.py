@@ -31,4 +31,5 @@ class Deconvnet(ReLUMethod):
     rule = "deconvnet"
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         return self.ruled_input_gradient(x, target).abs().amax(1)

@@ -32,4 +32,5 @@ class GuidedBackprop(ReLUMethod):
     rule = "guided"
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         return self.ruled_input_gradient(x, target).abs().amax(1)

@@ -39,9 +39,11 @@ class GuidedGradCAM(ReLUMethod):
     rule = "guided"
 
     def setup(self) -> None:
+        """Settle the layer of Grad-CAM."""
         self._layer = self.model.cam_layer(self.layer)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         kept: list[Tensor] = []
 
         def keep(_: Any, __: tuple, output: Any) -> Any:
@@ -49,7 +51,8 @@ class GuidedGradCAM(ReLUMethod):
             return with_first_tensor(output, kept[-1].clone())  # an in-place ReLU must not change what was kept
 
         layer = self.model.submodule(self._layer.name)
-        with torch.enable_grad(), ReLURule("gradient") as mode, hooked(layer, keep):
+        mode = ReLURule("gradient")
+        with torch.enable_grad(), mode, hooked(layer, keep):
             x = x.detach().requires_grad_()
             score = target.score(self.model.run(x))
         self.ensure_seen(mode)

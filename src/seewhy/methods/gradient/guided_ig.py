@@ -46,26 +46,28 @@ class GuidedIG(Method):
     baseline: Any = option("black", f"where the path starts: {BASELINE}")
 
     def setup(self) -> None:
+        """Check the baseline and the fraction."""
         check_baseline(self.baseline)
         if not 0 < self.fraction <= 1:
             raise OptionError(f"fraction={self.fraction!r} is not above 0 and at most 1; use for example 0.05")
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        # the distances left are differences of large sums
+        """Compute the maps as the class describes them."""
+        # The distances left are differences of large sums.
         exact = torch.float32 if x.device.type == "mps" else torch.float64
         start = starting_images(self.model, x, self.baseline).flatten(1).to(exact)
         way = x.flatten(1).to(exact) - start
         progress, total = torch.zeros_like(way), torch.zeros_like(way)
         for step in range(self.n_steps):
             point = (start + progress * way).to(x.dtype).view_as(x)
-            slope = input_gradient(self.model, point, target).flatten(1).to(exact)
-            onward = advanced(progress, way, slope.abs(), (step + 1) / self.n_steps, self.fraction, self.max_dist)
-            total += (onward - progress) * way * slope
-            progress = onward
+            grad = input_gradient(self.model, point, target).flatten(1).to(exact)
+            advanced = advance(progress, way, grad.abs(), (step + 1) / self.n_steps, self.fraction, self.max_dist)
+            total += (advanced - progress) * way * grad
+            progress = advanced
         return total.view_as(x).sum(1)
 
 
-def advanced(
+def advance(
     progress: Float[Tensor, "batch features"],
     way: Float[Tensor, "batch features"],
     steepness: Float[Tensor, "batch features"],
@@ -73,9 +75,17 @@ def advanced(
     fraction: float,
     max_dist: float,
 ) -> Float[Tensor, "batch features"]:
-    """How far each feature is on its way (0 to 1) once the share `alpha` of the L1 distance is covered.
+    """Return how far each feature is on its way (0 to 1) once the share `alpha` of the L1 distance is covered.
 
     One sort and one cumulative sum stand for the moves one after the other; nothing is read back from the device.
+
+    Args:
+        progress: How far each feature is now.
+        way: x − baseline.
+        steepness: |∂f/∂x|.
+        alpha: The share of the whole distance to be covered.
+        fraction: The share of all features that moves together.
+        max_dist: How far a feature may leave the straight line, as a share of its way.
     """
     last = min(alpha + max_dist, 1.0)
     progress = progress.clamp(min=max(alpha - max_dist, 0.0))
@@ -93,9 +103,10 @@ def advanced(
 
 
 def _group_ends(ordered: Float[Tensor, "batch features"], size: int) -> Int[Tensor, "batch groups"]:
-    """Where each group ends in the sorted order: `size` features each, and those equal to its last."""
+    """Return where each group ends in the sorted order: `size` features each, and those equal to its last."""
     count = ordered.shape[1]
-    end, ends = torch.zeros_like(ordered[:, :1], dtype=torch.long), []
+    end = torch.zeros_like(ordered[:, :1], dtype=torch.long)
+    ends = []
     for _ in range(-(-count // size)):
         last = ordered.gather(1, (end + size - 1).clamp(max=count - 1))
         end = torch.searchsorted(ordered, last, right=True)

@@ -29,4 +29,5 @@ class InputXGradient(Method):
     scores_once = True
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         return (x * input_gradient(self.model, x, target)).float().sum(1)

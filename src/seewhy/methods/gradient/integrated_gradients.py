@@ -38,9 +38,11 @@ class IntegratedGradients(Method):
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
+        """Check the baseline."""
         check_baseline(self.baseline)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         batch, start_image = len(x), starting_images(self.model, x, self.baseline)
         path = x - start_image
         alphas, weights = (t.to(x) for t in quadrature(self.n_steps, self.rule))
@@ -53,7 +55,7 @@ class IntegratedGradients(Method):
 
 
 def quadrature(n: int, rule: str) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """Nodes and weights on [0, 1]; the weights sum to one."""
+    """Return `n` nodes and weights on [0, 1]; the weights sum to one."""
     if rule == "midpoint":
         return (torch.arange(n) + 0.5) / n, torch.full((n,), 1 / n)
     nodes, weights = np.polynomial.legendre.leggauss(n)

@@ -16,7 +16,7 @@ from seewhy.targets import Target
 @method(
     name="multi_crop_saliency",
     title="Multi-crop saliency",
-    summary="How strongly the score reacts to each pixel, averaged over crops and mirror images of the picture.",
+    summary="How strongly the score reacts to each pixel, averaged over crops of the image and their mirror images.",
     needs={Capability.GRADIENTS},
     signed=False,
     class_specific=True,
@@ -28,15 +28,16 @@ class MultiCropSaliency(Method):
 
     The paper's ten crops: the four corners and the center, and each mirrored; `fraction` of the side (224 of 256
     pixels), no random numbers. T_k crops, mirrors and enlarges bilinearly to the size that the model takes; the
-    gradient goes back through T_k, so all maps lie on the picture's own pixels and nothing is resampled afterwards.
+    gradient goes back through T_k, so all maps lie on the image's own pixels and nothing is resampled afterwards.
     The mean is over the crops that a pixel is in, else borders, which lie in fewer, would look unimportant.
     """
 
-    fraction: float = option(0.875, "the side of a crop, as a share of the picture's; above 0 to 1", at_least=0)
+    fraction: float = option(0.875, "the side of a crop, as a share of the image's; 0.5 to 1", at_least=0)
     mirror: bool = option(True, "mirrored crops too")
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
+        """Check the fraction."""
         if not 0.5 <= self.fraction <= 1:
             raise OptionError(f"fraction={self.fraction!r} leaves pixels in no crop, or is above 1; use 0.5 to 1")
 
@@ -46,30 +47,31 @@ class MultiCropSaliency(Method):
         return 10 if self.mirror else 5
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        batch, views = len(x), windows(*x.shape[-2:], self.fraction, self.mirror)
+        """Compute the maps as the class describes them."""
+        batch, views = len(x), windows(x.shape[-2], x.shape[-1], self.fraction, self.mirror)
         total = torch.zeros_like(x[:, 0], dtype=torch.float32)
         covered = torch.zeros_like(total[:1])
         for start, stop in chunks(len(views), batch, self.batch_size):
-            slopes = self._slopes(x, views[start:stop], tiled(target, batch, stop - start))
-            total += slopes.float().abs().amax(2).sum(0)
+            grads = self._gradients(x, views[start:stop], tiled(target, batch, stop - start))
+            total += grads.float().abs().amax(2).sum(0)
             for rows, cols, _ in views[start:stop]:
                 covered[:, rows, cols] += 1
         return total / covered
 
-    def _slopes(self, x: Tensor, views: list[tuple[slice, slice, bool]], target: Target) -> Tensor:
-        """∂f/∂x of each view, (views, batch, channels, height, width); zero outside of the view."""
+    def _gradients(self, x: Tensor, views: list[tuple[slice, slice, bool]], target: Target) -> Tensor:
+        """Return ∂f/∂x of each view, (views, batch, channels, height, width); zero outside of the view."""
         with torch.enable_grad():
             copies = x.detach().expand(len(views), *x.shape).clone().requires_grad_()
-            seen = [
+            resized = [
                 F.interpolate(_cropped(copy, *view), x.shape[-2:], mode="bilinear", align_corners=False)
                 for copy, view in zip(copies, views, strict=True)
             ]
-            score = target.score(self.model.run(torch.cat(seen)))
+            score = target.score(self.model.run(torch.cat(resized)))
         return gradient(score, copies)
 
 
 def windows(height: int, width: int, fraction: float, mirror: bool) -> list[tuple[slice, slice, bool]]:
-    """Rows, columns and whether mirrored, of the corners and the center."""
+    """Return rows, columns and whether mirrored, of the crops at the corners and the center."""
     high, wide = (max(1, round(fraction * side)) for side in (height, width))
     low, right = height - high, width - wide
     places = [(0, 0), (0, right), (low, 0), (low, right), (low // 2, right // 2)]

@@ -48,7 +48,12 @@ class ReLURule(BackwardMode):
         }
 
     def _hardtanh(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        limits = {"min_val": -1.0, "max_val": 1.0, **dict(zip(("min_val", "max_val"), args[1:], strict=False)), **kwargs}
+        limits = {
+            "min_val": -1.0,
+            "max_val": 1.0,
+            **dict(zip(("min_val", "max_val"), args[1:], strict=False)),
+            **kwargs,
+        }
         if limits["min_val"] != 0:
             return operation(*args, **kwargs)
         return self._relu(args[0], float(limits["max_val"]))
@@ -65,22 +70,24 @@ class ReLURule(BackwardMode):
 
 
 class ReLUMethod(Method):
-    """Base of the methods that need ReLUs: they say so where there are none, and never give a plain gradient."""
+    """Base of the methods that change ReLUs: a model without any is refused, not given a plain gradient."""
 
     scores_once = True
     rule: ClassVar[str]
 
     @classmethod
     def why_incompatible(cls, model: VisionModel) -> str:
+        """Return why the method does not fit the model; empty if it does."""
         return super().why_incompatible(model) or lacks_relu(model.module)
 
     def ruled_input_gradient(self, x: Tensor, target: Target) -> Tensor:
-        """∂f/∂x by this method's rule.
+        """Return ∂f/∂x by this method's rule.
 
         Raises:
-            RequirementError: no ReLU ran between the image and the score.
+            RequirementError: When no ReLU ran between the image and the score.
         """
-        with torch.enable_grad(), ReLURule(self.rule) as mode:
+        mode = ReLURule(self.rule)
+        with torch.enable_grad(), mode:
             x = x.detach().requires_grad_()
             score = target.score(self.model.run(x))
         self.ensure_seen(mode)
@@ -96,9 +103,10 @@ class ReLUMethod(Method):
 
 
 def lacks_relu(module: nn.Module) -> str:
-    """Why there is no ReLU, as far as the modules tell; empty if there is one, or only the run can tell."""
+    """Return why there is no ReLU, as far as the modules tell; empty if there is one, or only the run can tell."""
     modules = list(module.modules())
     if any(isinstance(m, nn.ReLU) or (isinstance(m, nn.Hardtanh) and m.min_val == 0) for m in modules):
         return ""
-    other = sorted({type(m).__name__ for m in modules if not any(m.children()) and _OTHER.search(type(m).__name__)})
-    return f"it changes the gradient of ReLUs, and this model has {', '.join(other)} instead" if other else ""
+    leaves = {type(m).__name__ for m in modules if not any(m.children())}
+    others = sorted(name for name in leaves if _OTHER.search(name))
+    return f"it changes the gradient of ReLUs, and this model has {', '.join(others)} instead" if others else ""

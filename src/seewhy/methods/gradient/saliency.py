@@ -26,4 +26,5 @@ class Saliency(Method):
     scores_once = True
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         return input_gradient(self.model, x, target).abs().amax(1)

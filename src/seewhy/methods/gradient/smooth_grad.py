@@ -37,6 +37,7 @@ class SmoothGrad(Method):
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         batch, generator = len(x), make_generator(self.seed, x.device)
         flat = x.flatten(1)
         sigma = self.sigma * (flat.amax(1) - flat.amin(1)).view(1, -1, 1, 1, 1)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
+from seewhy.core.maps import upcast
 from seewhy.errors import OptionError, TargetError
 from seewhy.methods.base import BATCH_SIZE, Method, chunks, gradient, method, option, tiled
 from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
@@ -44,29 +45,32 @@ class SpectralIG(Method):
     batch_size: int = option(16, BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
+        """Check the baseline and the width."""
         check_baseline(self.baseline)
         if not 0 < self.width <= 1:
             raise OptionError(f"width={self.width!r} is not above 0 and at most 1; use for example 0.4")
 
     def check_target(self, target: Target) -> None:
+        """Raise `TargetError` for a regression output, which has no probability."""
         if self.read_out == "probability" and target.kind == "output":
             raise TargetError("a regression output has no probability; use Spectral IG with read_out='logit'")
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         batch, start_image = len(x), starting_images(self.model, x, self.baseline)
         path = SpectralPath(x - start_image, self.width)
         total = torch.zeros_like(path.whole)
         for start, stop in chunks(self.n_steps, batch, self.batch_size):
             ends = torch.arange(start, stop + 1, dtype=path.whole.dtype, device=x.device) / self.n_steps
             points = start_image + path((ends[1:] + ends[:-1]) / 2).to(x.dtype)
-            goal = tiled(target, batch, stop - start)
-            grad = score_gradient(self.model, points.flatten(0, 1), goal, self.read_out).to(total.dtype)
+            tiled_target = tiled(target, batch, stop - start)
+            grad = score_gradient(self.model, points.flatten(0, 1), tiled_target, self.read_out).to(total.dtype)
             total += (grad.unflatten(0, (-1, batch)) * path(ends).diff(dim=0)).sum(0)
         return total.sum(1)
 
 
 class SpectralPath:
-    """From 0 to `whole`, the singular components of each channel one after the other."""
+    """A path from 0 to `whole` that brings in the singular components of each channel one after the other."""
 
     def __init__(self, whole: Float[Tensor, "batch channels height width"], width: float) -> None:
         self.whole, self.width = whole.to(torch.promote_types(whole.dtype, torch.float32)), width
@@ -75,21 +79,18 @@ class SpectralPath:
         self._late = (1 - width) * (1 - self._strengths / torch.where(largest > 0, largest, 1))
 
     def __call__(self, alphas: Float[Tensor, "points"]) -> Float[Tensor, "points batch channels height width"]:
-        """The points of the path at `alphas`."""
+        """Return the points of the path at `alphas`."""
         active = ((alphas.view(-1, 1, 1, 1) - self._late) / self.width).clamp(0, 1)
         with torch.autocast(self.whole.device.type, enabled=False):
             return (self._left * (active * self._strengths)[..., None, :]) @ self._right
 
 
 def score_gradient(model: VisionModel, x: Tensor, target: Target, read_out: str) -> Tensor:
-    """∂ score / ∂ x, of the probabilities in place of the logits if `read_out` says so."""
+    """Return ∂ score / ∂ x, of the probabilities in place of the logits if `read_out` says so."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         output = model.run(x)
         if read_out == "probability" and output.logits is not None:
-            output = Output(
-                model.probabilities(output.logits.float() if output.logits.itemsize < 4 else output.logits),
-                output.embedding,
-            )
+            output = Output(model.probabilities(upcast(output.logits)), output.embedding)
         score = target.score(output)
     return gradient(score, x)

@@ -25,7 +25,7 @@ from seewhy.targets import Output, Target
     cost=lambda self: Cost.whole(1, 1),
 )
 class AttnLRP(Method):
-    """R of the pixels, summed over channels, by the rules of the paper:
+    """R of the pixels, summed over channels, by the rules of the paper.
 
     - softmax s = softmax(x): R_x = x ⊙ (R_s − s Σ R_s) (Taylor at x; its remainder is lost, it does not conserve);
     - product A V: R_A = A ⊙ (R/O Vᵀ) / 2, R_V = V ⊙ (Aᵀ R/O) / 2, O = A V (half to each), and so for q kᵀ;
@@ -44,10 +44,13 @@ class AttnLRP(Method):
 
     @classmethod
     def why_incompatible(cls, model: VisionModel) -> str:
+        """Return why the rules do not fit the model; empty if they do."""
         missing = model.missing_capabilities(cls.card.needs | {Capability.ATTENTION})
         return f"it needs {' and '.join(missing)}" if missing else ""
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
+
         def run(pixels: Tensor) -> Output:
             with self.model.attention(lambda *_: None, pixels, differentiable=True):
                 return self.model.run(pixels)

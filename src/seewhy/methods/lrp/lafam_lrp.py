@@ -9,7 +9,7 @@ from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.base import method, option
 from seewhy.methods.lrp.layer_rules import COMPOSITES
 from seewhy.methods.lrp.lrp import COMPOSITE, LayerwiseRelevance
-from seewhy.methods.lrp.modes import pixel_relevance
+from seewhy.methods.lrp.modes import Starts, pixel_relevance
 from seewhy.models.instrument.hooks import Stop
 from seewhy.models.structure import read_tensor
 from seewhy.targets import Target
@@ -42,23 +42,28 @@ class LaFAMLRP(LayerwiseRelevance):
         return self.model.structure.head is not None and self.model.structure.read is read_tensor
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        found = pixel_relevance(x, self.rules(), self._embedding, lambda embedding: [(embedding, embedding.detach())])
-        return found.float().sum(1)
+        """Compute the maps as the class describes them."""
+
+        def start(embedding: Tensor) -> Starts:
+            return [(embedding, embedding.detach())]
+
+        return pixel_relevance(x, self.rules(), self._embedding, start).float().sum(1)
 
     def _embedding(self, pixels: Tensor) -> Float[Tensor, "batch dim"]:
-        if not self._stops:
+        head = self.model.structure.head
+        if head is None or not self._stops:
             return self.model.run(pixels).require(Capability.EMBEDDING)
-        found: list[Tensor] = []
+        embeddings: list[Tensor] = []
 
         def stop(_: nn.Module, args: tuple) -> None:
-            found.append(args[0].flatten(1))
+            embeddings.append(args[0].flatten(1))
             raise Stop
 
-        handle = self.model.submodule(self.model.structure.head).register_forward_pre_hook(stop)
+        handle = self.model.submodule(head).register_forward_pre_hook(stop)
         try:
             self.model.run(pixels)
         except Stop:
             pass
         finally:
             handle.remove()
-        return found[0]
+        return embeddings[0]

@@ -18,10 +18,15 @@ COMPOSITE = "rules by layer (first-convolutions-linear), or one rule for all lay
 
 
 class LayerwiseRelevance(Method):
-    """What LRP methods for convolutional networks share: their rules."""
+    """Base of the LRP methods for convolutional networks: their rules."""
+
+    composite: str
+    epsilon: float
+    gamma: float
 
     @classmethod
     def why_incompatible(cls, model: VisionModel) -> str:
+        """Return why the rules do not fit the model; empty if they do."""
         return super().why_incompatible(model) or attention_inside(model)
 
     @cached_property
@@ -29,7 +34,7 @@ class LayerwiseRelevance(Method):
         return input_bounds(self.model)
 
     def rules(self) -> LayerRules:
-        """Fresh rules for one forward."""
+        """Return new rules, for one forward."""
         return LayerRules(self.composite, lambda: self._box, self.epsilon, self.gamma)
 
 
@@ -61,7 +66,7 @@ class LRP(LayerwiseRelevance):
     ε is absolute: a network whose activations are not far above it keeps relevance for itself.
 
     Raises:
-        ModelError: the model computes something that no rule fits (a softmax inside, a matrix product).
+        ModelError: When the model computes something that no rule fits (a softmax inside, a matrix product).
     """
 
     scores_once = True
@@ -71,6 +76,8 @@ class LRP(LayerwiseRelevance):
     gamma: float = option(0.25, "how much more positive weights count in the γ rule", at_least=0)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
+
         def start(output: Output) -> Starts:
             return [(value, value.detach() * gradient) for value, gradient in output_gradients(output, target)]
 

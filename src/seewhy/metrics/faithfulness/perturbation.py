@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability
 from seewhy.errors import OptionError
-from seewhy.methods.baselines import BASELINES, check_baseline, starting_images
+from seewhy.methods.baselines import BASELINE_IMAGES, check_baseline, starting_images
 from seewhy.methods.perturbation.masks import upcast
 from seewhy.methods.perturbation.rise import as_probability
 from seewhy.metrics.base import Measurement, Metric, MetricInputs, option, ranks
@@ -24,7 +24,7 @@ from seewhy.targets import Output, Target
 Fill = Callable[[int, int, int, Tensor], None]
 """`fill(image, start, stop, out)` writes variants start … stop − 1 of that image of the batch into `out`."""
 
-BASELINE_HELP = f"what stands for removed pixels: {', '.join(BASELINES)}, or a color (white, #7f7f7f)"
+BASELINE_HELP = f"what stands for removed pixels: {', '.join(BASELINE_IMAGES)}, or a color (white, #7f7f7f)"
 NOT_FINITE = "the model's score of a perturbed image is NaN or infinite"
 
 

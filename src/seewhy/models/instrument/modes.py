@@ -79,7 +79,8 @@ class BackwardMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Operation, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, kwargs = tree_map(_as_constant, (tuple(args), kwargs or {}))
+        args = tree_map(_as_constant, tuple(args))
+        kwargs = {key: tree_map(_as_constant, value) for key, value in (kwargs or {}).items()}
         name = getattr(func, "__name__", "")
         handler = self.handlers.get(name.strip("_"))
         if handler is None or not torch.is_grad_enabled() or not _any_tracked((args, kwargs)):
@@ -107,7 +108,9 @@ class _ReplacedBackward(torch.autograd.Function):
         return compute()
 
     @staticmethod
-    def backward(ctx: Any, upper: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's is untyped
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] # torch types the arguments of any function
+        ctx: Any, upper: Tensor
+    ) -> tuple[Tensor | None, ...]:
         return (None, None, None, *ctx.replacement(ctx.saved_tensors, upper))
 
 
