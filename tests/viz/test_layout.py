@@ -90,6 +90,10 @@ def test_the_title_stands_at_the_top_left_and_moves_everything_down():
     assert GAP <= title.left <= GAP + 2
     assert GAP <= title.top < title.bottom <= red.top - GAP
     assert figure.height - without.height == red.top - cell_area(without, RED).top > 10
+    letters = grid([[plain(RED)]], title="H", col_titles=["H"], cell=CELL)
+    rows = np.flatnonzero((np.asarray(letters)[: cell_area(letters, RED).top] < 128).all(-1).any(1))
+    heights = [len(lines) for lines in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)]
+    assert heights[0] > 1.2 * heights[1]  # of the title and of a column's title
     two_lines = grid([[plain(RED), plain(GREEN)]], title="word " * 12, cell=CELL)
     assert ink(two_lines, bottom=cell_area(two_lines, RED).top).right <= two_lines.width - GAP
 
@@ -102,6 +106,10 @@ def test_column_titles_stand_over_the_middle_of_their_columns_next_to_the_cells(
     assert short.middle[0] == pytest.approx(red.middle[0], abs=1)
     assert long.middle[0] == pytest.approx(green.middle[0], abs=2)
     assert short.top > long.top  # one line stands beside the last of two
+    same_letters = grid([[plain(RED), plain(GREEN)]], col_titles=["xx", "xxxxxxxxxxxx xxxxxxxxxxx"], cell=CELL)
+    last_line, second_line = (ink(same_letters, c.left, 0, c.right, c.top) for c in (red, green))
+    assert last_line.bottom == second_line.bottom
+    assert second_line.top < last_line.top
     assert short.bottom <= red.top - GAP
     assert red.top - short.bottom < 13  # within a line
 

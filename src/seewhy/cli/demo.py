@@ -1,4 +1,4 @@
-"""`seewhy demo`: photos explained, in one page."""
+"""`seewhy demo`: two images explained, on one page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seewhy.cli import common
 
 
 def demo(out: common.Out = Path("out/demo"), device: common.Device = None) -> None:
-    """Explain two photos of scikit-image with an ImageNet network, on one page; offline."""
+    """Explain two images of scikit-image with an ImageNet network, on one page; offline."""
     from seewhy.cli.demo_page import build
 
     page = build(out, device=device, progress=common.progress)

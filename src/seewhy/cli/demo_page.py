@@ -1,4 +1,4 @@
-"""The demo: photos, an ImageNet network, one page; offline."""
+"""The demo: two images, an ImageNet network, one page; offline."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ SCENES_MODEL = "scenes_vit"
 SCENE = 4  # its objects are classified with near certainty
 EXAMPLES = 20  # images of a concept
 INTRO = (
-    "An ImageNet network (EfficientNet-Lite0) classifies photos that come with scikit-image. For each: its answers, "
+    "An ImageNet network (EfficientNet-Lite0) classifies images that come with scikit-image. For each: its answers, "
     "and the evidence that each method finds for the first and for the second. LaFAM needs no class: it shows where "
     "the network is active at all."
 )
 
 
-def photos() -> dict[str, Image.Image]:
+def demo_images() -> dict[str, Image.Image]:
     """Return the cat and the coffee of scikit-image."""
     data = require("skimage.data", "demo")
     return {"The cat": Image.fromarray(data.chelsea()), "The coffee": Image.fromarray(data.coffee())}
@@ -50,7 +50,7 @@ def build(out: Path, device: str | None = None, progress: Progress = no_progress
     Args:
         out: The folder.
         device: Of the network.
-        progress: Shows the photos.
+        progress: Shows the images.
 
     Returns:
         The path of the page.
@@ -59,19 +59,19 @@ def build(out: Path, device: str | None = None, progress: Progress = no_progress
         MissingExtraError: When the extra `demo` is not installed.
     """
     model = load_model(MODEL, device=device)
-    images = photos()
+    images = demo_images()
     methods = [as_method(model, name, **options) for name, options in METHODS.items()]
     outcomes = explain_each(model, list(images.values()), methods, top(2), batch_size=1)
     out.mkdir(parents=True, exist_ok=True)
     sections = [
-        _photo_section(name, outcome, out)
+        _image_section(name, outcome, out)
         for name, outcome in zip(images, progress(outcomes, len(images), "explaining"), strict=True)
     ]
     sections.append(_scene_section(out))
     return page("What does this model see, and why does it say so?", sections, out / "index.html", INTRO)
 
 
-def _photo_section(name: str, outcome: Outcome, out: Path) -> Section:
+def _image_section(name: str, outcome: Outcome, out: Path) -> Section:
     if outcome.error:
         raise outcome.error
     figure = explanation_grid(outcome.explanations)
