@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import seewhy
-from seewhy.checks import DATASET_CHECKS, METHOD_CHECKS, METRIC_CHECKS, MODEL_CHECKS
+from seewhy.checks import DATASET_CHECKS, METHOD_CHECKS, METRIC_CHECKS, MODEL_CHECKS, SOURCE_CHECKS
 from seewhy.data.base import DATASETS
 from seewhy.methods.base import METHODS
 from seewhy.metrics.base import METRICS
@@ -56,7 +56,7 @@ def test_everything_registered_is_exported(package: str) -> None:
 
 
 def test_every_check_is_exported() -> None:
-    everything = (*METHOD_CHECKS, *METRIC_CHECKS, *MODEL_CHECKS, *DATASET_CHECKS)
+    everything = (*METHOD_CHECKS, *METRIC_CHECKS, *MODEL_CHECKS, *DATASET_CHECKS, *SOURCE_CHECKS)
     missing = [name for name, _ in everything if name not in exports("checks")]
     assert not missing, f"add to {stub_of('checks')}: {', '.join(missing)}"
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from models.adapter_checks import check_cut, check_grids, check_run, check_tail, image, left_alone, shaken
+from models.adapter_checks import check_cut, check_grids, check_places, check_run, check_tail, image, left_alone, shaken
 from torch import Tensor, nn
 from toys import ToyAttention, ToyBlock, ToyCNN, ToyViT
 
@@ -417,6 +417,63 @@ def test_tokens_without_attention_are_features() -> None:
     check_cut(model, x, model.structure.cam_layer)
     maps = model.activations(x, model.structure.stages[-2:])
     assert {tuple(m.shape[-2:]) for m in maps.values()} == {(4, 6)}
+
+
+class MergingMixer(nn.Module):
+    """A pyramid of tokens without attention: mixers on ever coarser grids, each a merge of `factor` × `factor` cells."""
+
+    def __init__(self, grids: list[tuple[int, int]], patch: int) -> None:
+        super().__init__()
+        self.grids = grids
+        self.embed = nn.Conv2d(3, 16, patch, patch)
+        self.mixers = nn.ModuleList([TokenMixer(math.prod(grid)) for grid in grids])
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for grid, mixer in zip(self.grids, self.mixers, strict=True):
+            x = F.adaptive_avg_pool2d(x, grid)
+            x = mixer(x.flatten(2).mT).mT.unflatten(2, grid)
+        return self.head(x.mean((2, 3)))
+
+
+class TokenMixer(nn.Module):
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.norm, self.mix = nn.LayerNorm(16), nn.Linear(tokens, tokens)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(self.norm(x).mT).mT
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "grids", "found"),
+    [
+        # down to a grid that is two cells high, and one that is two cells wide
+        ((32, 48), 4, [(8, 12), (4, 6), (2, 3)], 3),
+        ((48, 32), 4, [(12, 8), (6, 4), (3, 2)], 3),
+        # a quarter of the sides at once
+        ((32, 64), 4, [(8, 16), (2, 4)], 2),
+        # one cell high: no map of where
+        ((32, 64), 8, [(4, 8), (1, 2)], 1),
+        # merged along one axis only, or unevenly: no square of cells became one
+        ((32, 64), 4, [(8, 16), (8, 8)], 1),
+        ((32, 64), 4, [(8, 16), (3, 5)], 1),
+    ],
+)
+def test_tokens_of_a_pyramid_lie_on_coarser_grids(size, patch, grids, found) -> None:
+    model = wrap(shaken(MergingMixer(grids, patch)), input_size=size)
+    tokens = [layer for layer in model.structure.stages if layer.layout == "tokens"]
+    first, *coarser = grids[:found]
+    strides = [(size[0] // rows, size[1] // cols) for rows, cols in coarser]
+    assert tokens == [
+        Layer("mixers.0", "tokens"),
+        *(Layer(f"mixers.{i}", "tokens", stride, prefix=0) for i, stride in enumerate(strides, 1)),
+    ]
+    assert model.structure.patch_size == (size[0] // first[0], size[1] // first[1])
+    maps = model.activations(image(*size), tokens)
+    assert [tuple(m.shape[-2:]) for m in maps.values()] == grids[:found]
+    check_places(model, image(*size), tokens[:1], grids[:1])
 
 
 # ── what the user says ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -104,3 +104,13 @@ from .models import (
     check_tail as check_tail,
     check_token_count as check_token_count,
 )
+from .sources import (
+    SOURCE_CHECKS as SOURCE_CHECKS,
+    check_foreign_module as check_foreign_module,
+    check_loaded_model as check_loaded_model,
+    check_source as check_source,
+    check_source_extras as check_source_extras,
+    check_source_names as check_source_names,
+    check_source_parts as check_source_parts,
+    check_unknown_model as check_unknown_model,
+)

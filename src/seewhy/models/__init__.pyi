@@ -2,4 +2,5 @@ from .adapter import VisionModel as VisionModel
 from .black_box import wrap_function as wrap_function
 from .infer.wrapping import wrap as wrap
 from .load import list_models as list_models, load_model as load_model
+from .sources.base import ModelSource as ModelSource
 from .structure import Block as Block, Layer as Layer, Structure as Structure
