@@ -1,0 +1,1 @@
+"""Adds one of each kind to seewhy by entry points."""
