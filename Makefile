@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 FLOOR  := 90
 PATHS  := src tests docs scripts README.md CONTRIBUTING.md SECURITY.md
 
-.PHONY: help demo test test-all lint format coverage mutants dist lanes ci ci-full clean
+.PHONY: help demo test test-all lint typing format coverage mutants dist lanes ci ci-full clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -35,6 +35,9 @@ lint: $(VENV)/.installed-lint  ## style, spelling, docstrings, imports and types
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+typing: $(VENV)/.installed-test $(VENV)/.installed-lint  ## what mypy and pyright tell a user
+	$(BIN)/python -m pytest -q tests/typing
+
 format: $(VENV)/.installed-lint  ## put code and imports in the project's form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -50,7 +53,7 @@ dist: $(VENV)/.installed-dist  ## build the wheel and the sdist into dist/ and c
 lanes: dist  ## the built wheel alone, with the demo and a benchmark, and with the oldest declared versions
 	.ci/lanes dist $(VENV)-lanes
 
-ci: lint coverage lanes  ## what CI runs
+ci: lint typing coverage lanes  ## what CI runs
 
 ci-full: ci test-all mutants  ## everything (hours)
 

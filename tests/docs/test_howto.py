@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from seewhy.models.sources.base import SOURCES
 
 from seewhy.data.base import DATASETS
 from seewhy.methods.base import METHODS
 from seewhy.metrics.base import METRICS
+from seewhy.models.sources.base import SOURCES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted((DOCS / "howto").glob("*.md"))
@@ -36,6 +36,7 @@ def _registries_stay(monkeypatch):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page_runs(page: Path, tmp_path: Path, monkeypatch) -> None:
     files = files_of(page)
@@ -68,5 +69,6 @@ def test_there_is_a_page_for_each_kind_of_part() -> None:
 
 @pytest.mark.parametrize("page", [*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")], ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
-    for link in re.findall(r"\]\((?!https?:|mailto:|#)([^)#]+)", page.read_text("utf-8")):
+    prose = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\((?!https?:|mailto:|#)([^)#]+)", prose):
         assert (page.parent / link).exists(), f"{page.name} links to {link}, which is not there"
