@@ -4,7 +4,8 @@ import seewhy
 from seewhy.methods import GradCAM
 
 model = seewhy.load_model("scenes_vit")
-seewhy.explain(model, "cat.jpg", methd="grad_cam")  # error: misspelt argument
+seewhy.load_data("voc", rooot=".").nothing  # error: no such attribute
+seewhy.wrap(model.module, class_name=["a"])  # error: misspelt argument
 seewhy.explain("scenes_vit", "cat.jpg")  # error: a name is no model
 seewhy.explain_everything  # error: no such name
 GradCAM(model, rellu=True)  # error: no such option

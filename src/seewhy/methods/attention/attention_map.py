@@ -30,8 +30,8 @@ class AttentionMap(Method):
     formed, and the forward ends there; the fused kernel stays in place.
     """
 
-    block: int = option(-1, "which block, counted from the end if negative")
-    head: int | None = option(None, "one head; default: the mean over all", at_least=0)
+    block: int = option(default=-1, help="which block, counted from the end if negative")
+    head: int | None = option(default=None, help="one head; default: the mean over all", at_least=0)
 
     def heads(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch heads rows cols"]:
         """Return one map for each head, from one forward, whatever `head` says.

@@ -31,8 +31,8 @@ class PartialLRP(AttentionGradients):
     `TransformerAttribution`.
     """
 
-    rule: str = option("zplus", "the LRP rule of linear layers", choices=LINEAR_RULES)
-    epsilon: float = option(1e-6, "added to denominators, with their sign", at_least=0)
+    rule: str = option(default="zplus", help="the LRP rule of linear layers", choices=LINEAR_RULES)
+    epsilon: float = option(default=1e-6, help="added to denominators, with their sign", at_least=0)
 
     @property
     def first_block(self) -> int:

@@ -30,11 +30,11 @@ class SmoothCDAM(CDAMBase):
     (max − min for each image), or absolute. The noise comes from `seed` and is the same for every image.
     """
 
-    n_samples: int = option(50, "number of noisy copies", at_least=1, repeats=True)
-    sigma: float = option(0.05, "standard deviation of the noise", at_least=0)
-    sigma_unit: str = option("range", "what sigma is measured in", choices=("range", "absolute"))
-    seed: int = option(0, "seed of the noise")
-    batch_size: int = option(32, BATCH_SIZE, at_least=1)
+    n_samples: int = option(default=50, help="number of noisy copies", at_least=1, repeats=True)
+    sigma: float = option(default=0.05, help="standard deviation of the noise", at_least=0)
+    sigma_unit: str = option(default="range", help="what sigma is measured in", choices=("range", "absolute"))
+    seed: int = option(default=0, help="seed of the noise")
+    batch_size: int = option(default=32, help=BATCH_SIZE, at_least=1)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""

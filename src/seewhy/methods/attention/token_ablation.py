@@ -30,7 +30,7 @@ class TokenAblation(Method):
     batched; no gradients. Forward passes: rows · cols + 1.
     """
 
-    batch_size: int = option(32, BATCH_SIZE, at_least=1)
+    batch_size: int = option(default=32, help=BATCH_SIZE, at_least=1)
 
     def _patches(self) -> int:
         height, width = getattr(self.model.preprocess, "size", None) or (224, 224)

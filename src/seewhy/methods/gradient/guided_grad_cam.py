@@ -34,7 +34,9 @@ class GuidedGradCAM(ReLUMethod):
     gives the channels one by one, with their sign, and by default upsamples to the nearest cell. At the pixels.
     """
 
-    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
+    layer: Any = option(
+        default=None, help="layer by dotted name, module or stage number; default: the last that can be explained"
+    )
 
     rule = "guided"
 

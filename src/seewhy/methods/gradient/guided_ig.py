@@ -40,10 +40,12 @@ class GuidedIG(Method):
     image has a path of its own; the images of a batch walk side by side, one forward and backward a step.
     """
 
-    n_steps: int = option(200, "steps of the path", at_least=1, repeats=True)
-    fraction: float = option(0.05, "share of all features that moves together, above 0 to 1", at_least=0)
-    max_dist: float = option(0.02, "how far a feature may leave the straight line, as a share of its way", at_least=0)
-    baseline: Any = option("black", f"where the path starts: {BASELINE}")
+    n_steps: int = option(default=200, help="steps of the path", at_least=1, repeats=True)
+    fraction: float = option(default=0.05, help="share of all features that moves together, above 0 to 1", at_least=0)
+    max_dist: float = option(
+        default=0.02, help="how far a feature may leave the straight line, as a share of its way", at_least=0
+    )
+    baseline: Any = option(default="black", help=f"where the path starts: {BASELINE}")
 
     def setup(self) -> None:
         """Check the baseline and the fraction."""

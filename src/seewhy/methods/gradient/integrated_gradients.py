@@ -32,10 +32,10 @@ class IntegratedGradients(Method):
     (default) or Gauss-Legendre, both on [0, 1]; captum has them as `riemann_middle` and `gausslegendre`.
     """
 
-    n_steps: int = option(50, "points on the path", at_least=1, repeats=True)
-    baseline: Any = option("black", f"where the path starts: {BASELINE}")
-    rule: str = option("midpoint", "quadrature", choices=("midpoint", "gauss_legendre"))
-    batch_size: int = option(16, BATCH_SIZE, at_least=1)
+    n_steps: int = option(default=50, help="points on the path", at_least=1, repeats=True)
+    baseline: Any = option(default="black", help=f"where the path starts: {BASELINE}")
+    rule: str = option(default="midpoint", help="quadrature", choices=("midpoint", "gauss_legendre"))
+    batch_size: int = option(default=16, help=BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
         """Check the baseline."""

@@ -31,10 +31,12 @@ class SmoothGrad(Method):
     image, so an image's map does not depend on the batch that it is in.
     """
 
-    n_samples: int = option(25, "number of noisy copies", at_least=1, repeats=True)
-    sigma: float = option(0.15, "standard deviation of the noise, as a fraction of the image's range", at_least=0)
-    seed: int = option(0, "seed of the noise")
-    batch_size: int = option(16, BATCH_SIZE, at_least=1)
+    n_samples: int = option(default=25, help="number of noisy copies", at_least=1, repeats=True)
+    sigma: float = option(
+        default=0.15, help="standard deviation of the noise, as a fraction of the image's range", at_least=0
+    )
+    seed: int = option(default=0, help="seed of the noise")
+    batch_size: int = option(default=16, help=BATCH_SIZE, at_least=1)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""

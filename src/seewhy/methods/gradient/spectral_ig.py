@@ -38,11 +38,13 @@ class SpectralIG(Method):
     the logits, p stands in their place; `read_out="logit"` explains the logit, as the other methods do.
     """
 
-    n_steps: int = option(200, "points on the path", at_least=1, repeats=True)
-    width: float = option(0.4, "w, the stretch of the path over which a component comes in; above 0 to 1", at_least=0)
-    read_out: str = option("probability", "what is differentiated", choices=("probability", "logit"))
-    baseline: Any = option("black", f"where the path starts: {BASELINE}")
-    batch_size: int = option(16, BATCH_SIZE, at_least=1)
+    n_steps: int = option(default=200, help="points on the path", at_least=1, repeats=True)
+    width: float = option(
+        default=0.4, help="w, the stretch of the path over which a component comes in; above 0 to 1", at_least=0
+    )
+    read_out: str = option(default="probability", help="what is differentiated", choices=("probability", "logit"))
+    baseline: Any = option(default="black", help=f"where the path starts: {BASELINE}")
+    batch_size: int = option(default=16, help=BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
         """Check the baseline and the width."""

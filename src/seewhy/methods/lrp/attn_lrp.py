@@ -40,7 +40,9 @@ class AttnLRP(Method):
 
     scores_once = True
 
-    epsilon: float = option(1e-6, "added to the denominators of linear layers, with their sign", at_least=0)
+    epsilon: float = option(
+        default=1e-6, help="added to the denominators of linear layers, with their sign", at_least=0
+    )
 
     @classmethod
     def why_incompatible(cls, model: VisionModel) -> str:

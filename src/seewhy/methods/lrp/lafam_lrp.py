@@ -32,9 +32,9 @@ class LaFAMLRP(LayerwiseRelevance):
     are those of ε-γ-z^B. With `epsilon_plus_flat` and an embedding after a ReLU nothing in the map is negative.
     """
 
-    composite: str = option("epsilon_gamma_box", COMPOSITE, choices=tuple(COMPOSITES))
-    epsilon: float = option(1e-6, "added to denominators, with their sign", at_least=0)
-    gamma: float = option(0.25, "how much more positive weights count in the γ rule", at_least=0)
+    composite: str = option(default="epsilon_gamma_box", help=COMPOSITE, choices=tuple(COMPOSITES))
+    epsilon: float = option(default=1e-6, help="added to denominators, with their sign", at_least=0)
+    gamma: float = option(default=0.25, help="how much more positive weights count in the γ rule", at_least=0)
 
     @property
     def _stops(self) -> bool:

@@ -71,9 +71,9 @@ class LRP(LayerwiseRelevance):
 
     scores_once = True
 
-    composite: str = option("epsilon_plus_flat", COMPOSITE, choices=tuple(COMPOSITES))
-    epsilon: float = option(1e-6, "added to denominators, with their sign", at_least=0)
-    gamma: float = option(0.25, "how much more positive weights count in the γ rule", at_least=0)
+    composite: str = option(default="epsilon_plus_flat", help=COMPOSITE, choices=tuple(COMPOSITES))
+    epsilon: float = option(default=1e-6, help="added to denominators, with their sign", at_least=0)
+    gamma: float = option(default=0.25, help="how much more positive weights count in the γ rule", at_least=0)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
