@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import tomllib
+import weakref
+from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from seewhy.bench import setup
+from seewhy.bench.execute.run import resume, run
 from seewhy.bench.plan import Plan
-from seewhy.bench.setup import Bench
+from seewhy.bench.presets import presets
+from seewhy.bench.setup import Benchmark
+from seewhy.cli.bench import app
 from seewhy.errors import DataError, OptionError, RequirementError, SeewhyError, UnknownNameError
+from seewhy.methods import METHODS
+from seewhy.metrics import METRICS
+from seewhy.models.adapter import VisionModel
 
 GOOD = {
     "models": '["scenes_cnn"]',
@@ -32,7 +44,7 @@ def test_a_plan_is_read_and_survives_pickling():
     )
     assert [(m.name, m.label) for m in plan.models] == [("scenes_cnn", "scenes_cnn"), ("scenes_vit", "mine")]
     assert (plan.seed, plan.protocol.size, plan.protocol.upsampling) == (3, (48, 64), "nearest")
-    assert plan.baselines == ("random",)
+    assert plan.reference_maps == ("random",)
     assert pickle.loads(pickle.dumps(plan)) == plan
 
 
@@ -50,10 +62,10 @@ def test_two_entries_of_a_method_are_told_apart():
 
 def test_all_methods_but_some_with_options_of_their_own():
     plan = Plan.parse(text(models='["scenes_vit"]', methods='["all", {name="rise", n_masks=7, label="RISE-7"}]'))
-    tools = Bench(plan).stage("scenes_vit").tools
-    assert tools["RISE-7"].by.n_masks == 7
+    tools = Benchmark(plan).setup("scenes_vit").map_makers
+    assert tools["RISE-7"].source.n_masks == 7
     assert "rise" not in tools
-    every = Bench(Plan.parse(text(models='["scenes_vit"]', methods='"all"'))).stage("scenes_vit").tools
+    every = Benchmark(Plan.parse(text(models='["scenes_vit"]', methods='"all"'))).setup("scenes_vit").map_makers
     assert tools.keys() - {"RISE-7"} == every.keys() - {"rise"}
     assert every.keys() > {"rise", "cdam", "random"}
     with pytest.raises(OptionError, match="another method"):
@@ -77,49 +89,59 @@ def test_threshold_and_seed_reach_the_metrics_that_have_them():
             seed="7",
         )
     )
-    metrics = plan.made_metrics()
+    metrics = plan.build_metrics()
     assert (metrics["miou"].rule, metrics["miou"].level) == ("otsu", None)
     assert metrics["own"].rule == "mean"
     assert metrics["box_sensitivity"].seed == 7
-    (metric,) = Plan.parse(text(metrics='["miou"]', protocol="{threshold=0.3}")).made_metrics().values()
+    (metric,) = Plan.parse(text(metrics='["miou"]', protocol="{threshold=0.3}")).build_metrics().values()
     assert (metric.rule, metric.level) == ("max", 0.3)
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "words"),
+    ("changes", "error", "message"),
     [
-        ({"models": ""}, OptionError, "no models"),
-        ({"metrics": "[]"}, OptionError, "no metrics"),
-        ({"modles": '["x"]'}, OptionError, "models"),
+        ({"models": ""}, OptionError, "^plan: models is missing; add for example models = "),
+        ({"metrics": "[]"}, OptionError, "metrics is empty; add for example"),
+        ({"modles": '["x"]'}, OptionError, "unknown key 'modles'; did you mean 'models'"),
         ({"methods": '["grad_kam"]'}, UnknownNameError, "grad_cam"),
         ({"metrics": '["pointing"]'}, UnknownNameError, "pointing_game"),
         ({"data": '{name="scene"}'}, UnknownNameError, "scenes"),
-        ({"methods": '[{name="smooth_cdam", n_sample=3}]'}, OptionError, "n_samples"),
-        ({"metrics": '[{name="fidelity", step=3}]'}, OptionError, "steps"),
-        ({"metrics": '[{name="fidelity", steps=0}]'}, OptionError, "steps"),
-        ({"protocol": '{upsampling="cubic"}'}, OptionError, "bilinear"),
-        ({"protocol": '{upsamplings="nearest"}'}, OptionError, "upsampling"),
-        ({"protocol": '{target="labels"}'}, OptionError, "label"),
-        ({"protocol": "{batch_size=0}"}, OptionError, "1 or more"),
-        ({"protocol": "{size=[0, 3]}"}, OptionError, "rows, cols"),
-        ({"metrics": '["miou"]', "protocol": '{threshold="otsa"}'}, OptionError, "otsu"),
+        (
+            {"methods": '[{name="smooth_cdam", n_sample=3}]'},
+            OptionError,
+            "no option 'n_sample'; did you mean",
+        ),
+        ({"metrics": '[{name="fidelity", step=3}]'}, OptionError, "did you mean 'steps'"),
+        ({"metrics": '[{name="fidelity", steps=0}]'}, OptionError, "metric fidelity: steps"),
+        ({"protocol": '{upsampling="bilinar"}'}, OptionError, "upsampling must be one of .*did you mean 'bilinear'"),
+        ({"protocol": '{upsamplings="nearest"}'}, OptionError, "'protocol.upsamplings'; did you mean 'upsampling'"),
+        ({"protocol": '{target="labels"}'}, OptionError, "label, first, prediction, got 'labels'"),
+        ({"protocol": "{batch_size=0}"}, OptionError, "protocol.batch_size must be at least 1, got 0"),
+        ({"protocol": "{batch_size=1.5}"}, OptionError, "protocol.batch_size must be an integer, got 1.5"),
+        ({"protocol": "{size=[0, 3]}"}, OptionError, r"protocol.size must be .*\[rows, cols\].*got \[0, 3\]"),
+        ({"protocol": "{keep_maps=1}"}, OptionError, "true or false, got 1"),
+        ({"protocol": "3"}, OptionError, "protocol must be a table, got 3"),
         ({"metrics": '["miou"]', "protocol": "{threshold=1.5}"}, OptionError, "share"),
         ({"protocol": '{threshold="otsa"}'}, OptionError, "otsu"),  # also where no metric has a threshold
         ({"protocol": "{threshold=5}"}, OptionError, "threshold = 5.*share"),
-        ({"published": "3"}, OptionError, "table"),
-        ({"seed": "true"}, OptionError, "whole number"),
-        ({"seed": "-1"}, OptionError, "0 or more"),
-        ({"data": "{name=3}"}, OptionError, "a word"),
-        ({"baselines": '["rnd"]'}, UnknownNameError, "random"),
-        ({"data": '{name="scenes", n=0}'}, OptionError, "1 or more"),
-        ({"methods": '[{name="lafam", label="random"}]'}, OptionError, "baseline"),
-        ({"models": "[3]"}, OptionError, "table"),
-        ({"seed": "= 3"}, OptionError, "TOML"),
+        ({"protocol": "{threshold=true}"}, OptionError, "threshold must be a rule"),
+        ({"published": "3"}, OptionError, "published must be a table"),
+        ({"seed": "true"}, OptionError, "seed must be an integer, got true"),
+        ({"seed": "-1"}, OptionError, "seed must be at least 0, got -1"),
+        ({"data": "{name=3}"}, OptionError, "data.name must be a string, got 3"),
+        ({"data": '{split="multi"}'}, OptionError, "data.name is missing"),
+        ({"reference_maps": '["rnd"]'}, UnknownNameError, "random"),
+        ({"reference_maps": '["random"]', "baselines": '["center"]'}, OptionError, "former name of reference_maps"),
+        ({"data": '{name="scenes", n=0}'}, OptionError, "data.n must be at least 1, got 0"),
+        ({"methods": '[{name="lafam", label="random"}]'}, OptionError, "another reference map; give lafam"),
+        ({"models": "[3]"}, OptionError, r"models\[0\] must be a string or a table, got 3"),
+        ({"models": '[{label="x"}]'}, OptionError, r"models\[0\].name is missing"),
+        ({"seed": "= 3"}, OptionError, "plan is not valid TOML: .*line 5"),
     ],
 )
-def test_a_mistake_is_named_before_anything_is_loaded(changes, error, words):
-    with pytest.raises(error, match=words):
-        Plan.parse(text(**changes)).made_metrics()
+def test_a_mistake_is_named_before_anything_is_loaded(changes, error, message):
+    with pytest.raises(error, match=message):
+        Plan.parse(text(**changes)).build_metrics()
 
 
 @pytest.mark.parametrize(
@@ -143,7 +165,7 @@ def test_a_mistake_is_named_before_anything_is_loaded(changes, error, words):
 def test_what_cannot_work_together_is_named_before_the_first_forward(changes, error, words, monkeypatch):
     monkeypatch.setattr("seewhy.models.adapter.VisionModel.run", None)
     with pytest.raises(error, match=words):
-        Bench(Plan.parse(text(**changes))).check()
+        Benchmark(Plan.parse(text(**changes))).check()
 
 
 def test_data_without_masks_refuse_metrics_that_need_them(monkeypatch):
@@ -154,12 +176,95 @@ def test_data_without_masks_refuse_metrics_that_need_them(monkeypatch):
 
     monkeypatch.setattr(Scenes, "card", replace(Scenes.card, has=frozenset({Requirement.LABEL})))
     with pytest.raises(OptionError, match="needs masks"):
-        Bench(Plan.parse(text()))
+        Benchmark(Plan.parse(text()))
     with pytest.raises(OptionError, match="needs boxes"):
-        Bench(Plan.parse(text(metrics='["box_iou"]')))
+        Benchmark(Plan.parse(text(metrics='["box_iou"]')))
 
 
 def test_a_method_that_serves_only_one_of_two_models_is_skipped_for_the_other():
-    stages = Bench(Plan.parse(text(models='["scenes_cnn", "scenes_vit"]', methods='["lafam", "cdam"]'))).check()
-    assert [list(stage.skipped) for stage in stages] == [["cdam"], []]
-    assert [list(stage.tools) for stage in stages] == [["random", "lafam"], ["random", "lafam", "cdam"]]
+    models = Benchmark(Plan.parse(text(models='["scenes_cnn", "scenes_vit"]', methods='["lafam", "cdam"]'))).check()
+    assert [list(model.skipped) for model in models] == [["cdam"], []]
+    assert [list(model.methods) for model in models] == [["random", "lafam"], ["random", "lafam", "cdam"]]
+
+
+def test_a_file_is_named_in_messages(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(text(seed="'x'"))
+    with pytest.raises(OptionError, match=r"^mine.toml: seed must be an integer, got 'x'$"):
+        Plan.read(path)
+    with pytest.raises(OptionError, match=r"cannot read the plan .*pass the path of a TOML file"):
+        Plan.read(tmp_path / "none.toml")
+
+
+def test_the_former_name_of_reference_maps_still_works():
+    old, new = (Plan.parse(text(**{key: '["center"]'})) for key in ("baselines", "reference_maps"))
+    assert old.reference_maps == new.reference_maps == ("center",)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Labels of models as they are opened, each with the models alive at that moment."""
+    alive: weakref.WeakSet[VisionModel] = weakref.WeakSet()
+    opened: list[tuple[str, int]] = []
+    load = setup.load_model
+
+    def counted(name, **options):
+        opened.append((name, len(alive)))
+        model = load(name, **options)
+        alive.add(model)
+        return model
+
+    monkeypatch.setattr(setup, "load_model", counted)
+    return SimpleNamespace(alive=alive, calls=opened)
+
+
+FOUR_MODELS = '["scenes_cnn", "scenes_vit", {name="c", source="scenes_cnn"}, {name="d", source="scenes_vit"}]'
+
+
+def test_one_model_is_alive_at_a_time(opened, tmp_path):
+    plan = Plan.parse(text(models=FOUR_MODELS, data='{name="scenes", split="multi", n=1}'))
+    benchmark = Benchmark(plan)
+    benchmark.check()
+    assert len(opened.alive) == 1
+    assert opened.calls == [(name, 0) for name in ("scenes_vit", "scenes_cnn", "scenes_vit", "scenes_cnn")]
+    assert benchmark.setup("scenes_cnn").label == "scenes_cnn"
+    assert len(opened.calls) == 4  # the first is still open
+    del benchmark
+    opened.calls.clear()
+    run(plan, tmp_path / "run")
+    assert len(opened.calls) == 4 + 3  # once for the check, once for the work; the first of them once
+    assert {alive for _, alive in opened.calls} == {0}
+    opened.calls.clear()
+    resume(tmp_path / "run")
+    assert len(opened.calls) == 4  # nothing is left to do
+
+
+def test_the_schema_describes_every_method_metric_and_preset():
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = Plan.json_schema()
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    for preset in presets():
+        validator.validate(tomllib.loads(preset.text))
+    names = {f"method.{name}" for name in METHODS} | {f"metric.{name}" for name in METRICS}
+    assert names <= set(schema["$defs"])
+    assert schema["$defs"]["method.rise"]["properties"]["n_masks"]["minimum"] == 1
+    plan = tomllib.loads(text())
+    for wrong in (
+        {"modles": ["x"]},
+        {"seed": "x"},
+        {"methods": ["grad_kam"]},
+        {"methods": [{"name": "rise", "n_mask": 3}]},
+        {"methods": [{"name": "rise", "n_masks": 0}]},
+        {"metrics": [{"name": "fidelity", "steps": "many"}]},
+        {"protocol": {"upsampling": "cubic"}},
+        {"protocol": {"size": [3]}},
+        {"data": {"name": "scene"}},
+        {"reference_maps": ["rnd"]},
+    ):
+        assert not validator.is_valid({**plan, **wrong}), wrong
+
+
+def test_the_command_prints_the_schema():
+    printed = CliRunner().invoke(app, ["schema"])
+    assert json.loads(printed.output) == Plan.json_schema()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from seewhy.bench.plan import Plan
-from seewhy.bench.presets import dumped, plan_text, presets
+from seewhy.bench.presets import plan_text, presets
+from seewhy.bench.toml import dump_toml
 from seewhy.errors import OptionError, UnknownNameError
 from seewhy.methods import METHODS
 
@@ -15,7 +16,7 @@ KNOWN = presets()
 @pytest.mark.parametrize("preset", KNOWN, ids=lambda p: p.name)
 def test_every_name_and_option_exists(preset):
     plan = Plan.parse(preset.text)
-    made = plan.made_metrics()
+    made = plan.build_metrics()
     parts = {f"{label}.{part}" for label, metric in made.items() for part in metric.card.parts}
     assert preset.about
     models = {choice.label for choice in plan.models}
@@ -53,7 +54,8 @@ def test_changes_on_the_command_line_change_that_and_nothing_else():
         "lafam_voc", root='/a "b"', n=5, sources=["swav=/x.pth"], settings=["protocol.batch_size=4", "data.task=boxes"]
     )
     plan = Plan.parse(text)
-    assert plan.data == {**before.data, "root": '/a "b"', "n": 5, "task": "boxes"}
+    assert plan.data.model_dump() == {**before.data.model_dump(), "root": '/a "b"', "n": 5, "task": "boxes"}
+    assert plan.data.options == {**before.data.options, "task": "boxes"}
     assert plan.protocol.batch_size == 4
     assert [m.name for m in plan.models] == ["resnet50_supervised.pth", "resnet50_simclr.pth", "/x.pth"]
     assert plan.metrics == before.metrics
@@ -81,4 +83,4 @@ def test_text_survives_toml():
     import tomllib
 
     content = {"a": 'x "y" \\ \n', "l": [1, 2.5, True, {"k e": "ü"}], "t": {"x.y": {"z": 1}}}
-    assert tomllib.loads(dumped(content)) == content
+    assert tomllib.loads(dump_toml(content)) == content

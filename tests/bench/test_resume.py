@@ -13,6 +13,7 @@ import torch
 from plans import small, table
 
 from seewhy.bench.execute import run as engine, worker as work
+from seewhy.bench.manifest import fingerprint
 from seewhy.bench.store import Store
 from seewhy.errors import OptionError, SeewhyError
 
@@ -71,7 +72,7 @@ def check(folder: Path, uninterrupted: list[dict]) -> None:
     assert len(Store(folder).done()) == PARTS
     assert table(Store(folder)) == uninterrupted
     assert not list(folder.rglob("*.tmp"))
-    assert not list((folder / "claims").iterdir())
+    assert not (folder / "claims").exists()
 
 
 def test_three_kills_leave_the_same_table(tmp_path, uninterrupted):
@@ -100,22 +101,27 @@ def test_two_processes_share_a_folder(tmp_path, uninterrupted):
 def test_resume_does_no_finished_work_again(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     store = engine.run(small(n="n = 4"), folder)
-    calls = []
-    compute = work._Runner._compute
-    monkeypatch.setattr(
-        work._Runner, "_compute", lambda self, label, chunk: (calls.append(label), compute(self, label, chunk))[1]
-    )
-    forwards = []
-    passed = engine.Bench.load
-    monkeypatch.setattr(engine.Bench, "load", lambda self, batch: (forwards.append(batch), passed(self, batch))[1])
+    calls, loaded = [], []
+    compute, load = work._UnitRunner._compute_batch, work.Benchmark.load
+
+    def counted_compute(self, label, batch):
+        calls.append(label)
+        return compute(self, label, batch)
+
+    def counted_load(self, batch):
+        loaded.append(batch)
+        return load(self, batch)
+
+    monkeypatch.setattr(work._UnitRunner, "_compute_batch", counted_compute)
+    monkeypatch.setattr(work.Benchmark, "load", counted_load)
     before = {path: path.stat().st_mtime_ns for path in (folder / "rows").iterdir()}
     engine.resume(folder)
-    assert (calls, forwards) == ([], [])
+    assert (calls, loaded) == ([], [])
     gone = next(path for path in before if "--lafam--" in path.name and "000001" in path.name)
     want = table(store)
     gone.unlink()
     engine.resume(folder)
-    assert (calls, forwards) == (["lafam"], [1])
+    assert (calls, loaded) == (["lafam"], [1])
     assert table(store) == want
     assert all(path.stat().st_mtime_ns == then for path, then in before.items() if path != gone)
 
@@ -143,7 +149,7 @@ def test_other_weights_or_pictures_are_refused_and_older_manifests_are_not(tmp_p
     model, data = good["models"][0], good["data"]
     for change, error in (
         ({"models": [{**model, "weights": "0"}]}, "scenes_cnn has other weights"),
-        ({"data": {**data, "items": "0"}}, "other items than when"),
+        ({"data": {**data, "items": "0"}}, "other samples than when"),
     ):
         store.write_manifest({**good, **change})
         with pytest.raises(SeewhyError, match=error):
@@ -159,12 +165,12 @@ def test_other_weights_or_pictures_are_refused_and_older_manifests_are_not(tmp_p
 
 def test_the_fingerprint_is_of_every_value():
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2).bfloat16())
-    seen = {engine.fingerprint(module)}
-    assert engine.fingerprint(module) in seen
+    seen = {fingerprint(module)}
+    assert fingerprint(module) in seen
     for values in (module[0].weight, module[1].running_var):
         with torch.no_grad():
             values[-1] += 0.5
-        seen.add(engine.fingerprint(module))
+        seen.add(fingerprint(module))
     assert len(seen) == 3
 
 
@@ -176,12 +182,12 @@ def test_a_part_that_was_cut_off_is_made_again(tmp_path):
         path.write_bytes(path.read_bytes()[:size])
     engine.resume(store.folder)
     assert table(store) == want
-    assert [line.split(": ", 1)[1][:25] for line in store.manifest["warnings"]] == ["broken, made again: scene"] * 2
+    assert [line.split(": ", 1)[1][:25] for line in store.manifest["warnings"]] == ["broken, computed again: s"] * 2
 
 
 def test_a_worker_needs_only_what_can_be_sent(tmp_path):
     plan = small(n="n = 4")
-    bench = work.Bench(plan)
+    bench = work.Benchmarkmark(plan)
     store = Store.create(tmp_path / "run", plan.text)
     told = []
     for unit in bench.units:

@@ -11,7 +11,7 @@ from plans import small, table
 
 import seewhy
 from seewhy.bench.execute import run as engine
-from seewhy.bench.execute.scoring import joined
+from seewhy.bench.execute.scoring import concatenate
 from seewhy.bench.store import ROWS, schemas
 from seewhy.core.cards import Cost
 from seewhy.core.maps import resize_maps
@@ -198,7 +198,7 @@ def test_a_metric_that_fails_on_one_picture_costs_that_number_only(tmp_path, mon
 def test_measurements_join_where_a_piece_has_no_parts():
     one = Measurement(torch.tensor([1.0, 2.0]), {"p": torch.tensor([3.0, 4.0])}, {"": torch.ones(2, 3)}, {1: "a"})
     none = Measurement(torch.tensor([torch.nan]), reasons={0: "b"})
-    both = joined([none, one])
+    both = concatenate([none, one])
     assert both.value.isnan().tolist() == [True, False, False]
     assert both.parts["p"][1:].tolist() == [3, 4]
     assert both.parts["p"][0].isnan()
@@ -221,7 +221,7 @@ def test_a_picture_without_a_class_is_a_row_in_any_company(tmp_path, monkeypatch
             tmp_path / str(size),
         )
         rows = store.table("SELECT DISTINCT index, error FROM rows WHERE error IS NOT NULL").to_pylist()
-        assert rows == [{"index": bare, "error": "the picture shows no class"}]
+        assert rows == [{"index": bare, "error": "the image shows no class"}]
 
 
 def test_a_nan_map_is_an_error_row_and_its_neighbors_are_scored(tmp_path, monkeypatch, model, breaking):
@@ -265,7 +265,7 @@ def test_a_single_picture_that_does_not_fit_is_a_row(tmp_path, monkeypatch, brea
     monkeypatch.setattr(breaking, "compute", compute)
     store = engine.run(small(n="n = 2", methods='methods = ["breaking"]'), tmp_path / "run")
     errors = store.table("SELECT DISTINCT error FROM rows WHERE method = 'breaking'").to_pylist()
-    assert [row["error"].split(";")[0] for row in errors] == ["out of memory with a single picture"]
+    assert [row["error"].split(";")[0] for row in errors] == ["out of memory with a single image"]
 
 
 def test_a_metric_that_fails_costs_only_its_own_rows(tmp_path, monkeypatch):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -59,7 +57,7 @@ def test_a_failing_write_leaves_nothing(store, monkeypatch):
     for step in ("os.fsync", "os.replace", "pyarrow.parquet.write_table"):
         with monkeypatch.context() as broken:
             broken.setattr(step, lambda *_, **__: full())
-            with pytest.raises(SeewhyError, match=r"disk of .* is full.*resume"):
+            with pytest.raises(SeewhyError, match=r"no space left on the disk of .*resume"):
                 store.write(ROWS, "x.parquet", [ROW, ROW])
         assert [path.name for path in (store.folder / ROWS).iterdir()] == ["x.parquet"]
         assert (store.folder / ROWS / "x.parquet").read_bytes() == before
@@ -71,7 +69,7 @@ def test_a_folder_that_is_read_only_says_so(store, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.write_text", refuse)
     monkeypatch.setattr("pathlib.Path.unlink", refuse)  # not even a draft that is not there can be removed
-    with pytest.raises(SeewhyError, match=r"cannot be written \(Read-only file system\).*resume"):
+    with pytest.raises(SeewhyError, match=r"cannot write to .* \(Read-only file system\); fix it and run"):
         store.write_text("a", "b")
 
 
@@ -122,30 +120,42 @@ def test_a_manifest_of_the_future_is_refused(store):
 
 
 def test_a_claim_is_held_by_one_and_given_back(tmp_path):
-    with claimed(tmp_path, "u") as mine:
-        assert mine
-        claim = json.loads((tmp_path / "u.claim").read_text())
-        assert claim["pid"] == os.getpid()
-    assert not list(tmp_path.iterdir())
+    with claimed(tmp_path, "u") as first, claimed(tmp_path, "u") as second, claimed(tmp_path, "other") as third:
+        assert (first, second, third) == (True, False, True)
+    with claimed(tmp_path, "u") as again:
+        assert again
 
 
-def test_claims_of_the_dead_and_the_silent_are_taken_over(tmp_path, dead):
-    path, host = tmp_path / "u.claim", socket.gethostname()
-    for about, age, taken in [
-        ({"pid": dead, "host": host}, 0, True),
-        ({"pid": os.getppid(), "host": host}, 900, False),
-        ({"pid": dead, "host": "far"}, 0, False),
-        ({"pid": dead, "host": "far"}, 900, True),
-    ]:
-        path.write_text(json.dumps(about))
-        then = path.stat().st_mtime - age
-        os.utime(path, (then, then))
-        with claimed(tmp_path, "u") as mine:
-            assert mine == taken, about
-        path.unlink(missing_ok=True)
-    path.write_text("")  # killed between making and writing it
-    with claimed(tmp_path, "u") as mine:
-        assert not mine
-    os.utime(path, (0, 0))
-    with claimed(tmp_path, "u") as mine:
-        assert mine
+def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path):
+    code = (
+        "import sys, time, pathlib\n"
+        "from seewhy.bench.execute.locks import claimed\n"
+        "with claimed(pathlib.Path(sys.argv[1]), 'u') as is_ours:\n"
+        "    print(is_ours, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "True\n"
+    with claimed(tmp_path, "u") as is_ours:
+        assert not is_ours
+    process.kill()
+    process.wait()
+    with claimed(tmp_path, "u") as is_ours:
+        assert is_ours
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_disk_without_locks_is_worked_on_without_claims(tmp_path, monkeypatch, code):
+    def refuse(*_):
+        raise OSError(code, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with claimed(tmp_path, "u") as first, claimed(tmp_path, "u") as second:
+        assert first
+        assert second
+
+
+def test_a_folder_that_takes_no_claims_is_worked_on_without(tmp_path):
+    (tmp_path / "claims").write_text("a file in the place of the folder")
+    with claimed(tmp_path / "claims", "u") as is_ours:
+        assert is_ours

@@ -1,32 +1,39 @@
-"""What a benchmark is to do: a small TOML file, checked word by word before anything runs."""
+"""What a benchmark is to do: a small TOML file, checked before anything is loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seewhy.bench.reference_maps import BASELINES
+from seewhy.bench import plan_file
+from seewhy.bench.plan_file import DataTable, EntryTable, Protocol
+from seewhy.bench.reference_maps import REFERENCE_MAPS
+from seewhy.bench.toml import parse_toml
 from seewhy.core.options import options_of
 from seewhy.data import DATASETS
 from seewhy.errors import OptionError, SeewhyError, UnknownNameError, suggestion
 from seewhy.methods import METHODS
 from seewhy.metrics import METRICS, Metric
 
-TARGETS = ("label", "first", "prediction")
-UPSAMPLINGS = ("bilinear", "nearest")
-KEYS = ("seed", "models", "methods", "metrics", "baselines", "data", "protocol", "published")
-DATA_KEYS = ("name", "split", "root", "n")
-DIGEST = "toml:"  # manifests of earlier versions have digests without it, which nothing can be compared with
+DIGEST = "toml:"
+"""Begins every digest; manifests of earlier versions have digests without it, which cannot be compared."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A model, method or metric of a plan: its name, what results call it, and its options."""
+class PlanEntry:
+    """A model, method or metric of a plan.
+
+    Attributes:
+        name: The registered name; for a model what is loaded.
+        label: What results call it.
+        options: Its options.
+    """
 
     name: str
     label: str
@@ -34,268 +41,195 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How maps are made and compared.
-
-    Attributes:
-        size: (rows, cols) at which maps meet masks; None: the model's input size. Metrics that ask the model always
-            work at its input size.
-        upsampling: "bilinear" or "nearest".
-        threshold: for every metric that makes a region of a map and has no `rule` or `level` of its own: a rule
-            ("mean", "otsu"), or a share of the maximum.
-        target: "label": a map for each class that the picture shows; "first": for the first of them;
-            "prediction": for the model's own answer, compared with all objects together.
-        batch_size: pictures at a time.
-        device: as `load_model` takes it.
-        keep_maps: whether maps and pictures are stored for galleries.
-    """
-
-    size: tuple[int, int] | None = None
-    upsampling: str = "bilinear"
-    threshold: float | str | None = None
-    target: str = "label"
-    batch_size: int = 16
-    device: str | None = None
-    keep_maps: bool = True
-
-
-@dataclass(frozen=True)
 class Plan:
-    """A checked plan; picklable. `text` is what the user wrote, all else follows from it.
+    """A checked plan; picklable. All other attributes follow from `text`.
 
     Attributes:
-        methods: those that the plan names, with their options.
-        all_methods: whether every other method that can serve a model takes part as well.
-        published: figures of a paper (method -> metric -> value), for the report only.
+        text: What the user wrote.
+        seed: Seed of everything that is drawn.
+        models: The models.
+        methods: Methods that the plan names, with their options.
+        all_methods: Whether every other method that can serve a model takes part as well.
+        metrics: The metrics.
+        reference_maps: Names of the maps that methods are compared with.
+        data: The dataset and how much of it is used.
+        protocol: How maps are computed and compared.
+        published: Figures of a paper, for the report only.
     """
 
     text: str = field(repr=False)
     seed: int
-    models: tuple[Choice, ...]
-    methods: tuple[Choice, ...]
+    models: tuple[PlanEntry, ...]
+    methods: tuple[PlanEntry, ...]
     all_methods: bool
-    metrics: tuple[Choice, ...]
-    baselines: tuple[str, ...]
-    data: dict[str, Any]
+    metrics: tuple[PlanEntry, ...]
+    reference_maps: tuple[str, ...]
+    data: DataTable
     protocol: Protocol
     published: dict[str, Any]
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
-        """A plan from a file.
+        """Read a plan from a TOML file.
 
         Raises:
-            OptionError, UnknownNameError: the file cannot be read, or something in it cannot work.
+            OptionError: When the file cannot be read, or something in it cannot work.
+            UnknownNameError: When it names an unknown method, metric, dataset or reference map.
         """
         try:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise OptionError(f"the plan {str(path)!r} cannot be read ({error}); give a TOML file") from None
-        return cls.parse(text)
+            raise OptionError(f"cannot read the plan {str(path)!r} ({error}); pass the path of a TOML file") from None
+        return cls.parse(text, name=Path(path).name)
 
     @classmethod
-    def parse(cls, text: str) -> Plan:
-        """A plan from TOML text; errors as for `read`."""
-        try:
-            given = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise OptionError(f"the plan is no TOML ({error}); correct that line") from None
-        _known("the plan", given, KEYS)
-        for key in ("models", "metrics", "methods", "data"):
-            if not given.get(key):
-                raise OptionError(f"the plan has no {key}; add for example " + _EXAMPLES[key])
-        seed, published = given.get("seed", 0), given.get("published", {})
-        _kind("seed", seed, int)
-        if seed < 0:
-            raise OptionError(f"seed = {seed} is negative; use 0 or more")
-        _kind("[published]", published, dict)
-        methods, all_methods = _methods(given["methods"])
+    def parse(cls, text: str, name: str = "plan") -> Plan:
+        """Parse a plan from TOML text.
+
+        Args:
+            text: The TOML text.
+            name: Name of the plan, for messages.
+
+        Raises:
+            OptionError: When something in the plan cannot work.
+            UnknownNameError: When it names an unknown method, metric, dataset or reference map.
+        """
+        content = plan_file.validate(parse_toml(text, name), name)
+        named = [entry for entry in content.methods if entry.name != "all"]
+        all_methods = len(named) < len(content.methods)
+        methods = _registered_entries("methods", named, METHODS.__getitem__, name)
+        _check_method_labels(methods, all_methods, name)
+        _check_threshold(content.protocol.threshold, name)
+        DATASETS[content.data.name]  # raises if there is none
         return cls(
             text,
-            seed,
-            _choices("models", given["models"], None),
+            content.seed,
+            _model_entries(content.models, name),
             methods,
             all_methods,
-            _choices("metrics", given["metrics"], METRICS.__getitem__),
-            _baselines(given),
-            _data(given["data"]),
-            _protocol(given.get("protocol", {})),
-            published,
+            _registered_entries("metrics", content.metrics, METRICS.__getitem__, name),
+            _reference_maps(content.reference_maps),
+            content.data,
+            content.protocol,
+            content.published,
         )
+
+    @staticmethod
+    def json_schema() -> dict[str, Any]:
+        """Return the JSON schema of plans, with the options of every registered method and metric."""
+        return plan_file.json_schema()
 
     @property
     def digest(self) -> str:
-        """Of what the plan says, whatever its spaces and comments are; the same in every version of seewhy."""
-        said = {key: value for key, value in tomllib.loads(self.text).items() if key != "published"}
-        return DIGEST + hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        """Digest of what the plan says, whatever its spaces and comments; the same in every version of seewhy."""
+        content = {key: value for key, value in tomllib.loads(self.text).items() if key != "published"}
+        return DIGEST + hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    def made_metrics(self) -> dict[str, Metric]:
-        """The metrics by label, with the plan's seed, upsampling and threshold where they have such an option."""
-        common = {"seed": self.seed, "upsampling": self.protocol.upsampling}
-        made = {}
-        for choice in self.metrics:
-            cls = METRICS[choice.name]
-            shared = {name: value for name, value in common.items() if name in options_of(cls)}
-            own = choice.options.keys() & {"rule", "level"}
-            threshold = {} if own else _threshold(cls, self.protocol.threshold)
+    def build_metrics(self) -> dict[str, Metric]:
+        """Return the metrics by label, with the plan's seed, upsampling and threshold where they have such an option.
+
+        Raises:
+            OptionError: When an option has an impossible value.
+        """
+        shared = {"seed": self.seed, "upsampling": self.protocol.upsampling}
+        metrics = {}
+        for entry in self.metrics:
+            cls = METRICS[entry.name]
+            options = {name: value for name, value in shared.items() if name in options_of(cls)}
+            if not entry.options.keys() & {"rule", "level"}:
+                options |= _threshold_options(cls, self.protocol.threshold)
             try:
-                made[choice.label] = cls(**{**shared, **threshold, **choice.options})
+                metrics[entry.label] = cls(**{**options, **entry.options})
+            except SeewhyError as error:
+                raise OptionError(f"metric {entry.label}: {error}") from error
             except (TypeError, ValueError) as error:
-                if isinstance(error, SeewhyError):
-                    raise OptionError(f"metric {choice.label}: {error}") from error
-                raise OptionError(f"metric {choice.label}: {error}; correct its options in the plan") from error
-        return made
+                raise OptionError(f"metric {entry.label}: {error}; correct its options in the plan") from error
+        return metrics
 
 
-def _check_threshold(value: float | str) -> None:
-    """Also where no metric of the plan has a threshold."""
-    try:
-        for cls in METRICS.values():
-            if words := _threshold(cls, value):
-                cls(**words)
-    except OptionError as error:
-        raise OptionError(f"[protocol] threshold = {value!r}: {error}") from None
+# ── entries ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _threshold(cls: type, value: float | str | None) -> dict[str, Any]:
-    """The plan's threshold in a metric's own words."""
-    if value is None or "rule" not in options_of(cls):
-        return {}
-    return {"rule": value} if isinstance(value, str) else {"rule": "max", "level": value}
+def _model_entries(tables: Sequence[EntryTable], plan: str) -> tuple[PlanEntry, ...]:
+    entries = [PlanEntry(table.source or table.name, table.label or table.name, table.options) for table in tables]
+    _check_distinct("models", entries, plan)
+    return tuple(entries)
 
 
-_EXAMPLES = {
-    "models": 'models = ["scenes_vit"]',
-    "metrics": 'metrics = ["pointing_game"]',
-    "methods": 'methods = "all"',
-    "data": '[data] name = "scenes"',
-}
+def _registered_entries(
+    kind: str, tables: Sequence[EntryTable], find: Callable[[str], type], plan: str
+) -> tuple[PlanEntry, ...]:
+    """Look up methods or metrics and check the names of their options."""
+    entries = []
+    for table in tables:
+        cls = find(table.name)
+        options = {**table.options, **({} if table.source is None else {"source": table.source})}
+        _check_option_names(cls, options, plan)
+        entries.append(PlanEntry(cls.card.name, table.label or "", options))  # type: ignore[attr-defined] # registered
+    entries = [PlanEntry(entry.name, _label(entry, entries), entry.options) for entry in entries]
+    _check_distinct(kind, entries, plan)
+    return tuple(entries)
 
 
-def _known(where: str, given: Any, known: Iterable[str]) -> None:
-    _kind(where, given, dict)
-    known = list(known)
-    for key in given:
-        if key not in known:
-            near = suggestion(key, known) or f"; choose from {', '.join(known) or 'nothing'}"
-            raise OptionError(f"{where} has no {key!r}{near}")
+def _label(entry: PlanEntry, entries: Sequence[PlanEntry]) -> str:
+    """Return the label of an entry; entries of one name without labels are told apart by their options."""
+    if entry.label:
+        return entry.label
+    repeated = [other.label or other.name for other in entries].count(entry.name) > 1
+    if not repeated or not entry.options:
+        return entry.name
+    return f"{entry.name} ({', '.join(f'{name}={value}' for name, value in entry.options.items())})"
 
 
-def _kind(name: str, value: Any, *kinds: type) -> None:
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise OptionError(f"{name} = {value!r} cannot be; it must be {' or '.join(_WORDS[k] for k in kinds)}")
-
-
-_WORDS = {
-    int: "a whole number",
-    dict: "a table",
-    list: "a list",
-    str: "a word",
-    bool: "true or false",
-    float: "a number",
-}
-
-
-def _methods(given: Any) -> tuple[tuple[Choice, ...], bool]:
-    """The methods that are named, and whether "all" is: `"all"`, or `["all", {name = "rise", n_masks = 500}]`."""
-    given = [given] if isinstance(given, str) else given
-    _kind("methods", given, list)
-    named = [entry for entry in given if entry != "all"]
-    methods, all_methods = _choices("methods", named, METHODS.__getitem__), len(named) < len(given)
-    for choice in methods:
-        if choice.label in BASELINES or (all_methods and choice.label != choice.name and choice.label in METHODS):
-            owner = "baseline" if choice.label in BASELINES else "method"
-            raise OptionError(f"{choice.label!r} is the name of another {owner}; give {choice.name} another label")
-    return methods, all_methods
-
-
-def _choices(kind: str, given: Any, find: Callable[[str], type] | None) -> tuple[Choice, ...]:
-    given = [given] if isinstance(given, str) else given
-    _kind(kind, given, list)
-    made = [_choice(kind, entry, find) for entry in given]
-    labels = _distinct(made)
-    if len(set(labels)) < len(labels):
-        twice = next(label for label in labels if labels.count(label) > 1)
-        raise OptionError(f"{twice!r} is among the {kind} twice; remove one, or give it other options or a label")
-    return tuple(Choice(c.name, label, c.options) for c, label in zip(made, labels, strict=True))
-
-
-def _choice(kind: str, entry: Any, find: Callable[[str], type] | None) -> Choice:
-    entry = {"name": entry} if isinstance(entry, str) else entry
-    _kind(f"an entry of {kind}", entry, dict, str)
-    entry = dict(entry)
-    label = entry.pop("label", "")
-    name = entry.pop("name", entry.get("source", ""))
-    _kind(f"name of an entry of {kind}", name, str)
-    if not name:
-        raise OptionError(f'an entry of {kind} has no name; write {{name = "…"}}')
-    if find is None:  # a model: the name is what results call it, the source what is loaded
-        return Choice(entry.pop("source", name), label or name, entry)
-    cls = find(name)
-    unknown = sorted(set(entry) - set(options_of(cls)))
+def _check_option_names(cls: type, options: dict[str, Any], plan: str) -> None:
+    known = list(options_of(cls))
+    unknown = sorted(set(options) - set(known))
     if unknown:
-        known = list(options_of(cls))
         near = suggestion(unknown[0], known) or f"; its options: {', '.join(known) or 'none'}"
-        raise OptionError(f"{cls.card.title} has no option {unknown[0]!r}{near}")
-    return Choice(cls.card.name, label, entry)
+        title = cls.card.title  # type: ignore[attr-defined] # registered classes have a card
+        raise OptionError(f"{plan}: {title} has no option {unknown[0]!r}{near}")
 
 
-def _distinct(made: list[Choice]) -> list[str]:
-    """Labels; entries of one name without labels of their own are told apart by their options."""
-    names = [c.label or c.name for c in made]
-    return [
-        f"{c.name} ({', '.join(f'{k}={v}' for k, v in c.options.items())})"
-        if not c.label and names.count(c.name) > 1 and c.options
-        else name
-        for c, name in zip(made, names, strict=True)
-    ]
+def _check_distinct(kind: str, entries: Sequence[PlanEntry], plan: str) -> None:
+    label, count = Counter(entry.label for entry in entries).most_common(1)[0] if entries else ("", 0)
+    if count > 1:
+        raise OptionError(f"{plan}: {kind} has {label!r} twice; remove one, or give one of them a label")
 
 
-def _baselines(given: Mapping[str, Any]) -> tuple[str, ...]:
-    names = given.get("baselines", ["random"])
-    _kind("baselines", names, list)
+def _check_method_labels(methods: Sequence[PlanEntry], all_methods: bool, plan: str) -> None:
+    """Check that no label is the name of something else that takes part."""
+    for entry in methods:
+        if entry.label in REFERENCE_MAPS:
+            taken_by = "reference map"
+        elif all_methods and entry.label != entry.name and entry.label in METHODS:
+            taken_by = "method"
+        else:
+            continue
+        raise OptionError(f"{plan}: {entry.label!r} is the name of another {taken_by}; give {entry.name} another label")
+
+
+def _reference_maps(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
-        if name not in BASELINES:
-            raise UnknownNameError("baseline", str(name), BASELINES)
+        if name not in REFERENCE_MAPS:
+            raise UnknownNameError("reference map", name, REFERENCE_MAPS)
     return tuple(dict.fromkeys(names))
 
 
-def _data(given: Any) -> dict[str, Any]:
-    """The checked `[data]`; the options of the data set are checked by `load_data`."""
-    given = {"name": given} if isinstance(given, str) else given
-    _kind("[data]", given, dict, str)
-    if "name" not in given:
-        raise OptionError('[data] has no name; add name = "scenes"')
-    _kind("[data] name", given["name"], str)
-    DATASETS[given["name"]]
-    n = given.get("n")
-    if n is not None:
-        _kind("[data] n", n, int)
-        if n < 1:
-            raise OptionError(f"[data] n = {n} leaves nothing to look at; use 1 or more, or leave it out for all")
-    return given
+# ── threshold ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _protocol(given: Any) -> Protocol:
-    _known("[protocol]", given, [f.name for f in fields(Protocol)])
-    given = dict(given)
-    if (size := given.get("size")) is not None:
-        sides = [size, size] if isinstance(size, int) else size
-        if not isinstance(sides, list) or len(sides) != 2 or not all(type(s) is int and s > 0 for s in sides):
-            raise OptionError(f"[protocol] size = {size!r} cannot be; give pixels, or [rows, cols]")
-        given["size"] = tuple(sides)
-    made = Protocol(**given)
-    for name, choices in (("upsampling", UPSAMPLINGS), ("target", TARGETS)):
-        if getattr(made, name) not in choices:
-            raise OptionError(
-                f"[protocol] {name} = {getattr(made, name)!r}{suggestion(str(getattr(made, name)), ())}"
-                f" is not one of {', '.join(choices)}"
-            )
-    if made.threshold is not None:
-        _kind("[protocol] threshold", made.threshold, float, int, str)
-        _check_threshold(made.threshold)
-    _kind("[protocol] batch_size", made.batch_size, int)
-    _kind("[protocol] keep_maps", made.keep_maps, bool)
-    if made.batch_size < 1:
-        raise OptionError(f"[protocol] batch_size = {made.batch_size} is too small; use 1 or more")
-    return made
+def _check_threshold(threshold: float | str | None, plan: str) -> None:
+    """Check the threshold even where no metric of the plan has one."""
+    try:
+        for cls in METRICS.values():
+            if options := _threshold_options(cls, threshold):
+                cls(**options)
+    except OptionError as error:
+        raise OptionError(f"{plan}: protocol.threshold = {threshold!r}: {error}") from None
+
+
+def _threshold_options(cls: type, threshold: float | str | None) -> dict[str, Any]:
+    """Return the plan's threshold as options of a metric."""
+    if threshold is None or "rule" not in options_of(cls):
+        return {}
+    return {"rule": threshold} if isinstance(threshold, str) else {"rule": "max", "level": threshold}

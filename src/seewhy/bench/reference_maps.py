@@ -1,4 +1,4 @@
-"""Maps that know nothing of the model: what any method must beat."""
+"""Maps that do not use the model: what any method must beat."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-SIDE = 14  # cells a side, as a ViT-B/16 at 224 pixels has
+SIDE = 14
+"""Cells a side, as a ViT-B/16 at 224 pixels has."""
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """A map made of numbers alone.
+class ReferenceMap:
+    """A map made without the model.
 
     Attributes:
-        make: from the plan's seed, the item's position in the data set and the class to the map.
+        name: Name in plans and results.
+        title: Name in reports.
+        summary: One sentence: what the map is.
+        class_specific: Whether the map depends on the class.
+        make: Map from the plan's seed, the sample's position in the dataset and the class (-1: none).
     """
 
     name: str
@@ -28,20 +33,20 @@ class Baseline:
     make: Callable[[int, int, int], Float[Tensor, "rows cols"]]
 
 
-def _random(seed: int, index: int, label: int) -> Tensor:
-    draws = np.random.default_rng([seed, index, label + 1]).normal(size=(SIDE, SIDE))
+def _random(seed: int, index: int, class_index: int) -> Tensor:
+    draws = np.random.default_rng([seed, index, class_index + 1]).normal(size=(SIDE, SIDE))
     return torch.from_numpy(draws).float()
 
 
-def _center(seed: int, index: int, label: int) -> Tensor:
+def _center(seed: int, index: int, class_index: int) -> Tensor:
     line = torch.linspace(-1, 1, SIDE)
     return torch.exp(-2 * (line[:, None] ** 2 + line[None] ** 2))
 
 
-BASELINES = {
+REFERENCE_MAPS = {
     each.name: each
     for each in (
-        Baseline("random", "Random map", "Normal noise, another map for each item and class.", True, _random),
-        Baseline("center", "Center", "A Gaussian in the middle, the same for every picture.", False, _center),
+        ReferenceMap("random", "Random map", "Normal noise, another map for each image and class.", True, _random),
+        ReferenceMap("center", "Center", "A Gaussian in the middle, the same for every image.", False, _center),
     )
 }

@@ -1,273 +1,289 @@
-"""What is scored: one entry for each picture and class, seen as the model sees the picture."""
+"""What is scored: the image–target pairs of a batch of samples, and the ground truth in the model's view."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
-from PIL import Image
 from torch import Tensor
 
 from seewhy.bench.plan import Protocol
+from seewhy.bench.view import boxes_in_model_view, has_known_view, mask_in_model_view
 from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Capability
 from seewhy.data.base import Dataset, Item
-from seewhy.errors import ModelError, OptionError, SeewhyError
+from seewhy.errors import OptionError, SeewhyError
 from seewhy.metrics import MetricInputs
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Output, class_index
 
+IndexedSample = tuple[int, Item]
+"""Position in the dataset, and the sample."""
+
 
 @dataclass(frozen=True)
-class Entry:
-    """One map to be scored.
+class ImageTarget:
+    """One map to be scored: an image of a batch and the class that is explained.
 
     Attributes:
-        row: which picture of the chunk.
-        label: the class as the data set counts; None where the model's own answer is explained.
-        cls: the class as the model counts; None for a model without classes.
-        name: what a person calls the class.
+        row: Position of the image in the batch.
+        label: The class as the dataset counts; None where the model's prediction is explained.
+        class_index: The class as the model counts; None for a model without classes.
+        name: Name of the class for people.
     """
 
     row: int
     label: int | None
-    cls: int | None
+    class_index: int | None
     name: str
 
 
-def class_map(data: Dataset, model: VisionModel, must: bool = True) -> list[int] | None:
-    """For each class of the data set the model's class: by name, or by number where names are missing.
+def match_classes(data: Dataset, model: VisionModel, required: bool = True) -> list[int] | None:
+    """Find the model's class for each class of the dataset: by name, or by number where names are missing.
+
+    Args:
+        data: The dataset.
+        model: The model.
+        required: Whether it is an error if the classes do not match.
+
+    Returns:
+        The model's class index for each class of the dataset; None if they do not match or the model has no classes.
 
     Raises:
-        OptionError: they cannot be brought together (None, if they need not).
+        OptionError: When the classes do not match but are required to.
     """
     if Capability.LOGITS not in model.capabilities:
         return None
-    known, asked = model.class_names, data.class_names
+    model_names, data_names = model.class_names, data.class_names
     try:
-        if known and asked:
-            return [class_index(name, known) if not name.strip().isdigit() else known.index(name) for name in asked]
+        if model_names and data_names:
+            return [_find_class(name, model_names) for name in data_names]
     except (SeewhyError, ValueError) as error:
-        why = f"the data set's classes are not the model's ({error})"
+        reason = f"the dataset's classes are not the model's ({error})"
     else:
-        if asked and model.classes == len(asked):
-            return list(range(len(asked)))
-        why = f"the data set has {len(asked)} classes, the model {model.classes}, and their names are not known"
-    if must:
-        raise OptionError(f'{model.name} on {data.card.title}: {why}; use target = "prediction" in [protocol]')
+        if data_names and model.classes == len(data_names):
+            return list(range(len(data_names)))
+        reason = (
+            f"the dataset has {len(data_names)} classes, the model {model.classes}, and they cannot be matched by name"
+        )
+    if required:
+        raise OptionError(f'{model.name} on {data.card.title}: {reason}; use target = "prediction" in [protocol]')
     return None
 
 
-def seen(
-    model: VisionModel, image: Image.Image, planes: Bool[ndarray, "n h w"], size: tuple[int, int]
-) -> Bool[ndarray, "n rows cols"]:
-    """Masks of a picture as the model sees it: the nearest pixel to each cell's center; padding is False.
-
-    Raises:
-        ModelError: the model's preprocessing does not tell what it cuts out.
-    """
-    left, top, right, bottom = _box(model, image)
-    ys = np.floor(top + (np.arange(size[0]) + 0.5) * (bottom - top) / size[0]).astype(int)
-    xs = np.floor(left + (np.arange(size[1]) + 0.5) * (right - left) / size[1]).astype(int)
-    height, width = planes.shape[1:]
-    inside = ((ys >= 0) & (ys < height))[:, None] & ((xs >= 0) & (xs < width))
-    return planes[:, ys.clip(0, height - 1)][:, :, xs.clip(0, width - 1)] & inside
-
-
-def seen_boxes(
-    model: VisionModel, image: Image.Image, boxes: Float[ndarray, "n 4"], size: tuple[int, int]
-) -> Float[ndarray, "some 4"]:
-    """Boxes in cells of the map; what the model does not see is cut off, and boxes that it does not see are left out.
-
-    Raises:
-        ModelError: as `seen`.
-    """
-    left, top, right, bottom = _box(model, image)
-    scale = np.array([size[1] / (right - left), size[0] / (bottom - top)] * 2)
-    moved = (np.asarray(boxes, float).reshape(-1, 4) - [left, top, left, top]) * scale
-    moved = moved.clip(0, [size[1], size[0]] * 2)
-    return moved[(moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])]
-
-
-def _box(model: VisionModel, image: Image.Image) -> tuple[float, float, float, float]:
-    if not hasattr(model.preprocess, "box"):
-        raise ModelError(
-            f"{model.name} has its own preprocess function, which does not tell what it cuts out; "
-            "wrap(module, preprocess=Preprocess(…))"
-        )
-    return model.preprocess.box(image)
+def _find_class(name: str, model_names: Sequence[str]) -> int:
+    if name.strip().isdigit():  # a class that is called "7" is not the class number 7
+        return list(model_names).index(name)
+    return class_index(name, model_names)
 
 
 @dataclass(eq=False)
-class Chunk:
-    """Pictures that go through the model together, and everything that all methods and metrics share of them.
+class SampleBatch:
+    """Samples that go through the model together, and what all methods and metrics share of them.
 
-    Args:
-        items: position in the data set and item.
-        classes: as `class_map` gives them.
-        contrast_maps: whether some metric needs maps for other classes that a picture shows.
+    Attributes:
+        model: The model.
+        data: The dataset that the samples come from.
+        protocol: The plan's protocol.
+        classes: Result of `match_classes`.
+        samples: Samples with their positions in the dataset.
+        contrast_maps: Whether some metric needs maps for other classes that an image shows.
     """
 
     model: VisionModel
     data: Dataset
     protocol: Protocol
     classes: list[int] | None
-    items: Sequence[tuple[int, Item]]
+    samples: Sequence[IndexedSample]
     contrast_maps: bool = False
-    _given: dict[tuple[int, int], MetricInputs] = field(default_factory=dict)
+    _metric_inputs: dict[tuple[int, int], MetricInputs] = field(default_factory=dict)
 
     @cached_property
-    def x(self) -> Float[Tensor, "items channels height width"]:
-        return self.model.preprocess_batch([item.image for _, item in self.items])
+    def x(self) -> Float[Tensor, "samples channels height width"]:
+        """The model's input."""
+        return self.model.preprocess_batch([sample.image for _, sample in self.samples])
 
     @cached_property
     def output(self) -> Output:
-        """The model's answer, from one forward."""
+        """The model's output, from one forward."""
         return self.model.forward_checked(self.x)
 
     @property
     def input_size(self) -> tuple[int, int]:
-        return tuple(self.x.shape[-2:])
+        """Rows and columns of the model's input."""
+        return self.x.shape[-2], self.x.shape[-1]
 
     @cached_property
-    def entries(self) -> list[Entry]:
+    def targets(self) -> list[ImageTarget]:
+        """The maps that are scored."""
         if self.protocol.target == "prediction":
-            return [Entry(row, None, cls, self._name(cls)) for row, cls in enumerate(self._answers())]
+            return [ImageTarget(row, None, k, self._model_class_name(k)) for row, k in enumerate(self._predictions())]
+        at_most = 1 if self.protocol.target == "first" else None
         return [
-            Entry(row, label, self._cls(label), self._own_name(label))
-            for row, (_, item) in enumerate(self.items)
-            for label in list(dict.fromkeys(item.labels))[: 1 if self.protocol.target == "first" else None]
+            ImageTarget(row, label, self._model_class(label), self._data_class_name(label))
+            for row, (_, sample) in enumerate(self.samples)
+            for label in _distinct(sample.labels)[:at_most]
         ]
 
     @cached_property
     def pairs(self) -> list[tuple[int, int | None]]:
-        """(picture, class) of every map that is needed: those of the entries, then contrast_maps that are no entry."""
-        own = [(e.row, e.cls) for e in self.entries]
-        return own + [pair for pair in dict.fromkeys(self.rival_pairs) if pair is not None and pair not in own]
+        """(row, class) of every map that is computed: the targets first, then contrasts that are no target."""
+        of_targets = [(target.row, target.class_index) for target in self.targets]
+        contrasts = [pair for pair in dict.fromkeys(self.contrasts) if pair is not None]
+        return of_targets + [pair for pair in contrasts if pair not in of_targets]
 
     @cached_property
-    def rival_pairs(self) -> list[tuple[int, int] | None]:
-        """For each entry the next other class that the picture shows."""
-        return [self._rival(entry) if self.contrast_maps else None for entry in self.entries]
+    def contrasts(self) -> list[tuple[int, int] | None]:
+        """For each target (row, class) of the next other class that the image shows, if a metric needs it."""
+        return [self._contrast(target) if self.contrast_maps else None for target in self.targets]
 
-    def given(self, size: tuple[int, int]) -> MetricInputs:
-        """What metrics are told at a size; the same object each time."""
-        if size not in self._given:
-            self._given[size] = self._make_given(size)
-        return self._given[size]
+    def metric_inputs(self, size: tuple[int, int]) -> MetricInputs:
+        """Return the ground truth of all targets at a size of maps; the same object each time."""
+        if size not in self._metric_inputs:
+            self._metric_inputs[size] = self._build_metric_inputs(size)
+        return self._metric_inputs[size]
 
-    def outline(self, row: int) -> Bool[ndarray, "rows cols"] | None:
-        """All objects of a picture together, at the input's size."""
-        _, item = self.items[row]
-        if item.masks is None or not hasattr(self.model.preprocess, "box"):
+    def union_mask(self, row: int) -> Bool[ndarray, "rows cols"] | None:
+        """Return the union of all objects of an image at the input's size; None where it is not known."""
+        _, sample = self.samples[row]
+        if sample.masks is None or not has_known_view(self.model):
             return None
-        return seen(self.model, item.image, item.masks, self.input_size).any(0)
+        return mask_in_model_view(self.model, sample.image, sample.masks, self.input_size).any(0)
 
     # ── classes ───────────────────────────────────────────────────────────────────────────────────────────────────
-    def _answers(self) -> list[int | None]:
+    def _predictions(self) -> list[int | None]:
         if Capability.LOGITS not in self.model.capabilities:
-            return [None] * len(self.items)
+            return [None] * len(self.samples)
         return self.output.logits.argmax(1).tolist()
 
-    def _cls(self, label: int) -> int | None:
+    def _model_class(self, label: int) -> int | None:
         return None if self.classes is None else self.classes[label]
 
-    def _name(self, cls: int | None) -> str:
+    def _model_class_name(self, index: int | None) -> str:
+        if index is None:
+            return ""
         names = self.model.class_names
-        return "" if cls is None else names[cls] if names and cls < len(names) else f"class {cls}"
+        return names[index] if names and index < len(names) else f"class {index}"
 
-    def _own_name(self, label: int) -> str:
+    def _data_class_name(self, label: int) -> str:
         names = self.data.class_names
         return names[label] if label < len(names) else f"class {label}"
 
-    def _rival(self, entry: Entry) -> tuple[int, int] | None:
-        labels = list(dict.fromkeys(self.items[entry.row][1].labels))
+    def _contrast(self, target: ImageTarget) -> tuple[int, int] | None:
+        labels = _distinct(self.samples[target.row][1].labels)
         if self.classes is None or not labels:
             return None
-        start = labels.index(entry.label) + 1 if entry.label is not None else 0
-        ahead = [self.classes[label] for label in labels[start:] + labels[:start]]
-        return next(((entry.row, cls) for cls in ahead if cls != entry.cls), None)
+        start = labels.index(target.label) + 1 if target.label is not None else 0
+        following = [self.classes[label] for label in labels[start:] + labels[:start]]
+        return next(((target.row, k) for k in following if k != target.class_index), None)
 
-    # ── what is known beside the maps ─────────────────────────────────────────────────────────────────────────────
-    def _make_given(self, size: tuple[int, int]) -> MetricInputs:
-        facts = [_Facts.of(self.model, item, size) for _, item in self.items]
-        device, entries = self.x.device, self.entries
-        rows = [e.row for e in entries]
-        some = {name: any(getattr(f, name) is not None for f in facts) for name in ("masks", "boxes", "ignore")}
-        empty = np.zeros(size, bool)
-
-        def put(values: list[Any]) -> Tensor:
-            return torch.from_numpy(np.stack(values)).to(device)
-
-        at_input = size == self.input_size
+    # ── ground truth ──────────────────────────────────────────────────────────────────────────────────────────────
+    def _build_metric_inputs(self, size: tuple[int, int]) -> MetricInputs:
+        truths = [_GroundTruth.of(self.model, sample, size) for _, sample in self.samples]
+        pairs = [(truths[target.row], target.label) for target in self.targets]
+        masks = objects = valid = boxes = None
+        if any(truth.masks is not None for truth in truths):
+            masks = self._stack([truth.mask_of(label) for truth, label in pairs])
+            objects = [self._to_device(truth.visible_objects) for truth, _ in pairs]
+        if any(truth.ignore is not None for truth in truths):
+            valid = self._stack([truth.valid for truth, _ in pairs])
+        if any(truth.boxes is not None for truth in truths):
+            boxes = [self._to_device(truth.boxes_of(label).astype(np.float32)) for truth, label in pairs]
+        at_input = size == self.input_size  # metrics that ask the model get maps of its input's size only
         return MetricInputs(
-            masks=put([facts[e.row].mask_of(e.label, empty) for e in entries]) if some["masks"] else None,
-            objects=[
-                put(list(facts[r].shown))
-                if len(facts[r].shown)
-                else torch.zeros((0, *size), dtype=torch.bool, device=device)
-                for r in rows
-            ]
-            if some["masks"]
-            else None,
-            valid=put([~(empty if facts[r].ignore is None else facts[r].ignore) for r in rows])
-            if some["ignore"]
-            else None,
-            boxes=[torch.from_numpy(facts[e.row].boxes_of(e.label)).float().to(device) for e in entries]
-            if some["boxes"]
-            else None,
+            masks=masks,
+            objects=objects,
+            valid=valid,
+            boxes=boxes,
             model=self.model if at_input else None,
-            x=self.x[rows] if at_input else None,
-            target=None if entries[0].cls is None else [e.cls for e in entries],
-            labels=torch.tensor([self._truth(e) for e in entries], device=device),
+            x=self.x[[target.row for target in self.targets]] if at_input else None,
+            target=self._target_classes(),
+            labels=torch.tensor([self._true_class(target) for target in self.targets], device=self.x.device),
         )
 
-    def _truth(self, entry: Entry) -> int:
-        if entry.label is not None:
-            return -1 if entry.cls is None else entry.cls
-        labels = dict.fromkeys(self.items[entry.row][1].labels)
-        known = [] if self.classes is None else [self.classes[label] for label in labels]
-        return entry.cls if entry.cls in known else known[0] if known else -1
+    def _target_classes(self) -> list[int] | None:
+        """Return the class of each target as the model counts; None for a model without classes."""
+        classes = [target.class_index for target in self.targets if target.class_index is not None]
+        return classes if len(classes) == len(self.targets) else None
+
+    def _stack(self, planes: Sequence[ndarray]) -> Tensor:
+        return self._to_device(np.stack(planes))
+
+    def _to_device(self, values: ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.x.device)
+
+    def _true_class(self, target: ImageTarget) -> int:
+        """Return the class that the image truly shows, as the model counts; -1 if it is not known."""
+        if target.label is not None:
+            return -1 if target.class_index is None else target.class_index
+        labels = _distinct(self.samples[target.row][1].labels)
+        shown = [] if self.classes is None else [self.classes[label] for label in labels]
+        if target.class_index in shown:
+            return target.class_index
+        return shown[0] if shown else -1
 
 
 @dataclass(eq=False)
-class _Facts:
-    """What is true of one picture, in cells of the map."""
+class _GroundTruth:
+    """Masks and boxes of one sample in cells of a map.
+
+    Attributes:
+        labels: The class of each object, as the dataset counts.
+        size: Rows and columns of the map.
+        masks: One for each object; None where the sample has none.
+        ignore: Cells that nobody labeled.
+        boxes: For each object its box, or none where the model does not see it.
+    """
 
     labels: tuple[int, ...]
+    size: tuple[int, int]
     masks: Bool[ndarray, "objects rows cols"] | None
     ignore: Bool[ndarray, "rows cols"] | None
     boxes: list[Float[ndarray, "some 4"]] | None
 
     @classmethod
-    def of(cls, model: VisionModel, item: Item, size: tuple[int, int]) -> _Facts:
-        masks = None if item.masks is None else seen(model, item.image, item.masks, size)
-        ignore = None if item.ignore is None else seen(model, item.image, item.ignore[None], size)[0]
-        boxes = item.boxes
-        if boxes is None and item.masks is not None:
-            boxes = masks_to_boxes(item.masks)
-        own = None if boxes is None else [seen_boxes(model, item.image, box[None], size) for box in boxes]
-        return cls(item.labels, masks, ignore, own)
+    def of(cls, model: VisionModel, sample: Item, size: tuple[int, int]) -> _GroundTruth:
+        image, masks, ignore, boxes = sample.image, None, None, None
+        if sample.masks is not None:
+            masks = mask_in_model_view(model, image, sample.masks, size)
+        if sample.ignore is not None:
+            ignore = mask_in_model_view(model, image, sample.ignore[None], size)[0]
+        image_boxes = sample.boxes
+        if image_boxes is None and sample.masks is not None:
+            image_boxes = masks_to_boxes(sample.masks)
+        if image_boxes is not None:
+            boxes = [boxes_in_model_view(model, image, box[None], size) for box in image_boxes]
+        return cls(sample.labels, size, masks, ignore, boxes)
 
     @property
-    def shown(self) -> Bool[ndarray, "some rows cols"]:
-        """The objects of which the model sees something."""
-        return np.zeros((0, 1, 1), bool) if self.masks is None else self.masks[self.masks.any((1, 2))]
+    def valid(self) -> Bool[ndarray, "rows cols"]:
+        """Cells that count."""
+        return np.ones(self.size, bool) if self.ignore is None else ~self.ignore
 
-    def mask_of(self, label: int | None, empty: ndarray) -> Bool[ndarray, "rows cols"]:
-        rows = [
-            mask
-            for mask, own in zip(() if self.masks is None else self.masks, self.labels, strict=False)
-            if label is None or own == label
-        ]
-        return np.any(rows, axis=0) if rows else empty
+    @property
+    def visible_objects(self) -> Bool[ndarray, "some rows cols"]:
+        """Masks of the objects of which the model sees something."""
+        if self.masks is None:
+            return np.zeros((0, *self.size), bool)
+        return self.masks[self.masks.any((1, 2))]
+
+    def mask_of(self, label: int | None) -> Bool[ndarray, "rows cols"]:
+        """Return the union of the objects of a class, or of all objects; empty where there is none."""
+        masks = [] if self.masks is None else list(self.masks)
+        chosen = [mask for mask, own in zip(masks, self.labels, strict=False) if label is None or own == label]
+        return np.any(chosen, axis=0) if chosen else np.zeros(self.size, bool)
 
     def boxes_of(self, label: int | None) -> Float[ndarray, "some 4"]:
-        rows = [box for box, own in zip(self.boxes or (), self.labels, strict=False) if label is None or own == label]
-        return np.concatenate(rows) if rows else np.zeros((0, 4))
+        """Return the boxes of the objects of a class, or of all objects."""
+        chosen = [box for box, own in zip(self.boxes or (), self.labels, strict=False) if label is None or own == label]
+        return np.concatenate(chosen) if chosen else np.zeros((0, 4))
+
+
+def _distinct(labels: Sequence[int]) -> list[int]:
+    """Return each label once, in order of appearance."""
+    return list(dict.fromkeys(labels))

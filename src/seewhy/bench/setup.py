@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from seewhy.bench.plan import DATA_KEYS, Choice, Plan
-from seewhy.bench.reference_maps import BASELINES, Baseline
-from seewhy.bench.samples import Chunk, class_map
+from seewhy.bench.manifest import describe_model
+from seewhy.bench.map_maker import MapMaker
+from seewhy.bench.plan import Plan, PlanEntry
+from seewhy.bench.reference_maps import REFERENCE_MAPS
+from seewhy.bench.samples import IndexedSample, SampleBatch, match_classes
 from seewhy.core.cards import Capability, Requirement
 from seewhy.core.options import options_of
-from seewhy.data import Dataset, Item, load_data
+from seewhy.data import Dataset, load_data
 from seewhy.data.base import spread
 from seewhy.errors import OptionError, RequirementError, SeewhyError
 from seewhy.methods import METHODS, Method
@@ -25,229 +26,264 @@ from seewhy.metrics import Metric
 from seewhy.models.adapter import VisionModel
 from seewhy.models.load import load_model
 
-PROBED = 32  # pictures that are looked at before the start, for whether any shows two classes
+PROBED_SAMPLES = 32
+"""Samples that are looked at before the start, for whether any shows two classes."""
+
+PROVIDED_BY = {
+    Requirement.MASK: {Requirement.OBJECTS, Requirement.MASK},
+    Requirement.OBJECTS: {Requirement.OBJECTS},
+    Requirement.CONTRAST: {Requirement.LABEL},
+    Requirement.BOXES: {Requirement.BOXES, Requirement.OBJECTS},
+    Requirement.LABEL: {Requirement.LABEL},
+}
+"""What a dataset must bring so that a metric's requirement is met; the other requirements do not depend on it."""
+
+ANNOTATION_NAMES = {
+    Requirement.MASK: "masks",
+    Requirement.OBJECTS: "masks",
+    Requirement.BOXES: "boxes",
+    Requirement.LABEL: "classes",
+    Requirement.CONTRAST: "classes",
+}
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A batch of pictures for one model."""
+class WorkUnit:
+    """A batch of samples for one model.
+
+    Attributes:
+        model: Label of the model.
+        batch: Number of the batch.
+    """
 
     model: str
     batch: int
 
 
-@dataclass(eq=False)
-class Tool:
-    """What makes maps: a method on a model, or a baseline."""
-
-    label: str
-    by: Method | Baseline
-    seed: int
-
-    @property
-    def method(self) -> Method | None:
-        return self.by if isinstance(self.by, Method) else None
-
-    @property
-    def passes(self) -> int:
-        """Forward passes per map."""
-        return self.method.cost.forward if self.method else 0
-
-    def __call__(self, chunk: Chunk) -> Float[Tensor, "pairs rows cols"]:
-        """A map for each pair of the chunk; label-free ones are made once for each picture."""
-        rows = [row for row, _ in chunk.pairs]
-        if self.method is None:
-            return torch.stack(
-                [self.by.make(self.seed, chunk.items[row][0], -1 if cls is None else cls) for row, cls in chunk.pairs]
-            ).to(chunk.x.device)
-        if not self.method.card.class_specific:
-            return self.method(chunk.x)[rows]
-        return self.method(chunk.x, [cls for _, cls in chunk.pairs], image_index=rows)
-
-    def made(self, chunk: Chunk) -> int:
-        """How many maps a call computes."""
-        free = self.method is not None and not self.method.card.class_specific
-        return len(chunk.items) if free else len(chunk.pairs)
-
-
-@dataclass(eq=False)
-class Stage:
-    """A model with everything that a plan wants of it.
+@dataclass(frozen=True)
+class ModelSummary:
+    """What is known of a model of a plan once it has been opened; holds no model.
 
     Attributes:
-        tools: what makes maps, by label.
-        skipped: labels of methods that cannot serve this model, and why.
-        limit: pictures that fit into memory at once, as far as is known.
+        label: Name in results.
+        description: The model's entry in the manifest.
+        methods: The manifest's entries of the methods and reference maps that serve it, by label.
+        skipped: Labels of methods that cannot serve it, and why.
+        device: Where the model ran.
+    """
+
+    label: str
+    description: dict[str, Any]
+    methods: dict[str, dict[str, Any]]
+    skipped: dict[str, str]
+    device: torch.device
+
+
+@dataclass(eq=False)
+class ModelSetup:
+    """A loaded model with everything that a plan wants of it.
+
+    Attributes:
+        plan: The plan.
+        entry: The plan's entry of the model.
+        model: The model.
+        data: The plan's dataset.
+        metrics: Metrics by label.
+        classes: Result of `match_classes`.
+        map_makers: Methods and reference maps by label.
+        skipped: Labels of methods that cannot serve this model, and why.
+        fitting_batch: Samples that fit into memory at once, as far as is known.
     """
 
     plan: Plan
-    label: str
+    entry: PlanEntry
     model: VisionModel
     data: Dataset
     metrics: dict[str, Metric]
     classes: list[int] | None
-    tools: dict[str, Tool]
+    map_makers: dict[str, MapMaker]
     skipped: dict[str, str]
-    limit: int = field(init=False)
+    fitting_batch: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.limit = self.plan.protocol.batch_size
+        self.fitting_batch = self.plan.protocol.batch_size
 
     @property
-    def contrast_maps(self) -> bool:
-        return any(Requirement.CONTRAST in metric.card.needs for metric in self.metrics.values())
+    def label(self) -> str:
+        """Name of the model in results."""
+        return self.entry.label
 
-    def chunk(self, items: Sequence[tuple[int, Item]]) -> Chunk:
-        return Chunk(self.model, self.data, self.plan.protocol, self.classes, items, self.contrast_maps)
+    def batch(self, samples: Sequence[IndexedSample]) -> SampleBatch:
+        """Return samples as a batch for this model."""
+        contrast_maps = any(Requirement.CONTRAST in metric.card.needs for metric in self.metrics.values())
+        return SampleBatch(self.model, self.data, self.plan.protocol, self.classes, samples, contrast_maps)
+
+    def summarize(self) -> ModelSummary:
+        """Return what stays known when the model is let go."""
+        methods = {label: maker.describe() for label, maker in self.map_makers.items()}
+        description = describe_model(self.entry, self.model)
+        return ModelSummary(self.label, description, methods, dict(self.skipped), self.model.device)
 
 
-class Bench:
-    """A plan with its data, metrics and (one at a time) models.
+class Benchmark:
+    """A plan with its data, its metrics and one model at a time.
+
+    Args:
+        plan: The plan.
 
     Raises:
-        SeewhyError: something that the plan names does not exist or cannot work together; no forward was made.
+        SeewhyError: When something that the plan names does not exist or cannot work together; no forward was made.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        given = dict(plan.data)
-        n, name = given.pop("n", None), given.pop("name")
-        self.data = load_data(name, given.pop("root", None), given.pop("split", None), **given)
-        self.metrics = plan.made_metrics()
-        self.numbers = spread(n, len(self.data), plan.seed)
-        if not self.numbers:
+        self.data: Dataset = load_data(plan.data.name, plan.data.root, plan.data.split, **plan.data.options)
+        self.metrics = plan.build_metrics()
+        self.indices = spread(plan.data.n, len(self.data), plan.seed)
+        if not self.indices:
             raise OptionError(f"{self.data.card.title} {self.data.split} is empty; choose another split or root")
-        self._check_needs()
-        self._stage: Stage | None = None
+        self._check_data_serves_metrics()
+        self._setup: ModelSetup | None = None
+        self._summaries: dict[str, ModelSummary] = {}
 
     @cached_property
     def batches(self) -> list[list[int]]:
-        """Positions in the data set, by batch."""
+        """Positions in the dataset, by batch."""
         size = self.plan.protocol.batch_size
-        return [self.numbers[i : i + size] for i in range(0, len(self.numbers), size)]
+        return [self.indices[i : i + size] for i in range(0, len(self.indices), size)]
 
     @property
-    def units(self) -> list[Unit]:
-        return [Unit(model.label, batch) for model in self.plan.models for batch in range(len(self.batches))]
+    def units(self) -> list[WorkUnit]:
+        """All work, model by model."""
+        return [WorkUnit(model.label, batch) for model in self.plan.models for batch in range(len(self.batches))]
 
-    @property
-    def data_options(self) -> dict[str, Any]:
-        return {k: v for k, v in self.plan.data.items() if k not in DATA_KEYS}
+    def setup(self, label: str) -> ModelSetup:
+        """Return a model, ready; the one before it is released first."""
+        if self._setup is None or self._setup.label != label:
+            if self._setup is not None:
+                self._setup = None
+                gc.collect()  # a module that refers to itself (a hook, a cache) would stay beside the next one
+            entry = next(entry for entry in self.plan.models if entry.label == label)
+            self._setup = self._build_setup(entry)
+        return self._setup
 
-    def stage(self, label: str) -> Stage:
-        """A model, ready; the one before it is let go."""
-        if self._stage is None or self._stage.label != label:
-            self._stage = None
-            choice = next(choice for choice in self.plan.models if choice.label == label)
-            self._stage = self._make_stage(choice)
-        return self._stage
+    def summary(self, label: str) -> ModelSummary:
+        """Return what is known of a model, which is opened only if it has never been."""
+        if label not in self._summaries:
+            self._summaries[label] = self.setup(label).summarize()
+        return self._summaries[label]
 
-    def check(self) -> list[Stage]:
-        """All stages, without their models staying loaded (but the first).
+    def check(self) -> list[ModelSummary]:
+        """Open every model once, one at a time; only the plan's first stays loaded, for the work that comes next.
+
+        Returns:
+            A summary for each model, in the plan's order.
 
         Raises:
-            SeewhyError: a method that was asked for by name serves no model, or a model is left without methods.
+            RequirementError: When a method that was asked for by name serves no model, or a model is left without
+                methods.
         """
-        stages = [self.stage(choice.label) for choice in reversed(self.plan.models)][::-1]
-        for choice in self.plan.methods:
-            reasons = [stage.skipped.get(choice.label, "") for stage in stages]
+        for entry in reversed(self.plan.models):
+            self.summary(entry.label)
+        summaries = [self.summary(entry.label) for entry in self.plan.models]
+        for entry in self.plan.methods:
+            reasons = [summary.skipped.get(entry.label, "") for summary in summaries]
             if all(reasons):
-                raise RequirementError(f"{choice.label} serves none of the plan's models: {reasons[0]}")
-        for stage in stages:
-            if not any(tool.method for tool in stage.tools.values()):
                 raise RequirementError(
-                    f"no method of the plan serves {stage.label}: {next(iter(stage.skipped.values()), '')}"
+                    f"{entry.label} serves none of the plan's models: {reasons[0]}; remove it from methods"
                 )
-        return stages
+        for summary in summaries:
+            if not summary.methods.keys() - set(self.plan.reference_maps):
+                reason = next(iter(summary.skipped.values()), "")
+                raise RequirementError(
+                    f"no method of the plan serves {summary.label}: {reason}; add a method or remove the model"
+                )
+        return summaries
 
-    def load(self, batch: int) -> tuple[list[tuple[int, Item]], dict[int, str]]:
-        """The items of a batch that can be explained, and why the others cannot."""
-        good, bad = [], {}
-        for number in self.batches[batch]:
+    def load(self, batch: int) -> tuple[list[IndexedSample], dict[int, str]]:
+        """Read the samples of a batch.
+
+        Args:
+            batch: Number of the batch.
+
+        Returns:
+            The samples that can be explained, and for the positions of the others the reason why not.
+        """
+        samples, reasons = [], {}
+        for index in self.batches[batch]:
             try:
-                item = self.data[number]
+                sample = self.data[index]
             except SeewhyError as error:
-                bad[number] = str(error)
+                reasons[index] = str(error)
                 continue
-            if item.labels or self.plan.protocol.target == "prediction":
-                good.append((number, item))
+            if sample.labels or self.plan.protocol.target == "prediction":
+                samples.append((index, sample))
             else:
-                bad[number] = "the picture shows no class"
-        return good, bad
+                reasons[index] = "the image shows no class"
+        return samples, reasons
 
-    def _make_stage(self, choice: Choice) -> Stage:
-        model = load_model(choice.name, **{"device": self.plan.protocol.device, **choice.options})
+    def _build_setup(self, entry: PlanEntry) -> ModelSetup:
+        model = load_model(entry.name, **{"device": self.plan.protocol.device, **entry.options})
         by_class = self.plan.protocol.target != "prediction"
-        classes = class_map(self.data, model, must=by_class)
-        tools = {name: Tool(name, BASELINES[name], self.plan.seed) for name in self.plan.baselines}
+        classes = match_classes(self.data, model, required=by_class)
+        seed = self.plan.seed
+        map_makers = {name: MapMaker(name, REFERENCE_MAPS[name], seed) for name in self.plan.reference_maps}
         skipped = {}
-        for each in self._methods():
-            made = _tool(model, each, self.plan.seed)
-            if isinstance(made, Tool):
-                tools[each.label] = made
+        for method_entry in self._method_entries():
+            method = _method_or_reason(model, method_entry, seed)
+            if isinstance(method, Method):
+                map_makers[method_entry.label] = MapMaker(method_entry.label, method, seed)
             else:
-                skipped[each.label] = made
-        return Stage(self.plan, choice.label, model, self.data, self.metrics, classes, tools, skipped)
+                skipped[method_entry.label] = method
+        return ModelSetup(self.plan, entry, model, self.data, self.metrics, classes, map_makers, skipped)
 
-    def _methods(self) -> Sequence[Choice]:
-        named = {choice.name for choice in self.plan.methods}
-        rest = (
-            [cls.card.name for cls in METHODS.values() if cls.card.name not in named] if self.plan.all_methods else []
-        )
-        return [*self.plan.methods, *(Choice(name, name) for name in rest)]
+    def _method_entries(self) -> list[PlanEntry]:
+        """Return the methods that the plan names, then all others if it says "all"."""
+        if not self.plan.all_methods:
+            return list(self.plan.methods)
+        named = {entry.name for entry in self.plan.methods}
+        others = [cls.card.name for cls in METHODS.values() if cls.card.name not in named]
+        return [*self.plan.methods, *(PlanEntry(name, name) for name in others)]
 
-    def _check_needs(self) -> None:
+    def _check_data_serves_metrics(self) -> None:
         has = self.data.card.has
-        given = {
-            Requirement.MASK: {Requirement.OBJECTS, Requirement.MASK},
-            Requirement.OBJECTS: {Requirement.OBJECTS},
-            Requirement.CONTRAST: {Requirement.LABEL},
-            Requirement.BOXES: {Requirement.BOXES, Requirement.OBJECTS},
-            Requirement.LABEL: {Requirement.LABEL},
-        }
-        what = {
-            Requirement.MASK: "masks",
-            Requirement.OBJECTS: "masks",
-            Requirement.BOXES: "boxes",
-            Requirement.LABEL: "classes",
-            Requirement.CONTRAST: "classes",
-        }
         for label, metric in self.metrics.items():
-            for ask in sorted(metric.card.needs & given.keys()):
-                if not given[ask] & has:
+            for requirement in sorted(metric.card.needs & PROVIDED_BY.keys()):
+                if not PROVIDED_BY[requirement] & has:
                     raise OptionError(
-                        f"metric {label} needs {what[ask]}, which {self.data.card.title} does not have; "
-                        "remove the metric or choose other data"
+                        f"metric {label} needs {ANNOTATION_NAMES[requirement]}, which {self.data.card.title} does not "
+                        "have; remove the metric or choose other data"
                     )
         if self.plan.protocol.target != "prediction" and Requirement.LABEL not in has:
             raise OptionError(f'{self.data.card.title} has no classes; use target = "prediction" in [protocol]')
-        if any(Requirement.CONTRAST in m.card.needs for m in self.metrics.values()) and not self._two_classes():
-            label = next(k for k, m in self.metrics.items() if Requirement.CONTRAST in m.card.needs)
+        contrasting = [label for label, m in self.metrics.items() if Requirement.CONTRAST in m.card.needs]
+        if contrasting and not self._shows_two_classes():
             raise OptionError(
-                f"metric {label} needs pictures with two classes, and none of the first is one; "
-                "remove the metric or choose other data"
+                f"metric {contrasting[0]} needs images of two classes, and the first {PROBED_SAMPLES} samples have "
+                "none; remove the metric or choose other data"
             )
 
-    def _two_classes(self) -> bool:
-        for number in self.numbers[:PROBED]:
+    def _shows_two_classes(self) -> bool:
+        for index in self.indices[:PROBED_SAMPLES]:
             try:
-                if len(set(self.data[number].labels)) > 1:
+                if len(set(self.data[index].labels)) > 1:
                     return True
             except SeewhyError:
                 continue
         return False
 
 
-def _tool(model: VisionModel, choice: Choice, seed: int) -> Tool | str:
-    """The method, or why it cannot serve the model."""
-    cls = METHODS[choice.name]
+def _method_or_reason(model: VisionModel, entry: PlanEntry, seed: int) -> Method | str:
+    """Return the configured method, or why it cannot serve the model."""
+    cls = METHODS[entry.name]
+    title = cls.card.title
     if cls.card.target_kind is not None:
-        return f"{cls.card.title} explains a {cls.card.target_kind}, and a plan's targets are classes"
+        return f"{title} explains a {cls.card.target_kind}, and a plan's targets are classes"
     if cls.card.class_specific and Capability.LOGITS not in model.capabilities:
-        return f"{cls.card.title} explains a class, and {model.name} has none"
-    options = {**({"seed": seed} if "seed" in options_of(cls) else {}), **choice.options}
+        return f"{title} explains a class, and {model.name} has none"
+    shared = {"seed": seed} if "seed" in options_of(cls) else {}
     try:
-        return Tool(choice.label, as_method(model, cls, **options), seed)
+        return as_method(model, cls, **{**shared, **entry.options})
     except OptionError:
         raise
     except SeewhyError as error:

@@ -10,25 +10,27 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from seewhy.core.io import atomic_file, first_line, json_default
 from seewhy.errors import DataError, SeewhyError, install_hint, require
 
 SCHEMA = 1
 ROWS, MAPS, IMAGES = "rows", "maps", "images"
-PLAN, MANIFEST = "plan.toml", "manifest.json"
-LEFTOVER = 3600.0  # seconds after which a half-written file cannot be anybody's any more
+PLAN, MANIFEST, CLAIMS = "plan.toml", "manifest.json", "claims"
+ABANDONED = 3600.0
+"""Seconds after which a half-written file belongs to nobody any more."""
 
 
 def schemas() -> dict[str, Any]:
-    """The columns of each kind of part."""
-    pa = require("pyarrow", "bench")
+    """Return the columns of each kind of part, as `pyarrow.Schema`."""
+    pa: Any = require("pyarrow", "bench")
     text, number = pa.string(), pa.float64()
     return {
         ROWS: pa.schema(
@@ -65,7 +67,7 @@ def schemas() -> dict[str, Any]:
 
 
 def part_name(model: str, method: str, batch: int) -> str:
-    """The file of a model's batch with a method; readable, and different for different labels."""
+    """Return the file name of a method on a batch of a model: readable, and different for different labels."""
     digest = hashlib.sha256(json.dumps([model, method]).encode()).hexdigest()[:8]
     words = [re.sub(r"[^A-Za-z0-9]+", "_", word).strip("_")[:40] or "model" for word in (model, method)]
     return f"{words[0]}--{words[1]}--{digest}--{batch:06d}.parquet"
@@ -74,8 +76,10 @@ def part_name(model: str, method: str, batch: int) -> str:
 class Store:
     """The folder of a run.
 
-    Raises:
-        SeewhyError: whatever cannot be written, with how to go on; nothing half-written stays.
+    Whatever cannot be written raises `SeewhyError` with how to continue; nothing half-written stays.
+
+    Args:
+        folder: The folder.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -83,30 +87,34 @@ class Store:
 
     @classmethod
     def create(cls, folder: str | Path, plan: str) -> Store:
-        """A new run.
+        """Begin a new run.
+
+        Args:
+            folder: A folder that does not exist, is empty, or holds a run that was killed before it began.
+            plan: The plan's text.
 
         Raises:
-            SeewhyError: the folder holds something already, or cannot be made.
+            SeewhyError: When the folder holds something already, or cannot be created.
         """
         store = cls(folder)
         if store.folder.exists() and not _is_fresh(store.folder):
             raise SeewhyError(
-                f"{store.folder} exists; go on with `seewhy bench resume {store.folder}`, or choose another folder"
+                f"{store.folder} exists; continue with `seewhy bench resume {store.folder}`, or choose another folder"
             )
         try:
-            for kind in (ROWS, MAPS, IMAGES, "claims"):
+            for kind in (ROWS, MAPS, IMAGES, CLAIMS):
                 (store.folder / kind).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise store._failed(error) from error
+            raise store._explain(error) from error
         store.write_text(PLAN, plan)
         return store
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
-        """An existing run.
+        """Open an existing run.
 
         Raises:
-            DataError: the folder holds none.
+            DataError: When the folder holds none.
         """
         store = cls(folder)
         if not (store.folder / PLAN).is_file():
@@ -118,56 +126,72 @@ class Store:
 
     @property
     def plan_text(self) -> str:
+        """The plan that the run was started with."""
         return (self.folder / PLAN).read_text("utf-8")
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What is known of the run; empty before its first moment is over."""
+        """What is known of the run beside its rows; empty until all of it has been checked.
+
+        Raises:
+            DataError: When the file is broken, or of a newer version of seewhy.
+        """
         path = self.folder / MANIFEST
         try:
-            found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+            manifest = json.loads(path.read_text("utf-8")) if path.exists() else {}
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} is broken ({error}); remove it and resume the run") from error
-        if found.get("schema", SCHEMA) > SCHEMA:
             raise DataError(
-                f"{path} has schema {found['schema']}, this seewhy reads up to {SCHEMA}; "
+                f"cannot read {path} ({first_line(error)}); remove it and run `seewhy bench resume {self.folder}`"
+            ) from error
+        if manifest.get("schema", SCHEMA) > SCHEMA:
+            raise DataError(
+                f"{path} has schema {manifest['schema']}, this seewhy reads up to {SCHEMA}; "
                 f"{install_hint('', '--upgrade')}"
             )
-        return found
+        return manifest
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        self.write_text(MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False, default=_plain))
+        """Write the manifest, atomically."""
+        self.write_text(MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False, default=json_default))
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def done(self) -> set[str]:
-        """Names of the parts whose rows are there."""
+        """Return the names of the parts whose rows are there."""
         return {path.name for path in (self.folder / ROWS).glob("*.parquet")}
 
     def has(self, name: str) -> bool:
+        """Tell whether a part is done."""
         return (self.folder / ROWS / name).exists()
 
     def write(self, kind: str, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """A part, atomically. Rows come last of all kinds of one name: they say that it is done."""
-        pa, pq = require("pyarrow", "bench"), require("pyarrow.parquet", "bench")
+        """Write a part, atomically. Rows come last of all kinds of one name: they say that it is done."""
+        pa: Any = require("pyarrow", "bench")
+        pq: Any = require("pyarrow.parquet", "bench")
         table = pa.Table.from_pylist(list(rows), schema=self._schemas[kind])
-        self._atomic(self.folder / kind / name, lambda path: pq.write_table(table, path, compression="zstd"))
+        with self._draft(self.folder / kind / name) as draft:
+            pq.write_table(table, draft, compression="zstd")
 
     def write_text(self, name: str, text: str) -> None:
-        """A small file, atomically."""
-        self._atomic(self.folder / name, lambda path: path.write_text(text, "utf-8"))
+        """Write a small file, atomically."""
+        with self._draft(self.folder / name) as draft:
+            draft.write_text(text, "utf-8")
 
     def tidy(self) -> None:
         """Remove what killed processes left half-written."""
         for path in self.folder.rglob("*.tmp"):
             pid = re.search(r"\.([0-9]+)-[0-9a-f]+\.tmp$", path.name)
             try:
-                if not (pid and alive(int(pid[1]))) or time.time() - path.stat().st_mtime > LEFTOVER:
+                if not (pid and alive(int(pid[1]))) or time.time() - path.stat().st_mtime > ABANDONED:
                     path.unlink(missing_ok=True)
-            except OSError:  # somebody else was quicker
+            except OSError:  # another process was quicker
                 continue
 
+    def clear_claims(self) -> None:
+        """Remove the lock files of a finished run."""
+        shutil.rmtree(self.folder / CLAIMS, ignore_errors=True)
+
     def drop_broken(self) -> list[str]:
-        """Remove parts that a failing disk cut off, so that they are made again; returns their names."""
+        """Remove parts that a failing disk cut off, so that they are computed again; return their names."""
         broken = [
             path
             for kind in (ROWS, MAPS, IMAGES)
@@ -183,86 +207,89 @@ class Store:
     def _schemas(self) -> dict[str, Any]:
         return schemas()
 
-    def _atomic(self, path: Path, write: Callable[[Path], Any]) -> None:
-        draft = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    @contextmanager
+    def _draft(self, path: Path) -> Iterator[Path]:
+        """Write a file whole or not at all; a draft has another suffix, so that nobody takes it for a part."""
         try:
-            write(draft)
-            with open(draft, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-            _sync_folder(path.parent)
-        except BaseException as error:
-            with suppress(OSError):  # a folder that is read-only has no draft and refuses to remove it
-                draft.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise self._failed(error) from error
-            raise
+            with atomic_file(path, keep_suffix=False) as draft:
+                yield draft
+        except OSError as error:
+            raise self._explain(error) from error
 
-    def _failed(self, error: OSError) -> SeewhyError:
+    def _explain(self, error: OSError) -> SeewhyError:
+        """Return an error that says why the folder cannot be written, and what to do."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return SeewhyError(
-                f"the disk of {self.folder} is full, nothing finished is lost; free some space, then "
+                f"no space left on the disk of {self.folder}; finished parts are safe: free some space and run "
                 f"`seewhy bench resume {self.folder}`"
             )
         return SeewhyError(
-            f"{self.folder} cannot be written ({error.strerror or error}); mend that, then "
+            f"cannot write to {self.folder} ({error.strerror or error}); fix it and run "
             f"`seewhy bench resume {self.folder}`"
         )
 
-    # ── questions ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── queries ───────────────────────────────────────────────────────────────────────────────────────────────────
     def table(self, sql: str, parameters: Iterable[Any] = ()) -> Any:
-        """The answer to a question in SQL, a `pyarrow.Table`; `rows`, `maps` and `images` are its tables.
+        """Query the run in SQL; its tables are `rows`, `maps` and `images`.
+
+        Args:
+            sql: A query of DuckDB.
+            parameters: Values for the query's question marks.
+
+        Returns:
+            A `pyarrow.Table`.
 
         Raises:
-            MissingExtraError: duckdb or pyarrow is not installed. DataError: the question cannot be answered.
+            MissingExtraError: When duckdb or pyarrow is not installed.
+            DataError: When the query cannot be answered.
         """
-        duckdb = require("duckdb", "bench")
-        with duckdb.connect() as base:
+        duckdb: Any = require("duckdb", "bench")
+        with duckdb.connect() as database:
             for kind, schema in self._schemas.items():
                 parts = str(self.folder / kind / "*.parquet")
                 if any((self.folder / kind).glob("*.parquet")):
-                    base.execute(f"CREATE VIEW {kind} AS SELECT * FROM read_parquet({_quoted(parts)})")
+                    database.execute(f"CREATE VIEW {kind} AS SELECT * FROM read_parquet({_quote(parts)})")
                 else:
-                    base.register(kind, schema.empty_table())
+                    database.register(kind, schema.empty_table())
             try:
-                return base.sql(sql, params=list(parameters)).to_arrow_table()
+                return database.sql(sql, params=list(parameters)).to_arrow_table()
             except duckdb.Error as error:
                 raise DataError(
-                    f"{self.folder}: {str(error).splitlines()[0]}; check the query, or resume the run "
+                    f"{self.folder}: {first_line(error)}; check the query, or run `seewhy bench resume {self.folder}` "
                     "if a part is broken"
                 ) from error
 
 
 def open_run(path: str | Path) -> Store:
-    """The store of a run's folder, to ask questions of.
+    """Open the folder of a run, to query it.
 
     Raises:
-        DataError: there is no run.
+        DataError: When it holds no run.
     """
     return Store.open(path)
 
 
 def _is_fresh(folder: Path) -> bool:
-    """Whether it is an empty folder, or one whose run was killed before it began."""
+    """Tell whether a folder is empty, or holds a run that was killed before it began."""
     return folder.is_dir() and all(
         path.name.endswith(".tmp") or (path.is_dir() and not any(path.iterdir())) for path in folder.iterdir()
     )
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a Parquet file has its end: all else is checked when it is read."""
+    """Tell whether a Parquet file has its end; all else is checked when it is read."""
     try:
         with open(path, "rb") as file:
             file.seek(-4, os.SEEK_END)
             return file.read() == b"PAR1"
-    except FileNotFoundError:  # somebody else was quicker
+    except FileNotFoundError:  # another process was quicker
         return True
     except OSError:  # shorter than that
         return False
 
 
 def alive(pid: int) -> bool:
-    """Whether a process of this machine still runs."""
+    """Tell whether a process of this machine still runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -279,26 +306,5 @@ def _is_zombie(pid: int) -> bool:
         return False
 
 
-def _sync_folder(folder: Path) -> None:
-    """The new name itself survives a power cut; not every system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-    finally:
-        os.close(handle)
-
-
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    return value.tolist() if hasattr(value, "tolist") else str(value)

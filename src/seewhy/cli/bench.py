@@ -82,7 +82,7 @@ def run(
 
     text = plan_text(plan, root=root, n=n, sources=source or (), settings=settings or ())
     with Bars() as bars:
-        store = runner.run(Plan.parse(text), out, bars, _engine(engine, workers))
+        store = runner.run(Plan.parse(text, Path(plan).name), out, bars, _engine(engine, workers))
     _summary(store, as_json)
 
 
@@ -142,6 +142,14 @@ def presets(as_json: common.AsJson = False) -> None:
         return
     for preset in found:
         typer.echo(f"{preset.name}\n  {preset.about}\n  needs: {preset.needs or 'nothing'}\n")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of plans: an editor that knows it completes and checks a plan while you write it."""
+    from seewhy.bench.plan import Plan
+
+    common.print_json(Plan.json_schema())
 
 
 @app.command()

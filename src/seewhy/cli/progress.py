@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from seewhy.bench.execute.run import Watcher
+from seewhy.bench.setup import Benchmark, ModelSummary
 from seewhy.cli import common
 
 
 class Bars(Watcher):
     """Bars on standard error; the display ends with the process."""
 
-    def begin(self, bench: Any, stages: Any) -> None:
+    def begin(self, benchmark: Benchmark, models: Sequence[ModelSummary]) -> None:
         self.bars = common.bars()
-        several = len(stages) > 1
+        several = len(models) > 1
         self.tasks = {
-            (stage.label, label): self.bars.add_task(
-                f"{stage.label} {label}" if several else label, total=len(bench.batches)
+            (model.label, label): self.bars.add_task(
+                f"{model.label} {label}" if several else label, total=len(benchmark.batches)
             )
-            for stage in stages
-            for label in stage.tools
+            for model in models
+            for label in model.methods
         }
         self.bars.start()
 

@@ -29,16 +29,19 @@ def json_default(value: Any) -> Any:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, keep_suffix: bool = True) -> Iterator[Path]:
     """Write a file whole or not at all, and make it last through a power cut.
 
     Args:
         path: The file; what was there is replaced if the block succeeds, and stays if it fails.
+        keep_suffix: Whether the draft has the suffix of `path`, for writers that go by it; without, its name ends in
+            `.tmp`, so that a reader of all files with that suffix does not take a draft for a file.
 
     Yields:
-        A draft beside `path` with the same suffix, to be written in the block.
+        A draft beside `path`, to be written in the block.
     """
-    draft = path.with_name(f".{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    tag = f"{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    draft = path.with_name(f".{path.stem}.{tag}{path.suffix}" if keep_suffix else f".{path.name}.{tag}")
     try:
         yield draft
         with open(draft, "rb+") as file:

@@ -1,178 +1,220 @@
-"""From maps and measurements to rows of the run's tables."""
+"""From maps and measurements to the records of a run's tables; the columns are those of `store.schemas`."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from seewhy.bench.execute.scoring import measured
-from seewhy.bench.samples import Chunk, Entry
+from seewhy.bench.execute.scoring import measure
+from seewhy.bench.map_maker import MapMaker
+from seewhy.bench.samples import ImageTarget, SampleBatch
+from seewhy.bench.setup import ModelSetup, ModelSummary
 from seewhy.core.cards import Capability, Requirement
 from seewhy.core.maps import resize_maps
 from seewhy.metrics import Measurement, Metric
 
-if TYPE_CHECKING:
-    from seewhy.bench.setup import Stage, Tool
+STORED_CELLS = 56
+"""Longer side of a stored map."""
 
-CELLS = 56  # a stored map's longer side
-SIDE = 224  # a stored picture's longer side
-Row = dict[str, Any]
+STORED_SIDE = 224
+"""Longer side of a stored image in pixels."""
 
-
-def metric_rows(stage: Stage, chunk: Chunk, tool: Tool, maps: Float[Tensor, "pairs r c"], seconds: float) -> list[Row]:
-    """A row for each entry and metric, and one for each part of a metric."""
-    rows: list[Row] = []
-    fitted: dict[tuple[int, int], Tensor] = {}
-    about = [
-        _row(stage, chunk, entry, tool.label, seconds=seconds, passes=float(tool.passes)) for entry in chunk.entries
-    ]
-    for label, metric in stage.metrics.items():
-        own = chunk.input_size
-        size = own if Requirement.MODEL in metric.card.needs else stage.plan.protocol.size or own
-        if size not in fitted:
-            fitted[size] = resize_maps(maps, size, stage.plan.protocol.upsampling)
-        found = measured(stage, chunk, tool, metric, fitted[size])
-        rows += [{**about[i], **values} for i, values in _values(label, metric, found)]
-    return rows
+Record: TypeAlias = dict[str, Any]
+"""Values by column."""
 
 
-def _values(label: str, metric: Metric, found: Measurement) -> Iterator[tuple[int, Row]]:
-    """By position of the entry."""
-    columns = {label: (found.value, found.curves.get(""))}
-    columns |= {
-        f"{label}.{part}": (found.parts[part], found.curves.get(part))
-        for part in metric.card.parts
-        if part in found.parts
-    }
+def metric_records(
+    setup: ModelSetup,
+    batch: SampleBatch,
+    map_maker: MapMaker,
+    maps: Float[Tensor, "pairs r c"],
+    seconds: float,
+) -> list[Record]:
+    """Return a record for each target and metric, and one for each part of a metric.
+
+    Args:
+        setup: The model's setup.
+        batch: The samples.
+        map_maker: What computed the maps.
+        maps: A map for each pair of the batch, as computed.
+        seconds: Time for one map.
+    """
+    records: list[Record] = []
+    resized: dict[tuple[int, int], Tensor] = {}
+    passes = float(map_maker.passes)
+    about = [_identify(setup, batch, t, map_maker.label, seconds=seconds, passes=passes) for t in batch.targets]
+    for label, metric in setup.metrics.items():
+        size = _comparison_size(setup, batch, metric)
+        if size not in resized:
+            resized[size] = resize_maps(maps, size, setup.plan.protocol.upsampling)
+        measurement = measure(setup, batch, map_maker, metric, resized[size])
+        records += [{**about[i], **values} for i, values in _values(label, metric, measurement)]
+    return records
+
+
+def _comparison_size(setup: ModelSetup, batch: SampleBatch, metric: Metric) -> tuple[int, int]:
+    """Return the size at which a metric compares maps: metrics that run the model need its input size."""
+    if Requirement.MODEL in metric.card.needs:
+        return batch.input_size
+    return setup.plan.protocol.size or batch.input_size
+
+
+def _values(label: str, metric: Metric, measurement: Measurement) -> Iterator[tuple[int, Record]]:
+    """Yield the position of a target with its value of the metric, then of each part of it."""
+    columns = {label: (measurement.value, measurement.curves.get(""))}
+    for part in metric.card.parts:
+        if part in measurement.parts:
+            columns[f"{label}.{part}"] = (measurement.parts[part], measurement.curves.get(part))
     for name, (values, curves) in columns.items():
-        numbers, lines = values.tolist(), None if curves is None else curves.float().tolist()
-        for i, value in enumerate(numbers):
-            known = math.isfinite(value)
-            why = None if known else found.reasons.get(i, "the metric gives no number")
-            yield (
-                i,
-                {
-                    "metric": name,
-                    "value": value if known else None,
-                    "error": why,
-                    "curve": lines[i] if lines is not None and known else None,
-                },
-            )
+        lines = None if curves is None else curves.float().tolist()
+        for i, value in enumerate(values.tolist()):
+            if math.isfinite(value):
+                curve = None if lines is None else lines[i]
+                yield i, {"metric": name, "value": value, "error": None, "curve": curve}
+            else:
+                reason = measurement.reasons.get(i, "the metric gives no number")
+                yield i, {"metric": name, "value": None, "error": reason, "curve": None}
 
 
-def model_rows(stage: Stage, chunk: Chunk) -> list[Row]:
-    """Logit, probability and rank of each entry's class, and whether the model's answer is a class that is shown."""
-    if Capability.LOGITS not in stage.model.capabilities:
-        chunk.output  # noqa: B018 (a picture for which the model gives NaN is found out here)
+def model_records(setup: ModelSetup, batch: SampleBatch) -> list[Record]:
+    """Return logit, probability and rank of each target's class, and whether the prediction is a class that is shown.
+
+    An empty list for a model without classes.
+
+    Raises:
+        NonFiniteError: When the model gives NaN or infinity for an image.
+    """
+    output = batch.output  # raises for an image for which the model gives NaN, also where there are no classes
+    if Capability.LOGITS not in setup.model.capabilities:
         return []
-    logits = chunk.output.logits.float()
-    chances = stage.model.probabilities(logits)
-    answers = logits.argmax(1).tolist()
-    rows = []
-    for entry in chunk.entries:
-        own = logits[entry.row, entry.cls]
-        rank = 1 + int((logits[entry.row] > own).sum())
-        labels = chunk.items[entry.row][1].labels
-        shown = None if stage.classes is None or not labels else {stage.classes[label] for label in labels}
+    logits = output.logits.float()
+    probabilities = setup.model.probabilities(logits)
+    predictions = logits.argmax(1).tolist()
+    records = []
+    for target in batch.targets:
+        logit = logits[target.row, target.class_index]
+        labels = batch.samples[target.row][1].labels
+        correct = None
+        if setup.classes is not None and labels:
+            correct = float(predictions[target.row] in {setup.classes[label] for label in labels})
         values = {
-            "logit": own.item(),
-            "probability": chances[entry.row, entry.cls].item(),
-            "rank": float(rank),
-            "correct": None if shown is None else float(answers[entry.row] in shown),
+            "logit": logit.item(),
+            "probability": probabilities[target.row, target.class_index].item(),
+            "rank": float(1 + int((logits[target.row] > logit).sum())),
+            "correct": correct,
         }
-        rows += [_row(stage, chunk, entry, "", metric=f"model.{name}", value=value) for name, value in values.items()]
-    return rows
+        for name, value in values.items():
+            records.append(_identify(setup, batch, target, "", metric=f"model.{name}", value=value))
+    return records
 
 
-def failed_rows(stage: Stage, method: str, number: int, sample: str, why: str) -> list[Row]:
-    """Rows of a picture that gives none: one for each metric."""
-    metrics = list(stage.metrics) if method else [""]
-    return [
-        {
-            **_about(stage),
-            "sample": sample,
-            "index": number,
-            "target": "",
-            "entry": f"{sample}#",
-            "method": method,
-            "metric": metric,
-            "error": why,
-        }
-        for metric in metrics
-    ]
+def failed_records(setup: ModelSetup, method: str, index: int, sample: str, reason: str) -> list[Record]:
+    """Return records of an image that gives no map: one for each metric."""
+    about = {
+        **_dataset_columns(setup),
+        "sample": sample,
+        "index": index,
+        "target": "",
+        "entry": f"{sample}#",
+        "method": method,
+    }
+    metrics = list(setup.metrics) if method else [""]
+    return [{**about, "metric": metric, "error": reason} for metric in metrics]
 
 
-def map_rows(stage: Stage, chunk: Chunk, tool: Tool, maps: Float[Tensor, "pairs r c"]) -> list[Row]:
-    """Maps for galleries: half precision, at most `CELLS` a side, the largest magnitude of each scaled to 1."""
-    maps = maps[: len(chunk.entries)].float()
-    factor = max(1.0, max(maps.shape[1:]) / CELLS)
-    size = [max(1, round(side / factor)) for side in maps.shape[1:]]
-    small = torch.nn.functional.adaptive_avg_pool2d(maps[:, None], size)[:, 0] if factor > 1 else maps
+def skipped_record(summary: ModelSummary, data: str, split: str, method: str) -> Record:
+    """Return the record of a method that cannot serve a model, with the reason."""
+    return {
+        "model": summary.label,
+        "data": data,
+        "split": split,
+        "sample": "",
+        "index": -1,
+        "target": "",
+        "entry": "",
+        "method": method,
+        "metric": "",
+        "error": summary.skipped[method],
+    }
+
+
+def map_records(
+    setup: ModelSetup, batch: SampleBatch, map_maker: MapMaker, maps: Float[Tensor, "pairs r c"]
+) -> list[Record]:
+    """Return maps for galleries: float16, at most `STORED_CELLS` a side, divided by their largest magnitude."""
+    if not setup.plan.protocol.keep_maps:
+        return []
+    maps = maps[: len(batch.targets)].float()
+    factor = max(1.0, max(maps.shape[1:]) / STORED_CELLS)
+    rows, cols = (max(1, round(side / factor)) for side in maps.shape[1:])
+    small = torch.nn.functional.adaptive_avg_pool2d(maps[:, None], (rows, cols))[:, 0] if factor > 1 else maps
     small = small / small.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     stored = small.half().cpu().numpy()
     return [
         {
-            "model": stage.label,
-            "sample": chunk.items[entry.row][1].id,
-            "entry": _entry_id(chunk, entry),
-            "method": tool.label,
-            "rows": size[0],
-            "cols": size[1],
+            "model": setup.label,
+            "sample": batch.samples[target.row][1].id,
+            "entry": _entry_id(batch, target),
+            "method": map_maker.label,
+            "rows": rows,
+            "cols": cols,
             "map": stored[i].tobytes(),
         }
-        for i, entry in enumerate(chunk.entries)
+        for i, target in enumerate(batch.targets)
     ]
 
 
-def image_rows(stage: Stage, chunk: Chunk) -> list[Row]:
-    """What the model sees of each picture, and the outline of all its objects."""
-    if not stage.plan.protocol.keep_maps:
+def image_records(setup: ModelSetup, batch: SampleBatch) -> list[Record]:
+    """Return what the model sees of each image, and the union of all its objects."""
+    if not setup.plan.protocol.keep_maps:
         return []
-    rows = []
-    for i, (_, item) in enumerate(chunk.items):
-        view = stage.model.visible_region(item.image)
-        view.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
-        mask = chunk.outline(i)
-        rows.append(
+    records = []
+    for row, (_, sample) in enumerate(batch.samples):
+        view = setup.model.visible_region(sample.image)
+        view.thumbnail((STORED_SIDE, STORED_SIDE), Image.Resampling.BICUBIC)
+        mask = batch.union_mask(row)
+        records.append(
             {
-                "model": stage.label,
-                "sample": item.id,
-                "jpeg": _bytes(view.convert("RGB"), "jpeg", quality=85),
-                "mask": None if mask is None else _bytes(Image.fromarray(mask), "png"),
+                "model": setup.label,
+                "sample": sample.id,
+                "jpeg": _encode(view.convert("RGB"), "jpeg", quality=85),
+                "mask": None if mask is None else _encode(Image.fromarray(mask), "png"),
             }
         )
-    return rows
+    return records
 
 
-def _bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
+def _encode(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def _row(stage: Stage, chunk: Chunk, entry: Entry, method: str, **values: Any) -> Row:
-    number, item = chunk.items[entry.row]
+def _identify(setup: ModelSetup, batch: SampleBatch, target: ImageTarget, method: str, **values: Any) -> Record:
+    """Return the columns that say which map a record is of, with further values."""
+    index, sample = batch.samples[target.row]
     return {
-        **_about(stage),
-        "sample": item.id,
-        "index": number,
-        "target": entry.name,
-        "entry": _entry_id(chunk, entry),
+        **_dataset_columns(setup),
+        "sample": sample.id,
+        "index": index,
+        "target": target.name,
+        "entry": _entry_id(batch, target),
         "method": method,
         **values,
     }
 
 
-def _entry_id(chunk: Chunk, entry: Entry) -> str:
-    return f"{chunk.items[entry.row][1].id}#{entry.name}"
+def _entry_id(batch: SampleBatch, target: ImageTarget) -> str:
+    """Return the key of an image–target pair, the same for every method."""
+    return f"{batch.samples[target.row][1].id}#{target.name}"
 
 
-def _about(stage: Stage) -> Row:
-    return {"model": stage.label, "data": stage.data.card.name, "split": stage.data.split}
+def _dataset_columns(setup: ModelSetup) -> Record:
+    return {"model": setup.label, "data": setup.data.card.name, "split": setup.data.split}

@@ -1,46 +1,38 @@
-"""Running a plan on this machine: from the first check to the last part, and on again after any interruption."""
+"""Run a plan on this machine, from the first check to the last part, and go on after any interruption."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
-import os
-import platform
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import torch
-
-from seewhy import __version__
 from seewhy.bench.execute.locks import claimed
-from seewhy.bench.execute.worker import OnPart, parts_of, work
+from seewhy.bench.execute.records import skipped_record
+from seewhy.bench.execute.worker import OnPart, part_names, work
+from seewhy.bench.manifest import describe_card, describe_hardware, describe_metric, installed_versions
 from seewhy.bench.plan import DIGEST, Plan
-from seewhy.bench.reference_maps import BASELINES
-from seewhy.bench.setup import Bench, Stage, Tool, Unit
-from seewhy.bench.store import ROWS, SCHEMA, Store, part_name
+from seewhy.bench.setup import Benchmark, ModelSummary, WorkUnit
+from seewhy.bench.store import CLAIMS, ROWS, SCHEMA, Store, part_name
 from seewhy.errors import DataError, ModelError, OptionError
-from seewhy.models.load import source_packages
-
-PACKAGES = ("numpy", "pillow", "pyarrow")
-"""Distributions whose versions a manifest holds beside those that models come from."""
 
 POLL = 0.5
-Engine = Callable[[Bench, Store, list[Unit], OnPart], None]
+"""Seconds between two looks at units that other processes have claimed."""
+
+Engine: TypeAlias = Callable[[Benchmark, Store, list[WorkUnit], OnPart], None]
+"""What does the units of a run."""
 
 
 class Watcher:
-    """Is told what a run does; this one does nothing with it."""
+    """Is called with the progress of a run; subclasses override what they need."""
 
-    def begin(self, bench: Bench, stages: list[Stage]) -> None:
-        """All is checked, the first batch comes next."""
+    def begin(self, benchmark: Benchmark, models: Sequence[ModelSummary]) -> None:
+        """Prepare for the first batch; everything has been checked."""
 
     def part(self, model: str, method: str, batch: int) -> None:
-        """A method has done a batch."""
+        """Note that a method has done a batch."""
 
 
 def run(
@@ -49,18 +41,21 @@ def run(
     """Run a plan into a new folder.
 
     Args:
-        plan: a `Plan`, or the path of its TOML file.
-        folder: must not hold anything yet.
-        watcher: is told of each finished part.
-        engine: what does the units; by default this process, one after the other.
+        plan: A plan, or the path of its TOML file.
+        folder: A folder that does not hold anything yet.
+        watcher: Is called after each finished part.
+        engine: What does the units; by default this process, one after the other.
+
+    Returns:
+        The finished run.
 
     Raises:
-        SeewhyError: the plan cannot work (before the first forward), or the folder cannot be written.
+        SeewhyError: When the plan cannot work (before the first forward), or the folder cannot be written.
     """
     plan = plan if isinstance(plan, Plan) else Plan.read(plan)
-    bench = Bench(plan)
-    stages = bench.check()
-    return _go(bench, stages, Store.create(folder, plan.text), watcher or Watcher(), engine or local)
+    benchmark = Benchmark(plan)
+    models = benchmark.check()
+    return _execute(benchmark, models, Store.create(folder, plan.text), watcher or Watcher(), engine or local)
 
 
 def resume(
@@ -71,263 +66,166 @@ def resume(
 ) -> Store:
     """Do what a run has left to do; finished parts are not touched.
 
+    Args:
+        folder: The run's folder.
+        plan: The plan that the run must have been started with; by default it is not compared.
+        watcher: Is called after each finished part.
+        engine: What does the units; by default this process, one after the other.
+
+    Returns:
+        The finished run.
+
     Raises:
-        DataError: no run there. OptionError: the plan is not the one that the run was started with.
+        DataError: When the folder holds no run.
+        OptionError: When the plan is not the one that the run was started with.
     """
     store = Store.open(folder)
-    own = Plan.parse(store.plan_text)
+    stored_plan = Plan.parse(store.plan_text, str(store.folder / "plan.toml"))
     if plan is not None:
-        given = plan if isinstance(plan, Plan) else Plan.read(plan)
-        if given.digest != own.digest:
+        expected = plan if isinstance(plan, Plan) else Plan.read(plan)
+        if expected.digest != stored_plan.digest:
             raise OptionError(f"{store.folder} was run with another plan; leave the plan out, or start another run")
-    begun = store.manifest.get("plan_digest", "")
-    if begun.startswith(DIGEST) and begun != own.digest:
+    begun_with = store.manifest.get("plan_digest", "")
+    if begun_with.startswith(DIGEST) and begun_with != stored_plan.digest:
         raise OptionError(
             f"the plan in {store.folder} was changed since the run began; put it back, or start another run with it"
         )
-    bench = Bench(own)
-    return _go(bench, bench.check(), store, watcher or Watcher(), engine or local)
+    benchmark = Benchmark(stored_plan)
+    return _execute(benchmark, benchmark.check(), store, watcher or Watcher(), engine or local)
 
 
-def _go(bench: Bench, stages: list[Stage], store: Store, watcher: Watcher, engine: Engine) -> Store:
+def _execute(
+    benchmark: Benchmark, models: Sequence[ModelSummary], store: Store, watcher: Watcher, engine: Engine
+) -> Store:
     store.tidy()
-    begun, now = store.manifest, _manifest(bench, stages)
-    _check_same(begun, now)
+    previous, manifest = store.manifest, _build_manifest(benchmark, models)
+    _check_same_inputs(previous, manifest)
     broken = store.drop_broken()
-    store.write_manifest(_merged(begun, now, [f"broken, made again: {name}" for name in broken]))
-    _write_skipped(store, stages)
-    watcher.begin(bench, stages)
-    parts = [
-        name for stage in stages for batch in range(len(bench.batches)) for name in parts_of(stage, batch).values()
-    ]
-    stages.clear()  # their models are loaded again one after the other
-    engine(bench, store, bench.units, watcher.part)
+    warnings = [f"broken, computed again: {name}" for name in broken]
+    store.write_manifest(_merge_manifests(previous, manifest, warnings))
+    _write_skipped(benchmark, store, models)
+    watcher.begin(benchmark, models)
+    engine(benchmark, store, benchmark.units, watcher.part)
+    batches = range(len(benchmark.batches))
+    parts = [name for model in models for batch in batches for name in part_names(model, batch).values()]
     missing = [name for name in parts if not store.has(name)]
     if missing:
-        raise DataError(f"{len(missing)} parts were not written; go on with `seewhy bench resume {store.folder}`")
+        raise DataError(f"{len(missing)} parts were not written; continue with `seewhy bench resume {store.folder}`")
+    store.clear_claims()
     store.write_manifest({**store.manifest, "finished": _now()})
     return store
 
 
-def local(bench: Bench, store: Store, units: list[Unit], on_part: OnPart) -> None:
-    """One unit after the other; those that another process works on are left to it, unless it dies."""
-    left = units
-    while left:
-        passed = []
-        for unit in left:
-            with claimed(store.folder / "claims", part_name(unit.model, "", unit.batch)) as mine:
-                if mine:
-                    work(bench, store, unit, on_part)
+def local(benchmark: Benchmark, store: Store, units: list[WorkUnit], on_part: OnPart) -> None:
+    """Do one unit after the other; those that another process works on are left to it, unless it dies."""
+    remaining = units
+    while remaining:
+        claimed_elsewhere = []
+        for unit in remaining:
+            with claimed(store.folder / CLAIMS, part_name(unit.model, "", unit.batch)) as is_ours:
+                if is_ours:
+                    work(benchmark, store, unit, on_part)
                 else:
-                    passed.append(unit)
-        if len(passed) == len(left):
+                    claimed_elsewhere.append(unit)
+        if len(claimed_elsewhere) == len(remaining):
             time.sleep(POLL)
-        left = passed
+        remaining = claimed_elsewhere
 
 
 # ── the manifest ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _manifest(bench: Bench, stages: list[Stage]) -> dict[str, Any]:
-    plan, data = bench.plan, bench.data
+def _build_manifest(benchmark: Benchmark, models: Sequence[ModelSummary]) -> dict[str, Any]:
+    plan, data = benchmark.plan, benchmark.data
+    methods: dict[str, dict[str, Any]] = {}
+    for model in models:
+        for label, description in model.methods.items():
+            methods.setdefault(label, description)
     return {
         "schema": SCHEMA,
         "plan_digest": plan.digest,
         "seed": plan.seed,
         "started": _now(),
         "finished": None,
-        "versions": _versions(),
-        "hardware": _hardware(stages),
+        "versions": installed_versions(),
+        "hardware": describe_hardware(models[0].device),
         "warnings": [],
-        "protocol": asdict(plan.protocol),
+        "protocol": plan.protocol.model_dump(),
         "published": plan.published,
         "data": {
-            **_card(data.card),
+            **describe_card(data.card),
             "split": data.split,
-            "root": plan.data.get("root"),
+            "root": plan.data.root,
             "length": len(data),
-            "n": len(bench.numbers),
-            "items": _items(bench),
-            "options": bench.data_options,
+            "n": len(benchmark.indices),
+            "items": _digest_of_samples(benchmark),
+            "options": plan.data.options,
         },
-        "models": [_model(stage, plan) for stage in stages],
-        "methods": _methods(stages),
-        "metrics": [_metric(label, metric) for label, metric in bench.metrics.items()],
+        "models": [model.description for model in models],
+        "methods": list(methods.values()),
+        "metrics": [describe_metric(label, metric) for label, metric in benchmark.metrics.items()],
         "skipped": [
-            {"model": stage.label, "method": label, "reason": why}
-            for stage in stages
-            for label, why in stage.skipped.items()
+            {"model": model.label, "method": label, "reason": reason}
+            for model in models
+            for label, reason in model.skipped.items()
         ],
     }
 
 
-def _check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """A run of two halves with other pictures or other weights would be no run.
+def _check_same_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Check that a resumed run has the images and weights that it began with.
 
     Raises:
-        DataError, ModelError: they are not those that the run began with.
+        DataError: When it has other images.
+        ModelError: When it has other weights.
     """
     if old.get("data", {}).get("items", new["data"]["items"]) != new["data"]["items"]:
         raise DataError(
-            f"{new['data']['title']} {new['data']['split']} holds other items than when the run began; "
+            f"{new['data']['title']} {new['data']['split']} holds other samples than when the run began; "
             "put them back, or start another run"
         )
-    begun = {model["name"]: model.get("weights") for model in old.get("models", ())}
+    old_weights = {model["name"]: model.get("weights") for model in old.get("models", ())}
     for model in new["models"]:
-        if begun.get(model["name"]) not in (None, model["weights"]):
+        if old_weights.get(model["name"]) not in (None, model["weights"]):
             raise ModelError(
                 f"{model['source']} has other weights than when the run began; put them back, or start another run"
             )
 
 
-def _merged(old: dict[str, Any], new: dict[str, Any], told: list[str]) -> dict[str, Any]:
-    """What a resumed run keeps of its beginning: the start, and a warning where the versions changed."""
+def _merge_manifests(old: Mapping[str, Any], new: Mapping[str, Any], warnings: Sequence[str]) -> dict[str, Any]:
+    """Return the manifest of a resumed run, which keeps its start and warns where versions changed."""
     if not old:
-        return new
+        return dict(new)
     changed = [
-        f"{name} {old['versions'].get(name)} -> {now}"
-        for name, now in new["versions"].items()
-        if old["versions"].get(name) != now
+        f"{name} {old['versions'].get(name)} -> {version}"
+        for name, version in new["versions"].items()
+        if old["versions"].get(name) != version
     ]
     if changed:
-        told = [*told, f"resumed with other versions: {', '.join(changed)}"]
-    warnings = [*old["warnings"], *(f"{_now()}: {line}" for line in told)]
+        warnings = [*warnings, f"resumed with other versions: {', '.join(changed)}"]
     return {
         **new,
         "started": old["started"],
         "versions": old["versions"],
         "hardware": old["hardware"],
-        "warnings": warnings,
+        "warnings": [*old["warnings"], *(f"{_now()}: {warning}" for warning in warnings)],
     }
 
 
-def _model(stage: Stage, plan: Plan) -> dict[str, Any]:
-    choice = next(choice for choice in plan.models if choice.label == stage.label)
-    preprocess = stage.model.preprocess
-    return {
-        "name": stage.label,
-        "source": choice.name,
-        "options": choice.options,
-        "classes": stage.model.classes,
-        "weights": fingerprint(stage.model.module),
-        "device": str(stage.model.device),
-        "dtype": str(stage.model.dtype),
-        "preprocess": preprocess.to_dict() if hasattr(preprocess, "to_dict") else str(preprocess),
-    }
+def _digest_of_samples(benchmark: Benchmark) -> str:
+    """Return a digest of the ids of all samples of the run."""
+    ids = "\n".join(str(benchmark.data.ids[index]) for index in benchmark.indices)
+    return hashlib.sha256(ids.encode()).hexdigest()[:16]
 
 
-def fingerprint(module: torch.nn.Module) -> str:
-    """Of all parameters and buffers: their names, shapes, types and values."""
-    found = hashlib.sha256()
-    for name, values in module.state_dict().items():
-        if isinstance(values, torch.Tensor):
-            found.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
-            found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()[:16]
-
-
-def _items(bench: Bench) -> str:
-    """Of the names of the items that the run looks at."""
-    return hashlib.sha256("\n".join(str(bench.data.ids[number]) for number in bench.numbers).encode()).hexdigest()[:16]
-
-
-def _methods(stages: list[Stage]) -> list[dict[str, Any]]:
-    tools: dict[str, Tool] = {}
-    for stage in stages:
-        for label, tool in stage.tools.items():
-            tools.setdefault(label, tool)
-    return [_method(tool) for tool in tools.values()]
-
-
-def _method(tool: Tool) -> dict[str, Any]:
-    if tool.method is None:
-        base = BASELINES[tool.label]
-        return {
-            "label": tool.label,
-            "name": base.name,
-            "title": base.title,
-            "family": "baseline",
-            "summary": base.summary,
-            "class_specific": base.class_specific,
-            "signed": False,
-            "citation": "",
-            "options": {},
-            "cost": "0 forward",
-            "passes": 0,
-        }
-    return {
-        "label": tool.label,
-        **_card(tool.method.card),
-        "options": tool.method.options,
-        "cost": str(tool.method.cost),
-        "passes": tool.passes,
-    }
-
-
-def _metric(label: str, metric: Any) -> dict[str, Any]:
-    return {
-        "label": label,
-        **_card(metric.card),
-        "options": metric.options,
-        "axis": metric.axis,
-        "axis_title": metric.axis_title,
-        "passes": metric.passes,
-    }
-
-
-def _card(card: Any) -> dict[str, Any]:
-    """The fields of a card that are values."""
-    return {
-        name: sorted(value) if isinstance(value, frozenset) else value
-        for name, value in vars(card).items()
-        if not callable(value)
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"seewhy": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    for package in (*PACKAGES, *source_packages()):
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def _hardware(stages: list[Stage]) -> dict[str, Any]:
-    place = stages[0].model.device
-    return {
-        "device": str(place),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "host": platform.node(),
-        "gpu": torch.cuda.get_device_name(place) if place.type == "cuda" else None,
-    }
-
-
-def _write_skipped(store: Store, stages: list[Stage]) -> None:
-    """A row for each method that cannot serve a model, with the reason."""
-    for stage, label, why in ((own, *pair) for own in stages for pair in own.skipped.items()):
-        name = part_name(stage.label, label, 0)
-        if not store.has(name):
-            store.write(
-                ROWS,
-                name,
-                [
-                    {
-                        "model": stage.label,
-                        "data": stage.data.card.name,
-                        "split": stage.data.split,
-                        "sample": "",
-                        "index": -1,
-                        "target": "",
-                        "entry": "",
-                        "method": label,
-                        "metric": "",
-                        "error": why,
-                    }
-                ],
-            )
+def _write_skipped(benchmark: Benchmark, store: Store, models: Sequence[ModelSummary]) -> None:
+    """Write a row for each method that cannot serve a model, with the reason."""
+    data, split = benchmark.data.card.name, benchmark.data.split
+    for model in models:
+        for label in model.skipped:
+            name = part_name(model.label, label, 0)
+            if not store.has(name):
+                store.write(ROWS, name, [skipped_record(model, data, split, label)])
 
 
 def _now() -> str:

@@ -1,87 +1,107 @@
-"""One metric on the maps of one method: one that fails costs the pictures that it fails on, and no other metric."""
+"""One metric on the maps of one method; a failure costs the images that it happens on, and no other metric."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seewhy.bench.samples import Chunk
+from seewhy.bench.map_maker import MapMaker
+from seewhy.bench.samples import SampleBatch
+from seewhy.bench.setup import ModelSetup
 from seewhy.core.cards import Requirement
+from seewhy.core.io import first_line
 from seewhy.metrics import Measurement, Metric, MetricInputs
 
-if TYPE_CHECKING:
-    from seewhy.bench.setup import Stage, Tool
 
-
-def measured(
-    stage: Stage, chunk: Chunk, tool: Tool, metric: Metric, maps: Float[Tensor, "pairs rows cols"]
+def measure(
+    setup: ModelSetup,
+    batch: SampleBatch,
+    map_maker: MapMaker,
+    metric: Metric,
+    maps: Float[Tensor, "pairs rows cols"],
 ) -> Measurement:
-    """A value for each entry of the chunk, NaN with the error as its reason where the metric fails.
+    """Score the maps of a batch by a metric; where it fails, again image by image.
+
+    Args:
+        setup: The model's setup.
+        batch: The samples.
+        map_maker: What computed the maps.
+        metric: The metric.
+        maps: A map for each pair of the batch, at the size at which the metric compares.
+
+    Returns:
+        A value for each target of the batch; NaN with the error as its reason where the metric fails.
 
     Raises:
-        torch.OutOfMemoryError, MemoryError: a smaller batch may do.
+        torch.OutOfMemoryError: When memory does not suffice; a smaller batch may do.
+        MemoryError: Likewise.
     """
     try:
-        return metric.measure(maps[: len(chunk.entries)], _given(chunk, tool, metric, maps))
+        return metric.measure(maps[: len(batch.targets)], _inputs_for(batch, map_maker, metric, maps))
     except Exception as error:
         if out_of_memory(error):
             raise
-        if len(chunk.items) == 1:
-            return _failed(len(chunk.entries), maps.device, f"{type(error).__name__}: {first_line(error)}")
-    alone = []  # picture by picture, to find out which one it is
-    for row, item in enumerate(chunk.items):
-        own = [i for i, pair in enumerate(chunk.pairs) if pair[0] == row]
-        alone.append(measured(stage, stage.chunk([item]), tool, metric, maps[own]))
-    return joined(alone)
+        if len(batch.samples) == 1:
+            return _failed(len(batch.targets), maps.device, describe_error(error))
+    one_by_one = []
+    for row, sample in enumerate(batch.samples):
+        of_image = [i for i, pair in enumerate(batch.pairs) if pair[0] == row]
+        one_by_one.append(measure(setup, setup.batch([sample]), map_maker, metric, maps[of_image]))
+    return concatenate(one_by_one)
 
 
-def _given(chunk: Chunk, tool: Tool, metric: Metric, maps: Tensor) -> MetricInputs:
-    given = replace(chunk.given(tuple(maps.shape[1:])), method=tool.method)  # what it remembers stays shared
+def _inputs_for(batch: SampleBatch, map_maker: MapMaker, metric: Metric, maps: Tensor) -> MetricInputs:
+    rows, cols = maps.shape[1:]
+    inputs = replace(batch.metric_inputs((rows, cols)), method=map_maker.method)  # the cache stays shared
     if Requirement.CONTRAST in metric.card.needs:
-        where = {pair: i for i, pair in enumerate(chunk.pairs)}
-        none = torch.full_like(maps[0], torch.nan)
-        given.contrast_maps = torch.stack([none if pair is None else maps[where[pair]] for pair in chunk.rival_pairs])
-    return given
+        position = {pair: i for i, pair in enumerate(batch.pairs)}
+        no_map = torch.full_like(maps[0], torch.nan)
+        contrasts = [no_map if pair is None else maps[position[pair]] for pair in batch.contrasts]
+        inputs.contrast_maps = torch.stack(contrasts)
+    return inputs
 
 
-def _failed(entries: int, device: torch.device, why: str) -> Measurement:
-    nothing = torch.full((entries,), math.nan, dtype=torch.float64, device=device)
-    return Measurement(nothing, reasons=dict.fromkeys(range(entries), why))
+def _failed(targets: int, device: torch.device, reason: str) -> Measurement:
+    values = torch.full((targets,), math.nan, dtype=torch.float64, device=device)
+    return Measurement(values, reasons=dict.fromkeys(range(targets), reason))
 
 
-def joined(pieces: Sequence[Measurement]) -> Measurement:
-    """Several measurements as one; NaN for parts and curves that a failed piece does not have."""
-    reasons, start = {}, 0
+def concatenate(pieces: Sequence[Measurement]) -> Measurement:
+    """Join measurements; NaN for parts and curves that a failed piece does not have."""
+    reasons: dict[int, str] = {}
+    start = 0
     for piece in pieces:
-        reasons |= {start + i: why for i, why in piece.reasons.items()}
+        reasons |= {start + i: reason for i, reason in piece.reasons.items()}
         start += len(piece.value)
-    return Measurement(
-        torch.cat([piece.value for piece in pieces]), _together(pieces, "parts"), _together(pieces, "curves"), reasons
-    )
+    values = torch.cat([piece.value for piece in pieces])
+    return Measurement(values, _concatenate_field(pieces, "parts"), _concatenate_field(pieces, "curves"), reasons)
 
 
-def _together(pieces: Sequence[Measurement], kind: str) -> dict[str, Tensor]:
-    first = {name: values for piece in reversed(pieces) for name, values in getattr(piece, kind).items()}
+def _concatenate_field(pieces: Sequence[Measurement], field: Literal["parts", "curves"]) -> dict[str, Tensor]:
+    examples: dict[str, Tensor] = {}
+    for piece in reversed(pieces):
+        examples |= getattr(piece, field)
 
-    def part(piece: Measurement, name: str, like: Tensor) -> Tensor:
-        return getattr(piece, kind).get(name, like.new_full((len(piece.value), *like.shape[1:]), math.nan))
+    def part(piece: Measurement, name: str) -> Tensor:
+        missing = examples[name].new_full((len(piece.value), *examples[name].shape[1:]), math.nan)
+        return getattr(piece, field).get(name, missing)
 
-    return {name: torch.cat([part(piece, name, like) for piece in pieces]) for name, like in first.items()}
+    return {name: torch.cat([part(piece, name) for piece in pieces]) for name in examples}
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Also as PyTorch says it on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    """Tell whether memory did not suffice, also as PyTorch says it on a CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, for a row."""
-    return (str(error).splitlines() or [""])[0]
+def describe_error(error: Exception) -> str:
+    """Return the type and the first line of an error, for a row."""
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -1,4 +1,4 @@
-"""One piece of work: a batch of pictures of one model, with every method, scored by every metric.
+"""A unit of work: a batch of samples of one model, with every method, scored by every metric.
 
 `do_unit(plan, folder, unit)` needs only picklable things and leaves only files behind, so any worker anywhere can call
 it; what a process loaded for one unit stays for the next.
@@ -6,137 +6,162 @@ it; what a process loaded for one unit stays for the next.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from seewhy.bench.execute.records import failed_rows, image_rows, map_rows, metric_rows, model_rows
-from seewhy.bench.execute.scoring import first_line, out_of_memory
+from seewhy.bench.execute.records import (
+    Record,
+    failed_records,
+    image_records,
+    map_records,
+    metric_records,
+    model_records,
+)
+from seewhy.bench.execute.scoring import describe_error, out_of_memory
 from seewhy.bench.plan import Plan
-from seewhy.bench.samples import Chunk
-from seewhy.bench.setup import Bench, Stage, Unit
+from seewhy.bench.samples import IndexedSample, SampleBatch
+from seewhy.bench.setup import Benchmark, ModelSetup, ModelSummary, WorkUnit
 from seewhy.bench.store import IMAGES, MAPS, ROWS, Store, part_name
-from seewhy.data import Item
 from seewhy.errors import SeewhyError
 
 OnPart = Callable[[str, str, int], None]
+"""Called with (model, method, batch) after each part, whether it was finished before or now."""
 
 
 @lru_cache(maxsize=1)
-def _bench(text: str) -> Bench:
-    return Bench(Plan.parse(text))
+def _benchmark(plan_text: str) -> Benchmark:
+    return Benchmark(Plan.parse(plan_text))
 
 
-def do_unit(plan: str, folder: str | Path, unit: Unit, on_part: OnPart = lambda *_: None) -> None:
-    """Everything of a unit that is not on disk yet. Returns when it is.
+def do_unit(plan: str, folder: str | Path, unit: WorkUnit, on_part: OnPart = lambda *_: None) -> None:
+    """Compute everything of a unit that is not on disk yet.
 
     Args:
-        plan: the plan's text.
-        folder: of the run.
-        on_part: called with (model, method, batch) after each part, finished before or now.
+        plan: The plan's text.
+        folder: The run's folder.
+        unit: The model and the batch.
+        on_part: See `OnPart`.
 
     Raises:
-        SeewhyError: the folder cannot be written, or the plan cannot work at all. What goes wrong with single
-            pictures, maps or metrics becomes rows.
+        SeewhyError: When the folder cannot be written, or the plan cannot work at all. What goes wrong with single
+            images, maps or metrics becomes rows.
     """
-    work(_bench(plan), Store(folder), unit, on_part)
+    work(_benchmark(plan), Store(folder), unit, on_part)
 
 
-def parts_of(stage: Stage, batch: int) -> dict[str, str]:
-    """File names by method label; "" has the model's own answers."""
-    return {label: part_name(stage.label, label, batch) for label in ("", *stage.tools)}
+def part_names(summary: ModelSummary, batch: int) -> dict[str, str]:
+    """Return the file names of a unit's parts by method label; "" has the model's own predictions."""
+    return {label: part_name(summary.label, label, batch) for label in ("", *summary.methods)}
 
 
-def work(bench: Bench, store: Store, unit: Unit, on_part: OnPart) -> None:
-    """`do_unit` with everything at hand."""
-    stage = bench.stage(unit.model)
-    parts = parts_of(stage, unit.batch)
-    todo = [label for label, name in parts.items() if not store.has(name)]
-    runner = _Runner(stage, *bench.load(unit.batch)) if todo else None
-    for label, name in parts.items():
-        if label in todo:
-            rows, maps = runner.part(label)
-            if stage.plan.protocol.keep_maps:
-                store.write(MAPS if label else IMAGES, name, maps)
-            store.write(ROWS, name, rows)
-        on_part(stage.label, label, unit.batch)
-
-
-Part = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+def work(benchmark: Benchmark, store: Store, unit: WorkUnit, on_part: OnPart) -> None:
+    """Do what `do_unit` does, with a benchmark that is set up already."""
+    names = part_names(benchmark.summary(unit.model), unit.batch)
+    runner: _UnitRunner | None = None
+    for label, name in names.items():
+        if not store.has(name):
+            if runner is None:  # a model with nothing left to do is not opened
+                runner = _UnitRunner(benchmark.setup(unit.model), *benchmark.load(unit.batch))
+            part = runner.compute(label)
+            if benchmark.plan.protocol.keep_maps:
+                store.write(MAPS if label else IMAGES, name, part.images)
+            store.write(ROWS, name, part.rows)
+        on_part(unit.model, label, unit.batch)
 
 
 @dataclass(eq=False)
-class _Runner:
-    """One batch of one model; its chunks are shared by all methods."""
+class UnitPart:
+    """What one method gives on a batch.
 
-    stage: Stage
-    items: list[tuple[int, Item]]
-    bad: dict[int, str]
-    _chunks: dict[tuple[int, ...], Chunk] = field(default_factory=dict)
+    Attributes:
+        rows: Records of scores.
+        images: Records of maps, or of images for the model's own predictions.
+    """
 
-    def part(self, label: str) -> Part:
-        """Rows and maps (or pictures, for the model's own answers) of a method."""
-        found: Part = ([], [])
-        for piece in self._pieces(self.items):
-            self._add(found, self._attempt(label, piece))
-        for number, error in self.bad.items():
-            found[0].extend(failed_rows(self.stage, label, number, self.stage.data.ids[number], error))
-        return found
+    rows: list[Record] = field(default_factory=list)
+    images: list[Record] = field(default_factory=list)
 
-    def _attempt(self, label: str, items: list[tuple[int, Item]]) -> Part:
-        """All together; smaller if memory does not do; one by one if something fails, to find out which."""
+    def extend(self, other: UnitPart) -> None:
+        """Append what another piece of the batch gives."""
+        self.rows.extend(other.rows)
+        self.images.extend(other.images)
+
+
+@dataclass(eq=False)
+class _UnitRunner:
+    """One batch of one model; its sample batches are shared by all methods.
+
+    Attributes:
+        setup: The model's setup.
+        samples: Samples that can be explained.
+        unreadable: Positions of the other samples, and why they cannot be explained.
+    """
+
+    setup: ModelSetup
+    samples: list[IndexedSample]
+    unreadable: dict[int, str]
+    _batches: dict[tuple[int, ...], SampleBatch] = field(default_factory=dict)
+
+    def compute(self, label: str) -> UnitPart:
+        """Return all records of a method; "" stands for the model's own predictions."""
+        part = UnitPart()
+        for piece in self._pieces(self.samples):
+            part.extend(self._attempt(label, piece))
+        for index, reason in self.unreadable.items():
+            part.rows.extend(failed_records(self.setup, label, index, self.setup.data.ids[index], reason))
+        return part
+
+    def _attempt(self, label: str, samples: list[IndexedSample]) -> UnitPart:
+        """Compute all samples together; in halves if memory does not suffice; one by one to find one that fails."""
         try:
-            return self._compute(label, self._chunk(items))
+            return self._compute_batch(label, self._batch(samples))
         except SeewhyError as error:
-            why, smaller = str(error), [[item] for item in items]
+            reason, pieces = str(error), [[sample] for sample in samples]
         except Exception as error:
-            why, smaller = f"{type(error).__name__}: {first_line(error)}", [[item] for item in items]
             if out_of_memory(error):
-                why = "out of memory with a single picture; use a smaller model or another device"
-                smaller = self._halved(items)
-        if len(items) == 1:
-            number, item = items[0]
-            return failed_rows(self.stage, label, number, item.id, why), []
-        found: Part = ([], [])
-        for piece in smaller:
-            self._add(found, self._attempt(label, piece))
-        return found
+                reason = "out of memory with a single image; use a smaller model or another device"
+                pieces = self._halve(samples)
+            else:
+                reason, pieces = describe_error(error), [[sample] for sample in samples]
+        if len(samples) == 1:
+            index, sample = samples[0]
+            return UnitPart(failed_records(self.setup, label, index, sample.id, reason))
+        part = UnitPart()
+        for piece in pieces:
+            part.extend(self._attempt(label, piece))
+        return part
 
-    def _compute(self, label: str, chunk: Chunk) -> Part:
+    def _compute_batch(self, label: str, batch: SampleBatch) -> UnitPart:
         if not label:
-            return model_rows(self.stage, chunk), image_rows(self.stage, chunk)
-        tool = self.stage.tools[label]
+            return UnitPart(model_records(self.setup, batch), image_records(self.setup, batch))
+        map_maker = self.setup.map_makers[label]
         started = time.perf_counter()
-        maps = tool(chunk)
-        seconds = (time.perf_counter() - started) / tool.made(chunk)
-        rows = metric_rows(self.stage, chunk, tool, maps, seconds)
-        return rows, map_rows(self.stage, chunk, tool, maps) if self.stage.plan.protocol.keep_maps else []
+        maps = map_maker(batch)
+        seconds = (time.perf_counter() - started) / map_maker.count_maps(batch)
+        rows = metric_records(self.setup, batch, map_maker, maps, seconds)
+        return UnitPart(rows, map_records(self.setup, batch, map_maker, maps))
 
-    def _halved(self, items: list[tuple[int, Item]]) -> list[list[tuple[int, Item]]]:
-        """The batch in two, from now on; what was kept of larger batches is let go."""
-        self._chunks.clear()
-        self.stage.limit = max(1, -(-len(items) // 2))
+    def _halve(self, samples: list[IndexedSample]) -> list[list[IndexedSample]]:
+        """Halve the batch size from now on, and release what was kept of larger batches."""
+        self._batches.clear()
+        self.setup.fitting_batch = max(1, math.ceil(len(samples) / 2))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return list(self._pieces(items))
+        return list(self._pieces(samples))
 
-    def _pieces(self, items: list[tuple[int, Item]]) -> Iterator[list[tuple[int, Item]]]:
-        step = self.stage.limit
-        for start in range(0, len(items), step):
-            yield items[start : start + step]
+    def _pieces(self, samples: list[IndexedSample]) -> Iterator[list[IndexedSample]]:
+        step = self.setup.fitting_batch
+        for start in range(0, len(samples), step):
+            yield samples[start : start + step]
 
-    def _chunk(self, items: list[tuple[int, Item]]) -> Chunk:
-        key = tuple(number for number, _ in items)
-        if key not in self._chunks:
-            self._chunks[key] = self.stage.chunk(items)
-        return self._chunks[key]
-
-    @staticmethod
-    def _add(found: Part, more: Part) -> None:
-        found[0].extend(more[0])
-        found[1].extend(more[1])
+    def _batch(self, samples: list[IndexedSample]) -> SampleBatch:
+        key = tuple(index for index, _ in samples)
+        if key not in self._batches:
+            self._batches[key] = self.setup.batch(samples)
+        return self._batches[key]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seewhy.bench.toml import dump_toml, format_value, parse_toml
 from seewhy.errors import OptionError, UnknownNameError
 
 FOLDER = Path(__file__).parent
@@ -73,16 +74,13 @@ def plan_text(
     given += [_setting(setting) for setting in settings]
     if not given and not sources:
         return text
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise OptionError(f"the plan is no TOML ({error}); correct that line") from None
+    content = parse_toml(text, str(plan))
     for key, value in given:
         _put(content, key, value)
     for source in sources:
         _source(content, source)
-    said = "".join(f"# {key} = {_written(value)}\n" for key, value in given) + "".join(f"# {s}\n" for s in sources)
-    return f"# {plan}, changed on the command line:\n{said}{dumped(content)}"
+    said = "".join(f"# {key} = {format_value(value)}\n" for key, value in given) + "".join(f"# {s}\n" for s in sources)
+    return f"# {plan}, changed on the command line:\n{said}{dump_toml(content)}"
 
 
 def _read(plan: str | Path) -> str:
@@ -127,29 +125,3 @@ def _source(content: dict[str, Any], given: str) -> None:
         raise OptionError(f"{given!r} names no model of the plan; write --source LABEL=PATH with one of {names}")
     entry["source"] = where
     content["models"] = models
-
-
-def dumped(content: dict[str, Any]) -> str:
-    """A plan as TOML text."""
-    plain = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    lines = [f"{_key(key)} = {_written(value)}" for key, value in plain.items()]
-    for key, table in content.items():
-        if isinstance(table, dict):
-            lines += ["", f"[{_key(key)}]", *(f"{_key(k)} = {_written(v)}" for k, v in table.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _written(key)
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(k)} = {_written(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_written, value)) + "]"
-    if isinstance(value, str):
-        return '"' + value.translate({34: '\\"', 92: "\\\\", **{i: f"\\u{i:04x}" for i in [*range(32), 127]}}) + '"'
-    return repr(value) if isinstance(value, int | float) else _written(str(value))

@@ -1,0 +1,278 @@
+"""The format of a plan's TOML file: validated by pydantic, described as a JSON schema, its errors put in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from seewhy.bench.reference_maps import REFERENCE_MAPS
+from seewhy.core.options import options_schema
+from seewhy.data import DATASETS
+from seewhy.errors import OptionError, suggestion
+from seewhy.methods import METHODS
+from seewhy.metrics import METRICS
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+EXAMPLES = {
+    "models": 'models = ["scenes_vit"]',
+    "metrics": 'metrics = ["pointing_game"]',
+    "methods": 'methods = "all"',
+    "data": '[data] name = "scenes"',
+    "name": 'name = "…"',
+}
+
+EXPECTED = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a string or a table",
+}
+"""What must stand in a plan, by pydantic's type of error."""
+
+
+def _as_list(value: Any) -> Any:
+    """`"x"` stands for `["x"]`."""
+    return [value] if isinstance(value, str) else value
+
+
+def _as_table(value: Any) -> Any:
+    """`"x"` stands for `{name = "x"}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _as_model_table(value: Any) -> Any:
+    """A model of which only the source is given is called like its source."""
+    table = _as_table(value)
+    return {"name": table["source"], **table} if isinstance(table, dict) and "source" in table else table
+
+
+def _as_size(value: Any) -> Any:
+    """One number stands for a square."""
+    sides = [value, value] if isinstance(value, int) else value
+    valid = isinstance(sides, list | tuple) and len(sides) == 2 and all(type(n) is int and n > 0 for n in sides)
+    if value is not None and not valid:
+        raise ValueError("must be a number of pixels or [rows, cols], each at least 1")
+    return value if value is None else tuple(sides)
+
+
+def _as_threshold(value: Any) -> Any:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float | str)):
+        raise ValueError("must be a rule (mean, otsu) or a share of the maximum")
+    return value
+
+
+SIZE_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1},
+        {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+    ]
+}
+
+
+class _Table(BaseModel):
+    """A table of the plan; its keys are known and its values are not converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Protocol(_Table):
+    """How maps are computed and compared."""
+
+    size: Annotated[tuple[int, int] | None, BeforeValidator(_as_size), WithJsonSchema(SIZE_SCHEMA)] = Field(
+        None,
+        description="Rows and columns at which maps are compared with masks; by default the model's input size. "
+        "Metrics that run the model always work at its input size.",
+    )
+    upsampling: Literal["bilinear", "nearest"] = Field("bilinear", description="How maps are resized.")
+    threshold: Annotated[float | str | None, BeforeValidator(_as_threshold)] = Field(
+        None,
+        description="For every metric that makes a region of a map and has no rule or level of its own: a rule "
+        "(mean, otsu), or a share of the maximum.",
+    )
+    target: Literal["label", "first", "prediction"] = Field(
+        "label",
+        description="label: a map for each class that the image shows; first: for the first of them; prediction: for "
+        "the class that the model predicts, compared with all objects together.",
+    )
+    batch_size: int = Field(16, ge=1, description="Images at a time.")
+    device: str | None = Field(None, description="Device of the models, such as cpu or cuda:0.")
+    keep_maps: bool = Field(True, description="Whether maps and images are stored for galleries.")
+
+
+class _OpenTable(BaseModel):
+    """A table with a name and options that somebody else validates."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are not part of the plan's format."""
+        return dict(self.model_extra or {})
+
+
+class DataTable(_OpenTable):
+    """The dataset and how much of it is used; further keys are options of the dataset."""
+
+    name: str = Field(description="Name of the dataset.")
+    split: str | None = Field(None, description="Part of the dataset; by default its first.")
+    root: str | None = Field(None, description="Folder of the dataset.")
+    n: int | None = Field(None, ge=1, description="Number of samples, drawn with the seed; by default all.")
+
+
+class EntryTable(_OpenTable):
+    """A model, method or metric; further keys are its options."""
+
+    name: str = Field(min_length=1, description="Name.")
+    label: str | None = Field(None, description="What results call it; by default its name.")
+    source: str | None = Field(None, description="Models only: what is loaded; by default the name.")
+
+
+Entry = Annotated[EntryTable, BeforeValidator(_as_table)]
+ModelEntry = Annotated[EntryTable, BeforeValidator(_as_model_table)]
+
+
+class PlanFile(_Table):
+    """A benchmark: which methods are scored by which metrics, for which models, on which data."""
+
+    seed: int = Field(0, ge=0, description="Seed of everything that is drawn.")
+    models: Annotated[list[ModelEntry], BeforeValidator(_as_list)] = Field(min_length=1)
+    methods: Annotated[list[Entry], BeforeValidator(_as_list)] = Field(min_length=1)
+    metrics: Annotated[list[Entry], BeforeValidator(_as_list)] = Field(min_length=1)
+    reference_maps: list[str] = Field(
+        ["random"],
+        validation_alias=AliasChoices("reference_maps", "baselines"),
+        description="Maps that do not use the model, for comparison.",
+    )
+    data: Annotated[DataTable, BeforeValidator(_as_table)]
+    protocol: Protocol = Field(default_factory=Protocol)
+    published: dict[str, Any] = Field(
+        default_factory=dict, description="Figures of a paper (model, method, metric), for the report only."
+    )
+
+
+def validate(content: Mapping[str, Any], name: str) -> PlanFile:
+    """Validate the content of a plan.
+
+    Args:
+        content: What the TOML file holds.
+        name: Name of the plan, for messages.
+
+    Raises:
+        OptionError: When a key is unknown or missing, or a value cannot be used.
+    """
+    try:
+        return PlanFile.model_validate(content)
+    except ValidationError as error:
+        raise OptionError(f"{name}: {_describe(error.errors(include_url=False)[0])}") from None
+
+
+def _describe(error: ErrorDetails) -> str:
+    """Put an error of pydantic in words: the key, what was expected, what was given."""
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    path = error["loc"]
+    key = _format_path(path)
+    if kind == "extra_forbidden":
+        return _describe_unknown_key(path)
+    if kind in ("missing", "too_short", "string_too_short"):
+        last = str(path[-1])
+        return f"{key} is {'missing' if kind == 'missing' else 'empty'}; add for example {EXAMPLES.get(last, last)}"
+    if kind == "greater_than_equal":
+        return f"{key} must be at least {context['ge']}, got {_format_value(value)}"
+    if kind == "literal_error":
+        choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        near = suggestion(str(value), choices) if isinstance(value, str) else ""
+        return f"{key} must be one of {', '.join(choices)}, got {_format_value(value)}{near if 'mean' in near else ''}"
+    if kind == "value_error":
+        return f"{key} {context['error']}, got {_format_value(value)}"
+    expected = EXPECTED.get(kind, error["msg"].removeprefix("Input should be "))
+    if path == ("protocol",):
+        expected = "a table"
+    return f"{key} must be {expected}, got {_format_value(value)}"
+
+
+def _describe_unknown_key(path: Sequence[str | int]) -> str:
+    if path == ("baselines",):
+        return "baselines is the former name of reference_maps; keep one of the two"
+    table: type[BaseModel] = Protocol if path[0] == "protocol" else PlanFile
+    known = [*table.model_fields, *(["baselines"] if table is PlanFile else [])]
+    near = suggestion(str(path[-1]), known) or f"; choose from {', '.join(known)}"
+    return f"unknown key {_format_path(path)!r}{near}"
+
+
+def _format_path(path: Sequence[str | int]) -> str:
+    """Return `models[1].name` for ("models", 1, "name")."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in path]
+    return "".join(parts).removeprefix(".")
+
+
+def _format_value(value: Any) -> str:
+    """Return a value about as TOML writes it."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+# ── JSON schema ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of plans, with the options of every registered method and metric.
+
+    Editors that know TOML schemas complete and check a plan with it; `seewhy bench schema` prints it.
+    """
+    schema = PlanFile.model_json_schema(mode="validation")
+    properties, definitions = schema["properties"], schema["$defs"]
+    definitions.pop("EntryTable", None)
+    for kind, registry in (("method", METHODS), ("metric", METRICS)):
+        for name, cls in registry.items():
+            definitions[f"{kind}.{name}"] = _entry_schema(name, cls)
+    properties["models"] = _list_schema([{"type": "string"}, _model_schema()], "Models, by name or with options.")
+    properties["methods"] = _list_schema(
+        [{"enum": ["all", *METHODS]}, *_references("method", METHODS)],
+        'Methods, by name or with options; "all" stands for every other method that serves a model.',
+    )
+    properties["metrics"] = _list_schema(
+        [{"enum": [*METRICS]}, *_references("metric", METRICS)], "Metrics, by name or with options."
+    )
+    properties["reference_maps"]["items"] = {"enum": list(REFERENCE_MAPS)}
+    properties["baselines"] = {**properties["reference_maps"], "deprecated": True, "description": "reference_maps"}
+    definitions["DataTable"]["properties"]["name"] = {"enum": list(DATASETS), "description": "Name of the dataset."}
+    properties["data"] = {"anyOf": [{"enum": list(DATASETS)}, {"$ref": "#/$defs/DataTable"}]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "seewhy benchmark plan"}
+
+
+def _list_schema(choices: list[dict[str, Any]], description: str) -> dict[str, Any]:
+    """Describe a list of entries, or one of them alone if it is a string."""
+    strings = [choice for choice in choices if "enum" in choice or choice.get("type") == "string"]
+    entries = {"type": "array", "minItems": 1, "items": {"anyOf": choices}}
+    return {"anyOf": [entries, *strings], "description": description}
+
+
+def _references(kind: str, names: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"$ref": f"#/$defs/{kind}.{name}"} for name in names]
+
+
+def _entry_schema(name: str, cls: type) -> dict[str, Any]:
+    """Describe the table of a method or metric: its name, a label and its options."""
+    schema = options_schema(cls)
+    summary = cls.card.summary  # type: ignore[attr-defined] # registered classes have a card
+    label = EntryTable.model_json_schema()["properties"]["label"]
+    schema["properties"] = {"name": {"const": name}, "label": label, **schema["properties"]}
+    return {**schema, "required": ["name"], "description": summary}
+
+
+def _model_schema() -> dict[str, Any]:
+    """Describe the table of a model: further keys are options of `load_model`."""
+    properties = EntryTable.model_json_schema()["properties"]
+    return {
+        "type": "object",
+        "properties": properties,
+        "anyOf": [{"required": ["name"]}, {"required": ["source"]}],
+        "additionalProperties": True,
+    }
