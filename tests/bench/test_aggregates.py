@@ -9,8 +9,8 @@ import pytest
 from plans import small
 
 from seewhy.bench.execute.run import run as bench_run
-from seewhy.bench.report import Run, report
-from seewhy.bench.report.aggregates import columns, measured
+from seewhy.bench.report import RunData, write_report
+from seewhy.bench.report.aggregates import aggregate_with_interval, load_values
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,13 @@ def literal_ap(rows: list[tuple[float, float, float]]) -> float:
 
 
 def test_the_report_holds_the_literal_ap(folder, tmp_path):
-    report(folder, tmp_path / "r.html")
+    write_report(folder, tmp_path / "r.html")
     told = {(row["method"], row["metric"]): row for row in csv.DictReader((tmp_path / "r.csv").open())}
-    run = Run(folder)
+    run = RunData(folder)
     assert "AP@50" in (tmp_path / "r.html").read_text() or "ap50" in (tmp_path / "r.html").read_text()
     for label in ("box_iou", "box.inner"):
         for method in ("grad_cam", "lafam", "random"):
-            rows = run.ask(
+            rows = run.query(
                 "SELECT max(value) FILTER (metric = ?), max(value) FILTER (metric = ?), max(value) FILTER "
                 "(metric = ?) FROM scores WHERE method = ? GROUP BY entry",
                 label,
@@ -51,12 +51,12 @@ def test_the_report_holds_the_literal_ap(folder, tmp_path):
             assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
             assert int(row["n"]) == len(rows)
     ranks = [told[method, "box_iou.ap50"]["rank"] for method in ("grad_cam", "lafam", "random")]
-    assert sorted(ranks) == ["", "1", "2"]  # a baseline has no rank
+    assert sorted(ranks) == ["", "1", "2"]  # a reference map has no rank
 
 
 def test_values_meet_their_own_parts(folder):
-    run = Run(folder)
-    values, samples = columns(run, run.panels[0], "grad_cam", "box_iou", "box_iou")
+    run = RunData(folder)
+    values, samples = load_values(run, run.panels[0], "grad_cam", "box_iou", "box_iou")
     assert set(values) == {"", "corloc", "confidence", "objects"}
     assert np.array_equal(values["corloc"], values[""] >= 0.5)
     assert len(samples) == len(values[""]) > len(set(samples)) == 8
@@ -65,10 +65,10 @@ def test_values_meet_their_own_parts(folder):
 def test_images_are_resampled_with_all_their_maps():
     perfect = {"": np.array([0.9, 0.1, 0.9, 0.1]), "confidence": np.array([0.9, 0.1, 0.8, 0.2]), "objects": np.ones(4)}
     two = np.array(["a", "a", "b", "b"])  # each image has one right and one wrong map: every resample is alike
-    assert measured("box_iou", "ap50", perfect, two) == (0.5, 0.5, 0.5)
-    mean, low, high = measured("box_iou", "ap50", perfect, np.array(list("abcd")))
+    assert aggregate_with_interval("box_iou", "ap50", perfect, two) == (0.5, 0.5, 0.5)
+    mean, low, high = aggregate_with_interval("box_iou", "ap50", perfect, np.array(list("abcd")))
     assert (mean, low < 0.5 < high) == (0.5, True)
-    alone = measured("box_iou", "ap50", perfect, np.array(["a"] * 4))
+    alone = aggregate_with_interval("box_iou", "ap50", perfect, np.array(["a"] * 4))
     assert alone[0] == 0.5
     assert np.isnan(alone[1:]).all()
-    assert np.isnan(measured("box_iou", "ap50", {"": np.full(2, np.nan)}, two[:2])).all()
+    assert np.isnan(aggregate_with_interval("box_iou", "ap50", {"": np.full(2, np.nan)}, two[:2])).all()

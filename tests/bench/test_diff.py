@@ -9,8 +9,8 @@ import pytest
 import synthetic
 from typer.testing import CliRunner
 
-from seewhy.bench.diff import diff, lines
-from seewhy.bench.report import Run
+from seewhy.bench.diff import compare_runs, format_comparison
+from seewhy.bench.report import RunData
 from seewhy.cli.bench import app
 
 
@@ -21,16 +21,16 @@ def runs(tmp_path_factory):
 
 
 def test_a_run_has_not_changed_from_itself(runs):
-    found = diff(runs[0], runs[0])
-    assert (found.protocol, found.surroundings, found.only) == ([], [], [])
+    found = compare_runs(runs[0], runs[0])
+    assert (found.protocol, found.environment, found.only) == ([], [], [])
     assert len(found.changes) == 12
     assert not any(c.significant or c.difference or c.better is not None for c in found.changes)
 
 
 def test_changes_are_those_of_a_literal_loop_and_know_the_direction(runs):
-    found = {(c.method, c.metric): c for c in diff(*runs).changes}
+    found = {(c.method, c.metric): c for c in compare_runs(*runs).changes}
     sql = "SELECT entry, value FROM scores WHERE method = 'lafam' AND metric = 'pointing_game'"
-    before, after = (dict(Run(folder).ask(sql)) for folder in runs)
+    before, after = (dict(RunData(folder).query(sql)) for folder in runs)
     assert found["lafam", "pointing_game"].difference == pytest.approx(np.mean([after[e] - before[e] for e in before]))
     for metric, sign in (("fidelity", 1), ("fidelity.mif", -1)):
         change = found["grad_cam", metric]
@@ -41,7 +41,7 @@ def test_changes_are_those_of_a_literal_loop_and_know_the_direction(runs):
 
 
 def test_significant_ones_come_first(runs):
-    marks = [c.significant for c in diff(*runs).changes]
+    marks = [c.significant for c in compare_runs(*runs).changes]
     assert marks == sorted(marks, reverse=True)
     assert 0 < sum(marks) < len(marks)
 
@@ -52,17 +52,17 @@ def test_another_protocol_is_said_first(runs, tmp_path):
     manifest["metrics"][0]["options"]["steps"] = 9
     manifest["versions"]["torch"] = "3"
     (other / "manifest.json").write_text(json.dumps(manifest))
-    found = diff(runs[0], other)
+    found = compare_runs(runs[0], other)
     assert ("metrics.fidelity.options.steps", 4, 9) in found.protocol
-    assert found.surroundings == [("versions.torch", "2.13", "3")]
+    assert found.environment == [("versions.torch", "2.13", "3")]
     assert ("toy · scenes · multi · lafam · fidelity", "first") in found.only
     assert {c.method for c in found.changes} == {"grad_cam"}
-    assert next(iter(lines(found))).startswith("DIFFERENT PROTOCOLS")
+    assert next(iter(format_comparison(found))).startswith("DIFFERENT PROTOCOLS")
 
 
 def test_few_images_give_no_verdict(tmp_path):
     few = [synthetic.write(tmp_path / name, n=5, shift=shift) for name, shift in (("a", 0), ("b", 0.2))]
-    found = list(lines(diff(*few)))
+    found = list(format_comparison(compare_runs(*few)))
     assert found[1] == "No verdicts: fewer than 10 images are common to both runs."
     assert not any("e-1" in line for line in found)
 

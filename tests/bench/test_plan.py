@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from seewhy.bench import setup
 from seewhy.bench.execute.run import resume, run
 from seewhy.bench.plan import Plan
-from seewhy.bench.presets import presets
+from seewhy.bench.presets import list_presets
 from seewhy.bench.setup import Benchmark
 from seewhy.cli.bench import app
 from seewhy.errors import DataError, OptionError, RequirementError, SeewhyError, UnknownNameError
@@ -244,7 +244,7 @@ def test_the_schema_describes_every_method_metric_and_preset():
     schema = Plan.json_schema()
     validator = jsonschema.Draft202012Validator(schema)
     validator.check_schema(schema)
-    for preset in presets():
+    for preset in list_presets():
         validator.validate(tomllib.loads(preset.text))
     names = {f"method.{name}" for name in METHODS} | {f"metric.{name}" for name in METRICS}
     assert names <= set(schema["$defs"])

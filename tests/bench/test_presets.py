@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from seewhy.bench.plan import Plan
-from seewhy.bench.presets import plan_text, presets
+from seewhy.bench.presets import list_presets, plan_text
 from seewhy.bench.toml import dump_toml
 from seewhy.errors import OptionError, UnknownNameError
 from seewhy.methods import METHODS
 
-KNOWN = presets()
+KNOWN = list_presets()
 
 
 @pytest.mark.parametrize("preset", KNOWN, ids=lambda p: p.name)
@@ -73,9 +73,9 @@ def test_what_cannot_be_says_so():
         plan_text("scene_multi")
     with pytest.raises(OptionError, match="key=value"):
         plan_text("cutouts", settings=["n"])
-    with pytest.raises(OptionError, match=r"names no model.*efficientnet_lite0"):
+    with pytest.raises(OptionError, match=r"does not name a model.*efficientnet_lite0"):
         plan_text("cutouts", sources=["resnet=x"])
-    with pytest.raises(OptionError, match="seed is no table"):
+    with pytest.raises(OptionError, match=r"cannot set seed.a: seed is not a table"):
         plan_text("cutouts", settings=["seed.a=1"])
 
 

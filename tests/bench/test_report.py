@@ -12,13 +12,14 @@ import pytest
 import synthetic
 from PIL import Image
 
-from seewhy.bench.report import Run, leaderboard as boards, report
-from seewhy.bench.report.exports import escaped, latex, long_csv, markdown, wide_csv
-from seewhy.bench.report.galleries import disagreements, extremes, likeness
-from seewhy.bench.report.page import judge
+from seewhy.bench.report import RunData, write_report
+from seewhy.bench.report.exports import escape_latex, latex, long_csv, markdown, wide_csv
+from seewhy.bench.report.galleries import disagreements, extremes, map_similarity
+from seewhy.bench.report.leaderboard import compute_leaderboard
+from seewhy.bench.report.page import gallery_metric
 from seewhy.bench.report.plots import distributions
-from seewhy.bench.report.published import figure
-from seewhy.bench.report.summary import failures, leaders, number
+from seewhy.bench.report.published import published_value
+from seewhy.bench.report.summary import describe_failures, describe_leaders, format_number
 from seewhy.errors import DataError
 from seewhy.viz.outlines import outlined
 
@@ -30,16 +31,16 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    return Run(folder)
+    return RunData(folder)
 
 
 @pytest.fixture(scope="module")
 def scores(run):
-    return {(s.method, s.metric): s for s in boards.board(run)}
+    return {(s.method, s.metric): s for s in compute_leaderboard(run)}
 
 
 def test_the_numbers_are_those_of_a_literal_loop(run, scores):
-    rows = run.ask("SELECT entry, sample, method, value FROM scores WHERE metric = 'fidelity' AND value IS NOT NULL")
+    rows = run.query("SELECT entry, sample, method, value FROM scores WHERE metric = 'fidelity' AND value IS NOT NULL")
     values = {m: {e: v for e, _, method, v in rows if method == m} for m in synthetic.METHODS}
     for method, own in values.items():
         score = scores[method, "fidelity"]
@@ -74,38 +75,38 @@ def test_a_row_written_twice_counts_once(folder, scores, tmp_path):
     twice = tmp_path / "twice"
     shutil.copytree(folder, twice)
     shutil.copy(twice / "rows" / "part.parquet", twice / "rows" / "again.parquet")
-    again = {(s.method, s.metric): s for s in boards.board(Run(twice))}
+    again = {(s.method, s.metric): s for s in compute_leaderboard(RunData(twice))}
     assert again == scores
 
 
 def test_few_images_get_no_verdict(tmp_path):
-    run = Run(synthetic.write(tmp_path / "few", n=6))
-    scores = boards.board(run)
+    run = RunData(synthetic.write(tmp_path / "few", n=6))
+    scores = compute_leaderboard(run)
     assert {s.level for s in scores} == {None}
-    assert "too few images" in leaders(run, run.panels[0], scores)[0]
+    assert "too few images" in describe_leaders(run, run.panels[0], scores)[0]
 
 
 def test_words(run, scores):
-    lines = leaders(run, run.panels[0], list(scores.values()))
+    lines = describe_leaders(run, run.panels[0], list(scores.values()))
     assert len(lines) == 2  # not for compactness, which has no direction, nor for parts
     assert "Fidelity ↑: LaFAM leads" in lines[0]
     assert "not significantly worse: Grad-CAM" in lines[0]
-    failed = " ".join(failures(run))
+    failed = " ".join(describe_failures(run))
     assert "8 of 960 scores have no value" in failed
     assert "8 × the map holds NaN (Occlusion <b>, e.g. <script>alert(1))" in failed
     assert "cdam was not run on toy: needs tokens." in failed
 
 
 def test_published_figures(run, scores):
-    assert figure(run, scores["grad_cam", "pointing_game"]) == 0.9
-    assert figure(run, scores["lafam", "pointing_game"]) is None
+    assert published_value(run, scores["grad_cam", "pointing_game"]) == 0.9
+    assert published_value(run, scores["lafam", "pointing_game"]) is None
     run.plan["published"]["percent"] = True
-    assert figure(run, scores["grad_cam", "pointing_game"]) == pytest.approx(0.009)
+    assert published_value(run, scores["grad_cam", "pointing_game"]) == pytest.approx(0.009)
     del run.plan["published"]["percent"]
 
 
-def test_the_page_is_self_contained_and_escaped(folder, tmp_path):
-    path = report(folder, tmp_path / "out" / "page.html")
+def test_the_page_is_self_contained_and_escape_latex(folder, tmp_path):
+    path = write_report(folder, tmp_path / "out" / "page.html")
     html = path.read_text("utf-8")
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)" in html
@@ -113,7 +114,7 @@ def test_the_page_is_self_contained_and_escaped(folder, tmp_path):
     assert "Occlusion <b>" not in html
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert "https://" not in html
-    for heading in ("In short", "Tables", "Curves", "Image by image", "Best, median, worst", "Cost", "The protocol"):
+    for heading in ("Summary", "Tables", "Curves", "Distributions", "Best, median, worst", "Cost", "Protocol"):
         assert heading in html
     assert "paper 0.9" in html
     assert html.count("data:image/jpeg;base64,") >= 9
@@ -123,7 +124,7 @@ def test_the_page_is_self_contained_and_escaped(folder, tmp_path):
 
 
 def test_csv_long_and_wide_say_the_same(run, scores, folder, tmp_path):
-    report(folder, tmp_path / "r.html")
+    write_report(folder, tmp_path / "r.html")
     rows = list(csv.DictReader((tmp_path / "r.csv").open()))
     assert len(rows) == 12
     wide = {row["method"]: row for row in csv.DictReader(wide_csv(run, list(scores.values())).splitlines())}
@@ -138,7 +139,7 @@ def test_latex_compiles_in_the_mind(run, scores):
     assert r"Occlusion \textless{}b\textgreater{}" in text
     assert text.count(r"\mathbf{") == 3
     assert r"\underline{" in text
-    assert escaped("a_b & 5% {x} \\") == r"a\_b \& 5\% \{x\} \textbackslash{}"
+    assert escape_latex("a_b & 5% {x} \\") == r"a\_b \& 5\% \{x\} \textbackslash{}"
 
 
 def test_markdown_is_a_table_with_the_best_on_top(run, scores):
@@ -167,7 +168,7 @@ def test_markdown_is_a_table_with_the_best_on_top(run, scores):
     ],
 )
 def test_numbers_are_written_as_people_do(value, digits, text):
-    assert number(value, digits) == text
+    assert format_number(value, digits) == text
 
 
 def test_a_method_without_a_score_on_a_model_has_no_row_there(run, scores):
@@ -188,9 +189,9 @@ def test_galleries_show_what_they_say(run):
     info, panel = run.metrics["fidelity"], run.panels[0]
     blocks = extremes(run, panel, info)
     assert [block.title for block in blocks] == ["Grad-CAM", "LaFAM", "Occlusion <b>"]
-    ((top,),) = run.ask("SELECT max(value) FROM scores WHERE metric = 'fidelity' AND method = 'lafam'")
+    ((top,),) = run.query("SELECT max(value) FROM scores WHERE metric = 'fidelity' AND method = 'lafam'")
     assert blocks[1].figures[0].caption.startswith(f"best: {top:.3g} · ")
-    ((target, sample),) = run.ask(
+    ((target, sample),) = run.query(
         "SELECT target, sample FROM scores WHERE metric = 'fidelity' AND method = 'lafam' AND value = ?", top
     )
     assert blocks[1].figures[0].caption.endswith(f" · {target} · {sample}")  # which of two objects it is for
@@ -202,7 +203,7 @@ def test_galleries_show_what_they_say(run):
 
 
 def test_maps_are_alike_to_themselves(run):
-    table = likeness(run, run.panels[0])
+    table = map_similarity(run, run.panels[0])
     for i, row in enumerate(table.rows):
         assert row[i + 1].text == "1.00"
 
@@ -222,48 +223,48 @@ def test_the_outline_is_the_edge_of_the_mask():
 
 def test_what_is_no_run_says_so(tmp_path):
     with pytest.raises(DataError, match=r"no plan.toml.*bench run"):
-        Run(tmp_path)
+        RunData(tmp_path)
     (tmp_path / "plan.toml").write_text(synthetic.PLAN)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(DataError, match="broken"):
-        Run(tmp_path)
+    with pytest.raises(DataError, match=r"cannot read .*manifest.json"):
+        RunData(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(DataError, match="no rows yet"):
-        Run(tmp_path)
+        RunData(tmp_path)
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "x.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match=r"cannot be read.*bench resume"):
-        Run(tmp_path)
+    with pytest.raises(DataError, match=r"cannot read .*bench resume"):
+        RunData(tmp_path)
 
 
 def test_a_broken_map_is_told_too(tmp_path):
     folder = synthetic.write(tmp_path / "run", n=3)
     (folder / "maps" / "part.parquet").write_bytes(b"")
-    with pytest.raises(DataError, match=r"cannot be read.*bench resume"):
-        report(folder)
+    with pytest.raises(DataError, match=r"cannot read .*bench resume"):
+        write_report(folder)
 
 
-def with_baselines(folder, *names):
-    """The run, with some of its methods called baselines."""
+def with_reference_maps(folder, *names):
+    """The run, with some of its methods as reference maps."""
     manifest = json.loads((folder / "manifest.json").read_text())
     for about in manifest["methods"]:
         about["family"] = "baseline" if about["label"] in names else "cam"
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    return Run(folder)
+    return RunData(folder)
 
 
-def test_a_baseline_is_compared_and_never_leads(tmp_path):
-    run = with_baselines(synthetic.write(tmp_path / "a"), "lafam")
-    found = boards.board(run)
+def test_a_reference_map_is_compared_and_never_leads(tmp_path):
+    run = with_reference_maps(synthetic.write(tmp_path / "a"), "lafam")
+    found = compute_leaderboard(run)
     scores = {(s.method, s.metric): s for s in found}
     base, best = scores["lafam", "fidelity"], scores["grad_cam", "fidelity"]
-    assert base.mean > best.mean  # without its being a baseline it would lead (test_words)
+    assert base.mean > best.mean  # as a method it would lead (test_words)
     assert (best.rank, best.leads, scores["occlusion", "fidelity"].rank) == (1, True, 2)
     assert (base.rank, base.leads) == (None, False)
     assert base.gap < 0
-    line = leaders(run, run.panels[0], found)[0]
+    line = describe_leaders(run, run.panels[0], found)[0]
     assert line.startswith("Fidelity ↑: Grad-CAM leads")
-    assert f"But the baseline LaFAM ({base.mean:.4g}), which knows nothing of the model, does no worse" in line
+    assert f"But the reference map LaFAM ({base.mean:.4g}), which does not use the model, does no worse" in line
     assert "LaFAM" not in " ".join(
         f.caption for b in disagreements(run, run.panels[0], run.metrics["fidelity"]) for f in b.figures
     )
@@ -273,32 +274,34 @@ def test_a_baseline_is_compared_and_never_leads(tmp_path):
         if (r["method"], r["metric"]) == ("lafam", "fidelity")
     )
     assert (row["rank"], row["leads"], row["not_significantly_worse"]) == ("", "False", "True")
-    assert "baseline, n 80" in report(run.folder).read_text("utf-8")
-    worse = with_baselines(run.folder, "occlusion")
-    line = leaders(worse, worse.panels[0], boards.board(worse))[0]
+    assert "reference, n 80" in write_report(run.folder).read_text("utf-8")
+    worse = with_reference_maps(run.folder, "occlusion")
+    line = describe_leaders(worse, worse.panels[0], compute_leaderboard(worse))[0]
     assert "But" not in line
 
 
-def test_a_baseline_far_ahead_is_not_called_significantly_worse(tmp_path):
-    run = with_baselines(synthetic.write(tmp_path / "a"), "grad_cam", "lafam")
-    found = boards.board(run)
-    line = leaders(run, run.panels[0], found)[0]
+def test_a_reference_map_far_ahead_is_not_called_significantly_worse(tmp_path):
+    run = with_reference_maps(synthetic.write(tmp_path / "a"), "grad_cam", "lafam")
+    found = compute_leaderboard(run)
+    line = describe_leaders(run, run.panels[0], found)[0]
     assert "Occlusion <b> leads" in line
-    assert "significantly worse: the baseline" in line
+    assert "significantly worse: the reference map" in line
     assert "all others are significantly worse" not in line
-    assert "the baseline Grad-CAM" in line
-    assert "which know nothing of the model, do no worse" in line
+    assert "the reference map Grad-CAM" in line
+    assert "which do not use the model, do no worse" in line
 
 
 def test_equal_methods_share_the_lead(run, scores):
     first = scores["grad_cam", "fidelity"]
     second = replace(scores["lafam", "fidelity"], mean=first.mean, rank=1, leads=False, gap=0.0)
     equal = [replace(first, rank=1), second, replace(scores["occlusion", "fidelity"], rank=3)]
-    assert leaders(run, run.panels[0], equal)[0].startswith("Fidelity ↑: Grad-CAM and LaFAM share the lead with")
+    assert describe_leaders(run, run.panels[0], equal)[0].startswith(
+        "Fidelity ↑: Grad-CAM and LaFAM share the lead with"
+    )
 
 
 def test_galleries_go_by_a_metric_that_tells_maps_apart(run, tmp_path):
-    assert judge(run).label == "fidelity"
+    assert gallery_metric(run).label == "fidelity"
     path = tmp_path / "b"
     shutil.copytree(run.folder, path)
     manifest = json.loads((path / "manifest.json").read_text())
@@ -310,7 +313,7 @@ def test_galleries_go_by_a_metric_that_tells_maps_apart(run, tmp_path):
     ):
         manifest["metrics"] = [by[label] for label in order]
         (path / "manifest.json").write_text(json.dumps(manifest))
-        assert judge(Run(path)).label == want
+        assert gallery_metric(RunData(path)).label == want
 
 
 def test_command_line(folder, tmp_path):

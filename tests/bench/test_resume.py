@@ -187,7 +187,7 @@ def test_a_part_that_was_cut_off_is_made_again(tmp_path):
 
 def test_a_worker_needs_only_what_can_be_sent(tmp_path):
     plan = small(n="n = 4")
-    bench = work.Benchmarkmark(plan)
+    bench = work.Benchmark(plan)
     store = Store.create(tmp_path / "run", plan.text)
     told = []
     for unit in bench.units:

@@ -247,7 +247,7 @@ def test_objects_outside_of_the_view_are_left_out():
 def test_classes_are_matched_by_name_or_by_number():
     data, model = Zoo(), toy_cnn()
     model.class_names = None
-    with pytest.raises(OptionError, match="3 classes, the model 5.*prediction"):
+    with pytest.raises(OptionError, match=r"3 classes, the model 5.*prediction"):
         match_classes(data, model)
     assert match_classes(data, model, required=False) is None
     model.class_names = ("a bird", "Bird", "dog", "fish", "cat, kitten")

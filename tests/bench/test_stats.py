@@ -17,7 +17,7 @@ def draw(images: int = 40, columns: int = 3, seed: int = 1):
 
 def test_it_is_the_literal_cluster_bootstrap():
     sums, counts = draw(12, 2)
-    found = stats.intervals(sums, counts, draws=200, seed=3)
+    found = stats.intervals(sums, counts, resamples=200, seed=3)
     drawn = np.random.default_rng(3).integers(12, size=(200, 12))
     for column in range(2):
         means = [sum(sums[i, column] for i in row) / sum(counts[i, column] for i in row) for row in drawn]
@@ -28,7 +28,7 @@ def test_it_is_the_literal_cluster_bootstrap():
 
 def test_one_map_per_image_is_the_ordinary_bootstrap():
     values = np.random.default_rng(0).gamma(2, size=80)
-    found = stats.intervals(values[:, None], np.ones((80, 1), int), draws=20_000)
+    found = stats.intervals(values[:, None], np.ones((80, 1), int), resamples=20_000)
     other = bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=0).confidence_interval
     width = other.high - other.low
     assert abs(found.low[0] - other.low) < 0.03 * width
@@ -48,7 +48,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     for trial in range(300):
         shared = random.normal(size=(60, 1))
         values = shared + random.normal(size=(60, 4))  # four maps of each image with something in common
-        found = stats.intervals(values.sum(1, keepdims=True), np.full((60, 1), 4), draws=400, seed=trial)
+        found = stats.intervals(values.sum(1, keepdims=True), np.full((60, 1), 4), resamples=400, seed=trial)
         hits += found.low[0] <= 0 <= found.high[0]
     assert 0.91 <= hits / 300 <= 0.98  # naive intervals over 240 maps cover about 0.78
 
@@ -78,9 +78,9 @@ def test_where_nothing_can_be_said_nothing_is_said():
 
 def test_blocks_of_resamples_give_what_one_block_gives(monkeypatch):
     sums, counts = draw()
-    whole = stats.intervals(sums, counts, draws=100)
+    whole = stats.intervals(sums, counts, resamples=100)
     monkeypatch.setattr(stats, "BLOCK", 40 * 7)
-    parts = stats.intervals(sums, counts, draws=100)
+    parts = stats.intervals(sums, counts, resamples=100)
     np.testing.assert_allclose(parts.low, whole.low)
 
 
@@ -109,9 +109,9 @@ def test_holm_is_the_textbook_one():
 
 
 def test_enough_resamples_for_the_correction():
-    assert stats.draws_for(3) == stats.DRAWS
+    assert stats.resamples_for(3) == stats.RESAMPLES
     tests = 60
-    assert 2 / (stats.draws_for(tests) + 1) * tests < stats.ALPHA
+    assert 2 / (stats.resamples_for(tests) + 1) * tests < stats.ALPHA
 
 
 def test_ranks_share_ties_and_know_the_direction():
@@ -124,6 +124,6 @@ def test_ranks_share_ties_and_know_the_direction():
 def test_bands_are_what_the_bootstrap_tends_to():
     sums, counts = draw(400, 5)
     mean, half = stats.band(sums, counts)
-    found = stats.intervals(sums, counts, draws=5000)
+    found = stats.intervals(sums, counts, resamples=5000)
     np.testing.assert_allclose(mean, found.mean)
     np.testing.assert_allclose(half, (found.high - found.low) / 2, rtol=0.08)

@@ -15,20 +15,29 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-DRAWS = 2000
+RESAMPLES = 2000
 LEVEL = 0.95
 ALPHA = 0.05
-FEWEST = 10  # images; below, a resampled difference takes too few values for a verdict
-MOST_DRAWS = 20_000
-BLOCK = 4_000_000  # numbers drawn at a time
+FEWEST_IMAGES = 10
+"""Below, a resampled difference takes too few values for a verdict."""
+
+MOST_RESAMPLES = 20_000
+BLOCK = 4_000_000
+"""Numbers drawn at a time."""
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """For each column the mean over all maps, a 95 % percentile interval, and the two-sided p of "the mean is 0".
+    """Means over all maps with intervals, for each column.
 
     NaN where a column has no value; interval and p also where it has values in one image only, and p where it has
-    them in fewer than `FEWEST`.
+    them in fewer than `FEWEST_IMAGES`.
+
+    Attributes:
+        mean: Mean over all maps.
+        low: Lower end of the 95 % percentile interval.
+        high: Upper end of the interval.
+        p: Two-sided p of "the mean is 0".
     """
 
     mean: Float[ndarray, "columns"]
@@ -37,54 +46,57 @@ class Intervals:
     p: Float[ndarray, "columns"]
 
 
-def draws_for(tests: int, draws: int = DRAWS) -> int:
-    """Resamples that let the smallest possible p, 2 / (draws + 1), survive Holm's correction for so many tests."""
-    return min(max(draws, 80 * tests), max(draws, MOST_DRAWS))
+def resamples_for(tests: int, resamples: int = RESAMPLES) -> int:
+    """Return enough resamples for the smallest possible p, 2 / (n + 1), to survive Holm's correction for the tests."""
+    return min(max(resamples, 80 * tests), max(resamples, MOST_RESAMPLES))
 
 
 def intervals(
-    sums: Float[ndarray, "images columns"], counts: Int[ndarray, "images columns"], draws: int = DRAWS, seed: int = 0
+    sums: Float[ndarray, "images columns"],
+    counts: Int[ndarray, "images columns"],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Intervals:
-    """The cluster bootstrap of Σ sums / Σ counts.
+    """Compute the cluster bootstrap of Σ sums / Σ counts.
 
     Args:
-        sums: the sum of the values of each image's maps; one column for each thing that is averaged.
-        counts: how many maps these are; 0 where the image has no value.
-        draws: resamples of as many images as there are, with replacement.
-        seed: of the resampling; the same images are drawn for every column.
+        sums: Sum of the values of each image's maps; one column for each thing that is averaged.
+        counts: How many maps these are; 0 where the image has no value.
+        resamples: Resamples of as many images as there are, with replacement.
+        seed: Seed of the resampling; the same images are drawn for every column.
     """
     total = counts.sum(0)
     with np.errstate(invalid="ignore"):
         mean = np.where(total > 0, sums.sum(0) / total, np.nan)
     centered = sums - counts * np.nan_to_num(mean)  # resampled deviations: nothing is lost to large means
-    deviations = _resampled(centered, counts.astype(np.float64), draws, seed)
+    deviations = _resampled(centered, counts.astype(np.float64), resamples, seed)
     images = (counts > 0).sum(0)
     tail = (1 - LEVEL) / 2
-    low, high = (np.where(images > 1, _sum(mean, _quantile(deviations, q)), np.nan) for q in (tail, 1 - tail))
-    return Intervals(mean, low, high, np.where(images >= FEWEST, _p(deviations, mean), np.nan))
+    low, high = (np.where(images > 1, _add(mean, _quantile(deviations, q)), np.nan) for q in (tail, 1 - tail))
+    return Intervals(mean, low, high, np.where(images >= FEWEST_IMAGES, _p(deviations, mean), np.nan))
 
 
-def _sum(a: Float[ndarray, "columns"], b: Float[ndarray, "columns"]) -> Float[ndarray, "columns"]:
-    """a + b, and 0 where they cancel but for rounding."""
+def _add(a: Float[ndarray, "columns"], b: Float[ndarray, "columns"]) -> Float[ndarray, "columns"]:
+    """Return a + b, and 0 where they cancel but for rounding."""
     return np.where(np.isclose(a, -b, rtol=1e-12, atol=0), 0.0, a + b)
 
 
-def _resampled(sums: ndarray, counts: ndarray, draws: int, seed: int) -> Float[ndarray, "draws columns"]:
-    """Means of resampled images; NaN where a resample holds no value."""
-    found = []
-    for weights in _weights(len(sums), draws, seed):
+def _resampled(sums: ndarray, counts: ndarray, resamples: int, seed: int) -> Float[ndarray, "draws columns"]:
+    """Return the means of resampled images; NaN where a resample holds no value."""
+    means = []
+    for weights in _weights(len(sums), resamples, seed):
         n = weights @ counts
         with np.errstate(invalid="ignore"):
-            found.append(np.where(n > 0, weights @ sums / n, np.nan))
-    return np.concatenate(found) if found else np.full((draws, sums.shape[1]), np.nan)
+            means.append(np.where(n > 0, weights @ sums / n, np.nan))
+    return np.concatenate(means) if means else np.full((resamples, sums.shape[1]), np.nan)
 
 
-def _weights(images: int, draws: int, seed: int) -> Iterator[Float[ndarray, "some images"]]:
-    """How often each image is drawn, some resamples at a time."""
+def _weights(images: int, resamples: int, seed: int) -> Iterator[Float[ndarray, "some images"]]:
+    """Yield how often each image is drawn, some resamples at a time."""
     generator = np.random.default_rng(seed)
     step = max(1, BLOCK // max(images, 1))
-    for start in range(0, draws if images else 0, step):
-        rows = min(step, draws - start)
+    for start in range(0, resamples if images else 0, step):
+        rows = min(step, resamples - start)
         drawn = generator.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
         yield np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
 
@@ -93,30 +105,33 @@ def _quantile(values: Float[ndarray, "draws columns"], q: float) -> Float[ndarra
     if not np.isnan(values).any():
         return np.quantile(values, q, axis=0)
     some = ~np.isnan(values).all(0)
-    found = np.full(values.shape[1], np.nan)
-    found[some] = np.nanquantile(values[:, some], q, axis=0)
-    return found
+    quantiles = np.full(values.shape[1], np.nan)
+    quantiles[some] = np.nanquantile(values[:, some], q, axis=0)
+    return quantiles
 
 
 def _p(deviations: Float[ndarray, "draws columns"], mean: Float[ndarray, "columns"]) -> Float[ndarray, "columns"]:
-    """Twice the share of resampled means on the far side of 0: below 0.05 where the interval leaves 0 out."""
+    """Return twice the share of resampled means on the far side of 0: below 0.05 where the interval leaves 0 out."""
     below = (deviations + mean <= 0).sum(0)
     above = (deviations + mean >= 0).sum(0)
     return np.minimum(1.0, 2 * (1 + np.minimum(below, above)) / (1 + len(deviations)))
 
 
 def holm(p: Float[ndarray, "tests"]) -> Float[ndarray, "tests"]:
-    """Holm's step-down adjustment (Holm 1979): all tests together err with probability ALPHA at most. NaN stays NaN."""
+    """Adjust p-values step-down (Holm 1979): all tests together err with probability ALPHA at most. NaN stays NaN.
+
+    SciPy has no such function, and statsmodels, which has one, is a large dependency for six lines.
+    """
     adjusted = np.full(len(p), np.nan)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
+    valid = np.flatnonzero(~np.isnan(p))
+    order = valid[np.argsort(p[valid], kind="stable")]
     steps = p[order] * (len(order) - np.arange(len(order)))
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps)) if len(order) else steps
     return adjusted
 
 
 def ranks(means: Float[ndarray, "methods"], higher_is_better: bool | None) -> list[int | None]:
-    """1 for the best; equal means share a rank; None without a mean or without a better direction."""
+    """Return 1 for the best; equal means share a rank; None without a mean or without a better direction."""
     if higher_is_better is None:
         return [None] * len(means)
     signed = means if higher_is_better else -means
@@ -126,7 +141,7 @@ def ranks(means: Float[ndarray, "methods"], higher_is_better: bool | None) -> li
 def band(
     sums: Float[ndarray, "images points"], counts: Int[ndarray, "images points"]
 ) -> tuple[Float[ndarray, "points"], Float[ndarray, "points"]]:
-    """Means and half-widths of pointwise 95 % bands, 1.96 standard errors of a ratio of sums over images.
+    """Return means and half-widths of pointwise 95 % bands, 1.96 standard errors of a ratio of sums over images.
 
     For curves, where thousands of points would make the bootstrap dear: the closed form that the bootstrap tends to,
     SE² = C/(C − 1) · Σ (sum − mean · count)² / (Σ counts)².

@@ -134,13 +134,13 @@ def _summary(store: Store, as_json: bool) -> None:
 @app.command()
 def presets(as_json: common.AsJson = False) -> None:
     """List the plans that come with seewhy: what they measure and what they need."""
-    from seewhy.bench.presets import presets as known
+    from seewhy.bench.presets import list_presets
 
-    found = known()
+    available = list_presets()
     if as_json:
-        common.print_json([{"name": p.name, "about": p.about, "needs": p.needs} for p in found])
+        common.print_json([{"name": p.name, "about": p.about, "needs": p.needs} for p in available])
         return
-    for preset in found:
+    for preset in available:
         typer.echo(f"{preset.name}\n  {preset.about}\n  needs: {preset.needs or 'nothing'}\n")
 
 
@@ -165,9 +165,9 @@ def report(
     ] = None,
 ) -> None:
     """Write what a run found: a page with tables, curves and pictures, and the tables as CSV, LaTeX and Markdown."""
-    from seewhy.bench.report import report as write
+    from seewhy.bench.report import write_report
 
-    typer.echo(write(folder, output))
+    typer.echo(write_report(folder, output))
 
 
 @app.command()
@@ -177,11 +177,11 @@ def diff(
     as_json: common.AsJson = False,
 ) -> None:
     """What changed from one run to another: the protocol first, then the scores, significant changes first."""
-    from seewhy.bench.diff import diff as compare, lines
+    from seewhy.bench.diff import compare_runs, format_comparison
 
-    found = compare(first, second)
+    comparison = compare_runs(first, second)
     if as_json:
-        common.print_json(found.to_dict())
+        common.print_json(comparison.to_dict())
         return
-    for line in lines(found):
+    for line in format_comparison(comparison):
         typer.echo(line)

@@ -5,7 +5,6 @@ A preset is a plan; its leading comment says what it is, and after "needs:" what
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,10 @@ class Preset:
     """A plan of the package.
 
     Attributes:
-        about: what it is, in a sentence or two.
-        needs: what must be given to run it; empty where nothing is missing.
+        name: Name of the preset.
+        about: What it is, in a sentence or two.
+        needs: What must be given to run it; empty where nothing is missing.
+        text: The plan's text.
     """
 
     name: str
@@ -32,12 +33,12 @@ class Preset:
     text: str
 
 
-def presets() -> list[Preset]:
-    """All presets, by name."""
-    return [_preset(path) for path in sorted(FOLDER.glob("*.toml"))]
+def list_presets() -> list[Preset]:
+    """Return all presets, by name."""
+    return [_read_preset(path) for path in sorted(FOLDER.glob("*.toml"))]
 
 
-def _preset(path: Path) -> Preset:
+def _read_preset(path: Path) -> Preset:
     text = path.read_text("utf-8")
     lines = []
     for line in text.splitlines():
@@ -56,31 +57,40 @@ def plan_text(
     sources: Sequence[str] = (),
     settings: Sequence[str] = (),
 ) -> str:
-    """The text of a plan: a file, or else the preset of that name; with what was changed on the command line.
+    """Return the text of a plan, with what was changed on the command line.
 
     Args:
-        root, n: of `[data]`.
+        plan: A file, or else the name of a preset.
+        root: Folder of the data.
+        n: Number of samples.
         sources: `LABEL=WHERE`: what the model of that label is loaded from.
-        settings: `key=value` with dots for tables and values as in TOML (`protocol.batch_size=4`); a value that is no
-            TOML is text.
+        settings: `key=value` with dots for tables and values as in TOML (`protocol.batch_size=4`); a value that is not
+            TOML is a string.
 
     Raises:
-        OptionError: the file cannot be read, or a change that cannot be made.
-        UnknownNameError: neither a file nor a preset.
+        OptionError: When the file cannot be read, or a change cannot be applied.
+        UnknownNameError: When it is neither a file nor a preset.
     """
     text = _read(plan)
-    given = [("data.root", str(root))] if root is not None else []
-    given += [("data.n", n)] if n is not None else []
-    given += [_setting(setting) for setting in settings]
-    if not given and not sources:
+    changes: list[tuple[str, Any]] = []
+    if root is not None:
+        changes.append(("data.root", str(root)))
+    if n is not None:
+        changes.append(("data.n", n))
+    changes += [_parse_setting(setting) for setting in settings]
+    if not changes and not sources:
         return text
     content = parse_toml(text, str(plan))
-    for key, value in given:
-        _put(content, key, value)
+    for key, value in changes:
+        _set_key(content, key, value)
     for source in sources:
-        _source(content, source)
-    said = "".join(f"# {key} = {format_value(value)}\n" for key, value in given) + "".join(f"# {s}\n" for s in sources)
-    return f"# {plan}, changed on the command line:\n{said}{dump_toml(content)}"
+        _set_source(content, source)
+    comments = [
+        f"{plan}, changed on the command line:",
+        *(f"{key} = {format_value(v)}" for key, v in changes),
+        *sources,
+    ]
+    return "".join(f"# {comment}\n" for comment in comments) + dump_toml(content)
 
 
 def _read(plan: str | Path) -> str:
@@ -88,40 +98,44 @@ def _read(plan: str | Path) -> str:
         try:
             return Path(plan).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise OptionError(f"the plan {str(plan)!r} cannot be read ({error}); give a TOML file") from None
-    known = {preset.name: preset for preset in presets()}
-    if str(plan) not in known:
+            raise OptionError(f"cannot read the plan {str(plan)!r} ({error}); pass the path of a TOML file") from None
+    by_name = {preset.name: preset for preset in list_presets()}
+    if str(plan) not in by_name:
         raise UnknownNameError(
-            "plan (neither a file nor a preset)", str(plan), known, "`seewhy bench presets` lists them"
+            "plan (neither a file nor a preset)", str(plan), by_name, "`seewhy bench presets` lists them"
         )
-    return known[str(plan)].text
+    return by_name[str(plan)].text
 
 
-def _setting(setting: str) -> tuple[str, Any]:
+def _parse_setting(setting: str) -> tuple[str, Any]:
     key, equals, value = setting.partition("=")
     if not equals or not key.strip():
-        raise OptionError(f"{setting!r} is not key=value; write for example --set protocol.batch_size=4")
+        raise OptionError(
+            f"cannot parse the setting {setting!r}; write key=value, for example --set protocol.batch_size=4"
+        )
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key.strip(), parse_toml(f"value = {value}")["value"]
+    except OptionError:
         return key.strip(), value
 
 
-def _put(content: dict[str, Any], key: str, value: Any) -> None:
+def _set_key(content: dict[str, Any], key: str, value: Any) -> None:
     *tables, last = key.split(".")
     for name in tables:
         content = content.setdefault(name, {})
         if not isinstance(content, dict):
-            raise OptionError(f"{name} is no table in this plan, so {key} cannot be set; give {name} itself")
+            raise OptionError(f"cannot set {key}: {name} is not a table in this plan; set {name} itself")
     content[last] = value
 
 
-def _source(content: dict[str, Any], given: str) -> None:
-    label, equals, where = given.partition("=")
+def _set_source(content: dict[str, Any], assignment: str) -> None:
+    label, equals, where = assignment.partition("=")
     models = [{"name": m} if isinstance(m, str) else m for m in content.get("models", ())]
     entry = next((m for m in models if label in (m.get("label"), m.get("name"))), None)
     if entry is None or not equals:
         names = ", ".join(str(m.get("label") or m.get("name")) for m in models)
-        raise OptionError(f"{given!r} names no model of the plan; write --source LABEL=PATH with one of {names}")
+        raise OptionError(
+            f"{assignment!r} does not name a model of the plan; write --source LABEL=PATH with one of {names}"
+        )
     entry["source"] = where
     content["models"] = models

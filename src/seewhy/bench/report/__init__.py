@@ -1,45 +1,48 @@
-"""What a run found: one self-contained page, and the tables as CSV, LaTeX and Markdown beside it."""
+"""The report of a run: one self-contained page, and the tables as CSV, LaTeX and Markdown beside it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from seewhy.bench.report.run_data import Run
+from seewhy.bench.report.run_data import RunData
 
 
-def report(folder: str | Path, output: str | Path | None = None, seed: int = 0) -> Path:
-    """Write `report.html`, and beside it `report.csv` (long), `report.wide.csv`, `report.tex` and
-    `report.md`.
+def write_report(folder: str | Path, output: str | Path | None = None, seed: int = 0) -> Path:
+    """Write a run's report.
+
+    Beside the page lie `.csv` (long), `.wide.csv`, `.tex` and `.md` files of the same name.
 
     Args:
-        folder: what `seewhy bench run` wrote; an unfinished run is reported as far as it is.
-        output: the page; by default `report.html` in the run's folder.
-        seed: of the bootstrap.
+        folder: What `seewhy bench run` wrote; an unfinished run is reported as far as it is.
+        output: The page; by default `report.html` in the run's folder.
+        seed: Seed of the bootstrap.
 
     Returns:
         The page's path.
 
     Raises:
-        DataError: no run, no rows, or a broken file. MissingExtraError: DuckDB is not installed.
-        SeewhyError: the page cannot be written.
+        DataError: When there is no run, it has no rows, or a file is broken.
+        MissingExtraError: When DuckDB is not installed.
+        SeewhyError: When the page cannot be written.
     """
-    from seewhy.bench.report import exports as files, page
-    from seewhy.bench.report.leaderboard import board
+    from seewhy.bench.report import exports, page
+    from seewhy.bench.report.leaderboard import compute_leaderboard
     from seewhy.viz.html import render, write
 
-    run = Run(folder)
-    scores = board(run, seed=seed)
+    run = RunData(folder)
+    scores = compute_leaderboard(run, seed=seed)
     path = Path(output) if output else run.folder / "report.html"
     title = f"Benchmark {run.folder.resolve().name}"
-    write(render(title, page.parts(run, scores), page.intro(run), "report.html"), path)
-    for suffix, text in (
-        (".csv", files.long_csv(run, scores)),
-        (".wide.csv", files.wide_csv(run, scores)),
-        (".tex", files.latex(run, scores)),
-        (".md", files.markdown(run, scores)),
-    ):
+    write(render(title, page.sections(run, scores), page.intro(run), "report.html"), path)
+    tables = {
+        ".csv": exports.long_csv(run, scores),
+        ".wide.csv": exports.wide_csv(run, scores),
+        ".tex": exports.latex(run, scores),
+        ".md": exports.markdown(run, scores),
+    }
+    for suffix, text in tables.items():
         write(text, path.with_suffix(suffix))
     return path
 
 
-__all__ = ["Run", "report"]
+__all__ = ["RunData", "write_report"]

@@ -1,4 +1,4 @@
-"""What a report's page is put together from; `viz/templates/report.html` draws it."""
+"""What a report's page consists of; `viz/templates/report.html` renders it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from seewhy.viz.html import Figure
 
 @dataclass(frozen=True)
 class Cell:
-    """A number in a table, with quiet lines under it; `shade` percent of the color `hue` behind it."""
+    """A number in a table.
+
+    Attributes:
+        text: The number.
+        small: Lines in small print below it.
+        best: Whether it is the best of its column.
+        shade: Percentage of the color `hue` behind it.
+        hue: A CSS color.
+    """
 
     text: str
     small: Sequence[str] = ()
@@ -21,7 +29,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class PageBlock:
     """Anything in a section."""
 
     kind: ClassVar[str]
@@ -30,7 +38,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Words(Block):
+class Sentences(PageBlock):
     """Sentences."""
 
     kind: ClassVar[str] = "words"
@@ -38,7 +46,7 @@ class Words(Block):
 
 
 @dataclass(frozen=True)
-class Table(Block):
+class NumberTable(PageBlock):
     """Numbers; the first cell of a row is its heading."""
 
     kind: ClassVar[str] = "table"
@@ -48,7 +56,7 @@ class Table(Block):
 
 
 @dataclass(frozen=True)
-class Charts(Block):
+class LineCharts(PageBlock):
     """Small line charts with one legend."""
 
     kind: ClassVar[str] = "charts"
@@ -57,7 +65,7 @@ class Charts(Block):
 
 
 @dataclass(frozen=True)
-class Boxes(Block):
+class BoxPlots(PageBlock):
     """One distribution under the other, on one scale."""
 
     kind: ClassVar[str] = "boxes"
@@ -65,7 +73,7 @@ class Boxes(Block):
 
 
 @dataclass(frozen=True)
-class Pictures(Block):
+class Gallery(PageBlock):
     """Overlays, three in a row on a phone."""
 
     kind: ClassVar[str] = "pictures"
@@ -73,7 +81,7 @@ class Pictures(Block):
 
 
 @dataclass(frozen=True)
-class Facts(Block):
+class Definitions(PageBlock):
     """Terms and what they are."""
 
     kind: ClassVar[str] = "facts"
@@ -81,7 +89,7 @@ class Facts(Block):
 
 
 @dataclass(frozen=True)
-class Code(Block):
+class CodeListing(PageBlock):
     """A file as it is."""
 
     kind: ClassVar[str] = "code"
@@ -89,9 +97,9 @@ class Code(Block):
 
 
 @dataclass(frozen=True)
-class Part:
+class PageSection:
     """A section of the page."""
 
     heading: str
-    blocks: Sequence[Block]
+    blocks: Sequence[PageBlock]
     intro: str = ""

@@ -7,12 +7,12 @@ import io
 import re
 from collections.abc import Sequence
 
-from seewhy.bench.report.leaderboard import Score, asked, scores_of
-from seewhy.bench.report.published import figure
-from seewhy.bench.report.run_data import MetricInfo, Panel, Run
-from seewhy.bench.report.summary import number
+from seewhy.bench.report.leaderboard import Score, methods_with_scores, scores_of
+from seewhy.bench.report.published import published_value
+from seewhy.bench.report.run_data import MetricInfo, Panel, RunData
+from seewhy.bench.report.summary import format_number
 
-LONG = (
+LONG_COLUMNS = (
     "model",
     "data",
     "split",
@@ -52,39 +52,37 @@ ESCAPES = {
 }
 
 
-def long_csv(run: Run, scores: Sequence[Score]) -> str:
-    """A line for each model, method and metric."""
+def long_csv(run: RunData, scores: Sequence[Score]) -> str:
+    """Return a line for each model, method and metric."""
     better = {True: "higher", False: "lower", None: ""}
-    return _csv(
-        [
-            LONG,
-            *(
-                [
-                    *s.panel.key,
-                    s.method,
-                    s.metric,
-                    better[run.metrics[s.metric].higher_is_better],
-                    s.n,
-                    s.images,
-                    s.failed,
-                    s.mean,
-                    s.low,
-                    s.high,
-                    s.rank,
-                    s.leads,
-                    s.gap,
-                    s.p,
-                    s.level,
-                    figure(run, s),
-                ]
-                for s in scores
-            ),
-        ]
-    )
+    rows = []
+    for score in scores:
+        direction = better[run.metrics[score.metric].higher_is_better]
+        rows.append(
+            [
+                *score.panel.key,
+                score.method,
+                score.metric,
+                direction,
+                score.n,
+                score.images,
+                score.failed,
+                score.mean,
+                score.low,
+                score.high,
+                score.rank,
+                score.leads,
+                score.gap,
+                score.p,
+                score.level,
+                published_value(run, score),
+            ]
+        )
+    return _csv([LONG_COLUMNS, *rows])
 
 
-def wide_csv(run: Run, scores: Sequence[Score]) -> str:
-    """A line for each model and method, the means of the metrics as columns."""
+def wide_csv(run: RunData, scores: Sequence[Score]) -> str:
+    """Return a line for each model and method, the means of the metrics as columns."""
     means = {(s.panel, s.method, s.metric): s.mean for s in scores}
     rows = [
         [*panel.key, method, *(means.get((panel, method, metric)) for metric in run.metrics)]
@@ -94,26 +92,29 @@ def wide_csv(run: Run, scores: Sequence[Score]) -> str:
     return _csv([["model", "data", "split", "method", *run.metrics], *rows])
 
 
-def _csv(rows: Sequence[Sequence]) -> str:
+def _csv(rows: Sequence[Sequence[object]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
 
 
-def latex(run: Run, scores: Sequence[Score]) -> str:
-    """A booktabs table for each model: means with half-widths, best bold, not significantly worse underlined."""
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(_table(run, panel, scores) for panel in run.panels)
+def latex(run: RunData, scores: Sequence[Score]) -> str:
+    """Return a booktabs table for each model: means with half-widths, best bold, not significantly worse underlined."""
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(_latex_table(run, panel, scores) for panel in run.panels)
 
 
-def _table(run: Run, panel: Panel, scores: Sequence[Score]) -> str:
-    here = scores_of(panel, scores)
-    metrics = [m for m in run.metrics.values() if any(metric == m.label for _, metric in here)]
-    head = " & ".join(["Method", *(escaped(f"{m.title} {m.arrow}".strip()) for m in metrics)])
+def _latex_table(run: RunData, panel: Panel, scores: Sequence[Score]) -> str:
+    by_column = scores_of(panel, scores)
+    metrics = [m for m in run.metrics.values() if any(metric == m.label for _, metric in by_column)]
+    head = " & ".join(["Method", *(escape_latex(m.heading) for m in metrics)])
     lines = [
-        " & ".join([escaped(run.methods[name].title), *(_cell(here.get((name, m.label))) for m in metrics)]) + r" \\"
-        for name in asked(run, here)
+        " & ".join(
+            [escape_latex(run.methods[name].title), *(_latex_cell(by_column.get((name, m.label))) for m in metrics)]
+        )
+        + r" \\"
+        for name in methods_with_scores(run, by_column)
     ]
-    caption = escaped(f"{panel.model} on {panel.data} {panel.split}".strip())
+    caption = escape_latex(f"{panel.model} on {panel.data} {panel.split}".strip())
     return "\n".join(
         [
             r"\begin{table}",
@@ -133,34 +134,41 @@ def _table(run: Run, panel: Panel, scores: Sequence[Score]) -> str:
     )
 
 
-def _cell(score: Score | None) -> str:
+def _latex_cell(score: Score | None) -> str:
     if score is None or score.mean is None:
         return "--"
-    mean = number(score.mean)
-    text = rf"\mathbf{{{mean}}}" if score.rank == 1 else rf"\underline{{{mean}}}" if score.level else mean
-    half = "" if score.half is None else rf" \pm {number(score.half, 2)}"
+    mean = format_number(score.mean)
+    text = mean
+    if score.rank == 1:
+        text = rf"\mathbf{{{mean}}}"
+    elif score.level:
+        text = rf"\underline{{{mean}}}"
+    half = "" if score.half_width is None else rf" \pm {format_number(score.half_width, 2)}"
     return f"${text}{half}$"
 
 
-def markdown(run: Run, scores: Sequence[Score]) -> str:
-    """A table for each model, best by the first metric first; metrics whole, without their parts."""
-    metrics = [m for m in run.metrics.values() if not m.part]
-    return "\n".join(_pipes(run, panel, metrics, scores) for panel in run.panels)
+def markdown(run: RunData, scores: Sequence[Score]) -> str:
+    """Return a table for each model, best by the first metric first; metrics without their parts."""
+    metrics = [m for m in run.metrics.values() if not m.is_part]
+    return "\n".join(_markdown_table(run, panel, metrics, scores) for panel in run.panels)
 
 
-def _pipes(run: Run, panel: Panel, metrics: Sequence[MetricInfo], scores: Sequence[Score]) -> str:
-    here = scores_of(panel, scores)
-    shown = [m for m in metrics if any(metric == m.label for _, metric in here)]
-    methods = asked(run, here, shown[0].label if shown else None)
-    rows = [[run.methods[name].title, *(_marked(here.get((name, m.label))) for m in shown)] for name in methods]
-    head = ["", *(f"{m.title} {m.arrow}".strip() for m in shown)]
+def _markdown_table(run: RunData, panel: Panel, metrics: Sequence[MetricInfo], scores: Sequence[Score]) -> str:
+    by_column = scores_of(panel, scores)
+    shown = [m for m in metrics if any(metric == m.label for _, metric in by_column)]
+    methods = methods_with_scores(run, by_column, shown[0].label if shown else None)
+    rows = [
+        [run.methods[name].title, *(_markdown_latex_cell(by_column.get((name, m.label))) for m in shown)]
+        for name in methods
+    ]
+    head = ["", *(m.heading for m in shown)]
     lines = [head, ["---", *["--:"] * len(shown)], *rows]
     title = f"{panel.model} on {panel.data} {panel.split}".strip()
     return "\n".join(
         [
             f"### {title}",
             "",
-            *("| " + " | ".join(_piped(cell) for cell in line) + " |" for line in lines),
+            *("| " + " | ".join(_escape_markdown(cell) for cell in line) + " |" for line in lines),
             "",
             "Mean ± half-width of the 95 % bootstrap interval over images; bold: best; ≈: not significantly worse.",
             "",
@@ -168,19 +176,19 @@ def _pipes(run: Run, panel: Panel, metrics: Sequence[MetricInfo], scores: Sequen
     )
 
 
-def _marked(score: Score | None) -> str:
+def _markdown_cell(score: Score | None) -> str:
     if score is None or score.mean is None:
         return "–"
-    mean = number(score.mean)
-    half = "" if score.half is None else f" ± {number(score.half, 2)}"
+    mean = format_number(score.mean)
+    half = "" if score.half_width is None else f" ± {format_number(score.half_width, 2)}"
     return f"**{mean}**{half}" if score.rank == 1 else f"{mean}{half}{' ≈' if score.level else ''}"
 
 
-def _piped(text: str) -> str:
-    """Text that ends no cell and starts no tag."""
+def _escape_markdown(text: str) -> str:
+    """Return text that ends no cell and starts no tag."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("_", "\\_")
 
 
-def escaped(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    return re.sub("|".join(map(re.escape, ESCAPES)), lambda found: ESCAPES[found[0]], text)
+def escape_latex(text: str) -> str:
+    """Return text that LaTeX prints as it is."""
+    return re.sub("|".join(map(re.escape, ESCAPES)), lambda match: ESCAPES[match[0]], text)

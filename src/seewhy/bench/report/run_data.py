@@ -1,4 +1,4 @@
-"""A run's folder, opened for questions: plan, manifest, and the rows as a table of DuckDB."""
+"""A run's folder, opened for queries: plan, manifest, and the rows as a table of DuckDB."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from numpy import ndarray
+
+from seewhy.bench.manifest import REFERENCE_FAMILY
 from seewhy.bench.store import PLAN, ROWS, Store
+from seewhy.core.io import first_line
 from seewhy.errors import DataError, require
 
 COLUMNS = (
@@ -29,40 +33,64 @@ COLUMNS = (
 KEY = ("model", "data", "split", "entry", "method", "metric")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MetricInfo:
     """What the manifest says of a metric, or of a part of one (`fidelity.mif`).
 
     Attributes:
-        part: whether it comes with another metric.
-        whole: of which registered metric it is a value that only a whole set has (`box_iou.ap50`); empty: of none.
+        label: Name in results.
+        title: Name for people.
+        property_name: What the metric measures: localization, faithfulness, …
+        summary: One sentence: what a good value means.
+        higher_is_better: None where neither direction is better.
+        citation: Paper and equation.
+        options: The metric's options.
+        axis: Positions of a curve's points.
+        axis_title: What the axis is.
+        is_part: Whether it comes with another metric.
+        aggregate_of: Registered metric of which it is a value that only a whole set has (`box_iou.ap50`), if any.
     """
 
     label: str
     title: str
-    family: str = ""
+    property_name: str = ""
     summary: str = ""
     higher_is_better: bool | None = None
     citation: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     axis: list[float] | None = None
     axis_title: str = ""
-    part: bool = False
-    whole: str = ""
+    is_part: bool = False
+    aggregate_of: str = ""
 
     @property
     def arrow(self) -> str:
         """Which direction is better."""
         return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
 
+    @property
+    def heading(self) -> str:
+        """Title and arrow."""
+        return f"{self.title} {self.arrow}".strip()
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class MethodInfo:
-    """What the manifest says of a method as the run configured it. A baseline knows nothing of the model."""
+    """What the manifest says of a method as the run configured it.
+
+    Attributes:
+        label: Name in results.
+        title: Name for people.
+        is_reference: Whether it is a reference map, which does not use the model.
+        signed: Whether negative values mean evidence against the target.
+        citation: Paper and equation.
+        cost: Passes in words.
+        options: The method's options.
+    """
 
     label: str
     title: str
-    baseline: bool = False
+    is_reference: bool = False
     signed: bool = False
     citation: str = ""
     cost: str = ""
@@ -71,7 +99,13 @@ class MethodInfo:
 
 @dataclass(frozen=True)
 class Panel:
-    """What is compared among itself: one model on one split of one data set."""
+    """What is compared among itself: one model on one split of one dataset.
+
+    Attributes:
+        model: Label of the model.
+        data: Name of the dataset.
+        split: Split of the dataset.
+    """
 
     model: str
     data: str
@@ -79,27 +113,35 @@ class Panel:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """For queries."""
+        """Values for a query."""
         return self.model, self.data, self.split
 
+    @property
+    def title(self) -> str:
+        """Model and data for people."""
+        return f"{self.model} · {self.data} {self.split}".strip()
 
-class Run:
+
+class RunData:
     """A finished or unfinished run.
 
     Args:
-        folder: what `seewhy bench run` wrote.
+        folder: What `seewhy bench run` wrote.
 
     Raises:
-        DataError: no run, a broken manifest, or no rows yet.
-        MissingExtraError: DuckDB is not installed.
+        DataError: When there is no run, its manifest is broken, or it has no rows yet.
+        MissingExtraError: When DuckDB is not installed.
     """
 
     def __init__(self, folder: str | Path) -> None:
         store = Store.open(folder)
-        self.folder, self.manifest, self.plan_text = store.folder, store.manifest, store.plan_text
-        self.plan = _toml(self.folder / PLAN, self.plan_text)
-        self.db = require("duckdb", "bench").connect()
-        self.files = self.parts(ROWS)
+        self.folder = store.folder
+        self.manifest = store.manifest
+        self.plan_text = store.plan_text
+        self.plan = _read_plan(self.folder / PLAN, self.plan_text)
+        self._duckdb: Any = require("duckdb", "bench")
+        self.database = self._duckdb.connect()
+        self.files = self.part_files(ROWS)
         self._load()
 
     def _load(self) -> None:
@@ -108,130 +150,157 @@ class Run:
         names = ", ".join(f'"{name}"' for name in COLUMNS if name != "value")
         key = ", ".join(f'"{name}"' for name in KEY)
         # two processes may have written the same row
-        self.ask(
+        self.query(
             f"CREATE TABLE scores AS SELECT DISTINCT ON ({key}) {names}, CASE WHEN isfinite(value) THEN value END "
             "AS value FROM read_parquet(?, union_by_name=true)",
             self.files,
         )
 
-    def parts(self, kind: str) -> list[str]:
-        """The Parquet files of rows, maps or images."""
+    def part_files(self, kind: str) -> list[str]:
+        """Return the Parquet files of rows, maps or images."""
         return [str(path) for path in sorted((self.folder / kind).glob("*.parquet"))]
 
-    def ask(self, sql: str, *values: Any) -> list[tuple]:
-        """Rows of an SQL query over the table `scores`.
+    def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of an SQL query over the table `scores`.
+
+        Args:
+            sql: The query.
+            *values: Values for its question marks.
 
         Raises:
-            DataError: a part cannot be read.
+            DataError: When a part cannot be read.
         """
-        return self._answer(sql, values).fetchall()
+        return self._execute(sql, values).fetchall()
 
-    def arrays(self, sql: str, *values: Any) -> dict[str, Any]:
-        """Columns of an SQL query as numpy arrays; errors as for `ask`."""
-        return self._answer(sql, values).fetchnumpy()
+    def query_arrays(self, sql: str, *values: Any) -> dict[str, ndarray]:
+        """Return the columns of an SQL query as numpy arrays.
 
-    def _answer(self, sql: str, values: tuple[Any, ...]) -> Any:
+        Args:
+            sql: The query.
+            *values: Values for its question marks.
+
+        Raises:
+            DataError: When a part cannot be read.
+        """
+        return self._execute(sql, values).fetchnumpy()
+
+    def _execute(self, sql: str, values: tuple[Any, ...]) -> Any:
         try:
-            return self.db.execute(sql, list(values))
-        except require("duckdb", "bench").Error as error:
+            return self.database.execute(sql, list(values))
+        except self._duckdb.Error as error:
             raise DataError(
-                f"{self.folder} cannot be read ({str(error).splitlines()[0]}); run `seewhy bench resume "
-                f"{self.folder}`, which makes broken parts again"
+                f"cannot read {self.folder} ({first_line(error)}); run `seewhy bench resume {self.folder}`, which "
+                "computes broken parts again"
             ) from error
 
     @cached_property
     def panels(self) -> list[Panel]:
-        """In the order of the plan's models."""
-        found = [Panel(*row) for row in self.ask("SELECT DISTINCT model, data, split FROM scores WHERE metric <> ''")]
-        order = list(_labeled(self.manifest.get("models")))
-        return sorted(found, key=lambda p: (order.index(p.model) if p.model in order else len(order), p.key))
+        """Models with their data, in the order of the plan's models."""
+        rows = self.query("SELECT DISTINCT model, data, split FROM scores WHERE metric <> ''")
+        order = list(_by_label(self.manifest.get("models")))
+
+        def position(panel: Panel) -> tuple[int, tuple[str, str, str]]:
+            return order.index(panel.model) if panel.model in order else len(order), panel.key
+
+        return sorted((Panel(*row) for row in rows), key=position)
 
     @cached_property
     def methods(self) -> dict[str, MethodInfo]:
         """All methods that have rows, in the order of the plan."""
-        about = _labeled(self.manifest.get("methods"))
-        here = [
-            m for (m,) in self.ask("SELECT DISTINCT method FROM scores WHERE method <> '' AND metric <> '' ORDER BY 1")
-        ]
-        return {
-            m: _method(m, about.get(m, {}))
-            for m in [*(m for m in about if m in here), *(m for m in here if m not in about)]
-        }
+        described = _by_label(self.manifest.get("methods"))
+        rows = self.query("SELECT DISTINCT method FROM scores WHERE method <> '' AND metric <> '' ORDER BY 1")
+        present = [method for (method,) in rows]
+        labels = [label for label in described if label in present]
+        labels += [label for label in present if label not in described]
+        return {label: _method_info(label, described.get(label, {})) for label in labels}
 
     @cached_property
     def metrics(self) -> dict[str, MetricInfo]:
         """All metrics that have rows, each followed by its parts, in the order of the plan."""
-        here = {m for (m,) in self.ask("SELECT DISTINCT metric FROM scores WHERE method <> '' AND metric <> ''")}
-        found = {}
-        for label, about in _labeled(self.manifest.get("metrics")).items():
-            found.update({m.label: m for m in _metric(label, about)})
-        rest = {m: MetricInfo(m, m) for m in sorted(here - set(found))}
+        rows = self.query("SELECT DISTINCT metric FROM scores WHERE method <> '' AND metric <> ''")
+        present = {metric for (metric,) in rows}
+        infos = {}
+        for label, about in _by_label(self.manifest.get("metrics")).items():
+            infos.update({info.label: info for info in _metric_infos(label, about)})
+        for label in sorted(present - infos.keys()):
+            infos[label] = MetricInfo(label=label, title=label)
         return {
-            label: m
-            for label, m in {**found, **rest}.items()
-            if (label.rpartition(".")[0] if m.whole else label) in here
+            label: info
+            for label, info in infos.items()
+            if (label.rpartition(".")[0] if info.aggregate_of else label) in present
         }
 
 
-def _toml(path: Path, text: str) -> dict[str, Any]:
+def _read_plan(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path} is broken ({error}); copy the plan there again") from error
+        raise DataError(f"cannot read {path} ({error}); copy the plan there again") from error
 
 
-def _labeled(entries: Any) -> dict[str, dict]:
-    """Entries by their labels: `{label: {...}}`, or a list of names or of tables with a label or name."""
+def _by_label(entries: Any) -> dict[str, dict[str, Any]]:
+    """Return entries by their labels.
+
+    Args:
+        entries: `{label: {...}}`, or a list of names or of tables with a label or name.
+    """
     if isinstance(entries, dict):
         return {label: about if isinstance(about, dict) else {} for label, about in entries.items()}
-    found = {}
+    by_label = {}
     for entry in entries or ():
         about = entry if isinstance(entry, dict) else {}
-        found[str(about.get("label") or about.get("name") or entry)] = about
-    return found
+        by_label[str(about.get("label") or about.get("name") or entry)] = about
+    return by_label
 
 
-def _method(label: str, about: dict) -> MethodInfo:
-    card = about.get("card") or about
+def _title(label: str, card: dict[str, Any]) -> str:
+    """Return the title of a method or metric; with its label where the same one is there with other options."""
     title = card.get("title", label)
-    if label != card.get("name", label):
-        title = f"{title} ({label})"  # the same method with other options
+    return title if label == card.get("name", label) else f"{title} ({label})"
+
+
+def _method_info(label: str, about: dict[str, Any]) -> MethodInfo:
+    card = about.get("card") or about
     return MethodInfo(
-        label,
-        title,
-        card.get("family") == "baseline",
-        bool(card.get("signed")),
-        card.get("citation", ""),
-        str(about.get("cost") or card.get("cost") or ""),
-        about.get("options") or {},
+        label=label,
+        title=_title(label, card),
+        is_reference=card.get("family") == REFERENCE_FAMILY,
+        signed=bool(card.get("signed")),
+        citation=card.get("citation", ""),
+        cost=str(about.get("cost") or card.get("cost") or ""),
+        options=about.get("options") or {},
     )
 
 
-def _metric(label: str, about: dict) -> list[MetricInfo]:
+def _metric_infos(label: str, about: dict[str, Any]) -> list[MetricInfo]:
+    """Return a metric, then its parts, then its aggregates."""
     card = about.get("card") or about
-    title = card.get("title", label)
-    if label != card.get("name", label):
-        title = f"{title} ({label})"
-    axis = about.get("axis")
-    own = MetricInfo(
-        label,
-        title,
-        card.get("property", ""),
-        card.get("summary", ""),
-        card.get("higher_is_better"),
-        card.get("citation", ""),
-        about.get("options") or {},
-        axis,
-        about.get("axis_title", ""),
+    metric = MetricInfo(
+        label=label,
+        title=_title(label, card),
+        property_name=card.get("property", ""),
+        summary=card.get("summary", ""),
+        higher_is_better=card.get("higher_is_better"),
+        citation=card.get("citation", ""),
+        options=about.get("options") or {},
+        axis=about.get("axis"),
+        axis_title=about.get("axis_title", ""),
     )
-    made = [(part, better, "") for part, better in (card.get("parts") or {}).items()]
-    made += [(whole, better, card.get("name", label)) for whole, better in (card.get("aggregates") or {}).items()]
+    parts = [(name, better, "") for name, better in (card.get("parts") or {}).items()]
+    parts += [(name, better, card.get("name", label)) for name, better in (card.get("aggregates") or {}).items()]
     return [
-        own,
+        metric,
         *(
             MetricInfo(
-                f"{label}.{part}", f"{title}: {part}", own.family, "", better, "", {}, axis, own.axis_title, True, whole
+                label=f"{label}.{name}",
+                title=f"{metric.title}: {name}",
+                property_name=metric.property_name,
+                higher_is_better=better,
+                axis=metric.axis,
+                axis_title=metric.axis_title,
+                is_part=True,
+                aggregate_of=aggregate_of,
             )
-            for part, better, whole in made
+            for name, better, aggregate_of in parts
         ),
     ]
