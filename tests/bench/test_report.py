@@ -144,9 +144,9 @@ def test_latex_compiles_in_the_mind(run, scores):
 
 def test_markdown_is_a_table_with_the_best_on_top(run, scores):
     lines = [line for line in markdown(run, list(scores.values())).splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in lines} == {len([m for m in run.metrics.values() if not m.part]) + 2}
+    assert {line.count("|") for line in lines} == {len([m for m in run.metrics.values() if not m.is_part]) + 2}
     assert lines[1].startswith("| --- | --:")
-    first = next(m.label for m in run.metrics.values() if not m.part)
+    first = next(m.label for m in run.metrics.values() if not m.is_part)
     best, *rest = sorted((s for s in scores.values() if s.metric == first), key=lambda s: -s.mean)
     titles = {"grad_cam": "Grad-CAM", "lafam": "LaFAM", "occlusion": "Occlusion &lt;b>"}
     assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {titles[s.method]}" for s in (best, *rest)]

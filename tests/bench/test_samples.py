@@ -151,17 +151,10 @@ class Zoo(Dataset):
 CLASSES = [4, 2, 0]  # of the model: cat, dog, bird
 
 
-def make_batch(target="label", rows=(0, 1), classes=CLASSES, contrast_maps=False):
-    data = Zoo()
-    samples = [(row, data[row]) for row in rows]
-    return SampleBatch(
-        model_with(Preprocess(size=(32, 48), resize=None)),
-        data,
-        Protocol(target=target),
-        classes,
-        samples,
-        contrast_maps,
-    )
+def make_batch(target="label", rows=(0, 1), classes=CLASSES, contrast_maps=False, samples=None):
+    model = model_with(Preprocess(size=(32, 48), resize=None))
+    samples = samples or [(row, Zoo()[row]) for row in rows]
+    return SampleBatch(model, Zoo(), Protocol(target=target), classes, samples, contrast_maps)
 
 
 def test_the_targets_are_each_class_once_the_first_or_the_prediction():
@@ -188,6 +181,8 @@ def test_a_contrast_is_the_next_other_class_of_the_image():
     first = make_batch("first", contrast_maps=True)
     assert first.contrasts == [(0, 4), None]
     assert first.pairs == [(0, 2), (1, 0), (0, 4)]  # one map more than targets
+    three = make_batch(samples=[(0, replace(Zoo()[0], labels=(1, 0, 2)))], contrast_maps=True)
+    assert three.contrasts == [(0, 4), (0, 0), (0, 2)]  # of the dog the cat, of the cat the bird, of the bird the dog
     assert make_batch().contrasts == [None] * 3
     assert make_batch(classes=None, contrast_maps=True).contrasts == [None] * 3
 

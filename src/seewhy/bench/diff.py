@@ -136,12 +136,16 @@ def _changes(a: RunData, b: RunData, seed: int) -> list[ScoreChange]:
     intervals = stats.intervals(sums, counts, stats.resamples_for(len(columns)), seed)
     adjusted = stats.holm(intervals.p)
     changes = []
-    for j, (*identity, n, before, after) in enumerate(columns):
-        info = b.metrics.get(identity[-1]) or a.metrics[identity[-1]]
+    for j, (model, data, split, method, metric, n, before, after) in enumerate(columns):
+        info = b.metrics.get(metric) or a.metrics[metric]
         difference = float(intervals.mean[j])
-        better = None if info.higher_is_better is None or not difference else (difference > 0) == info.higher_is_better
+        better = None
+        if info.higher_is_better is not None and difference:
+            better = (difference > 0) == info.higher_is_better
         low, high, p = (None if np.isnan(v) else float(v) for v in (intervals.low[j], intervals.high[j], adjusted[j]))
-        changes.append(ScoreChange(*identity, n, before, after, difference, low, high, p, better))
+        changes.append(
+            ScoreChange(model, data, split, method, metric, n, before, after, difference, low, high, p, better)
+        )
     return sorted(changes, key=lambda c: (not c.significant, 2 if c.p is None else c.p, -_size(c)))
 
 
@@ -198,8 +202,10 @@ def format_comparison(comparison: RunComparison) -> Iterator[str]:
 def _line(change: ScoreChange) -> str:
     mark = "*" if change.significant else " "
     verdict = {True: " better", False: " worse", None: ""}[change.better]
-    ends = [] if change.low is None else [round(end, 12) + 0.0 for end in (change.low, change.high)]  # no -7e-18
-    interval = f" [{ends[0]:+.4g}, {ends[1]:+.4g}]" if ends else ""
+    interval = ""
+    if change.low is not None and change.high is not None:
+        low, high = (round(end, 12) + 0.0 for end in (change.low, change.high))  # no -7e-18
+        interval = f" [{low:+.4g}, {high:+.4g}]"
     p = "" if change.p is None else f", p {change.p:.2g}"
     return (
         f"{mark} {change.model} · {change.method} · {change.metric}: {change.before:.4g} -> {change.after:.4g}, "

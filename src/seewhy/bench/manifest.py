@@ -30,6 +30,7 @@ REFERENCE_FAMILY = "baseline"  # as in the manifests of earlier versions, so tha
 def describe_model(entry: PlanEntry, model: VisionModel) -> dict[str, Any]:
     """Describe a loaded model: where it comes from, its weights, device and preprocessing."""
     preprocess = model.preprocess
+    to_dict = getattr(preprocess, "to_dict", None)  # a function of the user's own has none
     return {
         "name": entry.label,
         "source": entry.name,
@@ -38,7 +39,7 @@ def describe_model(entry: PlanEntry, model: VisionModel) -> dict[str, Any]:
         "weights": fingerprint(model.module),
         "device": str(model.device),
         "dtype": str(model.dtype),
-        "preprocess": preprocess.to_dict() if hasattr(preprocess, "to_dict") else str(preprocess),
+        "preprocess": to_dict() if callable(to_dict) else str(preprocess),
     }
 
 
@@ -98,7 +99,7 @@ def fingerprint(module: torch.nn.Module) -> str:
     for name, values in module.state_dict().items():
         if isinstance(values, torch.Tensor):
             digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
-            digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

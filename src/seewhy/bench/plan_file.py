@@ -86,24 +86,24 @@ class Protocol(_Table):
     """How maps are computed and compared."""
 
     size: Annotated[tuple[int, int] | None, BeforeValidator(_as_size), WithJsonSchema(SIZE_SCHEMA)] = Field(
-        None,
+        default=None,
         description="Rows and columns at which maps are compared with masks; by default the model's input size. "
         "Metrics that run the model always work at its input size.",
     )
-    upsampling: Literal["bilinear", "nearest"] = Field("bilinear", description="How maps are resized.")
+    upsampling: Literal["bilinear", "nearest"] = Field(default="bilinear", description="How maps are resized.")
     threshold: Annotated[float | str | None, BeforeValidator(_as_threshold)] = Field(
-        None,
+        default=None,
         description="For every metric that makes a region of a map and has no rule or level of its own: a rule "
         "(mean, otsu), or a share of the maximum.",
     )
     target: Literal["label", "first", "prediction"] = Field(
-        "label",
+        default="label",
         description="label: a map for each class that the image shows; first: for the first of them; prediction: for "
         "the class that the model predicts, compared with all objects together.",
     )
-    batch_size: int = Field(16, ge=1, description="Images at a time.")
-    device: str | None = Field(None, description="Device of the models, such as cpu or cuda:0.")
-    keep_maps: bool = Field(True, description="Whether maps and images are stored for galleries.")
+    batch_size: int = Field(default=16, ge=1, description="Images at a time.")
+    device: str | None = Field(default=None, description="Device of the models, such as cpu or cuda:0.")
+    keep_maps: bool = Field(default=True, description="Whether maps and images are stored for galleries.")
 
 
 class _OpenTable(BaseModel):
@@ -121,17 +121,17 @@ class DataTable(_OpenTable):
     """The dataset and how much of it is used; further keys are options of the dataset."""
 
     name: str = Field(description="Name of the dataset.")
-    split: str | None = Field(None, description="Part of the dataset; by default its first.")
-    root: str | None = Field(None, description="Folder of the dataset.")
-    n: int | None = Field(None, ge=1, description="Number of samples, drawn with the seed; by default all.")
+    split: str | None = Field(default=None, description="Part of the dataset; by default its first.")
+    root: str | None = Field(default=None, description="Folder of the dataset.")
+    n: int | None = Field(default=None, ge=1, description="Number of samples, drawn with the seed; by default all.")
 
 
 class EntryTable(_OpenTable):
     """A model, method or metric; further keys are its options."""
 
     name: str = Field(min_length=1, description="Name.")
-    label: str | None = Field(None, description="What results call it; by default its name.")
-    source: str | None = Field(None, description="Models only: what is loaded; by default the name.")
+    label: str | None = Field(default=None, description="What results call it; by default its name.")
+    source: str | None = Field(default=None, description="Models only: what is loaded; by default the name.")
 
 
 Entry = Annotated[EntryTable, BeforeValidator(_as_table)]
@@ -141,12 +141,12 @@ ModelEntry = Annotated[EntryTable, BeforeValidator(_as_model_table)]
 class PlanFile(_Table):
     """A benchmark: which methods are scored by which metrics, for which models, on which data."""
 
-    seed: int = Field(0, ge=0, description="Seed of everything that is drawn.")
+    seed: int = Field(default=0, ge=0, description="Seed of everything that is drawn.")
     models: Annotated[list[ModelEntry], BeforeValidator(_as_list)] = Field(min_length=1)
     methods: Annotated[list[Entry], BeforeValidator(_as_list)] = Field(min_length=1)
     metrics: Annotated[list[Entry], BeforeValidator(_as_list)] = Field(min_length=1)
     reference_maps: list[str] = Field(
-        ["random"],
+        default=["random"],
         validation_alias=AliasChoices("reference_maps", "baselines"),
         description="Maps that do not use the model, for comparison.",
     )

@@ -82,6 +82,12 @@ def _find_class(name: str, model_names: Sequence[str]) -> int:
     return class_index(name, model_names)
 
 
+def class_logits(output: Output) -> Float[Tensor, "batch classes"]:
+    """Return the logits of a model that has classes."""
+    assert output.logits is not None, "only a model with the capability LOGITS is asked"
+    return output.logits
+
+
 @dataclass(eq=False)
 class SampleBatch:
     """Samples that go through the model together, and what all methods and metrics share of them.
@@ -153,13 +159,14 @@ class SampleBatch:
         _, sample = self.samples[row]
         if sample.masks is None or not has_known_view(self.model):
             return None
-        return mask_in_model_view(self.model, sample.image, sample.masks, self.input_size).any(0)
+        masks = mask_in_model_view(self.model, sample.image, sample.masks, self.input_size)
+        return np.any(masks, axis=0)
 
     # ── classes ───────────────────────────────────────────────────────────────────────────────────────────────────
     def _predictions(self) -> list[int | None]:
         if Capability.LOGITS not in self.model.capabilities:
             return [None] * len(self.samples)
-        return self.output.logits.argmax(1).tolist()
+        return class_logits(self.output).argmax(1).tolist()
 
     def _model_class(self, label: int) -> int | None:
         return None if self.classes is None else self.classes[label]

@@ -132,7 +132,7 @@ def score(
 
     A constant map scores nothing. Ties go to the first pixel, row by row.
     """
-    full = resize(map, tuple(masks.shape[1:]))
+    full = resize(map, (masks.shape[1], masks.shape[2]))
     right, wrong = masks[k], masks[[j for j in range(len(masks)) if j != k]].any(0)
     if full.max() == full.min():
         return 0.0, 0.0, 0.0, 0.0

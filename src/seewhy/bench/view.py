@@ -5,19 +5,29 @@ Every localization number rests on this alignment.
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
 
-from seewhy.core.preprocess import Preprocess
 from seewhy.errors import ModelError
 from seewhy.models.adapter import VisionModel
 
 
+@runtime_checkable
+class KnownView(Protocol):
+    """A preprocessing that says which region of an image the model sees."""
+
+    def box(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """Return left, top, right, bottom in pixels of the image; beyond it where the input is padded."""
+        ...
+
+
 def has_known_view(model: VisionModel) -> bool:
     """Tell whether the model's preprocessing says which region of an image it cuts out."""
-    return hasattr(model.preprocess, "box")
+    return isinstance(model.preprocess, KnownView)
 
 
 def mask_in_model_view(
@@ -74,13 +84,12 @@ def boxes_in_model_view(
 
 def _visible_box(model: VisionModel, image: Image.Image) -> tuple[float, float, float, float]:
     """Return left, top, right, bottom of what the model sees, in image pixels."""
-    if not has_known_view(model):
-        raise ModelError(
-            f"the preprocess function of {model.name} does not tell which region of the image it keeps; "
-            "wrap(module, preprocess=Preprocess(…))"
-        )
-    preprocess: Preprocess = model.preprocess
-    return preprocess.box(image)
+    if isinstance(model.preprocess, KnownView):
+        return model.preprocess.box(image)
+    raise ModelError(
+        f"the preprocess function of {model.name} does not tell which region of the image it keeps; "
+        "wrap(module, preprocess=Preprocess(…))"
+    )
 
 
 def _pixels_at_cell_centers(start: float, end: float, cells: int) -> ndarray:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seewhy.bench.execute.scoring import measure
 from seewhy.bench.map_maker import MapMaker
-from seewhy.bench.samples import ImageTarget, SampleBatch
+from seewhy.bench.samples import ImageTarget, SampleBatch, class_logits
 from seewhy.bench.setup import ModelSetup, ModelSummary
 from seewhy.core.cards import Capability, Requirement
 from seewhy.core.maps import resize_maps
@@ -94,7 +94,7 @@ def model_records(setup: ModelSetup, batch: SampleBatch) -> list[Record]:
     output = batch.output  # raises for an image for which the model gives NaN, also where there are no classes
     if Capability.LOGITS not in setup.model.capabilities:
         return []
-    logits = output.logits.float()
+    logits = class_logits(output).float()
     probabilities = setup.model.probabilities(logits)
     predictions = logits.argmax(1).tolist()
     records = []

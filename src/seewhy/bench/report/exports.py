@@ -158,8 +158,7 @@ def _markdown_table(run: RunData, panel: Panel, metrics: Sequence[MetricInfo], s
     shown = [m for m in metrics if any(metric == m.label for _, metric in by_column)]
     methods = methods_with_scores(run, by_column, shown[0].label if shown else None)
     rows = [
-        [run.methods[name].title, *(_markdown_latex_cell(by_column.get((name, m.label))) for m in shown)]
-        for name in methods
+        [run.methods[name].title, *(_markdown_cell(by_column.get((name, m.label))) for m in shown)] for name in methods
     ]
     head = ["", *(m.heading for m in shown)]
     lines = [head, ["---", *["--:"] * len(shown)], *rows]
