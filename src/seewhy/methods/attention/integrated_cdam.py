@@ -29,9 +29,9 @@ class IntegratedCDAM(CDAMBase):
     fixed. Right end-points, as in the paper.
     """
 
-    n_steps: int = option(50, "points on the path", at_least=1, repeats=True)
-    start_value: float = option(0.0, "value of every token at the start of the path")
-    batch_size: int = option(32, BATCH_SIZE, at_least=1)
+    n_steps: int = option(default=50, help="points on the path", at_least=1, repeats=True)
+    start_value: float = option(default=0.0, help="value of every token at the start of the path")
+    batch_size: int = option(default=32, help=BATCH_SIZE, at_least=1)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""

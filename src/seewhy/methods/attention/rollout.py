@@ -29,7 +29,7 @@ class Rollout(Method):
     norm divides each row by its sum. The residual stream is taken as the identity, as in the paper.
     """
 
-    start_block: int = option(0, "the first block that counts", at_least=0)
+    start_block: int = option(default=0, help="the first block that counts", at_least=0)
 
     def setup(self) -> None:
         """Check that a block is left."""

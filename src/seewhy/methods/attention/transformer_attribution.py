@@ -33,9 +33,9 @@ class TransformerAttribution(AttentionGradients):
     after each product and sum are left out, so numbers differ from it. One forward and two backwards.
     """
 
-    start_block: int = option(0, "the first block that counts (1 in the published runs)", at_least=0)
-    rule: str = option("zplus", "the LRP rule of linear layers", choices=LINEAR_RULES)
-    epsilon: float = option(1e-6, "added to denominators, with their sign", at_least=0)
+    start_block: int = option(default=0, help="the first block that counts (1 in the published runs)", at_least=0)
+    rule: str = option(default="zplus", help="the LRP rule of linear layers", choices=LINEAR_RULES)
+    epsilon: float = option(default=1e-6, help="added to denominators, with their sign", at_least=0)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""

@@ -32,9 +32,9 @@ class MultiCropSaliency(Method):
     The mean is over the crops that a pixel is in, else borders, which lie in fewer, would look unimportant.
     """
 
-    fraction: float = option(0.875, "the side of a crop, as a share of the image's; 0.5 to 1", at_least=0)
-    mirror: bool = option(True, "mirrored crops too")
-    batch_size: int = option(16, BATCH_SIZE, at_least=1)
+    fraction: float = option(default=0.875, help="the side of a crop, as a share of the image's; 0.5 to 1", at_least=0)
+    mirror: bool = option(default=True, help="mirrored crops too")
+    batch_size: int = option(default=16, help=BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
         """Check the fraction."""
