@@ -83,6 +83,25 @@ def test_an_empty_cell_keeps_its_place():
     assert grid([[None]], cell=CELL).height < CELL / 2
 
 
+@pytest.mark.parametrize("first_is_longer", [True, False])
+def test_rows_may_differ_in_length(first_is_longer):
+    rows = [[plain(RED), plain(GREEN)], [plain(BLUE)]]
+    figure = grid(rows if first_is_longer else rows[::-1], cell=CELL)
+    assert cell_area(figure, GREEN).right == figure.width - 2 * GAP
+    assert cell_area(figure, BLUE).left == cell_area(figure, RED).left
+    assert cell_area(grid([[], [plain(RED)]], cell=CELL), RED).right == GAP + CELL
+
+
+def test_titles_take_the_height_of_their_lines():
+    """Titles of 10 points, the heading of 14, lines 1.3 times as high."""
+    plain_height = grid([[plain(RED)]], cell=CELL).height
+    heights = [
+        grid([[plain(RED)]], title=title, col_titles=columns, cell=CELL).height - plain_height
+        for title, columns in ((None, ["x"]), (None, ["xxxxxxxxxx xxxxxxxxxx"]), ("x", None), ("xxxxxxx xxxxxxx", None))
+    ]
+    assert heights == [13 + GAP, 26 + GAP, 18 + GAP, 36 + GAP]
+
+
 def test_the_title_stands_at_the_top_left_and_moves_everything_down():
     without, figure = (grid([[plain(RED), plain(GREEN)]], title=title, cell=CELL) for title in (None, "Title"))
     red = cell_area(figure, RED)
@@ -122,6 +141,9 @@ def test_row_titles_stand_left_of_the_middle_of_their_rows():
         assert GAP <= title.left <= GAP + 2
         assert title.right <= cell.left - GAP
         assert title.middle[1] == pytest.approx(cell.middle[1], abs=3)
+    tall = grid([[plain(RED)]], row_titles=["xxxxxxxx " * 6], cell=CELL)
+    cell = cell_area(tall, RED)
+    assert ink(tall, 0, cell.top, cell.left, cell.bottom).middle[1] == pytest.approx(cell.middle[1], abs=3)
     widest = 0.6 * CELL + 2 * GAP + 1  # longer titles are wrapped
     assert cell_area(figure, RED).left == round(widest)
     assert grid([[plain(RED)]], row_titles=[""], cell=CELL).size == grid([[plain(RED)]], cell=CELL).size
