@@ -86,7 +86,7 @@ def test_an_empty_cell_keeps_its_place():
 @pytest.mark.parametrize("first_is_longer", [True, False])
 def test_rows_may_differ_in_length(first_is_longer):
     rows = [[plain(RED), plain(GREEN)], [plain(BLUE)]]
-    figure = grid(rows if first_is_longer else rows[::-1], cell=CELL)
+    figure = grid(rows if first_is_longer else rows[::-1], col_titles=["x", "y"], cell=CELL)
     assert cell_area(figure, GREEN).right == figure.width - 2 * GAP
     assert cell_area(figure, BLUE).left == cell_area(figure, RED).left
     assert cell_area(grid([[], [plain(RED)]], cell=CELL), RED).right == GAP + CELL

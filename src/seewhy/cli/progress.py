@@ -13,6 +13,7 @@ class Bars(Watcher):
     """Bars on standard error; the display ends with the process."""
 
     def begin(self, benchmark: Benchmark, models: Sequence[ModelSummary]) -> None:
+        """Show a bar for each method of each model."""
         self.bars = common.bars()
         several = len(models) > 1
         self.tasks = {
@@ -25,6 +26,7 @@ class Bars(Watcher):
         self.bars.start()
 
     def part(self, model: str, method: str, batch: int) -> None:
+        """Advance a method's bar by one batch."""
         if (model, method) in self.tasks:
             self.bars.advance(self.tasks[model, method])
 
