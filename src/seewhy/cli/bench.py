@@ -176,7 +176,7 @@ def diff(
     second: Annotated[Path, typer.Argument(help="Folder of another run.", show_default=False)],
     as_json: common.AsJson = False,
 ) -> None:
-    """What changed from one run to another: the protocol first, then the scores, significant changes first."""
+    """Compare two runs: the protocol first, then the scores, significant changes first."""
     from seewhy.bench.diff import compare_runs, format_comparison
 
     comparison = compare_runs(first, second)
