@@ -67,7 +67,7 @@ def check_run(model: VisionModel, x: Tensor, logits: Tensor | None, embedding: T
 
 
 def check_grids(model: VisionModel, x: Tensor, shapes: Sequence[tuple[int, int]]) -> None:
-    """Every stage lies on the expected grid, and the cell that changes most is where the picture was changed."""
+    """Every stage lies on the expected grid, and the cell that changes most is where the image was changed."""
     stages = model.structure.stages
     with left_alone(model.module):
         maps = model.activations(x, stages)
@@ -86,7 +86,7 @@ def check_grids(model: VisionModel, x: Tensor, shapes: Sequence[tuple[int, int]]
 
 
 def check_places(model: VisionModel, x: Tensor, stages: Sequence[Layer], grids: Sequence[tuple[int, int]]) -> None:
-    """Each map has the expected rows and columns, and changes most in the corner where the picture was changed."""
+    """Each map has the expected rows and columns, and changes most in the corner where the image was changed."""
     with left_alone(model.module):
         before = model.activations(x, stages)
     assert [tuple(before[s.name].shape[2:]) for s in stages] == list(grids)
@@ -98,7 +98,7 @@ def check_places(model: VisionModel, x: Tensor, stages: Sequence[Layer], grids: 
         changed[..., rows, cols] += 10
         after = model.activations(changed, stages)
         for stage in stages:
-            if len(stages) > 1 and min(before[stage.name].shape[2:]) < 8:  # one cell sees nearly all of the picture
+            if len(stages) > 1 and min(before[stage.name].shape[2:]) < 8:  # one cell sees nearly all of the image
                 continue
             change = (after[stage.name] - before[stage.name]).abs().sum((0, 1))
             row, col = divmod(int(change.argmax()), change.shape[1])

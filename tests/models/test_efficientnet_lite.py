@@ -26,10 +26,11 @@ def test_cat_is_a_cat_and_coffee_is_coffee(model, cat, coffee) -> None:
     assert answers[1] in {"espresso", "cup"}
 
 
-def test_photos_are_put_into_their_classes(model, shared_data) -> None:
-    with open(shared_data / "photos" / "photos.csv", newline="") as file:
+def test_images_are_put_into_their_classes(model, shared_data) -> None:
+    folder = shared_data / "photos"  # codespell:ignore
+    with open(folder / "photos.csv", newline="") as file:  # codespell:ignore
         rows = list(csv.DictReader(file))
-    answers = model.predict([shared_data / "photos" / row["file"] for row in rows]).argmax(1).tolist()
+    answers = model.predict([folder / row["file"] for row in rows]).argmax(1).tolist()
     assert sum(a == int(row["imagenet_index"]) for a, row in zip(answers, rows, strict=True)) >= 22
     assert [model.class_names[int(row["imagenet_index"])] for row in rows] == [row["label"] for row in rows]
 

@@ -183,7 +183,7 @@ def test_round_trip_through_open_clips_own_format(whole: nn.Module, folder: Path
 @pytest.mark.parametrize("mode", ["squash", "shortest"])
 @pytest.mark.parametrize("size", [32, (32, 48)])
 def test_preprocessing_is_open_clips(folder: Path, cat: Image.Image, mode: str, size: Any) -> None:
-    """On the picture as it stands, so that only the geometry and the normalization can differ."""
+    """On the image as it stands, so that only the geometry and the normalization can differ."""
     model = towers.load(
         f"local-dir:{folder}",
         pretrained=False,

@@ -22,7 +22,7 @@ PLAIN = [name for name in shipped() if RECIPES[name].split == "train"]
 
 
 def _slow_vit(model: SceneViT, x: torch.Tensor) -> torch.Tensor:
-    """The forward pass written out token by token and head by head, for one picture."""
+    """The forward pass written out token by token and head by head, for one image."""
     p, (gh, gw) = model.patch_embed.patch_size[0], model.patch_embed.grid_size
     weight, bias = model.patch_embed.proj.weight.flatten(1), model.patch_embed.proj.bias
     tokens = [] if model.cls_token is None else [model.cls_token[0, 0]]
@@ -49,7 +49,7 @@ def _slow_vit(model: SceneViT, x: torch.Tensor) -> torch.Tensor:
 def test_the_transformer_is_its_equations(options: dict) -> None:
     model = SceneViT(img_size=32, dim=24, depth=2, num_heads=3, **options).double().eval()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    expected = torch.stack([_slow_vit(model, picture) for picture in x])
+    expected = torch.stack([_slow_vit(model, image) for image in x])
     torch.testing.assert_close(model(x), expected)
     assert model.num_prefix_tokens == options.get("registers", 0) + (options.get("pool", "cls") == "cls")
     assert model.forward_features(x).shape == (2, 16 + model.num_prefix_tokens, 24)
@@ -113,16 +113,16 @@ def test_weights_are_small_half_and_as_the_card_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_recorded_figures_reach_the_goal(name: str) -> None:
+def test_recorded_figures_reach_the_target(name: str) -> None:
     figures = json.loads((WEIGHTS / f"{name}.json").read_text())["figures"]
     assert figures["single"]["mAP"] >= 0.95
     assert figures["multi"]["mAP"] >= 0.90
 
 
 @pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.parametrize(("split", "goal"), [("single", 0.95), ("multi", 0.90)])
-def test_shipped_weights_reach_the_goal(name: str, split: str, goal: float) -> None:
-    assert evaluate(load(name)[0], split, 120)["mAP"] >= goal - 0.02  # a small sample of what the card measured
+@pytest.mark.parametrize(("split", "target"), [("single", 0.95), ("multi", 0.90)])
+def test_shipped_weights_reach_the_target(name: str, split: str, target: float) -> None:
+    assert evaluate(load(name)[0], split, 120)["mAP"] >= target - 0.02  # a small sample of what the card measured
 
 
 @pytest.mark.parametrize("name", [n for n in shipped() if RECIPES[n].split == "train_shortcut"])

@@ -420,7 +420,7 @@ def test_tokens_without_attention_are_features() -> None:
 
 
 class MergingMixer(nn.Module):
-    """A pyramid of tokens without attention: mixers on ever coarser grids, each a merge of `factor` × `factor` cells."""
+    """A pyramid of tokens without attention: mixers on ever coarser grids, cells merged by their mean."""
 
     def __init__(self, grids: list[tuple[int, int]], patch: int) -> None:
         super().__init__()

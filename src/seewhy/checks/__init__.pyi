@@ -43,6 +43,8 @@ from .method_values import (
     check_dependence_on_weights as check_dependence_on_weights,
     check_grad_modes as check_grad_modes,
     check_grid_and_dtype as check_grid_and_dtype,
+    check_image_index as check_image_index,
+    check_inference_weights as check_inference_weights,
     check_input_forms as check_input_forms,
     check_map_independent_of_batch as check_map_independent_of_batch,
     check_method_seed as check_method_seed,

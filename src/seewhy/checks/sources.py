@@ -126,7 +126,7 @@ def check_loaded_model(source: ModelSource, example: str | None) -> None:
 
 @source_check
 def check_source_extras(source: ModelSource, example: str | None) -> None:
-    """Check that `preprocess` gives a function of images, and `tower` returns an image side as it is, if it has them."""
+    """Check that `preprocess` gives a function of images and `tower` leaves an image side alone, where they exist."""
     model = _example(source, example)
     if isinstance(source, HasPreprocess):
         ensure(callable(source.preprocess(model.module)), "preprocess must return a function of a PIL image")
