@@ -99,8 +99,8 @@ class UsesTheFirstTarget(Honest):
 
 @sabotages("check_default_target", "the model's answer")
 class DefaultsToClassZero(Honest):
-    def _goal(self, target, batch):
-        return super()._goal(0 if target is None else target, batch)
+    def _resolve_target(self, target, batch):
+        return super()._resolve_target(0 if target is None else target, batch)
 
 
 @sabotages("check_default_target", "remove scores_once = True")
@@ -119,7 +119,7 @@ class IgnoresTheTarget(Honest):
 
 @sabotages("check_class_specificity", "another target gives another map", class_specific=False)
 class SecretlyClassSpecific(Honest):
-    def _goal(self, target, batch):
+    def _resolve_target(self, target, batch):
         return as_target(target)
 
 
@@ -301,9 +301,9 @@ class CleansUpOnSuccessOnly(Honest):
 
 @sabotages("check_untouched_after_bad_target", "raises no TargetError")
 class MakesDo(Honest):
-    def _goal(self, target, batch):
+    def _resolve_target(self, target, batch):
         try:
-            return super()._goal(target, batch)
+            return super()._resolve_target(target, batch)
         except TargetError:
             return ClassTarget((0,))
 

@@ -10,7 +10,7 @@ from toys import batch, toy_cnn
 
 from seewhy.errors import ModelError, TargetError
 from seewhy.methods import LRP, GradCAM, GuidedBackprop, Saliency
-from seewhy.methods.base import _check_batch
+from seewhy.methods.guards import check_batch
 from seewhy.models.adapter import VisionModel
 from seewhy.models.load import load_model
 from seewhy.models.structure import Layer, Structure
@@ -81,12 +81,12 @@ def test_what_is_no_batch_is_refused():
     for wrong, message in [
         (batch()[0], "preprocessed float batch"),
         (batch().int(), "int32"),
-        ("cat.jpg", "not str"),
+        ("cat.jpg", "got str"),
         (batch()[:0], "empty"),
         (batch().to("meta"), "on meta, the model on cpu"),
     ]:
         with pytest.raises(ModelError, match=message):
-            _check_batch(wrong, model)  # the shape checks of the tests would be before it in a call
+            check_batch(wrong, model)  # the shape checks of the tests would be before it in a call
     with pytest.raises(ModelError, match="empty"):
         Saliency(model)(batch()[:0], 1)
 

@@ -48,7 +48,7 @@ class AttentionMap(Method):
             rows = self._attend(x).unbind(1)
             return torch.stack([self.model.tokens_to_map(row, x.shape[-2:]) for row in rows], 1)
 
-        return self.run(x, None, maps_of_heads)
+        return self._guarded(x, None, maps_of_heads)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""

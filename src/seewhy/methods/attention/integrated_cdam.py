@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.attention.cdam import CDAMBase
-from seewhy.methods.base import BATCH_SIZE, chunks, gradient, method, option, tiled
+from seewhy.methods.base import BATCH_SIZE, chunks, gradient, method, option, repeat_target
 from seewhy.targets import Target
 
 
@@ -47,6 +47,6 @@ class IntegratedCDAM(CDAMBase):
             points = (self.start_value + alphas.view(-1, 1, 1, 1) * path).flatten(0, 1)
             with torch.enable_grad():
                 points.requires_grad_()
-                score = tiled(target, batch, stop - start).score(tail(points))
+                score = repeat_target(target, batch, stop - start).score(tail(points))
             total += gradient(score, points).float().unflatten(0, (-1, batch)).sum(0)
         return (path.float() * total / self.n_steps).sum(-1)

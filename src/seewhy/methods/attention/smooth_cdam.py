@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.attention.cdam import CDAMBase
-from seewhy.methods.base import BATCH_SIZE, chunks, gradient, make_generator, method, noise, option, tiled
+from seewhy.methods.base import BATCH_SIZE, chunks, gradient, make_generator, method, noise, option, repeat_target
 from seewhy.targets import Target
 
 
@@ -47,7 +47,7 @@ class SmoothCDAM(CDAMBase):
             noisy = (tokens + sigma * draws[:, None]).flatten(0, 1)
             with torch.enable_grad():
                 noisy.requires_grad_()
-                score = tiled(target, batch, stop - start).score(tail(noisy))
+                score = repeat_target(target, batch, stop - start).score(tail(noisy))
             shares = (noisy.detach() * gradient(score, noisy)).float().sum(-1)
             total += shares.unflatten(0, (-1, batch)).sum(0)
         return self.model.tokens_to_map(total / self.n_samples, x.shape[-2:])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from seewhy.core.cards import Capability, Cost
 from seewhy.core.io import first_line
 from seewhy.errors import LayoutError
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, method, option, tiled
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, method, option, repeat_target
 from seewhy.targets import Target
 
 
@@ -45,7 +45,9 @@ class TokenAblation(Method):
         scores = []
         for start, stop in chunks(rows * cols, batch, self.batch_size):
             removed = torch.arange(start, stop, device=x.device) + prefix
-            score = self._score_without(x.repeat(stop - start, 1, 1, 1), removed, tiled(target, batch, stop - start))
+            score = self._score_without(
+                x.repeat(stop - start, 1, 1, 1), removed, repeat_target(target, batch, stop - start)
+            )
             scores.append(score.float().unflatten(0, (-1, batch)))
         return (whole - torch.cat(scores)).T.unflatten(1, (rows, cols))
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seewhy.core.cards import Capability, Cost, Passes
-from seewhy.methods.base import BATCH_SIZE, Method, all_scores_equal, chunks, method, option, tiled, upcast
+from seewhy.methods.base import BATCH_SIZE, Method, all_scores_equal, chunks, method, option, repeat_target, upcast
 from seewhy.methods.cam.base import unit_range
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Target
@@ -67,7 +67,7 @@ class ScoreCAM(Method):
             masks = F.interpolate(features[:, start:stop], x.shape[-2:], mode="bilinear", align_corners=False)
             masks = unit_range(masks).transpose(0, 1)[:, :, None]
             seen = (x * masks.to(x.dtype)).flatten(0, 1)
-            score = target_score(self.model, seen, tiled(target, batch, stop - start))
+            score = target_score(self.model, seen, repeat_target(target, batch, stop - start))
             scores.append(score.unflatten(0, (-1, batch)))
         scores = torch.cat(scores).T
         maps = (scores.softmax(1)[:, :, None, None] * features).sum(1).relu()

@@ -12,9 +12,10 @@ from torch import Tensor
 from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.core.segmentation import foreground_cluster
 from seewhy.errors import OptionError, require
-from seewhy.methods.base import Method, _check_batch, method, option
+from seewhy.methods.base import Method, method, option
 from seewhy.methods.clustering.clusters import ALGORITHMS, Clusters, Components, Settings, check_count, cluster
 from seewhy.methods.clustering.features import kept_layers, layer_weights, positions
+from seewhy.methods.guards import check_batch
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Target
 
@@ -165,7 +166,7 @@ class NAVE(Method):
 
     def _ready(self, x: Tensor) -> Tensor:
         """The batch checked and safe, as `__call__` does it."""
-        _check_batch(x, self.model)
+        check_batch(x, self.model)
         return (x.clone() if x.is_inference() else x.detach()).to(self.model.dtype)
 
     def _each_image(self, x: Tensor) -> Iterator[tuple[Float[Tensor, "n channels"], tuple[int, int]]]:

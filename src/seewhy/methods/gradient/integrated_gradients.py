@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, input_gradient, method, option, tiled
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, input_gradient, method, option, repeat_target
 from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
 from seewhy.targets import Target
 
@@ -49,7 +49,7 @@ class IntegratedGradients(Method):
         total = torch.zeros_like(x, dtype=torch.float32)
         for start, stop in chunks(self.n_steps, batch, self.batch_size):
             points = start_image + alphas[start:stop].view(-1, 1, 1, 1, 1) * path
-            grad = input_gradient(self.model, points.flatten(0, 1), tiled(target, batch, stop - start))
+            grad = input_gradient(self.model, points.flatten(0, 1), repeat_target(target, batch, stop - start))
             total += (grad.unflatten(0, (-1, batch)) * weights[start:stop].view(-1, 1, 1, 1, 1)).float().sum(0)
         return (path * total).float().sum(1)
 

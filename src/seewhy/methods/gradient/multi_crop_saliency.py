@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
 from seewhy.errors import OptionError
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, gradient, method, option, tiled
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, gradient, method, option, repeat_target
 from seewhy.targets import Target
 
 
@@ -52,7 +52,7 @@ class MultiCropSaliency(Method):
         total = torch.zeros_like(x[:, 0], dtype=torch.float32)
         covered = torch.zeros_like(total[:1])
         for start, stop in chunks(len(views), batch, self.batch_size):
-            grads = self._gradients(x, views[start:stop], tiled(target, batch, stop - start))
+            grads = self._gradients(x, views[start:stop], repeat_target(target, batch, stop - start))
             total += grads.float().abs().amax(2).sum(0)
             for rows, cols, _ in views[start:stop]:
                 covered[:, rows, cols] += 1

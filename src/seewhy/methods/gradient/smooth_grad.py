@@ -7,7 +7,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, input_gradient, make_generator, method, noise, option, tiled
+from seewhy.methods.base import (
+    BATCH_SIZE,
+    Method,
+    chunks,
+    input_gradient,
+    make_generator,
+    method,
+    noise,
+    option,
+    repeat_target,
+)
 from seewhy.targets import Target
 
 
@@ -47,6 +57,6 @@ class SmoothGrad(Method):
         for start, stop in chunks(self.n_samples, batch, self.batch_size):
             draws = noise(x.shape[1:], start, stop, generator, x)
             noisy = x + sigma * draws[:, None]
-            grad = input_gradient(self.model, noisy.flatten(0, 1), tiled(target, batch, stop - start))
+            grad = input_gradient(self.model, noisy.flatten(0, 1), repeat_target(target, batch, stop - start))
             total += grad.float().unflatten(0, (-1, batch)).sum(0)
         return (total / self.n_samples).abs().amax(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from seewhy.core.cards import Capability, Cost
 from seewhy.core.maps import upcast
 from seewhy.errors import OptionError, TargetError
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, gradient, method, option, tiled
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, gradient, method, option, repeat_target
 from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Output, Target
@@ -65,8 +65,8 @@ class SpectralIG(Method):
         for start, stop in chunks(self.n_steps, batch, self.batch_size):
             ends = torch.arange(start, stop + 1, dtype=path.whole.dtype, device=x.device) / self.n_steps
             points = start_image + path((ends[1:] + ends[:-1]) / 2).to(x.dtype)
-            tiled_target = tiled(target, batch, stop - start)
-            grad = score_gradient(self.model, points.flatten(0, 1), tiled_target, self.read_out).to(total.dtype)
+            repeated = repeat_target(target, batch, stop - start)
+            grad = score_gradient(self.model, points.flatten(0, 1), repeated, self.read_out).to(total.dtype)
             total += (grad.unflatten(0, (-1, batch)) * path(ends).diff(dim=0)).sum(0)
         return total.sum(1)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Cost
 from seewhy.errors import OptionError
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, method, option, tiled, upcast
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, method, option, repeat_target, upcast
 from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
 from seewhy.targets import Target
 
@@ -86,7 +86,7 @@ class Occlusion(Method):
         """The scores with each window covered."""
         inside = (down[:, :, None] & across[:, None, :])[:, None, None]
         covered = torch.where(inside, cover, x).flatten(0, 1)
-        score = tiled(target, len(x), len(down)).score(self.model.run(covered))
+        score = repeat_target(target, len(x), len(down)).score(self.model.run(covered))
         return upcast(score).unflatten(0, (-1, len(x)))
 
 

@@ -45,5 +45,5 @@ class RELAX(SimilarityUnderMasks):
         Raises:
             ModelError: not such a batch. NonFiniteError: the model gives NaN or infinity.
         """
-        importance, uncertainty = self.run(x, None, lambda x, _: self.moments(x)).unbind(1)
+        importance, uncertainty = self._guarded(x, None, lambda x, _: self.moments(x)).unbind(1)
         return importance, uncertainty

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
-from seewhy.methods.base import BATCH_SIZE, Method, all_scores_equal, method, option, tiled, upcast
+from seewhy.methods.base import BATCH_SIZE, Method, all_scores_equal, method, option, repeat_target, upcast
 from seewhy.methods.perturbation.masks import RandomMasks, check_chance, seen
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import ClassTarget, Output, PerImage, Rank, Target, TargetLike
@@ -47,8 +47,8 @@ class RISE(Method):
     def setup(self) -> None:
         check_chance(self.p)
 
-    def _goal(self, target: TargetLike, batch: int) -> Target:
-        goal = super()._goal(target, batch)
+    def _resolve_target(self, target: TargetLike, batch: int) -> Target:
+        goal = super()._resolve_target(target, batch)
         return as_probability(goal, self.model) if self.read_out == "probability" else goal
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
@@ -57,7 +57,7 @@ class RISE(Method):
         total = upcast(x.new_zeros(batch, *size))
         ends = []
         for some in masks.pieces(self.n_masks, batch, self.batch_size):
-            scores = tiled(target, batch, len(some)).score(self.model.run(seen(x, some)))
+            scores = repeat_target(target, batch, len(some)).score(self.model.run(seen(x, some)))
             scores = upcast(scores).unflatten(0, (-1, batch))
             ends = torch.stack([*ends, *scores.aminmax(dim=0)]).aminmax(dim=0)
             for mask, score in zip(some, scores, strict=True):
