@@ -116,3 +116,4 @@ from .sources import (
     check_source_parts as check_source_parts,
     check_unknown_model as check_unknown_model,
 )
+from .state import PassCounter as PassCounter
