@@ -30,26 +30,25 @@ def run(*words: str, folder: Path) -> str:
 
 
 def command_line(folder: Path) -> None:
-    """Help, lists, an explanation and a comparison of a photo that is drawn here."""
+    """Help, lists, an explanation and a comparison of a image that is drawn here."""
     from seewhy.data import Scenes
 
-    Scenes("single", n=1)[0].image.save(folder / "photo.png")
+    Scenes("single", n=1)[0].image.save(folder / "image.png")
     for words in (["--help"], ["methods"], ["metrics"], ["models"], ["methods", "rise"], ["data", "list"]):
         run(*words, folder=folder)
     explained = run(
-        "explain", "photo.png", "--model", "scenes_vit", "-M", "cdam", "-M", "attention_map", "--json", folder=folder
+        "explain", "image.png", "--model", "scenes_vit", "-M", "cdam", "-M", "attention_map", "--json", folder=folder
     )
     rows = json.loads(explained)
     assert len(rows) == 2, explained
     assert not any(row["error"] for row in rows), explained
     assert next((folder / "out" / "explain").rglob("grid.png")).stat().st_size > 1000
-    run("explain", "photo.png", "--model", "scenes_cnn", "-M", "grad_cam", folder=folder)
+    run("explain", "image.png", "--model", "scenes_cnn", "-M", "grad_cam", folder=folder)
     run("info", "scenes_cnn", folder=folder)
 
 
 def contracts() -> None:
     """The public checks on toys: one method of each kind, metrics with and without a model, an adapter, a data set."""
-    sys.path.insert(0, str(TESTS))
     import toys
 
     from seewhy.checks import check_dataset, check_method, check_metric, check_model
@@ -70,8 +69,12 @@ def contracts() -> None:
 
 def models(names: list[str]) -> None:
     """A model of each source that is named, with random weights: load it and explain a batch."""
+    from torchvision_ops import define_missing_operators
+
     import seewhy
     from seewhy.data import Scenes
+
+    operators = define_missing_operators()  # alive until the end of this function
 
     images = [item.image for item in Scenes("single", n=2)]
     for name in names:
@@ -79,6 +82,7 @@ def models(names: list[str]) -> None:
         maps = seewhy.methods.GradCAM(model)(model.preprocess_images(images), target=1)
         assert len(maps) == 2
         print(f"ok  {name}", flush=True)
+    del operators
 
 
 def main() -> None:
@@ -90,6 +94,7 @@ def main() -> None:
     present = [name for name in arguments.without if importlib.util.find_spec(name)]
     if present:
         sys.exit(f"this environment must not hold {', '.join(present)}: something requires it; see pyproject.toml")
+    sys.path.insert(0, str(TESTS))
     import seewhy
 
     print(f"seewhy {seewhy.__version__} from {Path(seewhy.__file__).parent}", flush=True)

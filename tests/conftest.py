@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -11,33 +10,12 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 from PIL import Image
+from torchvision_ops import define_missing_operators
 
 install_import_hook("seewhy", "typechecker.check")  # shapes in signatures are checked in tests only
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
-
-def _define_missing_torchvision_ops() -> torch.library.Library | None:
-    """Let torchvision be imported beside a torch build that its compiled operators do not load with.
-
-    torchvision registers a fake kernel for `nms` at import, even where its library did not load; that needs the schema.
-    """
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None:
-        return None
-    try:
-        for compiled in Path(spec.origin).parent.glob("_C*.*"):
-            torch.ops.load_library(compiled)
-    except OSError:
-        pass
-    if hasattr(torch.ops.torchvision, "nms"):
-        return None
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
-
-
-_TORCHVISION_OPS = _define_missing_torchvision_ops()  # the definitions live as long as this object
+_TORCHVISION_OPS = define_missing_operators()  # the definitions live as long as this object
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

@@ -40,8 +40,8 @@ def test_a_command_line_is_one_that_seewhy_takes(line: str) -> None:
 def test_the_python_runs(cat, coffee, tmp_path, monkeypatch) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     monkeypatch.chdir(tmp_path)
-    Path("photos/dogs").mkdir(parents=True)
-    for name in ("cat.jpg", "a.jpg", "photos/dogs/1.jpg"):
+    Path("images/dogs").mkdir(parents=True)
+    for name in ("cat.jpg", "a.jpg", "images/dogs/1.jpg"):
         cat.save(name)
     coffee.save("b.jpg")
     masks = torch.zeros(2, 96, 96, dtype=torch.bool)

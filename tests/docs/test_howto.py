@@ -36,7 +36,6 @@ def _registries_stay(monkeypatch):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
-@pytest.mark.xfail(raises=ImportError, strict=False, reason="names that are about to land")
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page_runs(page: Path, tmp_path: Path, monkeypatch) -> None:

@@ -30,7 +30,6 @@ def run(environment: dict[str, str], *command: str, cwd: Path | None = None) -> 
     return done
 
 
-@pytest.mark.xfail(strict=False, reason="check_source is about to land")
 def test_python_sees_what_the_plugin_adds_and_it_passes_the_checks(installed) -> None:
     code = """
 import warnings
