@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from seewhy import Preprocess
+from seewhy.errors import UnknownNameError
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Layer, Structure
 
@@ -33,6 +34,8 @@ def names(pattern: str = "*") -> list[str]:
 
 def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
     """Make the network."""
+    if name not in names():
+        raise UnknownNameError("plugin model", name, names(), "there is one: plugin/net")
     torch.manual_seed(0)
     module = Net().eval()
     return VisionModel(
