@@ -15,8 +15,8 @@ from seewhy.bench.execute.scoring import concatenate
 from seewhy.bench.store import ROWS, schemas
 from seewhy.core.cards import Cost
 from seewhy.core.maps import resize_maps
-from seewhy.data import Item, Scenes
-from seewhy.data.base import spread
+from seewhy.data import Sample, Scenes
+from seewhy.data.base import sample_indices
 from seewhy.errors import ImageError
 from seewhy.methods import METHODS, Method
 from seewhy.methods.base import method
@@ -59,12 +59,12 @@ def values(store, method: str, metric: str) -> list:
 def test_values_are_those_of_direct_calls_and_the_columns_are_the_promised_ones(model, tmp_path):
     plan = small(
         n="n = 3",
-        metrics='metrics = ["pointing_game", "sparseness", {name="fidelity_discrimination", steps=2}]',
+        metrics='metrics = ["pointing_game", "sparseness", {name="fidelity_discrimination", n_steps=2}]',
         batch_size="batch_size = 3",
     )
     store = engine.run(plan, tmp_path / "run")
     assert store.table("SELECT * FROM rows").schema == schemas()[ROWS]
-    items = [Scenes("multi")[i] for i in spread(3, 1000)]
+    items = [Scenes("multi")[i] for i in sample_indices(3, 1000)]
     entries = [(row, k, name) for row, item in enumerate(items) for k, name in enumerate(item.class_names)]
     rows, labels = [row for row, _, _ in entries], [items[row].labels[k] for row, k, _ in entries]
     x = model.preprocess_batch([item.image for item in items])
@@ -81,7 +81,7 @@ def test_values_are_those_of_direct_calls_and_the_columns_are_the_promised_ones(
     want = {
         "pointing_game": PointingGame()(maps, masks=masks),
         "sparseness": Sparseness()(maps),
-        "fidelity_discrimination": FidelityDiscrimination(steps=2)(
+        "fidelity_discrimination": FidelityDiscrimination(n_steps=2)(
             maps, model=model, x=x[rows], target=labels, contrast_maps=contrast_maps
         ),
     }
@@ -93,7 +93,7 @@ def test_values_are_those_of_direct_calls_and_the_columns_are_the_promised_ones(
 
 def test_the_models_own_answers_pictures_maps_and_the_manifest(model, tmp_path):
     store = engine.run(small(n="n = 2", methods='methods = ["lafam", "saliency"]'), tmp_path / "run")
-    index = spread(2, 1000)[0]
+    index = sample_indices(2, 1000)[0]
     item = Scenes("multi")[index]
     logits = model.predict(item.image)[0]
     rows = store.table("SELECT * FROM rows WHERE method = '' AND index = ?", [index]).to_pylist()
@@ -127,7 +127,7 @@ def test_the_models_answer_as_target_is_compared_with_all_objects(model, tmp_pat
     )
     data = Scenes("multi")
     want = []
-    for i in spread(3, len(data)):
+    for i in sample_indices(3, len(data)):
         x = model.preprocess_batch([data[i].image])
         full = resize_maps(seewhy.methods.GradCAM(model)(x), (96, 96))
         want.append(PointingGame()(full, masks=torch.from_numpy(data[i].union[None])).item())
@@ -151,7 +151,7 @@ def test_a_method_that_cannot_serve_a_model_is_a_row_with_the_reason(tmp_path):
 
 
 def test_a_corrupt_picture_costs_only_itself(tmp_path, monkeypatch):
-    broken = spread(4, 1000)[1]
+    broken = sample_indices(4, 1000)[1]
     clean = engine.run(small(n="n = 4"), tmp_path / "clean")
     read = Scenes.read
 
@@ -171,7 +171,7 @@ def test_a_corrupt_picture_costs_only_itself(tmp_path, monkeypatch):
 
 
 def test_a_metric_that_fails_on_one_picture_costs_that_number_only(tmp_path, monkeypatch):
-    item = Scenes("multi")[spread(4, 1000)[1]]
+    item = Scenes("multi")[sample_indices(4, 1000)[1]]
     bad = {int(mask.sum()) for mask in item.masks}
     score = PointingGame.score
 
@@ -184,7 +184,7 @@ def test_a_metric_that_fails_on_one_picture_costs_that_number_only(tmp_path, mon
         n="n = 4",
         batch_size="batch_size = 4",
         methods='methods = ["lafam"]',
-        metrics='metrics = [{name="fidelity", steps=2}, "pointing_game", "sparseness"]',
+        metrics='metrics = [{name="fidelity", n_steps=2}, "pointing_game", "sparseness"]',
     )
     clean = engine.run(plan, tmp_path / "clean")
     monkeypatch.setattr(PointingGame, "score", broken)
@@ -207,12 +207,12 @@ def test_measurements_join_where_a_piece_has_no_parts():
 
 
 def test_a_picture_without_a_class_is_a_row_in_any_company(tmp_path, monkeypatch):
-    bare = spread(3, 1000)[1]
+    bare = sample_indices(3, 1000)[1]
     read = Scenes.read
 
     def some(self, index):
         item = read(self, index)
-        return Item(item.id, item.image, masks=item.masks[:0]) if index == bare else item
+        return Sample(item.id, item.image, masks=item.masks[:0]) if index == bare else item
 
     monkeypatch.setattr(Scenes, "read", some)
     for size in (1, 3):
@@ -225,7 +225,7 @@ def test_a_picture_without_a_class_is_a_row_in_any_company(tmp_path, monkeypatch
 
 
 def test_a_nan_map_is_an_error_row_and_its_neighbors_are_scored(tmp_path, monkeypatch, model, breaking):
-    item = Scenes("multi")[spread(4, 1000)[2]]
+    item = Scenes("multi")[sample_indices(4, 1000)[2]]
     bad = model.preprocess_batch([item.image])[0].mean()
 
     def compute(self, x, target):

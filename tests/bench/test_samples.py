@@ -15,7 +15,7 @@ from seewhy.bench.samples import ImageTarget, SampleBatch, match_classes
 from seewhy.bench.view import boxes_in_model_view, mask_in_model_view
 from seewhy.core.cards import Requirement
 from seewhy.core.preprocess import Preprocess
-from seewhy.data import Dataset, Item
+from seewhy.data import Dataset, Sample
 from seewhy.data.base import dataset
 from seewhy.errors import ModelError, OptionError
 
@@ -115,7 +115,7 @@ def test_a_preprocess_function_without_a_known_view_is_refused():
     image, mask = Image.new("RGB", (40, 40)), np.ones((1, 40, 40), bool)
     with pytest.raises(ModelError, match=r"does not tell which region.*preprocess=Preprocess"):
         mask_in_model_view(model, image, mask, (32, 32))
-    sample_batch = SampleBatch(model, Zoo(), Protocol(), None, [(0, Item("a", image, (0,), mask))])
+    sample_batch = SampleBatch(model, Zoo(), Protocol(), None, [(0, Sample("a", image, (0,), mask))])
     assert sample_batch.union_mask(0) is None
 
 
@@ -142,10 +142,10 @@ class Zoo(Dataset):
         masks = np.zeros((3, 32, 48), bool)
         masks[0, :8, :8] = masks[1, 8:16, :8] = masks[2, 24:, 40:] = True
         if index == 0:
-            return Item("three", image, (1, 0, 0), masks, ignore=masks.any(0) & (np.arange(48) == 0))
+            return Sample("three", image, (1, 0, 0), masks, ignore=masks.any(0) & (np.arange(48) == 0))
         if index == 1:
-            return Item("one", image, (2,), masks[:1])
-        return Item("none", image)
+            return Sample("one", image, (2,), masks[:1])
+        return Sample("none", image)
 
 
 CLASSES = [4, 2, 0]  # of the model: cat, dog, bird

@@ -16,8 +16,8 @@ from PIL import Image
 from seewhy.checks import DATASET_CHECKS, ContractError, check_dataset
 from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
-from seewhy.data import DATASETS, Dataset, Item, load_data
-from seewhy.data.base import dataset, expect
+from seewhy.data import DATASETS, Dataset, Sample, load_data
+from seewhy.data.base import check_layout, dataset
 from seewhy.errors import DataError
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
@@ -94,16 +94,16 @@ class Blocks(Dataset):
     class_names = ("left", "right")
 
     def __init__(self, root: str | Path) -> None:
-        self.root = expect(root, "blocks.txt", card=self.card)
+        self.root = check_layout(root, "blocks.txt", card=self.card)
 
     @property
     def ids(self) -> tuple[str, ...]:
         return ("a", "b", "c")
 
-    def read(self, index: int) -> Item:
+    def read(self, index: int) -> Sample:
         masks = np.zeros((2, 10, 12), dtype=bool)
         masks[0, 1:5, 1 + index : 6] = masks[1, 6:9, 7:11] = True
-        return Item(
+        return Sample(
             self.ids[index],
             Image.new("RGB", (12, 10), (index, 9, 9)),
             (0, 1),

@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the right RGB values, and every broken one a one-line error."""
+"""Every kind of image becomes the right RGB values, and every broken one a one-line error."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_truncated_files(tmp_path, cat, kind):
 def test_what_is_no_picture(tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("hello")
-    hints = {"empty.jpg": "0 bytes", "text.jpg": "not a picture", "gone.jpg": "does not exist", ".": "folder"}
+    hints = {"empty.jpg": "0 bytes", "text.jpg": "not an image", "gone.jpg": "does not exist", ".": "folder"}
     for name, hint in hints.items():
         with pytest.raises(ImageError, match=hint):
             load_image(tmp_path / name)
@@ -262,7 +262,7 @@ def test_folders(tmp_path, cat):
     assert [p.relative_to(tmp_path).as_posix() for p in image_paths(tmp_path)] == ["a.jpg", "b/c.webp", "z.PNG"]
     assert [i.size for i in load_images(tmp_path)] == [(20, 10)] * 3
     (tmp_path / "none").mkdir()
-    with pytest.raises(ImageError, match="no pictures in"):
+    with pytest.raises(ImageError, match="no images in"):
         image_paths(tmp_path / "none")
     with pytest.raises(ImageError, match="not a folder"):
         image_paths(tmp_path / "a.jpg")

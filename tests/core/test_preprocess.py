@@ -1,4 +1,4 @@
-"""The input against torchvision, timm and transformers; the box against a picture whose pixels know where they are."""
+"""The input against torchvision, timm and transformers; the box against a image whose pixels know where they are."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_batch(cat, coffee):
     assert free(cat).shape == (3, 128, 192)
     with pytest.raises(OptionError, match="one input size"):
         free.batch([cat, picture(100, 100)])
-    with pytest.raises(OptionError, match="no pictures"):
+    with pytest.raises(OptionError, match="no images"):
         free.batch([])
 
 

@@ -95,7 +95,7 @@ def test_a_list_of_names_chooses_and_orders(root, tmp_path):
     names.write_text("train2014/COCO_train2014_000000000009.jpg\ntrain2014/COCO_train2014_000000000002.jpg\n")
     assert load_data("coco", root, "train2014", ids_file=names).ids == ("9", "2")
     names.write_text("77\n")
-    with pytest.raises(DataError, match="'77' is no image of train2014"):
+    with pytest.raises(DataError, match="'77' is not an image of train2014"):
         load_data("coco", root, "train2014", ids_file=names)
     names.write_text("9\n2\n9\n")
     with pytest.raises(DataError, match="names '9' twice"):
@@ -125,8 +125,8 @@ def test_wrong_folders_and_broken_annotations(root):
         with pytest.raises(DataError, match="broken annotation"):
             load_data("coco", root, "train2014")[1]
     path.write_text(path.read_text().replace('{"counts": [20, 4], "size": [6, 4]}', '[[1, "a", 2, 2, 3, 3]]'))
-    with pytest.raises(DataError, match="no readable JSON"):
+    with pytest.raises(DataError, match="cannot be read as JSON"):
         load_data("coco", root, "train2014")
     path.write_text("{")
-    with pytest.raises(DataError, match="no readable JSON"):
+    with pytest.raises(DataError, match="cannot be read as JSON"):
         load_data("coco", root, "train2014")

@@ -80,7 +80,7 @@ def test_masks_without_labels_are_objects(tmp_path: Path) -> None:
 
 
 def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         load_data("folder", tmp_path)
     root, _ = build(tmp_path)
     with pytest.raises(DataError, match="none of the 1 classes"):
@@ -95,7 +95,7 @@ def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
         load_data("folder", root)[1]
     assert load_data("folder", root)[0].id == "a.jpg"
     (root / "labels.csv").write_text("file,label\nc.png,ox\n")
-    with pytest.raises(DataError, match=r"line 2: there is no picture 'c\.png'"):
+    with pytest.raises(DataError, match=r"line 2: there is no image 'c\.png'"):
         load_data("folder", root)
     (root / "labels.csv").write_text("picture,label\na.jpg,ox\n")
     with pytest.raises(DataError, match="it needs file, separated by commas"):

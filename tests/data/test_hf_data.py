@@ -122,7 +122,7 @@ def test_withheld_labels_are_none() -> None:
 
 def test_a_broken_picture_costs_its_own_item() -> None:
     data = HFDataset(rows(broken=True))
-    with pytest.raises(ImageError, match="picture of 1"):
+    with pytest.raises(ImageError, match="image of 1"):
         data[1]
     assert [data[0].labels, data[2].labels] == [(1,), (1,)]
 
@@ -139,9 +139,9 @@ def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
         load_data("hf", root, image="imag")
     with pytest.raises(OptionError, match="box_format"):
         load_data("hf", root, box_format="cxcywh")
-    with pytest.raises(DataError, match="list is no"):
+    with pytest.raises(DataError, match="list is not a"):
         HFDataset([1, 2])
-    with pytest.raises(DataError, match="IterableDataset is no"):
+    with pytest.raises(DataError, match="IterableDataset is not a"):
         HFDataset(rows().to_iterable_dataset())
     boxes = datasets.Dataset.from_dict(
         {"image": [_png(_levels())], "box": [[[5.0, 1, 2, 3]]]},

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from seewhy.data import load_data
-from seewhy.data.lidc import gray
-from seewhy.data.lidc_marks import BIOMARKERS, RATED, Mark, Outline, consensus, fill, nodules, read_xml
+from seewhy.data.lidc import hounsfield_to_gray
+from seewhy.data.lidc_marks import BIOMARKERS, RATED, Mark, Outline, consensus, fill_outline, group_marks, read_xml
 from seewhy.errors import DataError, OptionError
 
 SERIES = "1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059603192"
@@ -200,7 +200,7 @@ def test_a_fill_is_what_is_strictly_inside() -> None:
         angles = np.linspace(0, 2 * np.pi, rng.integers(5, 40), endpoint=False)
         radius = rng.uniform(3, 12, len(angles))
         points = np.rint(14 + radius[:, None] * np.column_stack([np.cos(angles), np.sin(angles)])).astype(int)
-        inside, _ = fill(points, (28, 26))
+        inside, _ = fill_outline(points, (28, 26))
         wanted = np.zeros((28, 26), dtype=bool)
         own = {tuple(p) for p in points.tolist()}
         for y in range(28):
@@ -220,12 +220,12 @@ def _mark(reader: int, left: int, top: int, side: int = 6, z: float = 0.0) -> Ma
 def test_which_marks_are_of_one_nodule() -> None:
     near = [_mark(r, 20 + r, 20) for r in range(4)]
     far, above = _mark(0, 20 + 6 + 2 + 10, 20), _mark(1, 20, 20, z=2.5)
-    assert [len(g) for g in nodules([*near, far], (0.7, 0.7), 2.5)] == [4, 1]
-    assert [len(g) for g in nodules([near[0], above], (0.7, 0.7), 2.5)] == [2]
-    assert [len(g) for g in nodules([near[0], above], (0.7, 0.7), 2.0)] == [1, 1]
+    assert [len(g) for g in group_marks([*near, far], (0.7, 0.7), 2.5)] == [4, 1]
+    assert [len(g) for g in group_marks([near[0], above], (0.7, 0.7), 2.5)] == [2]
+    assert [len(g) for g in group_marks([near[0], above], (0.7, 0.7), 2.0)] == [1, 1]
     # two nodules with a gap of two pixels: one of eight marks until the distance is below 1.4 mm
     beside = [_mark(r, 20 + r + 12, 20, 4) for r in range(4)]
-    assert [len(g) for g in nodules([*near, *beside], (0.7, 0.7), 2.5)] == [4, 4]
+    assert [len(g) for g in group_marks([*near, *beside], (0.7, 0.7), 2.5)] == [4, 4]
 
 
 @pytest.mark.parametrize("readers", [1, 2, 3, 4])
@@ -272,8 +272,8 @@ def test_prepared_crops(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda text: text.replace("4.5,", "nan,", 1), "line 2: 'nan' is no rating"),
-        (lambda text: text.replace("4.5,", "9,", 1), "line 2: '9' is no rating"),
+        (lambda text: text.replace("4.5,", "nan,", 1), "line 2: 'nan' is not a rating"),
+        (lambda text: text.replace("4.5,", "9,", 1), "line 2: '9' is not a rating"),
         (lambda text: text.replace("4.5,", "high,", 1), "line 2: .* ratings are numbers"),
         (lambda text: text + text.splitlines()[1], "names 'a' twice"),
         (lambda text: text.replace("2.5,", ",", 1), "line 2: .* ratings are numbers"),
@@ -306,7 +306,7 @@ def test_crops_that_are_no_numbers(tmp_path: Path, array) -> None:
 
 def test_windows() -> None:
     values = np.array([[-2000.0, -1350.0, -600.0, 150.0, 3000.0]])
-    assert gray(values, -600, 1500).tolist() == [[0, 0, 128, 255, 255]]
+    assert hounsfield_to_gray(values, -600, 1500).tolist() == [[0, 0, 128, 255, 255]]
 
 
 def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1-003\.dcm cannot be read"):
         data[1]
     (folder / "069.xml").write_text(xml()[:-300])
-    with pytest.raises(DataError, match="no readable LIDC annotation"):
+    with pytest.raises(DataError, match="cannot be read as a LIDC annotation"):
         load_data("lidc", root)
 
 

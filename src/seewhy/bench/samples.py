@@ -16,13 +16,13 @@ from seewhy.bench.plan import Protocol
 from seewhy.bench.view import boxes_in_model_view, has_known_view, mask_in_model_view
 from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Capability
-from seewhy.data.base import Dataset, Item
+from seewhy.data.base import Dataset, Sample
 from seewhy.errors import OptionError, SeewhyError
 from seewhy.metrics import MetricInputs
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Output, class_index
 
-IndexedSample = tuple[int, Item]
+IndexedSample = tuple[int, Sample]
 """Position in the dataset, and the sample."""
 
 
@@ -254,7 +254,7 @@ class _GroundTruth:
     boxes: list[Float[ndarray, "some 4"]] | None
 
     @classmethod
-    def of(cls, model: VisionModel, sample: Item, size: tuple[int, int]) -> _GroundTruth:
+    def of(cls, model: VisionModel, sample: Sample, size: tuple[int, int]) -> _GroundTruth:
         image, masks, ignore, boxes = sample.image, None, None, None
         if sample.masks is not None:
             masks = mask_in_model_view(model, image, sample.masks, size)

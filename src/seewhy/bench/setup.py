@@ -18,7 +18,7 @@ from seewhy.bench.samples import IndexedSample, SampleBatch, match_classes
 from seewhy.core.cards import Capability, Requirement
 from seewhy.core.options import options_of
 from seewhy.data import Dataset, load_data
-from seewhy.data.base import spread
+from seewhy.data.base import sample_indices
 from seewhy.errors import OptionError, RequirementError, SeewhyError
 from seewhy.methods import METHODS, Method
 from seewhy.methods.factory import as_method
@@ -139,7 +139,7 @@ class Benchmark:
         self.plan = plan
         self.data: Dataset = load_data(plan.data.name, plan.data.root, plan.data.split, **plan.data.options)
         self.metrics = plan.build_metrics()
-        self.indices = spread(plan.data.n, len(self.data), plan.seed)
+        self.indices = sample_indices(plan.data.n, len(self.data), plan.seed)
         if not self.indices:
             raise OptionError(f"{self.data.card.title} {self.data.split} is empty; choose another split or root")
         self._check_data_serves_metrics()

@@ -17,7 +17,7 @@ from numpy import ndarray
 from PIL import Image
 
 from seewhy.checks.core import NOT_ONE, Check, ensure, entered, expect, named, one_sentence, run_all
-from seewhy.data.base import Dataset, Item
+from seewhy.data.base import Dataset, Sample
 from seewhy.errors import DataError, SeewhyError
 
 DATASET_CHECKS: list[tuple[str, Check]] = []
@@ -32,7 +32,7 @@ class DatasetCase:
     """A data set, and some of its items: the first, the last and those between, broken ones left out."""
 
     data: Dataset
-    items: dict[int, Item]
+    items: dict[int, Sample]
 
     @property
     def some(self) -> int:
@@ -77,7 +77,7 @@ def check_dataset(dataset: Dataset, n: int = 8) -> dict[str, str]:
     return run_all(DATASET_CHECKS, dataset.card.name, case)
 
 
-def _each(case: DatasetCase, name: str) -> list[tuple[Item, ndarray]]:
+def _each(case: DatasetCase, name: str) -> list[tuple[Sample, ndarray]]:
     """The items that have it, or the check does not apply."""
     found = [(item, getattr(item, name)) for item in case.items.values() if getattr(item, name) is not None]
     if not found:
@@ -277,7 +277,7 @@ def _random_states() -> list[Any]:
     return [keys.tobytes(), position, torch.get_rng_state().numpy().tobytes()]
 
 
-def _same(a: Item, b: Item) -> bool:
+def _same(a: Sample, b: Sample) -> bool:
     """Every field the same, pixel by pixel."""
     return type(a) is type(b) and all(_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
 

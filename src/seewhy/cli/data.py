@@ -52,11 +52,11 @@ def show(
     output: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("data.png"),
 ) -> None:
     """Draw a contact sheet: masks or boxes outlined, classes named."""
-    from seewhy.data.base import spread
+    from seewhy.data.base import sample_indices
     from seewhy.viz.contact import contact_sheet
 
     data = _load(name, root, split, options)
-    samples = [data[i] for i in spread(n, len(data))]
+    samples = [data[i] for i in sample_indices(n, len(data))]
     output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(samples, columns, side=side, names=data.class_names).save(output, format="PNG")
     typer.echo(f"{len(samples)} of {len(data)} samples in {output}")

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """The 1000 class names in index order, each different: `imagenet_classes()[281] == "tabby"`.
+    """Return the 1000 class names in index order, each different: `imagenet_classes()[281] == "tabby"`.
 
     A name is the first lemma of the class's WordNet synset; the two cranes and the two maillots carry a word in
     parentheses, as in `"crane (bird)"`.
@@ -16,7 +16,7 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def imagenet_wnids() -> tuple[str, ...]:
-    """The 1000 WordNet ids in index order, as ImageNet's folders are called: `imagenet_wnids()[281] == "n02123045"`."""
+    """Return the 1000 WordNet ids in index order, as folders are called: `imagenet_wnids()[281] == "n02123045"`."""
     return _columns()[0]
 
 

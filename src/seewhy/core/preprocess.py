@@ -1,7 +1,7 @@
-"""From a picture to the model's input, and back to the region of the picture that the model saw.
+"""From an image to the model's input, and back to the region of the image that the model saw.
 
 The geometry follows torchvision's `Resize` + `CenterCrop` on Pillow images to the pixel (and with it timm's evaluation
-transform): `tests/test_preprocess.py` holds both against it.
+transform): `tests/core/test_preprocess.py` holds both against it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from torch import Tensor
 from seewhy.core.images import load_image
 from seewhy.errors import OptionError
 
-Box = tuple[float, float, float, float]
+Region = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels of an image."""
+
 CROPS = ("center", "squash", "none")
 FILTERS = {filter.name.lower(): filter for filter in Image.Resampling}
 
@@ -31,18 +33,19 @@ class Preprocess:
 
     Attributes:
         size: (rows, cols) of the model's input.
-        resize: how large the picture becomes before the crop. With crop "center" or "none" an int is its short side,
+        resize: How large the image becomes before the crop. With crop "center" or "none" an int is its short side,
             and (rows, cols) the frame that it must cover, proportions kept; with "squash" it is stretched to that.
-            None: no crop at all, the whole picture is stretched to `size` (crop "none": it keeps its own size).
-        mean, std: per channel, on the scale after `rescale`.
-        interpolation: a Pillow filter: nearest, box, bilinear, hamming, bicubic, lanczos.
-        crop: "center" cuts `size` out of the middle (black where the picture is too small), "squash" stretches first,
-            "none" leaves the picture as resized, so that inputs differ in size.
-        rescale: what the 8-bit levels are multiplied by.
-        offset: how half a pixel of crop offset is rounded: "round" as torchvision, "floor" as transformers.
+            None: no crop at all, the whole image is stretched to `size` (crop "none": it keeps its own size).
+        mean: Per channel, on the scale after `rescale`.
+        std: Likewise.
+        interpolation: A Pillow filter: nearest, box, bilinear, hamming, bicubic, lanczos.
+        crop: "center" cuts `size` out of the middle (black where the image is too small), "squash" stretches first,
+            "none" leaves the image as resized, so that inputs differ in size.
+        rescale: What the 8-bit levels are multiplied by.
+        offset: How half a pixel of crop offset is rounded: "round" as torchvision, "floor" as transformers.
 
     Raises:
-        OptionError: an option has an impossible value.
+        OptionError: When an option has a value that it does not accept.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -62,28 +65,28 @@ class Preprocess:
         _check(self)
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 rows cols"]:
-        """The model's input for one picture, float32."""
+        """Return the model's input for one image, float32."""
         levels = np.array(self._geometry(_as_rgb(image)), dtype=np.float32)
         pixels = torch.from_numpy(levels).permute(2, 0, 1).contiguous() * self.rescale
         return (pixels - _channel(self.mean, pixels)) / _channel(self.std, pixels)
 
     def batch(self, images: Iterable[Image.Image]) -> Float[Tensor, "batch 3 rows cols"]:
-        """The inputs for several pictures.
+        """Return the inputs for several images.
 
         Raises:
-            OptionError: no pictures, or (crop "none") inputs of different sizes.
+            OptionError: When there are no images, or (crop "none") inputs of different sizes.
         """
         inputs = [self(image) for image in images]
         if len({x.shape for x in inputs}) != 1:
-            sizes = ", ".join(sorted({f"{x.shape[1]}x{x.shape[2]}" for x in inputs})) or "no pictures"
+            sizes = ", ".join(sorted({f"{x.shape[1]}x{x.shape[2]}" for x in inputs})) or "no images"
             raise OptionError(
-                f"a batch needs pictures of one input size, got {sizes}; "
+                f"a batch needs images of one input size, got {sizes}; "
                 "pass them one by one, or fix it with preprocess.with_size(rows, cols)"
             )
         return torch.stack(inputs)
 
     def with_size(self, rows: int, cols: int) -> Preprocess:
-        """The same recipe for another input size; the cropped margin keeps its proportion."""
+        """Return the same recipe for another input size; the cropped margin keeps its proportion."""
         if self.resize is None and self.crop != "none":
             return replace(self, size=(rows, cols))
         if self.crop == "none":
@@ -94,18 +97,23 @@ class Preprocess:
         return replace(self, size=(rows, cols), resize=frame[0] if keep_short else frame)
 
     def denormalize(self, inputs: Float[Tensor, "... 3 rows cols"]) -> Float[Tensor, "... 3 rows cols"]:
-        """An input back on [0, 1] (clamped)."""
+        """Bring an input back to [0, 1] (clamped)."""
         levels = inputs.float() * _channel(self.std, inputs) + _channel(self.mean, inputs)
         return (levels / (self.rescale * 255)).clamp(0, 1)
 
-    def box(self, image: Image.Image) -> Box:
-        """(left, top, right, bottom) in pixels of `image` that the input covers; beyond it where padded."""
+    def box(self, image: Image.Image) -> Region:
+        """Return the region of `image` that the input covers; it reaches beyond the image where that is padded."""
         (rows, cols), (top, left), (height, width) = self._plan(image)
         x, y = image.width / cols, image.height / rows
         return left * x, top * y, (left + width) * x, (top + height) * y
 
     def visible_region(self, image: Image.Image, long_side: int = 1024) -> Image.Image:
-        """What the model saw, in the picture's own resolution and proportions, its long side at most `long_side`."""
+        """Return what the model saw, in the image's own resolution and proportions.
+
+        Args:
+            image: The whole image.
+            long_side: The largest number of pixels on its long side.
+        """
         image = _as_rgb(image)
         left, top, right, bottom = self.box(image)
         if left < 0 or top < 0 or right > image.width or bottom > image.height:  # padding: black, as in the input
@@ -117,27 +125,28 @@ class Preprocess:
         return image.resize(size, Image.Resampling.BICUBIC, box=(left, top, right, bottom))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `from_dict` reads it back."""
+        """Return the options as JSON knows them; `from_dict` reads them back."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> Preprocess:
-        """The inverse of `to_dict`.
+        """Read what `to_dict` returned.
 
         Raises:
-            OptionError: an unknown option or an impossible value.
+            OptionError: When an option is unknown or has a value that it does not accept.
         """
         unknown = sorted(set(options) - set(cls.__dataclass_fields__))
         if unknown:
             raise OptionError(f"preprocess has no option {unknown[0]!r}; use {', '.join(cls.__dataclass_fields__)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+        return cls(**values)
 
     @classmethod
     def from_timm(cls, cfg: Mapping[str, Any]) -> Preprocess:
-        """From a timm model's `pretrained_cfg` (or what `resolve_data_config` gives).
+        """Read a timm model's `pretrained_cfg` (or what `resolve_data_config` returns).
 
         Raises:
-            OptionError: not three channels, or timm's padding crop mode "border".
+            OptionError: When there are not three channels, or the crop mode is timm's padding "border".
         """
         channels, rows, cols = cfg.get("input_size") or (3, 224, 224)
         if channels != 3:
@@ -145,31 +154,32 @@ class Preprocess:
         mode = cfg.get("crop_mode") or "center"
         if mode not in ("center", "squash"):
             raise OptionError(f"timm's crop mode {mode!r} is not supported; pass preprocess=Preprocess(...)")
-        frame = tuple(math.floor(side / (cfg.get("crop_pct") or 0.875)) for side in (rows, cols))
+        crop_share = cfg.get("crop_pct") or 0.875
+        frame = math.floor(rows / crop_share), math.floor(cols / crop_share)
         return cls(
             size=(rows, cols),
             resize=frame[0] if mode == "center" and frame[0] == frame[1] else frame,
-            mean=tuple(cfg.get("mean") or cls.mean),
-            std=tuple(cfg.get("std") or cls.std),
+            mean=_triple(cfg.get("mean") or cls.mean),
+            std=_triple(cfg.get("std") or cls.std),
             interpolation=cfg.get("interpolation") or "bilinear",
             crop=mode,
         )
 
     @classmethod
     def from_hf(cls, processor: Mapping[str, Any]) -> Preprocess:
-        """From the contents of a transformers `preprocessor_config.json` (or `image_processor.to_dict()`).
+        """Read the contents of a transformers `preprocessor_config.json` (or `image_processor.to_dict()`).
 
         transformers resizes tensors where we resize Pillow images: the levels agree up to rounding.
 
         Raises:
-            OptionError: a way of resizing that is not supported.
+            OptionError: When it resizes in a way that is not supported.
         """
         return cls(**_hf_geometry(processor), **_hf_values(processor))
 
     # --- geometry ---
 
     def _plan(self, image: Image.Image) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-        """(rows, cols) after the resize, (top, left) and (rows, cols) of the crop within it."""
+        """Return (rows, cols) after the resize, (top, left) and (rows, cols) of the crop within it."""
         rows, cols = self._resized(image.height, image.width)
         if self.crop == "none":
             return (rows, cols), (0, 0), (rows, cols)
@@ -183,7 +193,7 @@ class Preprocess:
         if isinstance(self.resize, tuple):
             ratio = min(rows / self.resize[0], cols / self.resize[1])
             return round(rows / ratio), round(cols / ratio)
-        long = int(self.resize * max(rows, cols) / min(rows, cols))  # torchvision cuts, it does not round
+        long = int(self.resize * max(rows, cols) / min(rows, cols))  # torchvision truncates
         return (self.resize, long) if rows <= cols else (long, self.resize)
 
     def _offset(self, whole: int, part: int) -> int:
@@ -198,20 +208,23 @@ class Preprocess:
         return image.crop((left, top, left + width, top + height))
 
     def _margins(self) -> tuple[float, float]:
-        """resize / size along rows and cols."""
+        """Return resize / size along rows and cols."""
+        if self.resize is None:
+            return 1.0, 1.0
         if isinstance(self.resize, tuple):
             return self.resize[0] / self.size[0], self.resize[1] / self.size[1]
         if self.crop == "squash":
             return self.resize / self.size[0], self.resize / self.size[1]
-        return (self.resize / min(self.size),) * 2
+        margin = self.resize / min(self.size)
+        return margin, margin
 
 
 def _check(p: Preprocess) -> None:
     if len(p.size) != 2 or min(p.size) < 1:
-        raise OptionError(f"preprocess size {p.size} is impossible; pass (rows, cols) of at least 1")
+        raise OptionError(f"preprocess size {p.size} is not accepted; pass (rows, cols) of at least 1")
     frame = (p.resize,) if isinstance(p.resize, int) else p.resize
     if frame is not None and (len(frame) not in (1, 2) or min(frame) < 1):
-        raise OptionError(f"preprocess resize {p.resize} is impossible; pass the short side, (rows, cols) or None")
+        raise OptionError(f"preprocess resize {p.resize} is not accepted; pass the short side, (rows, cols) or None")
     if p.interpolation not in FILTERS:
         raise OptionError(f"unknown interpolation {p.interpolation!r}; choose from {', '.join(FILTERS)}")
     if p.crop not in CROPS:
@@ -260,12 +273,12 @@ def _hf_geometry(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hf_size(cfg: Mapping[str, Any]) -> int | tuple[int, int]:
-    """The short side, or (rows, cols) to stretch to."""
+    """Return the short side, or (rows, cols) to stretch to."""
     size = cfg.get("size") or 224
     if isinstance(size, int):  # old files: a bare number is the short side only where a crop follows
         return size if cfg.get("do_center_crop") else (size, size)
     if isinstance(size, list | tuple) and len(size) == 2:
-        return tuple(size)
+        return size[0], size[1]
     if isinstance(size, Mapping) and size.get("height") and size.get("width"):
         return size["height"], size["width"]
     if isinstance(size, Mapping) and size.get("shortest_edge") and not size.get("longest_edge"):
@@ -283,8 +296,13 @@ def _hf_crop(cfg: Mapping[str, Any]) -> tuple[int, int] | None:
     return side if isinstance(side, tuple) else (side, side)
 
 
-def _triple(value: float | Iterable[float]) -> tuple[float, ...]:
-    return (value,) * 3 if isinstance(value, int | float) else tuple(value)
+def _triple(values: float | Iterable[float]) -> tuple[float, float, float]:
+    if isinstance(values, int | float):
+        return values, values, values
+    triple = tuple(values)
+    if len(triple) != 3:
+        raise OptionError(f"preprocessing needs one value per channel, got {triple}; pass three")
+    return triple[0], triple[1], triple[2]
 
 
 IMAGENET = Preprocess()

@@ -1,4 +1,4 @@
-"""Datasets: one file each, one item type, nothing is downloaded.
+"""Datasets: one file each, one kind of sample, nothing is downloaded.
 
 `load_data("voc", root="VOCdevkit", split="val")`; `DATASETS` maps names to classes, each with its card.
 """

@@ -1,4 +1,4 @@
-from .base import DATASETS as DATASETS, Dataset as Dataset, Item as Item, dataset as dataset
+from .base import DATASETS as DATASETS, Dataset as Dataset, Sample as Sample, dataset as dataset
 from .coco import COCO as COCO
 from .cub import CUB as CUB
 from .folder import Folder as Folder

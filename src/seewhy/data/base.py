@@ -1,4 +1,4 @@
-"""What every data set gives: items with a picture, its labels, and a mask and a box for each object where known."""
+"""What every dataset gives: samples with an image, its labels, and a mask and a box for each object where known."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ def dataset(
 
 
 @dataclass(frozen=True, eq=False)
-class Item:
-    """One picture and everything that is true of it.
+class Sample:
+    """One image and everything that is true of it.
 
     Attributes:
-        id: the same on every machine; a file name or number of the data set's own.
+        id: The same on every machine; a file name or number of the dataset's own.
         image: RGB.
-        labels: the classes that are present, as indices into the data set's `class_names`: one for each object where
-            the item has masks or boxes (a class may repeat), else each class once.
-        masks: one for each object, at the image's size; None where nobody drew any.
-        boxes: one for each object: left, top, right, bottom in pixels, right and bottom not included.
-        ignore: pixels that nobody labeled (VOC's border); they count neither as object nor as background.
-        about: whatever else is known (texture, biomarkers, author …), JSON-able.
+        labels: The classes that are present, as indices into the dataset's `class_names`: one for each object where
+            the sample has masks or boxes (a class may repeat), else each class once.
+        masks: One for each object, at the image's size; None where nobody drew any.
+        boxes: One for each object: left, top, right, bottom in pixels, right and bottom not included.
+        ignore: Pixels that nobody labeled (VOC's border); they count neither as object nor as background.
+        about: Whatever else is known (texture, biomarkers, author …), JSON-able.
 
     Raises:
-        DataError: masks, boxes and labels do not fit each other or the image, or a box is none.
+        DataError: When masks, boxes and labels do not fit each other or the image, or a box is not ordered.
     """
 
     id: str
@@ -80,7 +80,7 @@ class Item:
             value = getattr(self, name)
             if value is not None and value.shape[-2:] != size:
                 raise DataError(
-                    f"{self.id}: the {name} are {value.shape[-2]}×{value.shape[-1]}, the picture "
+                    f"{self.id}: the {name} are {value.shape[-2]}×{value.shape[-1]}, the image "
                     f"{size[0]}×{size[1]}; check that image and annotation belong together"
                 )
         for name in ("masks", "boxes"):
@@ -93,27 +93,31 @@ class Item:
                 raise DataError(f"{self.id}: the box {box} is not left, top, right, bottom; correct the annotation")
 
     def __repr__(self) -> str:
-        held = ", ".join(name for name in ("masks", "boxes", "ignore") if getattr(self, name) is not None)
-        return (
-            f"{type(self).__name__}({self.id!r}, {self.image.width} × {self.image.height} px, labels {self.labels}"
-            f"{', with ' + held if held else ''})"
-        )
+        present = ", ".join(name for name in ("masks", "boxes", "ignore") if getattr(self, name) is not None)
+        size = f"{self.image.width} × {self.image.height} px"
+        suffix = f", with {present}" if present else ""
+        return f"{type(self).__name__}({self.id!r}, {size}, labels {self.labels}{suffix})"
 
     def mask_of(self, label: int) -> Bool[ndarray, "rows cols"]:
-        """The union of the objects of a class; empty where there is none."""
-        rows = [
-            mask
-            for mask, own in zip(() if self.masks is None else self.masks, self.labels, strict=False)
-            if own == label
-        ]
-        return np.any(rows, axis=0) if rows else np.zeros((self.image.height, self.image.width), dtype=bool)
+        """Return the union of the objects of a class; empty where there is none."""
+        union = np.zeros((self.image.height, self.image.width), dtype=bool)
+        if self.masks is not None:
+            for mask, other in zip(self.masks, self.labels, strict=True):
+                if other == label:
+                    union |= mask
+        return union
 
 
-class Dataset(Sequence):  # not Sequence[Item]: beartype would read a random item to check the type
-    """Items by number; subclasses register with `@dataset(...)` and implement `ids` and `read`.
+class Dataset(Sequence):  # type: ignore[type-arg]  # not Sequence[Sample]: beartype would read one to check the type
+    """Samples by number; subclasses register with `@dataset(...)` and implement `ids` and `read`.
 
-    Building one reads lists and annotations only; a picture is read when its item is asked for, so that a corrupt file
-    costs only itself. Nothing is ever downloaded.
+    Building one reads lists and annotations only; an image is read when its sample is, so that a corrupt file costs
+    only itself. Nothing is ever downloaded.
+
+    Attributes:
+        card: What is known of the dataset before it is read.
+        class_names: The classes in the order of the samples' labels.
+        split: The part of the dataset that was asked for.
     """
 
     card: ClassVar[DatasetCard]
@@ -123,40 +127,51 @@ class Dataset(Sequence):  # not Sequence[Item]: beartype would read a random ite
     @property
     @abstractmethod
     def ids(self) -> Sequence[str]:
-        """The ids of all items, in order, without reading pictures."""
+        """The ids of all samples, in order, without reading images."""
 
     @abstractmethod
-    def read(self, index: int) -> Item:
-        """The item of that number, 0 ≤ index < len(self).
+    def read(self, index: int) -> Sample:
+        """Read the sample of a number, 0 ≤ index < len(self).
 
         Raises:
-            ImageError, DataError: its picture or annotation is missing or broken.
+            ImageError: When its image is missing or broken.
+            DataError: When its annotation is missing or broken.
         """
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @overload
-    def __getitem__(self, index: int) -> Item: ...
+    def __getitem__(self, index: int) -> Sample: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self.read(i) for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"item {index} of {len(self)}")
+            raise IndexError(f"there is no sample {index} in {len(self)}; use 0 to {len(self) - 1}")
         return self.read(index % len(self))
 
 
-def expect(root: str | Path, *files: str, card: DatasetCard) -> Path:
-    """The folder, if the files (shell patterns, relative to it) are there.
+def check_layout(root: str | Path, *files: str, card: DatasetCard) -> Path:
+    """Check that files are there.
+
+    Args:
+        root: The dataset's folder.
+        *files: Shell patterns, relative to it.
+        card: The dataset's card.
+
+    Returns:
+        The folder.
 
     Raises:
-        DataError: they are not; the message says which, what the layout is and where the data come from.
+        DataError: When one is missing; the message says which, what the layout is and where the data come from.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; {card.title} needs one with {', '.join(card.layout)} ({card.source})")
+        raise DataError(
+            f"{folder} is not a folder; {card.title} needs one with {', '.join(card.layout)} ({card.source})"
+        )
     missing = [pattern for pattern in files if next(folder.glob(pattern), None) is None]
     if missing:
         raise DataError(
@@ -166,8 +181,8 @@ def expect(root: str | Path, *files: str, card: DatasetCard) -> Path:
     return folder
 
 
-def spread(wanted: int | None, length: int, seed: int = 0) -> list[int]:
-    """Which items a run of `wanted` looks at: all, or a seeded choice, in order."""
+def sample_indices(wanted: int | None, length: int, seed: int = 0) -> list[int]:
+    """Return the numbers of `wanted` samples of a dataset: all, or a seeded choice, in order."""
     if wanted is None or wanted >= length:
         return list(range(length))
     return sorted(np.random.default_rng(seed).permutation(length)[:wanted].tolist())

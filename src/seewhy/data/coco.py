@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+from PIL import Image
 
 from seewhy.core.cards import Requirement
-from seewhy.data.base import Dataset, Item, dataset, expect
-from seewhy.data.reading import lines, once_each, one_of, photo, read_json
+from seewhy.data.base import Dataset, Sample, check_layout, dataset
+from seewhy.data.reading import check_choice, check_unique, read_image, read_json, read_lines
 from seewhy.errors import DataError, require
 
 
@@ -31,66 +34,70 @@ class COCO(Dataset):
     """COCO instances, images by number; with `ids_file` in the order of the file.
 
     Args:
-        root: holds `annotations` and the images' folder (`val2017` or `images/val2017`).
-        split: one of the card's.
+        root: Holds `annotations` and the images' folder (`val2017` or `images/val2017`).
+        split: One of the card's.
         task: `segmentation` (masks and boxes, needs seewhy[coco]) or `boxes` (boxes only).
-        ids_file: take only these images: one file name or number a line. COCO20k is 19 817 names of `train2014`.
+        ids_file: Only these images: one file name or number a line. COCO20k is 19 817 names of `train2014`.
 
     Crowd regions are `ignore`, except where an object lies. With masks, an object without one pixel is left out
     (`about["without_mask"]` counts them). `about["annotation_ids"]` are COCO's numbers of the objects.
 
     Raises:
-        DataError: the folder is not laid out so, or an id of the list is not in the split.
-        MissingExtraError: pycocotools is not installed. OptionError: impossible option.
+        DataError: When the folder is not laid out so, or an id of the list is not in the split.
+        MissingExtraError: When pycocotools is not installed.
+        OptionError: When there is no such split or task.
     """
 
     def __init__(
         self, root: str | Path, split: str = "val2017", task: str = "segmentation", ids_file: str | Path | None = None
     ) -> None:
-        one_of("split", split, self.card.splits)
-        one_of("task", task, ("segmentation", "boxes"))
+        check_choice("split", split, self.card.splits)
+        check_choice("task", task, ("segmentation", "boxes"))
         self.split, self.task = split, task
-        self._rle = require("pycocotools.mask", "coco") if task == "segmentation" else None
+        self._rle: Any = require("pycocotools.mask", "coco") if task == "segmentation" else None
         listed = f"annotations/instances_{split}.json"
-        folder = expect(root, listed, card=self.card)
-        self._folder = next((f for f in (folder / split, folder / "images" / split) if f.is_dir()), None)
-        if self._folder is None:
-            expect(folder, split, card=self.card)
-        found = read_json(folder / listed, object_hook=_compact)
+        folder = check_layout(root, listed, card=self.card)
+        flat, nested = folder / split, folder / "images" / split
+        self._folder = nested if nested.is_dir() and not flat.is_dir() else flat
+        if not self._folder.is_dir():
+            check_layout(folder, split, card=self.card)
+        annotations = read_json(folder / listed, object_hook=_compact)
         try:
-            kinds = sorted(found["categories"], key=lambda kind: kind["id"])
-            self.class_names = tuple(kind["name"] for kind in kinds)
-            self._label = {kind["id"]: i for i, kind in enumerate(kinds)}
-            self._images = {image["id"]: image for image in found["images"]}
-            self._objects: dict[int, list[dict]] = defaultdict(list)
-            for row in found["annotations"]:
+            categories = sorted(annotations["categories"], key=lambda category: category["id"])
+            self.class_names = tuple(category["name"] for category in categories)
+            self._label = {category["id"]: i for i, category in enumerate(categories)}
+            self._images = {image["id"]: image for image in annotations["images"]}
+            self._objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
+            for row in annotations["annotations"]:
                 self._objects[row["image_id"]].append(row)
         except (KeyError, TypeError) as error:
             raise DataError(f"{folder / listed} lacks {error}; use the official instances file") from error
         self._numbers = sorted(self._images) if ids_file is None else self._listed(Path(ids_file))
-        self._ids = once_each(map(str, self._numbers), folder / listed if ids_file is None else Path(ids_file))
+        self._ids = check_unique(map(str, self._numbers), folder / listed if ids_file is None else Path(ids_file))
 
     @property
     def ids(self) -> Sequence[str]:
+        """COCO's image numbers."""
         return self._ids
 
-    def read(self, index: int) -> Item:
+    def read(self, index: int) -> Sample:
+        """Read a sample."""
         number = self._numbers[index]
-        about = self._images[number]
-        image = photo(self._folder / about["file_name"])
+        entry = self._images[number]
+        image = read_image(self._folder / entry["file_name"])
         try:
-            return self._item(str(number), image, (about["height"], about["width"]), self._objects.get(number, []))
+            return self._sample(str(number), image, (entry["height"], entry["width"]), self._objects.get(number, []))
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise DataError(f"image {number}: broken annotation ({error!r}); get the annotations again") from error
 
-    def _item(self, name: str, image: Any, size: tuple[int, int], rows: list[dict]) -> Item:
+    def _sample(self, name: str, image: Image.Image, size: tuple[int, int], rows: list[dict[str, Any]]) -> Sample:
         objects = [row for row in rows if not row.get("iscrowd")]
         masks = ignore = None
         dropped = 0
         if self.task == "segmentation":
-            pairs = [(row, self._mask(row["segmentation"], size)) for row in objects]
-            kept = [(row, mask) for row, mask in pairs if mask.any()]
-            dropped, objects = len(pairs) - len(kept), [row for row, _ in kept]
+            drawn = [(row, self._mask(row["segmentation"], size)) for row in objects]
+            kept = [(row, mask) for row, mask in drawn if mask.any()]
+            dropped, objects = len(drawn) - len(kept), [row for row, _ in kept]
             masks = np.stack([mask for _, mask in kept]) if kept else np.zeros((0, *size), dtype=bool)
             ignore = np.zeros(size, dtype=bool)
             for row in rows:
@@ -99,7 +106,7 @@ class COCO(Dataset):
             ignore &= ~masks.any(0)
         boxes = np.array([row["bbox"] for row in objects], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        return Item(
+        return Sample(
             name,
             image,
             tuple(self._label[row["category_id"]] for row in objects),
@@ -109,8 +116,8 @@ class COCO(Dataset):
             {"annotation_ids": [row["id"] for row in objects], "without_mask": dropped},
         )
 
-    def _mask(self, shape: Any, size: tuple[int, int]) -> np.ndarray:
-        """Polygons, or run lengths as numbers or as COCO's string."""
+    def _mask(self, shape: Any, size: tuple[int, int]) -> Bool[ndarray, "rows cols"]:
+        """Decode polygons, or run lengths as numbers or as COCO's string."""
         if isinstance(shape, list):
             # pycocotools takes four numbers for a box; with fewer than three corners there is no area
             parts = [list(part) for part in shape if len(part) >= 6]
@@ -122,16 +129,16 @@ class COCO(Dataset):
         return self._rle.decode(code).astype(bool)
 
     def _listed(self, path: Path) -> list[int]:
-        found = []
-        for line in lines(path):
-            number = re.search(r"(\d+)$", Path(line).stem)
-            if number is None or int(number[1]) not in self._images:
-                raise DataError(f"{path}: {line!r} is no image of {self.split}; COCO20k is of split='train2014'")
-            found.append(int(number[1]))
-        return found
+        numbers = []
+        for line in read_lines(path):
+            match = re.search(r"(\d+)$", Path(line).stem)
+            if match is None or int(match[1]) not in self._images:
+                raise DataError(f"{path}: {line!r} is not an image of {self.split}; COCO20k is of split='train2014'")
+            numbers.append(int(match[1]))
+        return numbers
 
 
-def _compact(node: dict) -> dict:
+def _compact(node: dict[str, Any]) -> dict[str, Any]:
     """Drop what is not used and keep polygons as plain memory: the train annotations are gigabytes as objects."""
     if "segmentation" in node:
         shape = node["segmentation"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from PIL import Image
 from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
 from seewhy.core.images import load_image
-from seewhy.data.base import Dataset, Item, dataset, expect
+from seewhy.core.io import first_line
+from seewhy.data.base import Dataset, Sample, check_layout, dataset
 from seewhy.data.masks import read_levels
 from seewhy.errors import DataError, ImageError, OptionError, require, suggestion
 
@@ -36,28 +36,29 @@ UNLABELED = -1  # what `datasets` writes for the withheld labels of a test split
     citation="Lhoest et al.: Datasets: A Community Library for Natural Language Processing, EMNLP 2021",
 )
 class HFDataset(Dataset):
-    """The rows of a `datasets.Dataset` as items. Nothing is downloaded; a name on the hub is refused.
+    """The rows of a `datasets.Dataset` as samples. Nothing is downloaded; a name on the hub is refused.
 
-    Pictures are decoded when their item is asked for, as stored if the row has masks or boxes, else upright. A column
+    Images are decoded when their sample is read, as stored if the row has masks or boxes, else upright. A column
     inside another is a tuple: `("objects", "bbox")`, whether `objects` is a list of dicts or a dict of lists.
 
     Args:
-        root: the dataset, a `DatasetDict`, or the folder that `save_to_disk` wrote.
-        split: which of several, by default the first; a single dataset's own name, where it has one.
-        image: the column of pictures.
-        label: class numbers, one or a list; names come from its `ClassLabel`, other values are sorted. Without the
+        root: The dataset, a `DatasetDict`, or the folder that `save_to_disk` wrote.
+        split: Which of several, by default the first; a single dataset's own name, where it has one.
+        image: The column of images.
+        label: Class numbers, one or a list; names come from its `ClassLabel`, other values are sorted. Without the
             column `label` there are no labels. Objects that outnumber a single label share it; where nothing tells
             the class of a mask or box, it is the one class `object`.
-        mask: a picture of numbers: 0 is background, `ignore` nobody's.
+        mask: The column of images of numbers: 0 is background, `ignore` unlabeled.
         mask_values: `objects`: each number is one object, in the order of the labels; `classes`: number k is the class
             k − 1, and what is there of a class is one object.
-        ignore: the number of pixels that nobody labeled, such as 255.
-        boxes: the column of lists of four numbers.
-        box_format: `xywh` (COCO: left, top, width, height) or `xyxy`. Boxes are cut at the picture's edge.
+        ignore: The number of pixels that nobody labeled, such as 255.
+        boxes: The column of lists of four numbers.
+        box_format: `xywh` (COCO: left, top, width, height) or `xyxy`. Boxes are cut at the image's edge.
 
     Raises:
-        DataError: no such folder, split or column. OptionError: an impossible option.
-        MissingExtraError: a folder without the library `datasets`.
+        DataError: When there is no such folder, split or column.
+        OptionError: When an option has a value that it does not accept.
+        MissingExtraError: When a folder is given without the library `datasets`.
     """
 
     def __init__(
@@ -78,36 +79,39 @@ class HFDataset(Dataset):
                 f"box_format={box_format!r} must be xywh or xyxy, mask_values={mask_values!r} objects or classes"
             )
         source = self._load(root) if isinstance(root, str | Path) else root
-        self.split, rows = _one_of(source, split)
+        self.split, rows = _select_split(source, split)
         self._image, self._mask, self._values, self._ignore = image, mask, mask_values, ignore
         self._boxes, self._xywh = boxes, box_format == "xywh"
         self._label = None if label == "label" and "label" not in rows.column_names else label
         for column in (image, self._label, mask, boxes):
-            _check(rows, column)
+            _check_column(rows, column)
         self._rows = _undecoded(rows, (image, *([mask] if mask else [])))
         self.class_names, self._index = self._classes()
+        self._ids = tuple(f"{self.split}-{i}" if self.split else str(i) for i in range(len(self._rows)))
 
     def _load(self, root: str | Path) -> Any:
         folder = Path(root).expanduser()
         if not folder.exists():
             raise DataError(
-                f"{root} is no folder with a state.json, and nothing is downloaded; get it with "
+                f"{root} is not a folder with a state.json, and nothing is downloaded; get it with "
                 f"datasets.load_dataset({str(root)!r}).save_to_disk(folder), then pass that folder"
             )
         kind = "dataset_dict.json" if (folder / "dataset_dict.json").is_file() else "state.json"
-        expect(folder, kind, card=self.card)
+        check_layout(folder, kind, card=self.card)
         try:
             return require("datasets", "datasets").load_from_disk(str(folder))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{folder} cannot be opened ({str(error).splitlines()[0]}); save it again") from error
+            raise DataError(f"{folder} cannot be opened ({first_line(error)}); save it again") from error
 
-    @cached_property
-    def ids(self) -> tuple[str, ...]:
-        return tuple(f"{self.split}-{i}" if self.split else str(i) for i in range(len(self._rows)))
+    @property
+    def ids(self) -> Sequence[str]:
+        """The row numbers, after the split's name where it has one."""
+        return self._ids
 
-    def read(self, index: int) -> Item:
-        row, name = self._rows[index], self.ids[index]
-        image = _picture(row[self._image], name, upright=not (self._mask or self._boxes))
+    def read(self, index: int) -> Sample:
+        """Read a sample."""
+        row, name = self._rows[index], self._ids[index]
+        image = _decode(row[self._image], name, upright=not (self._mask or self._boxes))
         labels = tuple(self._index[_key(value)] for value in _values(row, self._label) if value != UNLABELED)
         masks = boxes = ignore = None
         if self._mask is not None:
@@ -116,11 +120,12 @@ class HFDataset(Dataset):
             labels, masks = self._objects(levels, labels, name)
         if self._boxes is not None:
             boxes = _corners(_values(row, self._boxes), self._xywh, image.size, name)
-            labels = self._for_all(labels, len(boxes), name)
+            labels = self._label_objects(labels, len(boxes), name)
         elif masks is not None:
             boxes = masks_to_boxes(masks)
-        alone = masks is None and boxes is None
-        return Item(name, image, tuple(dict.fromkeys(labels)) if alone else labels, masks, boxes, ignore)
+        if masks is None and boxes is None:
+            labels = tuple(dict.fromkeys(labels))
+        return Sample(name, image, labels, masks, boxes, ignore)
 
     def _objects(
         self, levels: ndarray, labels: tuple[int, ...], name: str
@@ -128,7 +133,7 @@ class HFDataset(Dataset):
         values = [int(v) for v in np.unique(levels) if v not in (0, self._ignore)]
         masks = np.stack([levels == v for v in values]) if values else np.zeros((0, *levels.shape), dtype=bool)
         if self._values == "objects":
-            return self._for_all(labels, len(values), name), masks
+            return self._label_objects(labels, len(values), name), masks
         if values and values[-1] > len(self.class_names):
             raise DataError(
                 f"{name}: its mask has the number {values[-1]} of {len(self.class_names)} classes; pass "
@@ -136,8 +141,12 @@ class HFDataset(Dataset):
             )
         return tuple(v - 1 for v in values), masks
 
-    def _for_all(self, labels: tuple[int, ...], count: int, name: str) -> tuple[int, ...]:
-        labels = labels * count if len(labels) == 1 else (0,) * count if self.class_names == ("object",) else labels
+    def _label_objects(self, labels: tuple[int, ...], count: int, name: str) -> tuple[int, ...]:
+        """Return one label for each object; a single label is that of all."""
+        if len(labels) == 1:
+            return labels * count
+        if self.class_names == ("object",):
+            return (0,) * count
         if len(labels) != count:
             raise DataError(
                 f"{name} has {count} objects and {len(labels)} labels; pass the column with one for each as label="
@@ -145,10 +154,11 @@ class HFDataset(Dataset):
         return labels
 
     def _classes(self) -> tuple[tuple[str, ...], dict[Any, int]]:
-        """The names, and the index of what the label column holds; reads that column where nothing names it."""
+        """Return the names, and the index of each value of the label column; read it where nothing names them."""
         if self._label is None:
             return (("object",) if self._mask or self._boxes else ()), {}
-        if names := _names(self._rows.features, self._label):
+        names = _class_label_names(self._rows.features, self._label)
+        if names:
             return tuple(names), {i: i for i in range(len(names))}
         first = self._label if isinstance(self._label, str) else self._label[0]
         present = {_key(v) for row in self._rows.select_columns([first]) for v in _values(row, self._label)}
@@ -156,8 +166,8 @@ class HFDataset(Dataset):
         return tuple(map(str, ordered)), {key: i for i, key in enumerate(ordered)}
 
 
-def _one_of(source: Any, split: str | None) -> tuple[str, Any]:
-    """The split's name and rows."""
+def _select_split(source: Any, split: str | None) -> tuple[str, Any]:
+    """Return the split's name and rows."""
     if isinstance(source, Mapping):
         name = next(iter(source), None) if split is None else split
         if name not in source:
@@ -165,16 +175,16 @@ def _one_of(source: Any, split: str | None) -> tuple[str, Any]:
         return str(name), source[name]
     if not hasattr(source, "column_names") or not hasattr(source, "__len__"):  # an IterableDataset has none
         raise DataError(
-            f"a {type(source).__name__} is no datasets.Dataset that can be read by number; pass one, or a "
+            f"a {type(source).__name__} is not a datasets.Dataset that can be read by number; pass one, or a "
             "folder that save_to_disk wrote"
         )
-    own = str(source.split) if source.split is not None else ""
-    if split is not None and own and split != own:
-        raise OptionError(f"this dataset is the split {own!r}, not {split!r}; leave split out")
-    return own or split or "", source
+    name = str(source.split) if source.split is not None else ""
+    if split is not None and name and split != name:
+        raise OptionError(f"this dataset is the split {name!r}, not {split!r}; leave split out")
+    return name or split or "", source
 
 
-def _check(rows: Any, column: Column | None) -> None:
+def _check_column(rows: Any, column: Column | None) -> None:
     first = column[0] if isinstance(column, tuple) else column
     if first is not None and first not in rows.column_names:
         raise DataError(
@@ -184,11 +194,11 @@ def _check(rows: Any, column: Column | None) -> None:
 
 
 def _undecoded(rows: Any, columns: tuple[str, ...]) -> Any:
-    """The rows, with pictures as bytes: one that is broken costs its own item only."""
-    kind = require("datasets", "datasets").Image
+    """Return the rows with images as bytes: one that is broken costs its own sample only."""
+    image_feature = require("datasets", "datasets").Image
     for column in columns:
-        if isinstance(rows.features[column], kind):
-            rows = rows.cast_column(column, kind(decode=False))
+        if isinstance(rows.features[column], image_feature):
+            rows = rows.cast_column(column, image_feature(decode=False))
     return rows.with_format(None)
 
 
@@ -196,11 +206,11 @@ def _content(value: Any, name: str) -> Any:
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if value is None:
-        raise DataError(f"{name} has no picture in a column that should hold one; save the dataset again")
+        raise DataError(f"{name} has no image in a column that should hold one; save the dataset again")
     return value
 
 
-def _picture(value: Any, name: str, upright: bool) -> Image.Image:
+def _decode(value: Any, name: str, upright: bool) -> Image.Image:
     content = _content(value, name)
     if isinstance(content, list):
         content = np.asarray(content, dtype=np.uint8)
@@ -209,46 +219,48 @@ def _picture(value: Any, name: str, upright: bool) -> Image.Image:
     try:
         opened = Image.open(BytesIO(content))
     except Exception as error:  # format plugins raise anything on broken headers
-        raise ImageError(f"the picture of {name} cannot be read ({type(error).__name__}); get it again") from error
+        raise ImageError(f"the image of {name} cannot be read ({type(error).__name__}); get it again") from error
     return load_image(opened, upright=upright)
 
 
-def _values(row: Mapping, column: Column | None) -> list:
-    """What the column holds as a list; of a list of dicts or a dict of lists, the inner one."""
+def _values(row: Mapping[str, Any], column: Column | None) -> list[Any]:
+    """Return the content of a column as a list; of a list of dicts or a dict of lists, the inner one."""
     if column is None:
         return []
-    value = row
+    value: Any = row
     for name in (column,) if isinstance(column, str) else column:
         value = [part[name] for part in value] if isinstance(value, list) else value[name]
-    return [] if value is None else list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
 
 
 def _key(value: Any) -> Any:
     return value if isinstance(value, str | int) else str(value)
 
 
-def _names(features: Any, column: Column) -> list[str] | None:
-    """The names of the `ClassLabel` at the column, through lists."""
+def _class_label_names(features: Any, column: Column) -> list[str] | None:
+    """Return the names of the `ClassLabel` at the column, through lists."""
     for name in (column,) if isinstance(column, str) else column:
-        features = _inside(features)
+        features = _element(features)
         if not isinstance(features, Mapping) or name not in features:
             return None
         features = features[name]
-    return getattr(_inside(features), "names", None)
+    return getattr(_element(features), "names", None)
 
 
-def _inside(feature: Any) -> Any:
-    """What a list's elements are."""
+def _element(feature: Any) -> Any:
+    """Return the feature of a list's elements."""
     while isinstance(feature, list) or hasattr(feature, "feature"):
         feature = feature[0] if isinstance(feature, list) else feature.feature
     return feature
 
 
-def _corners(values: list, xywh: bool, size: tuple[int, int], name: str) -> Float[ndarray, "objects 4"]:
+def _corners(values: list[Any], xywh: bool, size: tuple[int, int], name: str) -> Float[ndarray, "objects 4"]:
     try:
         boxes = np.asarray(values, dtype=np.float64).reshape(-1, 4)
     except (ValueError, TypeError):
-        raise DataError(f"the boxes of {name} are no lists of four numbers; pass their column as boxes=") from None
+        raise DataError(f"the boxes of {name} are not lists of four numbers; pass their column as boxes=") from None
     if xywh:
         boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     return boxes.clip(0, [*size, *size])

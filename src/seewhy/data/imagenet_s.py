@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int32
+from numpy import ndarray
 
 from seewhy.core.cards import Requirement
 from seewhy.core.imagenet import imagenet_classes, imagenet_wnids
-from seewhy.data.base import Dataset, Item, dataset, expect
+from seewhy.data.base import Dataset, Sample, check_layout, dataset
 from seewhy.data.masks import read_numbers
-from seewhy.data.reading import lines, one_of, photo
+from seewhy.data.reading import check_choice, read_image, read_lines
 from seewhy.errors import DataError
 
 IGNORE = 1000
@@ -37,14 +39,15 @@ class ImageNetS(Dataset):
     the one that was kept. 0 is background, 1000 becomes `ignore`.
 
     Args:
-        root: the folder that holds `ImageNetS919`, or that folder.
+        root: The folder that holds `ImageNetS919`, or that folder.
         split: `validation`, `train-semi`, or `test` (no masks; the label is that of the folder).
         classes: 50, 300 or 919.
-        single_id: only images whose mask has exactly one number beside 0 and 1000 (reads all masks, in threads).
-        categories: the official `ImageNetS_categories_im….txt`; needed only where class folders are missing.
+        single_id: Only images whose mask has exactly one number beside 0 and 1000 (reads all masks, in threads).
+        categories: The official `ImageNetS_categories_im….txt`; needed only where class folders are missing.
 
     Raises:
-        DataError: the folder is not laid out so. OptionError: impossible option.
+        DataError: When the folder is not laid out so.
+        OptionError: When an option has a value that it does not accept.
     """
 
     class_names = imagenet_classes()
@@ -57,37 +60,39 @@ class ImageNetS(Dataset):
         single_id: bool = False,
         categories: str | Path | None = None,
     ) -> None:
-        one_of("split", split, self.card.splits)
-        one_of("classes", classes, SIZES)
+        check_choice("split", split, self.card.splits)
+        check_choice("classes", classes, SIZES)
         folder = Path(root).expanduser()
         folder = folder / f"ImageNetS{classes}" if (folder / f"ImageNetS{classes}").is_dir() else folder
         self.annotated, self.split = split != "test", split
         masks = f"{split}-segmentation"
-        expect(folder, split, *([masks] if self.annotated else []), card=self.card)
+        check_layout(folder, split, *([masks] if self.annotated else []), card=self.card)
         self._images = {
             path.relative_to(folder / split).with_suffix("").as_posix(): path
             for path in (folder / split).glob("*/*")
             if path.suffix.lower() in (".jpeg", ".jpg")
         }
         self._mask_root, self._image_root = folder / masks, folder / split
-        found = {p.relative_to(self._mask_root).with_suffix("").as_posix() for p in self._mask_root.glob("*/*.png")}
-        self._ids = tuple(sorted(set(self._images) | (found if self.annotated else set())))
+        masked = {p.relative_to(self._mask_root).with_suffix("").as_posix() for p in self._mask_root.glob("*/*.png")}
+        self._ids = tuple(sorted(set(self._images) | (masked if self.annotated else set())))
         self._classes = _classes(folder, classes, categories) if self.annotated else ()
         if single_id and self.annotated:
             with ThreadPoolExecutor() as pool:
-                keep = pool.map(self._has_one, self._ids)
-                self._ids = tuple(name for name, kept in zip(self._ids, keep, strict=True) if kept)
+                single = pool.map(self._has_one, self._ids)
+                self._ids = tuple(name for name, keep in zip(self._ids, single, strict=True) if keep)
 
     @property
     def ids(self) -> Sequence[str]:
+        """The class folder and the file name without its suffix."""
         return self._ids
 
-    def read(self, index: int) -> Item:
+    def read(self, index: int) -> Sample:
+        """Read a sample."""
         name = self._ids[index]
         wnid = name.split("/")[0]
-        image = photo(self._images.get(name, self._image_root / f"{name}.JPEG"))
+        image = read_image(self._images.get(name, self._image_root / f"{name}.JPEG"))
         if not self.annotated:
-            return Item(name, image, (_index(wnid),), about={"wnid": wnid})
+            return Sample(name, image, (_index(wnid),), about={"wnid": wnid})
         values = self._values(name)
         present = [int(i) for i in np.unique(values) if i not in (0, IGNORE)]
         if present and present[-1] > len(self._classes):
@@ -95,7 +100,7 @@ class ImageNetS(Dataset):
                 f"{name}: number {present[-1]} in the mask of {len(self._classes)} classes; get the file again"
             )
         masks = np.stack([values == i for i in present]) if present else np.zeros((0, *values.shape), dtype=bool)
-        return Item(
+        return Sample(
             name,
             image,
             tuple(self._classes[i - 1] for i in present),
@@ -104,7 +109,7 @@ class ImageNetS(Dataset):
             about={"wnid": wnid, "ids": present},
         )
 
-    def _values(self, name: str) -> np.ndarray:
+    def _values(self, name: str) -> Int32[ndarray, "rows cols"]:
         rgb = read_numbers(self._mask_root / f"{name}.png", ("RGB",), "the number is R + 256·G; use the official PNGs")
         return rgb[..., 0].astype(np.int32) + 256 * rgb[..., 1].astype(np.int32)
 
@@ -112,13 +117,13 @@ class ImageNetS(Dataset):
         try:
             return len(set(np.unique(self._values(name)).tolist()) - {0, IGNORE}) == 1
         except DataError:
-            return True  # reading the item says what is wrong
+            return True  # reading the sample says what is wrong
 
 
 def _classes(folder: Path, number: int, categories: str | Path | None) -> tuple[int, ...]:
-    """ImageNet-1k indices in the order of the masks' numbers."""
+    """Return the ImageNet-1k indices in the order of the masks' numbers."""
     if categories is not None:
-        wnids = sorted(lines(Path(categories)))
+        wnids = sorted(read_lines(Path(categories)))
     else:
         parts = [folder / part for part in ("validation", "train-semi")]
         wnids = sorted({path.name for part in parts for path in part.glob("n*") if path.is_dir()})
@@ -134,4 +139,4 @@ def _index(wnid: str) -> int:
     try:
         return imagenet_wnids().index(wnid)
     except ValueError:
-        raise DataError(f"{wnid} is no class of ImageNet-1k; check the class folders") from None
+        raise DataError(f"{wnid} is not a class of ImageNet-1k; check the class folders") from None

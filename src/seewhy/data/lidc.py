@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Num, UInt8
@@ -16,11 +15,11 @@ from PIL import Image
 from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
 from seewhy.core.images import load_image
-from seewhy.data.base import Dataset, Item, dataset, expect
+from seewhy.data.base import Dataset, Sample, check_layout, dataset
 from seewhy.data.lidc_marks import BIOMARKERS
-from seewhy.data.lidc_scans import ScannedNodule, scanned
+from seewhy.data.lidc_scans import find_nodules
 from seewhy.data.masks import read_levels
-from seewhy.data.reading import once_each, one_of, photo, table
+from seewhy.data.reading import check_choice, check_unique, read_image, read_table
 from seewhy.errors import DataError, OptionError
 
 TABLE = "nodules.csv"
@@ -42,29 +41,31 @@ UNSURE = 3.0
     "2011",
 )
 class LIDC(Dataset):
-    """One item for each nodule of 3 mm or more, on the axial slice where its consensus mask is largest.
+    """One sample for each nodule of 3 mm or more, on the axial slice where its consensus mask is largest.
 
     The mask is where at least half of the readers who marked the nodule put it (`consensus`); which marks are of one
-    nodule, `lidc_marks.nodules` says. `about` has the means of the ratings: `malignancy`, the eight `biomarkers`,
-    `diameter_mm` (largest in-plane extent of an outline) and `readers`. A mean malignancy below 3 is benign, above 3
-    malignant, 3 indeterminate. pylidc is not needed (it does not run with numpy 2).
+    nodule, `lidc_marks.group_marks` decides. `about` has the means of the ratings: `malignancy`, the eight
+    `biomarkers`, `diameter_mm` (largest in-plane extent of an outline) and `readers`. A mean malignancy below 3 is
+    benign, above 3 malignant, 3 indeterminate. pylidc is not needed (it does not run with numpy 2).
 
     Two layouts. Scans as the archive gives them (needs pydicom): building reads every XML and one head per series,
-    an item its series' heads and one slice. Prepared crops: `nodules.csv` with one line for each crop and the columns
-    above (`diameter_mm`, `readers` and others may follow); images and masks by paths from the folder. A crop is a
-    picture, or a .npy of Hounsfield units (of gray levels if uint8); a mask a picture or .npy, not 0 in the nodule.
+    a sample its series' heads and one slice. Prepared crops: `nodules.csv` with one line for each crop and the columns
+    above (`diameter_mm`, `readers` and others may follow); images and masks by paths from the folder. A crop is an
+    image, or a .npy of Hounsfield units (of gray levels if uint8); a mask an image or .npy, not 0 in the nodule.
 
     Args:
-        root: the folder.
+        root: The folder.
         split: `decided` leaves indeterminate nodules out.
-        readers: nodules that fewer readers marked are left out, where the number is known.
-        size: side of the crop in the scan's pixels; prepared crops stay as they are.
-        level, width: the window in Hounsfield units that becomes black to white; the usual one for lungs.
-        annotations: the folder with the XML files, where they do not lie below `root`.
+        readers: Nodules that fewer readers marked are left out, where the number is known.
+        size: Side of the crop in the scan's pixels; prepared crops stay as they are.
+        level: Center of the window in Hounsfield units that becomes black to white; the usual one for lungs.
+        width: Width of that window.
+        annotations: The folder with the XML files, where they do not lie below `root`.
 
     Raises:
-        DataError: the folder is not laid out so. OptionError: no such split, or an impossible size or window.
-        MissingExtraError: scans without pydicom.
+        DataError: When the folder is not laid out so.
+        OptionError: When there is no such split, or a size or window is not above 0.
+        MissingExtraError: When there are scans but no pydicom.
     """
 
     def __init__(
@@ -78,39 +79,70 @@ class LIDC(Dataset):
         width: float = 1500.0,
         annotations: str | Path | None = None,
     ) -> None:
-        one_of("split", split, self.card.splits)
+        check_choice("split", split, self.card.splits)
         self.split = split
         if size < 1 or width <= 0:
             raise OptionError(f"size={size} and width={width} must be above 0; try size=64, width=1500")
-        self.root, self.size, self.window = expect(root, card=self.card), size, (level, width)
+        self.root, self.size, self.window = check_layout(root, card=self.card), size, (level, width)
         if (self.root / TABLE).is_file():
-            every: Iterator[ScannedNodule | PreparedNodule] = _prepared(self.root)
+            nodules: Iterator[Nodule] = _read_prepared(self.root)
         else:
-            every = scanned(self.root, self.root if annotations is None else Path(annotations).expanduser())
+            nodules = find_nodules(self.root, self.root if annotations is None else Path(annotations).expanduser())
         self._nodules = [
             nodule
-            for nodule in every
+            for nodule in nodules
             if (nodule.readers is None or nodule.readers >= readers) and (split == "all" or nodule.malignancy != UNSURE)
         ]
+        self._ids = tuple(nodule.id for nodule in self._nodules)
         self.class_names = ("benign", "malignant", "indeterminate")[: 2 if split == "decided" else 3]
 
-    @cached_property
-    def ids(self) -> tuple[str, ...]:
-        return tuple(nodule.id for nodule in self._nodules)
+    @property
+    def ids(self) -> Sequence[str]:
+        """Patient, series and number of each nodule, or the ids of the table."""
+        return self._ids
 
-    def read(self, index: int) -> Item:
+    def read(self, index: int) -> Sample:
+        """Read a sample."""
         nodule = self._nodules[index]
         pixels, mask = nodule.crop(self.size)
-        image = pixels if isinstance(pixels, Image.Image) else load_image(gray(pixels, *self.window))
+        image = pixels if isinstance(pixels, Image.Image) else load_image(hounsfield_to_gray(pixels, *self.window))
         label = 2 if nodule.malignancy == UNSURE else int(nodule.malignancy > UNSURE)
-        return Item(nodule.id, image, (label,), mask[None], masks_to_boxes(mask[None]), about=dict(nodule.about))
+        return Sample(nodule.id, image, (label,), mask[None], masks_to_boxes(mask[None]), about=dict(nodule.about))
 
 
-def gray(values: Num[ndarray, "rows cols"], level: float, width: float) -> UInt8[ndarray, "rows cols"]:
-    """Hounsfield units from level − width/2 to level + width/2 as 0 to 255; uint8 stays."""
+def hounsfield_to_gray(values: Num[ndarray, "rows cols"], level: float, width: float) -> UInt8[ndarray, "rows cols"]:
+    """Map Hounsfield units from level − width/2 to level + width/2 to 0 … 255; uint8 stays."""
     if values.dtype == np.uint8:
         return values
     return np.rint(255 * ((values - level) / width + 0.5).clip(0, 1)).astype(np.uint8)
+
+
+class Nodule(Protocol):
+    """A nodule of either layout."""
+
+    @property
+    def id(self) -> str:
+        """The same on every machine."""
+        ...
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Ratings and whatever else is known."""
+        ...
+
+    @property
+    def readers(self) -> int | None:
+        """How many readers marked it."""
+        ...
+
+    @property
+    def malignancy(self) -> float:
+        """The mean rating."""
+        ...
+
+    def crop(self, size: int) -> tuple[Image.Image | Num[ndarray, "rows cols"], Bool[ndarray, "rows cols"]]:
+        """Return the image or the values of the crop, and the nodule's mask in it."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,43 +156,47 @@ class PreparedNodule:
 
     @property
     def readers(self) -> int | None:
+        """How many readers marked it; None where the table does not say."""
         return self.about.get("readers")
 
     @property
     def malignancy(self) -> float:
+        """The mean rating."""
         return self.about["malignancy"]
 
-    def crop(self, size: int) -> tuple[Any, Bool[ndarray, "rows cols"]]:
-        """The crop as it is stored: a picture or values, and its mask."""
-        image = _array(self.image) if self.image.suffix == ".npy" else photo(self.image)
-        return image, (_array(self.mask) if self.mask.suffix == ".npy" else read_levels(self.mask)) != 0
+    def crop(self, size: int) -> tuple[Image.Image | Num[ndarray, "rows cols"], Bool[ndarray, "rows cols"]]:
+        """Read the crop as it is stored: an image or values, and its mask."""
+        image = _read_array(self.image) if self.image.suffix == ".npy" else read_image(self.image)
+        levels = _read_array(self.mask) if self.mask.suffix == ".npy" else read_levels(self.mask)
+        return image, levels != 0
 
 
-def _array(path: Path) -> Num[ndarray, "rows cols"] | Bool[ndarray, "rows cols"]:
+def _read_array(path: Path) -> Num[ndarray, "rows cols"] | Bool[ndarray, "rows cols"]:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no readable array ({error}); write it with numpy.save") from error
+        raise DataError(f"{path} cannot be read as an array ({error}); write it with numpy.save") from error
     if array.ndim != 2 or array.dtype.kind not in "biuf" or not np.isfinite(array).all():
         raise DataError(f"{path} holds {array.dtype} {array.shape}; store finite numbers, (rows, cols)")
     return array
 
 
-def _prepared(root: Path) -> Iterator[PreparedNodule]:
-    rows = list(table(root / TABLE, "id", "image", "mask", "malignancy", *BIOMARKERS))
-    once_each((row["id"] for _, row in rows), root / TABLE)
+def _read_prepared(root: Path) -> Iterator[PreparedNodule]:
+    rows = list(read_table(root / TABLE, "id", "image", "mask", "malignancy", *BIOMARKERS))
+    check_unique((row["id"] for _, row in rows), root / TABLE)
     for number, row in rows:
         try:
             about = {"malignancy": _rating(row["malignancy"]), "biomarkers": {n: _rating(row[n]) for n in BIOMARKERS}}
             about |= {n: kind(row[n]) for n, kind in (("diameter_mm", float), ("readers", int)) if row.get(n)}
         except ValueError as error:
             raise DataError(f"{root / TABLE} line {number}: {error}; ratings are numbers from 1 to 6") from None
-        known = {"id", "image", "mask", *about, *BIOMARKERS}
-        about |= {name: value for name, value in row.items() if name and value and name not in known}
+        used = {"id", "image", "mask", *about, *BIOMARKERS}
+        about |= {name: value for name, value in row.items() if name and value and name not in used}
         yield PreparedNodule(row["id"], root / row["image"], root / row["mask"], about)
 
 
 def _rating(text: str) -> float:
-    if not 1 <= (value := float(text)) <= 6:  # NaN is none either
-        raise ValueError(f"{text!r} is no rating")
+    value = float(text)
+    if not 1 <= value <= 6:  # nor is NaN
+        raise ValueError(f"{text!r} is not a rating")
     return value

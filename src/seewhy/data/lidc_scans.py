@@ -9,16 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Int, Num
 from numpy import ndarray
 
-from seewhy.data.lidc_marks import BIOMARKERS, Mark, consensus, nodules, read_xml, series_of
+from seewhy.data.lidc_marks import BIOMARKERS, Mark, Outline, consensus, group_marks, read_xml, series_of
 from seewhy.errors import DataError, OptionError, require
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One CT: its folder, and what the head of one of its files says. Spacing is mm in x and y."""
+    """One CT.
+
+    Attributes:
+        folder: Where its files are.
+        uid: Its series UID.
+        patient: The patient's id.
+        spacing: mm per pixel in x and y.
+        thickness: mm per slice.
+    """
 
     folder: Path
     uid: str
@@ -28,17 +36,18 @@ class Series:
 
     @cached_property
     def files(self) -> dict[str | float, Path]:
-        """The files by the UID of their slice and by its z; reads all heads, when the first item does."""
-        found: dict[str | float, Path] = {}
+        """The files by the UID of their slice and by its z; all heads are read with the first sample."""
+        files: dict[str | float, Path] = {}
         for path in _named(self.folder.iterdir(), ".dcm"):
             head = _head(path, ["SOPInstanceUID", "ImagePositionPatient"])
-            found[str(head.get("SOPInstanceUID"))] = path
-            if place := head.get("ImagePositionPatient"):
-                found.setdefault(round(float(place[2]), 2), path)
-        return found
+            files[str(head.get("SOPInstanceUID"))] = path
+            position = head.get("ImagePositionPatient")
+            if position:
+                files.setdefault(round(float(position[2]), 2), path)
+        return files
 
     def hounsfield(self, slice: str, z: float) -> Num[ndarray, "rows cols"]:
-        """The slice of that UID (or, where the XML names none that is there, at that height), in Hounsfield units."""
+        """Read the slice of a UID (or, where the series has none of that UID, at that height), in Hounsfield units."""
         path = self.files.get(slice) or self.files.get(round(z, 2))
         if path is None:
             raise DataError(f"{self.folder} has no slice {slice} and none at z = {z} mm; get the series again")
@@ -59,18 +68,21 @@ class ScannedNodule:
 
     @property
     def readers(self) -> int:
+        """How many readers marked it."""
         return len({mark.reader for mark in self.marks})
 
     def mean(self, name: str) -> float:
-        """Of a rating, over the marks."""
+        """Return the mean of a rating over the marks."""
         return float(np.mean([mark.ratings[name] for mark in self.marks]))
 
     @property
     def malignancy(self) -> float:
+        """The mean rating."""
         return self.mean("malignancy")
 
     @property
     def about(self) -> dict[str, Any]:
+        """The means of the ratings, and where it is from."""
         diameter = float(np.mean([mark.diameter(self.series.spacing) for mark in self.marks]))
         return {
             "malignancy": self.malignancy,
@@ -82,23 +94,27 @@ class ScannedNodule:
         }
 
     def crop(self, size: int) -> tuple[Num[ndarray, "rows cols"], Bool[ndarray, "rows cols"]]:
-        """Hounsfield units and consensus on the slice where the consensus is largest (the lowest of equals).
+        """Read Hounsfield units and consensus on the slice where the consensus is largest (the lowest of equals).
 
         The square is centered on the consensus' box (without consensus: on all outlines of the slice), and pushed
-        into the picture where it would stick out.
+        into the image where it would stick out.
+
+        Raises:
+            OptionError: When the crop is larger than the scan.
         """
         heights = {name: z for mark in self.marks for name, z in mark.slices.items()}
         points = np.concatenate([o.points for mark in self.marks for o in mark.outlines])
         start, stop = points.min(0).clip(0), points.max(0) + 1  # consensus lies inside: fill no more than this
-        window = [_shifted(mark, start) for mark in self.marks]
-        shape = tuple(np.maximum(stop - start, 1)[::-1].tolist())
-        areas = {name: int(consensus(window, name, shape).sum()) for name in heights}
+        shifted = [_shift(mark, start) for mark in self.marks]
+        cols, rows = np.maximum(stop - start, 1).tolist()
+        shape = (rows, cols)
+        areas = {name: int(consensus(shifted, name, shape).sum()) for name in heights}
         best = min(heights, key=lambda name: (-areas[name], heights[name]))
         pixels = self.series.hounsfield(best, heights[best])
         mask = consensus(self.marks, best, pixels.shape)
         if min(pixels.shape) < size:
             raise OptionError(f"a crop of {size} is larger than the scan ({pixels.shape}); pass a smaller size")
-        ys, xs = np.nonzero(mask) if mask.any() else _drawn(self.marks, best)
+        ys, xs = np.nonzero(mask) if mask.any() else _outline_pixels(self.marks, best)
         corner = [
             int(np.clip((v.min() + v.max() + 1 - size) // 2, 0, edge - size))
             for v, edge in ((ys, pixels.shape[0]), (xs, pixels.shape[1]))
@@ -107,8 +123,12 @@ class ScannedNodule:
         return pixels[inner], mask[inner]
 
 
-def scanned(root: Path, annotations: Path) -> Iterator[ScannedNodule]:
-    """All nodules of the CT series below `root` that have an XML file below `annotations`, series by series."""
+def find_nodules(root: Path, annotations: Path) -> Iterator[ScannedNodule]:
+    """Yield the nodules of the CT series below `root` that have an XML file below `annotations`, series by series.
+
+    Raises:
+        DataError: When there are no scans, no annotations, or none that belong together.
+    """
     described = {uid: path for path in _named(annotations.rglob("*"), ".xml") if (uid := series_of(path))}
     folders = sorted({path.parent for path in _named(root.rglob("*"), ".dcm")})
     if not described or not folders:
@@ -117,21 +137,22 @@ def scanned(root: Path, annotations: Path) -> Iterator[ScannedNodule]:
             f"no {missing} below {root if described else annotations}; a scan lies in "
             "LIDC-IDRI-*/<study>/<series>/*.dcm, its marks in an XML beside it or in annotations="
         )
-    known = [series for folder in folders if (series := _series(folder)) is not None and series.uid in described]
-    if not known:
+    all_series = [series for folder in folders if (series := _series(folder)) is not None]
+    annotated = [series for series in all_series if series.uid in described]
+    if not annotated:
         raise DataError(
             f"none of the {len(described)} XML files in {annotations} is about a CT series below {root}; "
             "pass annotations= the folder with theirs"
         )
-    for series in known:
-        groups = nodules(read_xml(described[series.uid]), series.spacing, series.thickness)
+    for series in annotated:
+        groups = group_marks(read_xml(described[series.uid]), series.spacing, series.thickness)
         for k, marks in enumerate(groups, 1):
             # a few patients have two scans: the end of the series' UID keeps them apart
             yield ScannedNodule(f"{series.patient}-{series.uid[-6:]}-{k}", series, marks)
 
 
 def _named(paths: Iterable[Path], suffix: str) -> list[Path]:
-    """Those with the suffix, in either case, in order."""
+    """Return the paths with a suffix, in either case, in order."""
     return sorted(path for path in paths if path.suffix.lower() == suffix)
 
 
@@ -152,14 +173,15 @@ def _head(path: Path, tags: list[str]) -> Any:
     try:
         return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
     except (OSError, ValueError, AttributeError, EOFError, pydicom.errors.InvalidDicomError) as error:
-        raise DataError(f"{path} is no readable DICOM file ({error}); get the file again") from error
+        raise DataError(f"{path} cannot be read as DICOM ({error}); get the file again") from error
 
 
-def _shifted(mark: Mark, start: ndarray) -> Mark:
-    outlines = tuple(type(o)(o.slice, o.z, o.inclusion, o.points - start) for o in mark.outlines)
+def _shift(mark: Mark, start: Int[ndarray, "2"]) -> Mark:
+    outlines = tuple(Outline(o.slice, o.z, o.inclusion, o.points - start) for o in mark.outlines)
     return Mark(mark.reader, mark.ratings, outlines)
 
 
-def _drawn(marks: Sequence[Mark], name: str) -> tuple[ndarray, ndarray]:
+def _outline_pixels(marks: Sequence[Mark], name: str) -> tuple[Int[ndarray, " points"], Int[ndarray, " points"]]:
+    """Return rows and columns of all outlines on a slice."""
     points = np.concatenate([o.points for mark in marks for o in mark.outlines if o.slice == name])
     return points[:, 1], points[:, 0]

@@ -14,12 +14,16 @@ from seewhy.errors import DataError
 
 
 def read_levels(source: str | Path | bytes | Image.Image, name: str = "") -> Integer[ndarray, "rows cols"]:
-    """The whole numbers that a mask file stores: gray levels, or indices where it has a palette.
+    """Read the whole numbers that a mask file stores: gray levels, or indices where it has a palette.
 
-    Color pictures are taken where all channels agree; transparency is left out.
+    Color images are accepted where all channels agree; transparency is left out.
+
+    Args:
+        source: A file, its bytes, or an image.
+        name: What messages call it.
 
     Raises:
-        DataError: the file is missing or broken, or its colors are no numbers.
+        DataError: When the file is missing or broken, is colored, or holds fractions.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "the mask")
     levels, mode = _stored(source, name)
@@ -34,10 +38,15 @@ def read_levels(source: str | Path | bytes | Image.Image, name: str = "") -> Int
 
 
 def read_numbers(path: Path, modes: tuple[str, ...], hint: str) -> UInt8[ndarray, "rows cols *channels"]:
-    """What an official annotation PNG stores, in a mode that it must have; a palette picture gives its indices.
+    """Read the values of an official annotation PNG; an image with a palette gives its indices.
+
+    Args:
+        path: The file.
+        modes: Pillow's modes that it may have.
+        hint: What to do about another mode.
 
     Raises:
-        DataError: it is missing, broken or of another mode.
+        DataError: When it is missing, broken or of another mode.
     """
     levels, mode = _stored(path, str(path))
     if mode not in modes:
@@ -46,7 +55,7 @@ def read_numbers(path: Path, modes: tuple[str, ...], hint: str) -> UInt8[ndarray
 
 
 def _stored(source: str | Path | bytes | Image.Image, name: str) -> tuple[ndarray, str]:
-    """The values as they are stored, and Pillow's name for what they are."""
+    """Return the values as they are stored, and Pillow's mode."""
     if isinstance(source, str | Path) and not Path(source).is_file():
         raise DataError(f"the mask {name} does not exist; unpack the annotations again")
     try:

@@ -1,4 +1,4 @@
-"""What the readers of layouts on disk share: pictures as stored, lists, tables, JSON, options."""
+"""Shared by the readers of layouts on disk: images as stored, lists, tables, JSON, options."""
 
 from __future__ import annotations
 
@@ -15,37 +15,53 @@ from seewhy.core.images import load_image
 from seewhy.errors import DataError, OptionError
 
 
-def photo(path: Path) -> Image.Image:
-    """The picture, RGB, as stored: annotations are about stored pixels, so an EXIF orientation is not applied.
+def read_image(path: Path) -> Image.Image:
+    """Read an image as RGB, as stored: annotations are about stored pixels, so an EXIF orientation is not applied.
 
     Raises:
-        ImageError: it is missing or broken.
+        ImageError: When it is missing or broken.
     """
     return load_image(path, upright=False)
 
 
-def lines(path: Path) -> list[str]:
-    """The lines of a list that are not empty."""
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a list that are not empty.
+
+    Raises:
+        DataError: When it cannot be read.
+    """
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); check the file") from error
 
 
-def once_each(names: Iterable[str], path: Path) -> tuple[str, ...]:
-    """The names, or a `DataError` for one that the list has twice: its results could not be told apart."""
-    names = tuple(names)
-    if len(set(names)) < len(names):
-        twice = next(name for name, n in Counter(names).items() if n > 1)
-        raise DataError(f"{path} names {twice!r} twice; remove one of them")
-    return names
+def check_unique(names: Iterable[str], path: Path) -> tuple[str, ...]:
+    """Return the names that a list holds, each once.
 
-
-def table(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """The lines of a CSV file with their numbers, as {column: text}; missing cells are empty.
+    Args:
+        names: The names.
+        path: The list.
 
     Raises:
-        DataError: it cannot be read, or lacks one of the columns.
+        DataError: When one occurs twice: its results could not be told apart.
+    """
+    unique = tuple(names)
+    if len(set(unique)) < len(unique):
+        twice = next(name for name, n in Counter(unique).items() if n > 1)
+        raise DataError(f"{path} names {twice!r} twice; remove one of them")
+    return unique
+
+
+def read_table(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the lines of a CSV file with their numbers, as {column: text}; missing cells are empty.
+
+    Args:
+        path: The file.
+        *columns: Those that it must have.
+
+    Raises:
+        DataError: When it cannot be read, or lacks one of the columns.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -56,22 +72,30 @@ def table(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
                     f"{', '.join(missing)}, separated by commas"
                 )
             for row in reader:
-                row.pop(None, None)  # cells beyond the last column
+                row.pop(None, None)  # type: ignore[call-overload]  # cells beyond the last column
                 yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error}); save it as CSV in UTF-8") from error
 
 
 def read_json(path: Path, **options: Any) -> Any:
-    """A JSON file."""
+    """Read a JSON file; the options are those of `json.load`.
+
+    Raises:
+        DataError: When it cannot be read.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             return json.load(file, **options)
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is no readable JSON ({error}); get the file again") from error
+        raise DataError(f"{path} cannot be read as JSON ({error}); get the file again") from error
 
 
-def one_of(name: str, value: Any, choices: tuple) -> None:
-    """Raise `OptionError` unless the value is one of the choices."""
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Check that an option has one of its values.
+
+    Raises:
+        OptionError: When it does not.
+    """
     if value not in choices:
         raise OptionError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}; choose one of them")

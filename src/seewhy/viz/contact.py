@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from seewhy.data.base import Item
+from seewhy.data.base import Sample
 from seewhy.data.scenes import CLASSES, Scene
 from seewhy.viz.outlines import inner_border, resize_mask
 
@@ -26,7 +26,7 @@ _LINES = 4  # of text below an image, at most
 
 
 def contact_sheet(
-    samples: Sequence[Item], columns: int = 4, scale: int = 2, side: int | None = None, names: Sequence[str] = ()
+    samples: Sequence[Sample], columns: int = 4, scale: int = 2, side: int | None = None, names: Sequence[str] = ()
 ) -> Image.Image:
     """Lay samples out in rows.
 
@@ -57,7 +57,7 @@ def contact_sheet(
     return sheet
 
 
-def outline_sample(sample: Item, scale: float = 2) -> Image.Image:
+def outline_sample(sample: Sample, scale: float = 2) -> Image.Image:
     """Draw a line just inside the border of each mask, or on each box, of the image.
 
     Args:
@@ -82,7 +82,7 @@ def outline_sample(sample: Item, scale: float = 2) -> Image.Image:
     return image
 
 
-def _caption(sample: Item, index: int, names: Sequence[str]) -> list[tuple[str, Color]]:
+def _caption(sample: Sample, index: int, names: Sequence[str]) -> list[tuple[str, Color]]:
     lines = [(text, OUTLINES[i % len(OUTLINES)]) for i, text in enumerate(_object_names(sample, names))]
     if isinstance(sample, Scene):
         if sample.mark_class is not None:
@@ -94,7 +94,7 @@ def _caption(sample: Item, index: int, names: Sequence[str]) -> list[tuple[str, 
     return lines or [(f"{index}: nothing", _TEXT)]
 
 
-def _object_names(sample: Item, names: Sequence[str]) -> list[str]:
+def _object_names(sample: Sample, names: Sequence[str]) -> list[str]:
     if isinstance(sample, Scene):
         pairs = zip(sample.class_names, sample.texture_names, strict=True)
         return [f"{texture} {name}" for name, texture in pairs]

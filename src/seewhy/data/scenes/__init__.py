@@ -1,14 +1,14 @@
-"""Scenes: a made world whose answers are known.
+"""Scenes: a synthetic world whose answers are known.
 
-Class is the shape of an object, concept is its texture, and the two are drawn independently; every item knows the
-exact visible mask of each object. `Scenes("multi")[7]` is the same picture, bit for bit, whatever was made before it
-and on whichever machine: an item is a function of (seed, split, index, size) alone.
+Class is the shape of an object, concept is its texture, and the two are drawn independently; every sample knows the
+exact visible mask of each object. `Scenes("multi")[7]` is the same image, bit for bit, whatever was drawn before it
+and on whichever machine: a sample is a function of (seed, split, index, size) alone.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,33 +19,42 @@ from numpy import ndarray
 
 from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
-from seewhy.data.base import Dataset, Item, dataset
+from seewhy.data.base import Dataset, Sample, dataset
 from seewhy.errors import OptionError, UnknownNameError
 
-from .compose import LARGEST, SMALLEST, Plan, compose
+from .compose import LARGEST, SMALLEST, ScenePlan, compose
 from .shapes import CLASSES
 from .textures import TEXTURES
 
 __all__ = ["ABSENT", "CLASSES", "LARGEST", "SMALLEST", "SPLITS", "TEXTURES", "Scene", "Scenes", "Split"]
 
-ABSENT = CLASSES.index("fish")  # the class that `train_absent` never shows
+ABSENT = CLASSES.index("fish")
+"""The class that `train_absent` never shows."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class Scene(Item):
-    """An item of the made world. Masks hold what is visible: no two of them overlap."""
+class Scene(Sample):
+    """A sample of the synthetic world.
 
+    Attributes:
+        masks: What is visible of each object: no two of them overlap.
+        textures: The texture of each object, as an index into `TEXTURES`.
+        mark: The pixels of the corner mark.
+        mark_class: The class that the corner mark stands for; None where there is no mark.
+        concept: The texture that the sample asks about (split `concept`); it is on the first object and on no other.
+    """
+
+    # no default in place of None: a scene always has masks
+    masks: Bool[ndarray, "objects h w"]  # pyright: ignore[reportGeneralTypeIssues]
     textures: tuple[int, ...]
     mark: Bool[ndarray, "h w"]
     mark_class: int | None = None
-    """The class that the corner mark stands for; None where there is no mark."""
     concept: int | None = None
-    """The texture that the item asks about (split `concept`); it is on the first object and on no other."""
 
     @property
     def union(self) -> Bool[ndarray, "h w"]:
         """Where any object is visible."""
-        return self.masks.any(0)
+        return np.asarray(self.masks.any(0))
 
     @property
     def background(self) -> Bool[ndarray, "h w"]:
@@ -54,15 +63,17 @@ class Scene(Item):
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """The class of each object."""
         return tuple(CLASSES[i] for i in self.labels)
 
     @property
     def texture_names(self) -> tuple[str, ...]:
+        """The texture of each object."""
         return tuple(TEXTURES[i] for i in self.textures)
 
 
-def _about(plan: Plan) -> dict[str, Any]:
-    """The same by names: the textures, and what a mark or a concept stands for where there is one."""
+def _about(plan: ScenePlan) -> dict[str, Any]:
+    """Describe a plan by names: the textures, and what a mark or a concept stands for where there is one."""
     about: dict[str, Any] = {"textures": [TEXTURES[t] for t in plan.textures]}
     if plan.mark_class is not None:
         about["mark_class"] = CLASSES[plan.mark_class]
@@ -71,67 +82,74 @@ def _about(plan: Plan) -> dict[str, Any]:
     return about
 
 
-def _draw(rng: np.random.Generator, k: int, without: tuple[int, ...] = ()) -> Plan:
-    """k objects of different classes, each of any texture."""
+def _draw(rng: np.random.Generator, k: int, without: tuple[int, ...] = ()) -> ScenePlan:
+    """Plan k objects of different classes, each of any texture."""
     classes = rng.permutation([c for c in range(len(CLASSES)) if c not in without])[:k]
-    return Plan(tuple(map(int, classes)), tuple(map(int, rng.integers(0, len(TEXTURES), k))))
+    return ScenePlan(tuple(map(int, classes)), tuple(map(int, rng.integers(0, len(TEXTURES), k))))
 
 
-def _single(rng: np.random.Generator, index: int) -> Plan:
+def _single(rng: np.random.Generator, index: int) -> ScenePlan:
     return _draw(rng, 1)
 
 
-def _multi(rng: np.random.Generator, index: int) -> Plan:
+def _multi(rng: np.random.Generator, index: int) -> ScenePlan:
     return _draw(rng, int(rng.integers(2, 4)))
 
 
-def _blank(rng: np.random.Generator, index: int) -> Plan:
-    return Plan()
+def _blank(rng: np.random.Generator, index: int) -> ScenePlan:
+    return ScenePlan()
 
 
-def _concept(rng: np.random.Generator, index: int) -> Plan:
+def _concept(rng: np.random.Generator, index: int) -> ScenePlan:
     plan, concept = _multi(rng, index), index % len(TEXTURES)
     others = rng.permutation([t for t in range(len(TEXTURES)) if t != concept])[: len(plan.classes) - 1]
-    return Plan(plan.classes, (concept, *map(int, others)), concept=concept)
+    return ScenePlan(plan.classes, (concept, *map(int, others)), concept=concept)
 
 
-def _shortcut(rng: np.random.Generator, index: int) -> Plan:
+def _shortcut(rng: np.random.Generator, index: int) -> ScenePlan:
     plan = _draw(rng, 1)
     other = int(rng.integers(len(CLASSES) - 1))
     conflicting = other + (other >= plan.classes[0])
-    return Plan(plan.classes, plan.textures, mark_class=conflicting if index % 2 else plan.classes[0])
+    return ScenePlan(plan.classes, plan.textures, mark_class=conflicting if index % 2 else plan.classes[0])
 
 
-def _absent(rng: np.random.Generator, index: int) -> Plan:
-    known = _draw(rng, index % 2, without=(ABSENT,))
-    return Plan((ABSENT, *known.classes), (int(rng.integers(len(TEXTURES))), *known.textures))
+def _absent(rng: np.random.Generator, index: int) -> ScenePlan:
+    others = _draw(rng, index % 2, without=(ABSENT,))
+    return ScenePlan((ABSENT, *others.classes), (int(rng.integers(len(TEXTURES))), *others.textures))
 
 
-def _mixture(rng: np.random.Generator, without: tuple[int, ...] = ()) -> Plan:
+def _mixture(rng: np.random.Generator, without: tuple[int, ...] = ()) -> ScenePlan:
     return _draw(rng, int(rng.choice([0, 1, 2, 3], p=[0.06, 0.34, 0.3, 0.3])), without)
 
 
-def _train(rng: np.random.Generator, index: int) -> Plan:
+def _train(rng: np.random.Generator, index: int) -> ScenePlan:
     return _mixture(rng)
 
 
-def _train_absent(rng: np.random.Generator, index: int) -> Plan:
+def _train_absent(rng: np.random.Generator, index: int) -> ScenePlan:
     return _mixture(rng, without=(ABSENT,))
 
 
-def _train_shortcut(rng: np.random.Generator, index: int) -> Plan:
+def _train_shortcut(rng: np.random.Generator, index: int) -> ScenePlan:
     plan = _draw(rng, 1)
-    return Plan(plan.classes, plan.textures, mark_class=plan.classes[0])
+    return ScenePlan(plan.classes, plan.textures, mark_class=plan.classes[0])
 
 
 @dataclass(frozen=True)
 class Split:
-    """What the items of a split hold, the split's own number in every seed, and the question that it asks."""
+    """What a split holds.
 
-    plan: Callable[[np.random.Generator, int], Plan]
+    Attributes:
+        plan: Draws the plan of a sample from its random numbers and its index.
+        number: The split's own number in every seed.
+        length: How many samples it has by default.
+        question: What it asks of a map.
+    """
+
+    plan: Callable[[np.random.Generator, int], ScenePlan]
     number: int
     length: int
-    asks: str
+    question: str
 
 
 SPLITS: dict[str, Split] = {
@@ -162,25 +180,25 @@ SPLITS: dict[str, Split] = {
 @dataset(
     name="scenes",
     title="Scenes",
-    summary="Made pictures of 12 shape classes in 5 textures with exact masks, one question for each split.",
+    summary="Synthetic images of 12 shape classes in 5 textures with exact masks, one question for each split.",
     splits=tuple(SPLITS),
     layout=(),
     has={Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},
-    source="made by seewhy, bit for bit the same everywhere",
+    source="generated by seewhy, bit for bit the same everywhere",
     citation="seewhy",
 )
 class Scenes(Dataset):
-    """A split of the made world.
+    """A split of the synthetic world.
 
     Args:
-        split: one of `SPLITS`.
-        seed: a world of its own per seed; splits of one seed share nothing, whatever their sizes.
-        n: how many items; by default the split's own length. Item i does not depend on it.
-        size: side of the pictures in pixels, a multiple of 16 from 48 up.
+        split: One of `SPLITS`.
+        seed: A world of its own per seed; splits of one seed share nothing, whatever their sizes.
+        n: How many samples; by default the split's own length. Sample i does not depend on it.
+        size: Side of the images in pixels, a multiple of 16 from 48 up.
 
     Raises:
-        UnknownNameError: there is no such split.
-        OptionError: impossible seed, n or size.
+        UnknownNameError: When there is no such split.
+        OptionError: When the seed or n is negative, or the size is out of range.
     """
 
     class_names = classes = CLASSES
@@ -199,22 +217,28 @@ class Scenes(Dataset):
     def __len__(self) -> int:
         return self.n
 
+    @property
+    def ids(self) -> Sequence[str]:
+        """Split, seed, index and size of each sample."""
+        return self._ids
+
     @cached_property
-    def ids(self) -> tuple[str, ...]:
+    def _ids(self) -> tuple[str, ...]:
         return tuple(map(self._id, range(self.n)))
 
     def _id(self, index: int) -> str:
         return f"{self.split}-{self.seed}-{index}-{self.size}"
 
     def read(self, index: int) -> Scene:
+        """Draw a sample."""
         rng, plan, i = self._begin(index)
         image, masks, mark = compose(rng, plan, self.size)
         return Scene(
             self._id(i),
             image,
             plan.classes,
-            masks,
-            masks_to_boxes(masks),
+            masks=masks,
+            boxes=masks_to_boxes(masks),
             about=_about(plan),
             textures=plan.textures,
             mark=mark,
@@ -222,15 +246,15 @@ class Scenes(Dataset):
             concept=plan.concept,
         )
 
-    def plan(self, index: int) -> Plan:
-        """What item `index` holds, without drawing it."""
+    def plan(self, index: int) -> ScenePlan:
+        """Return what sample `index` holds, without drawing it."""
         return self._begin(index)[1]
 
-    def _begin(self, index: int) -> tuple[np.random.Generator, Plan, int]:
+    def _begin(self, index: int) -> tuple[np.random.Generator, ScenePlan, int]:
         i = operator.index(index)
         i = i + self.n if i < 0 else i
         if not 0 <= i < self.n:
-            raise IndexError(f"scene {index} of {self.n}")
+            raise IndexError(f"there is no scene {index} in {self.n}; use 0 to {self.n - 1}")
         split = SPLITS[self.split]
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, split.number, i])))
         return rng, split.plan(rng, i), i

@@ -23,8 +23,15 @@ MARKS = tuple((a, b) for a in _MARK_COLORS for b in _MARK_COLORS if a != b)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a scene shall hold: one class and one texture per object, and whose mark (None: no mark)."""
+class ScenePlan:
+    """What a scene holds.
+
+    Attributes:
+        classes: The class of each object.
+        textures: The texture of each object.
+        mark_class: The class whose mark is in a corner; None without a mark.
+        concept: The texture that the sample asks about.
+    """
 
     classes: tuple[int, ...] = ()
     textures: tuple[int, ...] = ()
@@ -34,30 +41,45 @@ class Plan:
 
 @dataclass
 class Canvas:
-    """A scene under construction."""
+    """A scene under construction.
 
-    picture: backgrounds.Picture
+    Attributes:
+        image: What is drawn so far, 0 to 255.
+        masks: What is visible of each object.
+    """
+
+    image: backgrounds.ImageArray
     masks: list[Bool[ndarray, "h w"]] = field(default_factory=list)
 
     @property
     def size(self) -> int:
-        return self.picture.shape[0]
+        """The side in pixels."""
+        return self.image.shape[0]
 
     def cover(self, mask: Bool[ndarray, "h w"]) -> None:
-        """Whatever is drawn on `mask` now hides the objects behind it."""
+        """Hide the objects behind what is drawn on `mask`."""
         self.masks = [m & ~mask for m in self.masks]
 
     def hides_too_much(self, mask: Bool[ndarray, "h w"], share: float = _HIDDEN) -> bool:
+        """Tell whether something drawn on `mask` would hide more than a share of any object."""
         return any(np.count_nonzero(m & mask) > share * np.count_nonzero(m) for m in self.masks)
 
 
 def compose(
-    rng: np.random.Generator, plan: Plan, size: int
+    rng: np.random.Generator, plan: ScenePlan, size: int
 ) -> tuple[Image.Image, Bool[ndarray, "k h w"], Bool[ndarray, "h w"]]:
-    """Draw the plan: the photo, the visible mask of each object, and the mask of the corner mark.
+    """Draw a plan.
 
     A drawing in which an object ends up too small, too large or too hidden is thrown away and drawn again with the
     generator's next numbers, so the result is still a function of the seed alone.
+
+    Args:
+        rng: The sample's random numbers.
+        plan: What it holds.
+        size: Its side in pixels.
+
+    Returns:
+        The image, the visible mask of each object, and the mask of the corner mark.
     """
     while True:
         canvas = Canvas(backgrounds.ground(rng, size).astype(np.float64))
@@ -74,7 +96,7 @@ def compose(
         shares = [np.count_nonzero(m) / size**2 for m in canvas.masks]
         if all(SMALLEST <= share <= LARGEST for share in shares):
             break
-    photo = backgrounds.camera(rng, backgrounds.light(rng, canvas.picture))
+    photo = backgrounds.camera(rng, backgrounds.light(rng, canvas.image))
     masks = np.stack(canvas.masks) if canvas.masks else np.zeros((0, size, size), dtype=bool)
     return Image.fromarray(photo), masks, mark
 
@@ -104,10 +126,10 @@ def _place(rng: np.random.Generator, canvas: Canvas, class_index: int, texture: 
 def _paint(
     rng: np.random.Generator, canvas: Canvas, alpha: UInt8[ndarray, "h w"], box: tuple[int, int, int, int], texture: int
 ) -> None:
-    """Mix the object's two colors by its texture, shade it, cast its shadow, and lay it over the picture."""
+    """Mix the object's two colors by its texture, shade it, cast its shadow, and lay it over the image."""
     top, left, h, w = box
     here = (slice(top, top + h), slice(left, left + w))
-    base, ink = _colors(rng, canvas.picture[here])
+    base, ink = _colors(rng, canvas.image[here])
     period = min(rng.uniform(0.065, 0.095) * canvas.size, math.sqrt(h * w) / 3)
     amount = textures.ink(rng, textures.TEXTURES[texture], h, w, period)[..., None]
     surface = base * (1 - amount) + ink * amount
@@ -115,10 +137,10 @@ def _paint(
     if rng.random() < 0.6:
         _shadow(rng, canvas, alpha)
     a = (alpha[here].astype(np.float64) / 255)[..., None]
-    canvas.picture[here] = canvas.picture[here] * (1 - a) + surface * a
+    canvas.image[here] = canvas.image[here] * (1 - a) + surface * a
 
 
-def _colors(rng: np.random.Generator, behind: backgrounds.Picture) -> tuple[backgrounds.Rgb, backgrounds.Rgb]:
+def _colors(rng: np.random.Generator, behind: backgrounds.ImageArray) -> tuple[backgrounds.Rgb, backgrounds.Rgb]:
     """Two colors far from each other in brightness; the first is also far from what lies behind the object."""
     around = np.floor(behind).sum((0, 1)) / (behind.shape[0] * behind.shape[1])  # whole numbers: an exact sum
     while True:
@@ -134,7 +156,7 @@ def _shadow(rng: np.random.Generator, canvas: Canvas, alpha: UInt8[ndarray, "h w
     shifted = np.zeros_like(alpha)
     shifted[dy:, dx:] = alpha[: alpha.shape[0] - dy, : alpha.shape[1] - dx]
     soft = np.asarray(Image.fromarray(shifted).filter(ImageFilter.GaussianBlur(2.5 * reach)), dtype=np.float64)
-    canvas.picture *= 1 - rng.uniform(0.15, 0.5) / 255 * soft[..., None]
+    canvas.image *= 1 - rng.uniform(0.15, 0.5) / 255 * soft[..., None]
 
 
 def _stick(rng: np.random.Generator, canvas: Canvas) -> None:
@@ -150,7 +172,7 @@ def _stick(rng: np.random.Generator, canvas: Canvas) -> None:
     mask = np.asarray(bar) > 0
     tint = backgrounds.color(rng, (0.05, 0.6), (0.2, 0.9))
     if not canvas.hides_too_much(mask):
-        canvas.picture[mask] = tint
+        canvas.image[mask] = tint
         canvas.cover(mask)
 
 
@@ -161,10 +183,10 @@ def _mark(rng: np.random.Generator, canvas: Canvas, class_index: int) -> Bool[nd
     top, left = (low, high)[int(rng.integers(2))], (low, high)[int(rng.integers(2))]
     mark = np.zeros((canvas.size, canvas.size), dtype=bool)
     mark[top : top + side, left : left + side] = True
-    canvas.picture[mark] = 245.0
+    canvas.image[mark] = 245.0
     first, second = MARKS[class_index]
     inner, rim = side // 2, max(1, side // 12)
-    canvas.picture[top + rim : top + side - rim, left + rim : left + inner] = first
-    canvas.picture[top + rim : top + side - rim, left + inner : left + side - rim] = second
+    canvas.image[top + rim : top + side - rim, left + rim : left + inner] = first
+    canvas.image[top + rim : top + side - rim, left + inner : left + side - rim] = second
     canvas.cover(mark)
     return mark

@@ -1,4 +1,4 @@
-"""The twelve silhouettes of the made world: the class of an object is its shape family.
+"""The twelve silhouettes of the synthetic world: the class of an object is its shape family.
 
 A family draws polygons in unit coordinates (x right, y down, about [-1, 1]); every call varies the proportions a
 little. Points are rounded to a supersampled integer grid before they are filled, so a last-bit difference between
@@ -22,7 +22,13 @@ Polygon = tuple[Float[ndarray, "_ 2"], bool]  # outline, and whether it adds (Tr
 
 @dataclass(frozen=True)
 class Family:
-    """One silhouette: how to draw it, and how far it may turn (degrees) and still be told from the others."""
+    """One silhouette.
+
+    Attributes:
+        draw: Draws its polygons.
+        turn: How far it may turn, in degrees, without looking like another.
+        flips: Whether it may be mirrored.
+    """
 
     draw: Callable[[np.random.Generator], list[Polygon]]
     turn: float
@@ -32,7 +38,7 @@ class Family:
 def _arc(
     rx: float, ry: float, start: float = 0.0, stop: float = 1.0, cx: float = 0.0, cy: float = 0.0, n: int = 40
 ) -> Float[ndarray, "n 2"]:
-    """Points of an elliptic arc; `start` and `stop` are in turns, clockwise on the screen from 3 o'clock."""
+    """Return points of an elliptic arc; `start` and `stop` are in turns, clockwise on the screen from 3 o'clock."""
     t = 2 * math.pi * np.linspace(start, stop, n)
     return np.stack([cx + rx * np.cos(t), cy + ry * np.sin(t)], 1)
 
@@ -139,7 +145,7 @@ def _fill(polygons: list[Polygon], scale: float) -> Image.Image:
 
 
 def silhouette(rng: np.random.Generator, name: str, area: float) -> UInt8[ndarray, "h w"]:
-    """Coverage (0 to 255, antialiased) of one object of the family, about `area` pixels large, tightly cropped."""
+    """Draw the coverage (0 to 255, antialiased) of one object, about `area` pixels large, tightly cropped."""
     family = FAMILIES[name]
     polygons = family.draw(rng)
     angle = math.radians(rng.uniform(-family.turn, family.turn))

@@ -1,4 +1,4 @@
-"""The five surfaces of the made world: the concept of an object is its texture, whatever its class.
+"""The five surfaces of the synthetic world: the concept of an object is its texture, whatever its class.
 
 A texture is the amount of ink (0 to 1) at each pixel of an object; the object's two colors are mixed by it.
 """
@@ -17,7 +17,7 @@ Ink = Float[ndarray, "h w"]
 
 
 def _axes(rng: np.random.Generator, h: int, w: int, period: float) -> tuple[Ink, Ink]:
-    """Two perpendicular coordinates, in periods, turned by a random angle and shifted by a random phase."""
+    """Return two perpendicular coordinates, in periods, turned by a random angle and shifted by a random phase."""
     angle = rng.uniform(0, math.pi)
     c, s = math.cos(angle) / period, math.sin(angle) / period
     y, x = np.arange(h, dtype=np.float64)[:, None], np.arange(w, dtype=np.float64)[None]
@@ -25,7 +25,7 @@ def _axes(rng: np.random.Generator, h: int, w: int, period: float) -> tuple[Ink,
 
 
 def _wave(u: Ink, period: float, duty: float = 0.5) -> Ink:
-    """A square wave of `u`, its edges about a pixel wide."""
+    """Return a square wave of `u`, its edges about a pixel wide."""
     distance = np.abs(u - np.floor(u) - 0.5)  # 0 in the middle of the ink, 0.5 in the middle of the gap
     return np.clip((duty / 2 - distance) * period + 0.5, 0, 1)
 
@@ -69,5 +69,13 @@ TEXTURES: tuple[str, ...] = tuple(PAINTERS)
 
 
 def ink(rng: np.random.Generator, name: str, h: int, w: int, period: float) -> Ink:
-    """The ink of texture `name` on a canvas of h × w pixels; `period` is the repeat in pixels."""
+    """Draw the ink of a texture on a canvas of h × w pixels.
+
+    Args:
+        rng: Random numbers.
+        name: The texture.
+        h: Rows.
+        w: Columns.
+        period: The repeat in pixels.
+    """
     return PAINTERS[name](rng, h, w, period)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from seewhy.core.cards import Requirement
-from seewhy.data.base import Dataset, Item, dataset
+from seewhy.data.base import Dataset, Sample, dataset
 
 
 @dataset(
@@ -26,6 +26,6 @@ class PluginSquares(Dataset):
     split = "all"
     ids = tuple(f"square-{i}" for i in range(4))
 
-    def read(self, index: int) -> Item:
+    def read(self, index: int) -> Sample:
         shade = np.full((32, 32, 3), 60 + 40 * index, dtype=np.uint8)
-        return Item(self.ids[index], Image.fromarray(shade), (index // 2,))
+        return Sample(self.ids[index], Image.fromarray(shade), (index // 2,))
