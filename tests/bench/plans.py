@@ -8,7 +8,7 @@ from seewhy.bench.store import Store
 SMALL = """
 models = ["scenes_cnn"]
 methods = ["grad_cam", "lafam"]
-metrics = ["pointing_game", "sparseness", {name = "fidelity", steps = 2}]
+metrics = ["pointing_game", "sparseness", {name = "fidelity", n_steps = 2}]
 [data]
 name = "scenes"
 split = "multi"

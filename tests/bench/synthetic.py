@@ -37,7 +37,7 @@ METRICS = [
         "higher_is_better": True,
         "citation": "A & B, eq. 1",
         "parts": {"mif": False},
-        "options": {"steps": 4},
+        "options": {"n_steps": 4},
         "axis": [0, 25, 50, 75, 100],
         "axis_title": "% of the pixels",
     },

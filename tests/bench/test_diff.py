@@ -49,11 +49,11 @@ def test_significant_ones_come_first(runs):
 def test_another_protocol_is_said_first(runs, tmp_path):
     other = synthetic.write(tmp_path / "c", methods={"grad_cam": "Grad-CAM"})
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest["metrics"][0]["options"]["steps"] = 9
+    manifest["metrics"][0]["options"]["n_steps"] = 9
     manifest["versions"]["torch"] = "3"
     (other / "manifest.json").write_text(json.dumps(manifest))
     found = compare_runs(runs[0], other)
-    assert ("metrics.fidelity.options.steps", 4, 9) in found.protocol
+    assert ("metrics.fidelity.options.n_steps", 4, 9) in found.protocol
     assert found.environment == [("versions.torch", "2.13", "3")]
     assert ("toy · scenes · multi · lafam · fidelity", "first") in found.only
     assert {c.method for c in found.changes} == {"grad_cam"}

@@ -29,7 +29,7 @@ def test_every_metric_is_listed_with_what_its_card_says(said):
     assert rows["diagnosis"]["needs"] == ["label", "mask", "model"]
     assert rows["arcc"]["passes"] == 9
     assert rows["randomization"]["higher_is_better"] is False
-    assert rows["randomization"]["options"]["steps"]["default"] == 7
+    assert rows["randomization"]["options"]["n_steps"]["default"] == 7
 
 
 def test_the_table_can_be_narrowed_and_says_which_way_is_good(said):

@@ -199,7 +199,7 @@ class DropsTheBatchForOneNaN(Honest):
 
 @sabotages("check_missing_truth_isolated", "without the mask of the object has a value")
 class CountsAnEmptyMaskAsAHit(Honest):
-    def bad_rows(self, maps, given):
+    def invalid_rows(self, maps, given):
         return {}
 
 

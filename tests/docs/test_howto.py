@@ -37,7 +37,6 @@ def _registries_stay(monkeypatch):
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.xfail(raises=ImportError, strict=False, reason="the metric page has the names of faithfulness to come")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page_runs(page: Path, tmp_path: Path, monkeypatch) -> None:
     files = files_of(page)

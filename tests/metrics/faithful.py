@@ -16,14 +16,14 @@ from seewhy.targets import Output
 
 CLASSES = [3, 1]
 SMALL = {
-    "fidelity": {"steps": 5},
-    "fidelity_discrimination": {"steps": 5},
-    "box_sensitivity": {"sizes": (3, 9, 20), "draws": 7},
-    "box_discrimination": {"sizes": (3, 9, 20), "draws": 7},
-    "infidelity": {"sizes": (3, 9), "draws": 7},
-    "insertion": {"steps": 6},
-    "deletion": {"steps": 6},
-    "id_score": {"steps": 6},
+    "fidelity": {"n_steps": 5},
+    "fidelity_discrimination": {"n_steps": 5},
+    "box_sensitivity": {"sizes": (3, 9, 20), "n_samples": 7},
+    "box_discrimination": {"sizes": (3, 9, 20), "n_samples": 7},
+    "infidelity": {"sizes": (3, 9), "n_samples": 7},
+    "insertion": {"n_steps": 6},
+    "deletion": {"n_steps": 6},
+    "id_score": {"n_steps": 6},
     "road": {"percentages": (40, 85)},
 }
 OURS = {cls.card.name: cls for cls in METRICS.values() if cls.card.property == "faithfulness"}

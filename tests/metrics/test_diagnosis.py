@@ -28,7 +28,7 @@ OBJECT, OTHER, CORNER = region(8, 8), region(8, 32), region(24, 40)
 def diagnosed(monkeypatch, active, evidence, answer=2, label=2, objects=None, valid=None, **options):
     """The verdict for one image where the label-free map, the map, and the answer are as said."""
     model, x = toys.toy_cnn(), toys.batch(1)
-    monkeypatch.setattr(Diagnosis, "_label_free", lambda *_: active.float()[None])
+    monkeypatch.setattr(Diagnosis, "_label_free_maps", lambda *_: active.float()[None])
     given = MetricInputs(
         masks=OBJECT[None], model=model, x=x, target=0, labels=torch.tensor([label]), valid=valid, objects=objects
     )

@@ -47,28 +47,28 @@ def blurred(x):
     )
 
 
-def literal_curve(read, image, base, map, c, steps, first):
+def literal_curve(read, image, base, map, c, n_steps, first):
     values = map.flatten().tolist()
     sign = -1 if first == "most" else 1
     order = sorted(range(len(values)), key=lambda i: (sign * values[i], i))
     curve = []
-    for k in range(steps + 1):
+    for k in range(n_steps + 1):
         changed = image.clone().flatten(1)
-        for i in order[: round(k * len(values) / steps)]:
+        for i in order[: round(k * len(values) / n_steps)]:
             changed[:, i] = base.flatten(1)[:, i]
         curve.append(read(changed.view_as(image), c))
     return curve
 
 
 def test_fidelity_is_the_literal_area_between_the_curves(model, x):
-    maps, steps = some_maps(), 6
-    found = Fidelity(steps=steps).measure(maps, known(model, x))
+    maps, n_steps = some_maps(), 6
+    found = Fidelity(n_steps=n_steps).measure(maps, known(model, x))
     for i, c in enumerate(CLASSES):
-        mif = literal_curve(lambda v, c: ask(model, v, c), x[i], blurred(x)[i], maps[i], c, steps, "most")
-        lif = literal_curve(lambda v, c: ask(model, v, c), x[i], blurred(x)[i], maps[i], c, steps, "least")
+        mif = literal_curve(lambda v, c: ask(model, v, c), x[i], blurred(x)[i], maps[i], c, n_steps, "most")
+        lif = literal_curve(lambda v, c: ask(model, v, c), x[i], blurred(x)[i], maps[i], c, n_steps, "least")
         assert found.curves["mif"][i].tolist() == pytest.approx(mif, rel=1e-9)
         assert found.curves["lif"][i].tolist() == pytest.approx(lif, rel=1e-9)
-        areas = [np.trapezoid(curve, dx=100 / steps) for curve in (mif, lif)]
+        areas = [np.trapezoid(curve, dx=100 / n_steps) for curve in (mif, lif)]
         assert found.parts["mif"][i].item() == pytest.approx(areas[0], rel=1e-9)
         assert found.parts["lif"][i].item() == pytest.approx(areas[1], rel=1e-9)
         assert found.value[i].item() == pytest.approx(areas[1] - areas[0], abs=1e-9)
@@ -76,28 +76,28 @@ def test_fidelity_is_the_literal_area_between_the_curves(model, x):
 
 @pytest.mark.parametrize(("first", "start"), [("zero", "zero"), ("black", "blur")])
 def test_insertion_and_deletion_are_literal_areas_of_the_probability(model, x, first, start):
-    maps, steps = some_maps(), 7
+    maps, n_steps = some_maps(), 7
     bases = {
         "zero": torch.zeros_like(x),
         "blur": blurred(x),
         "black": torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]).double()[:, None, None] + 0 * x,
     }
-    found = IDScore(steps=steps, baseline=first, start=start).measure(maps, known(model, x))
+    found = IDScore(n_steps=n_steps, baseline=first, start=start).measure(maps, known(model, x))
     for i, c in enumerate(CLASSES):
-        deletion = literal_curve(lambda v, c: chance(model, v, c), x[i], bases[first][i], maps[i], c, steps, "most")
-        insertion = literal_curve(lambda v, c: chance(model, v, c), bases[start][i], x[i], maps[i], c, steps, "most")
-        areas = [np.trapezoid(curve, dx=1 / steps) for curve in (insertion, deletion)]
+        deletion = literal_curve(lambda v, c: chance(model, v, c), x[i], bases[first][i], maps[i], c, n_steps, "most")
+        insertion = literal_curve(lambda v, c: chance(model, v, c), bases[start][i], x[i], maps[i], c, n_steps, "most")
+        areas = [np.trapezoid(curve, dx=1 / n_steps) for curve in (insertion, deletion)]
         assert found.curves["deletion"][i].tolist() == pytest.approx(deletion, rel=1e-6)
         assert found.curves["insertion"][i].tolist() == pytest.approx(insertion, rel=1e-6)
         assert found.value[i].item() == pytest.approx(areas[0] - areas[1], abs=1e-7)
     given = known(model, x)
-    assert Insertion(steps=steps, baseline=start)(maps, given).equal(found.parts["insertion"])
-    assert Deletion(steps=steps, baseline=first)(maps, given).equal(found.parts["deletion"])
+    assert Insertion(n_steps=n_steps, baseline=start)(maps, given).equal(found.parts["insertion"])
+    assert Deletion(n_steps=n_steps, baseline=first)(maps, given).equal(found.parts["deletion"])
 
 
 def boxes_of(metric, size):
     """The corners, checked for lying inside."""
-    side, corners = metric.boxes((32, 48), size)
+    side, corners = metric.boxes(32, 48, size)
     assert side == max(1, round(size * 32 / 28))
     assert all(0 <= top <= 32 - side and 0 <= left <= 48 - side for top, left in corners.tolist())
     return [(slice(top, top + side), slice(left, left + side)) for top, left in corners.tolist()]
@@ -105,7 +105,7 @@ def boxes_of(metric, size):
 
 def test_box_sensitivity_is_the_literal_area_under_the_correlations(model, x):
     maps, base = some_maps(), blurred(x)
-    metric = BoxSensitivity(sizes=(1, 7, 20), draws=12, seed=4)
+    metric = BoxSensitivity(sizes=(1, 7, 20), n_samples=12, seed=4)
     found = metric.measure(maps, known(model, x))
     for i, c in enumerate(CLASSES):
         curve = []
@@ -125,7 +125,7 @@ def test_box_sensitivity_is_the_literal_area_under_the_correlations(model, x):
 @pytest.mark.parametrize("times", ["change", "map"])
 def test_infidelity_is_the_literal_error(model, x, scale, times):
     maps = some_maps()
-    metric = Infidelity(sizes=(3, 10), draws=8, scale=scale, times=times, baseline="zero")
+    metric = Infidelity(sizes=(3, 10), n_samples=8, scale=scale, times=times, baseline="zero")
     found = metric(maps, known(model, x))
     for i, c in enumerate(CLASSES):
         forecast, losses = [], []
@@ -205,7 +205,7 @@ def test_road_removes_by_rank_imputes_and_reads_the_probability(model, x):
 def test_class_discrimination_takes_the_rivals_map_for_the_same_score(model, x):
     maps, given = some_maps(), known(model, x)
     for plain, delta in (
-        (Fidelity(steps=5), FidelityDiscrimination(steps=5)),
+        (Fidelity(n_steps=5), FidelityDiscrimination(n_steps=5)),
         (BoxSensitivity(**SMALL["box_sensitivity"]), BoxDiscrimination(**SMALL["box_sensitivity"])),
     ):
         found = delta.measure(maps, given)
@@ -235,16 +235,16 @@ def test_exact_contributions_reach_the_bound_of_box_sensitivity(x):
 
 
 def test_exact_contributions_give_the_closed_form_of_fidelity_and_beat_every_other_map(x):
-    model, steps = linear(), 8
+    model, n_steps = linear(), 8
     exact = contributions(model, x, blurred(x))
     whole = torch.stack([(model.module.weight[c].detach() * x[i]).sum() for i, c in enumerate(CLASSES)])
-    found = Fidelity(steps=steps).measure(exact, known(model, x))
-    counts = torch.arange(steps + 1) * 1536 // steps
+    found = Fidelity(n_steps=n_steps).measure(exact, known(model, x))
+    counts = torch.arange(n_steps + 1) * 1536 // n_steps
     for name, descending in (("mif", True), ("lif", False)):
         gone = exact.flatten(1).sort(1, descending=descending).values.cumsum(1)
         want = whole[:, None] - torch.nn.functional.pad(gone, (1, 0))[:, counts]
         assert torch.allclose(found.curves[name], want, atol=1e-8)
-    assert (found.value > Fidelity(steps=steps)(some_maps(), known(model, x))).all()
+    assert (found.value > Fidelity(n_steps=n_steps)(some_maps(), known(model, x))).all()
 
 
 def test_infidelity_of_what_is_true_is_zero(x):
@@ -266,11 +266,11 @@ def test_a_constant_map_is_worth_nothing(model, x):
     flat = torch.full((2, 32, 48), 0.3).double()
     nearly = flat.float() * (1 + 1e-7 * torch.randn(2, 32, 48))
     for map in (flat, 0 * flat):
-        assert Fidelity(steps=5)(map, known(model, x)).tolist() == [0, 0]
+        assert Fidelity(n_steps=5)(map, known(model, x)).tolist() == [0, 0]
         assert ROAD(percentages=(20, 60))(map, known(model, x)).tolist() == [0, 0]
     for map in (flat, 0 * flat, nearly):
         assert small("box_sensitivity")(map, known(model, x)).tolist() == [0, 0]
-    zero = Infidelity(sizes=(3,), draws=5)(0 * flat, known(model, x))
+    zero = Infidelity(sizes=(3,), n_samples=5)(0 * flat, known(model, x))
     assert torch.isfinite(zero).all()
 
 
@@ -279,7 +279,7 @@ def test_a_model_that_does_not_care_cannot_be_followed(x):
     with torch.no_grad():
         model.module.weight.zero_()
     assert small("box_sensitivity")(some_maps(), known(model, x)).tolist() == [0, 0]
-    assert Fidelity(steps=4)(some_maps(), known(model, x)).tolist() == [0, 0]
+    assert Fidelity(n_steps=4)(some_maps(), known(model, x)).tolist() == [0, 0]
 
 
 def test_a_large_offset_takes_nothing_from_box_sensitivity(model, x):

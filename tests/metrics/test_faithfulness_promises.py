@@ -168,7 +168,7 @@ def test_accuracy_of_a_model_that_answers_nan_is_nan(x):
     model = linear()
     with torch.no_grad():
         model.module.weight[2] = torch.nan
-    found = ROAD(percentages=(20, 60), read="accuracy").measure(some_maps(), known(model, x))
+    found = ROAD(percentages=(20, 60), read_out="accuracy").measure(some_maps(), known(model, x))
     assert found.value.isnan().all()
 
 
@@ -229,15 +229,15 @@ def test_a_target_that_does_not_fit_the_batch():
 
 def test_options_that_cannot_work():
     for cls, options, match in [
-        (Fidelity, {"steps": 0}, "use 1 or more"),
-        (Fidelity, {"baseline": "grass"}, "not one of black"),
-        (IDScore, {"start": "grass"}, "not one of black"),
+        (Fidelity, {"n_steps": 0}, "use 1 or more"),
+        (Fidelity, {"baseline": "grass"}, "unknown baseline .grass.; use black"),
+        (IDScore, {"start": "grass"}, "unknown baseline .grass.; use black"),
         (BoxSensitivity, {"sizes": (3,)}, "2 or more increasing"),
         (BoxSensitivity, {"sizes": (3, 2)}, "increasing"),
         (BoxSensitivity, {"sizes": (3, 29)}, "to 28"),
-        (BoxSensitivity, {"draws": 1}, "use 2 or more"),
+        (BoxSensitivity, {"n_samples": 1}, "use 2 or more"),
         (ROAD, {"percentages": (10, 120)}, "to 100"),
-        (ROAD, {"read": "luck"}, "not one of"),
+        (ROAD, {"read_out": "luck"}, "not one of"),
         (Infidelity, {"scale": "worst"}, "not one of"),
         (Deletion, {"batch_size": 0}, "use 1 or more"),
     ]:

@@ -77,7 +77,7 @@ def given(model, x):
 
 def test_deletion_is_pixel_flipping_without_the_first_point(model, x, maps):
     flipping = quantus.PixelFlipping(features_in_step=16, perturb_baseline=0.0, **PLAIN)
-    found = Deletion(steps=16).measure(maps, given(model, x))
+    found = Deletion(n_steps=16).measure(maps, given(model, x))
     want = theirs(flipping, model, x, maps, softmax=True)
     assert torch.allclose(found.curves[""][:, 1:], want, atol=1e-5)
     # their area (np.trapz, gone from the newest numpy) has unit steps and begins at the second point
@@ -104,7 +104,7 @@ def test_pixel_flipping_of_color_flips_channel_values():
         color,
         Structure("toy", has_logits=True, has_embedding=False, classes=4, read=lambda raw, _: Output(logits=raw)),
     )
-    ours = Deletion(steps=1).measure(map[:, 0], MetricInputs(model=model, x=images, target=1))
+    ours = Deletion(n_steps=1).measure(map[:, 0], MetricInputs(model=model, x=images, target=1))
     assert ours.curves[""][0, -1].item() == pytest.approx(found[0][-1], abs=1e-5)
     assert ours.curves[""][0, -1].item() != pytest.approx(found[0][0], abs=1e-3)
 
@@ -116,7 +116,7 @@ def test_fidelity_of_a_map_of_patches_is_region_perturbation(model, x, order, cu
     regions = quantus.RegionPerturbation(
         patch_size=4, order=order, regions_evaluation=16, perturb_baseline=0.0, **PLAIN
     )
-    found = Fidelity(steps=16, baseline="zero").measure(maps, given(model, x)).curves[curve]
+    found = Fidelity(n_steps=16, baseline="zero").measure(maps, given(model, x)).curves[curve]
     lost = theirs(regions, model, x, maps, softmax=False)
     assert torch.allclose(found[:, :1] - found[:, 1:], lost, atol=1e-5)
 
@@ -136,7 +136,7 @@ def test_road_by_accuracy_is_theirs_for_each_image(model, x, maps):
         answers = model.module(x).argmax(1).tolist()
     percentages = list(range(5, 100, 10))
     found = (
-        ROAD(percentages=percentages, noise=0.0, read="accuracy")
+        ROAD(percentages=percentages, noise=0.0, read_out="accuracy")
         .measure(maps, MetricInputs(model=model, x=x, target=answers))
         .curves["morf"]
     )
@@ -157,7 +157,7 @@ def test_road_by_accuracy_is_theirs_for_each_image(model, x, maps):
 def test_infidelity_of_one_patch_is_theirs(model, x, maps):
     """A patch as large as the image: there is only one box, and nothing that stays removed from before."""
     their = quantus.Infidelity(perturb_patch_sizes=[SIDE], n_perturb_samples=1, perturb_baseline=0.0, **PLAIN)
-    ours = Infidelity(sizes=(28,), draws=2, scale="none", baseline="zero")
+    ours = Infidelity(sizes=(28,), n_samples=2, scale="none", baseline="zero")
     assert torch.allclose(ours(maps, given(model, x)), theirs(their, model, x, maps, softmax=False), rtol=1e-5)
 
 
@@ -184,11 +184,11 @@ def test_infidelity_of_several_patches_is_not_because_theirs_pile_up(model, x, m
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_infidelity_is_captums_for_the_same_boxes(model, x, maps, normalize):
-    metric = Infidelity(sizes=(5, 11), draws=20, scale="best" if normalize else "none", baseline="zero")
+    metric = Infidelity(sizes=(5, 11), n_samples=20, scale="best" if normalize else "none", baseline="zero")
     boxes = [
         (side, *corner)
         for size in metric.sizes
-        for side, corners in [metric.boxes((SIDE, SIDE), size)]
+        for side, corners in [metric.boxes(SIDE, SIDE, size)]
         for corner in corners.tolist()
     ]
     turn = iter(boxes * 2)

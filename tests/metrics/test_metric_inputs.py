@@ -9,7 +9,7 @@ import toys
 from seewhy.errors import OptionError
 from seewhy.methods import METHODS
 from seewhy.metrics import ARCC, AUC, Diagnosis, Fidelity, MetricInputs, MultiObject, Randomization
-from seewhy.metrics.base import _check
+from seewhy.metrics.inputs import check_inputs
 
 SIZE = (32, 48)
 MAPS = torch.randn(3, *SIZE, generator=torch.Generator().manual_seed(0))
@@ -48,8 +48,8 @@ def test_what_is_no_truth_about_these_maps_is_refused(name, value, says):
 
 @pytest.mark.parametrize("maps", [MAPS[:0], MAPS[:, None], MAPS.long(), MAPS.numpy()], ids=["none", "4d", "int", "np"])
 def test_what_is_no_batch_of_maps_is_refused(maps):
-    with pytest.raises(OptionError, match=r"not .*; give one or more, un-normalized"):
-        _check(AUC.card, maps, MetricInputs(masks=masks()))
+    with pytest.raises(OptionError, match=r"not .*; pass one or more, un-normalized"):
+        check_inputs(AUC.card, maps, MetricInputs(masks=masks()))
 
 
 def diagnosed(model, x, target):
@@ -61,7 +61,7 @@ def averaged(model, x, target):
 
 
 def randomized(model, x, target):
-    return {"method": METHODS["saliency"](model)}, Randomization(steps=2)
+    return {"method": METHODS["saliency"](model)}, Randomization(n_steps=2)
 
 
 @pytest.mark.parametrize("make", [diagnosed, averaged, randomized])
@@ -89,7 +89,7 @@ def test_what_the_model_said_of_the_images_stays_known_when_maps_are_bad():
     given = MetricInputs(masks=masks(), labels=torch.tensor([0, 1, 2]), model=model, x=toys.batch(3), target=[0, 1, 2])
     seen = []
     model.module.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    for metric, ends, each in ((Diagnosis(), 6, 0), (Fidelity(steps=3), 6, 12)):
+    for metric, ends, each in ((Diagnosis(), 6, 0), (Fidelity(n_steps=3), 6, 12)):
         metric(MAPS, given)
         assert sum(seen) == ends + each
         for row in range(3):

@@ -19,7 +19,7 @@ def test_sigma_of_smooth_cdam_on_scenes():
     scenes = Scenes("multi", seed=0)
     x = model.preprocess_batch([scenes[i].image for i in range(2)])
     labels = [int(scenes[i].labels[0]) for i in range(2)]
-    metric = Fidelity(steps=4)
+    metric = Fidelity(n_steps=4)
     choice = choose_option(model, x, labels, among=(0.02, 1.0), metric=metric, n_samples=4)
     for sigma in (0.02, 1.0):
         maps = METHODS["smooth_cdam"](model, sigma=sigma, n_samples=4)(x, labels)
@@ -32,7 +32,7 @@ def test_sigma_of_smooth_cdam_on_scenes():
 def test_the_ends_are_asked_once_for_all_values():
     model, seen = toy_vit(), []
     model.module.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    choose_option(model, batch(), [1, 2], method="lafam", option="layer", among=(0, 1, 2), metric=Fidelity(steps=4))
+    choose_option(model, batch(), [1, 2], method="lafam", option="layer", among=(0, 1, 2), metric=Fidelity(n_steps=4))
     assert sum(seen) == 2 * (3 * 1 + 3 * 6 + 2)  # a map each, its inner points, and two ends in all
 
 

@@ -27,10 +27,10 @@ def measured(metric, model, tool, target=(0, 1, 2), x=None, maps=None):
 
 def test_a_method_that_ignores_the_weights_keeps_its_map_and_gradients_do_not():
     model = toys.toy_cnn()
-    edges = measured(Randomization(steps=3), model, Edges(model))
+    edges = measured(Randomization(n_steps=3), model, Edges(model))
     assert edges.value.tolist() == pytest.approx([1, 1, 1])
     assert edges.parts["ssim"].tolist() == edges.parts["untrained"].tolist() == pytest.approx([1, 1, 1])
-    saliency = measured(Randomization(steps=3), model, METHODS["saliency"](model))
+    saliency = measured(Randomization(n_steps=3), model, METHODS["saliency"](model))
     assert (saliency.value < 0.6).all()
 
 
@@ -64,7 +64,7 @@ def test_each_stage_is_that_of_quantus_with_the_same_random_weights(name, monkey
         explain_func=explain,
     )
     assert theirs.pop("original") == pytest.approx([1, 1, 1])  # counted by their average, not by ours
-    ours = measured(Randomization(steps=5), model, tool)
+    ours = measured(Randomization(n_steps=5), model, tool)
     assert list(theirs) == ["head", "stage2.1", "stage2.0", "stage1.1", "stage1.0"]
     torch.testing.assert_close(
         ours.curves[""], torch.tensor(list(theirs.values()), dtype=torch.float64).T, atol=1e-5, rtol=0
@@ -77,7 +77,7 @@ def test_each_stage_is_that_of_quantus_with_the_same_random_weights(name, monkey
 def test_it_is_the_literal_cascade_on_the_maps_size(make):
     model, x = make(), toys.batch(2)
     tool = METHODS["grad_cam"](model, relu=False)
-    found = measured(Randomization(steps=2, seed=5), model, tool, (0, 3), x)
+    found = measured(Randomization(n_steps=2, seed=5), model, tool, (0, 3), x)
     random = copy.deepcopy(model)
     trained = resize_maps(tool(x, [0, 3]), (32, 48))
     for number, name in enumerate(seewhy.models.instrument.randomize.parametrized_modules(model, x)):
@@ -93,12 +93,12 @@ def test_it_is_the_literal_cascade_on_the_maps_size(make):
 
 
 def test_the_way_to_the_images_size_is_an_option():
-    """LaFAM of the first stage does not change while later ones reinitialize, if both maps are enlarged in the same way."""
+    """LaFAM of the first stage does not change while later ones do, if both maps are enlarged alike."""
     model = toys.toy_cnn()
     tool, x = METHODS["lafam"](model, layer="stage1"), toys.batch(2)
     maps = resize_maps(tool(x), (32, 48), "nearest")
     curves = [
-        measured(Randomization(steps=5, upsampling=mode), model, tool, (0, 0), x, maps).curves[""][:, :3]
+        measured(Randomization(n_steps=5, upsampling=mode), model, tool, (0, 0), x, maps).curves[""][:, :3]
         for mode in ("nearest", "bilinear")
     ]
     assert curves[0].flatten().tolist() == pytest.approx([1] * 6)
@@ -106,10 +106,10 @@ def test_the_way_to_the_images_size_is_an_option():
 
 
 def test_a_model_with_few_layers_fills_few_points():
-    found = measured(Randomization(steps=8), model := toys.toy_cnn(), METHODS["saliency"](model))
+    found = measured(Randomization(n_steps=8), model := toys.toy_cnn(), METHODS["saliency"](model))
     assert found.curves[""].isnan().sum(1).tolist() == [3, 3, 3]
     assert torch.isfinite(torch.stack([found.value, *found.parts.values()])).all()
-    assert len(Randomization(steps=8).axis) == 8
+    assert len(Randomization(n_steps=8).axis) == 8
 
 
 def test_constant_maps_share_nothing_and_a_constant_trained_map_has_no_value():
@@ -120,10 +120,10 @@ def test_constant_maps_share_nothing_and_a_constant_trained_map_has_no_value():
         def compute(self, x, target):
             return torch.ones(len(x), 4, 6)
 
-    found = measured(Randomization(steps=2), model, Flat(model), (0, 0), x, torch.randn(2, 32, 48))
+    found = measured(Randomization(n_steps=2), model, Flat(model), (0, 0), x, torch.randn(2, 32, 48))
     assert found.value.tolist() == [0, 0]
     maps = torch.stack([torch.full((32, 48), 0.1), torch.randn(32, 48)])
-    found = measured(Randomization(steps=2), model, Edges(model), (0, 0), x, maps)
+    found = measured(Randomization(n_steps=2), model, Edges(model), (0, 0), x, maps)
     assert found.reasons == {0: "the map is the same everywhere"}
     assert found.value.isnan().tolist() == [True, False]
 
@@ -141,7 +141,7 @@ def test_an_image_on_which_a_random_model_gives_nan_costs_itself_only():
             return maps
 
     x0 = x[1]
-    found = measured(Randomization(steps=5), model, Fragile(model), (0, 0, 0), x)
+    found = measured(Randomization(n_steps=5), model, Fragile(model), (0, 0, 0), x)
     assert found.value.tolist() == pytest.approx([1, 1, 1])
     assert found.curves[""].isnan().sum(1).tolist() == [0, 1, 0]  # the last model only
     assert found.parts["untrained"].isnan().tolist() == [False, True, False]
@@ -151,7 +151,7 @@ def test_the_seed_decides_and_the_model_stays():
     model = toys.toy_cnn()
     weights = copy.deepcopy(model.module.state_dict())
     tool = METHODS["saliency"](model)
-    one, same, other = (measured(Randomization(steps=3, seed=seed), model, tool).value for seed in (1, 1, 2))
+    one, same, other = (measured(Randomization(n_steps=3, seed=seed), model, tool).value for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert all(torch.equal(weights[k], v) for k, v in model.module.state_dict().items())
@@ -159,6 +159,6 @@ def test_the_seed_decides_and_the_model_stays():
 
 def test_impossible_questions():
     with pytest.raises(OptionError, match="2 or more"):
-        Randomization(steps=1)
+        Randomization(n_steps=1)
     with pytest.raises(OptionError, match="the method that made the map"):
         Randomization()(torch.randn(1, 32, 48), model=toys.toy_cnn(), x=toys.batch(1), target=0)

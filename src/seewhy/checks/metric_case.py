@@ -17,7 +17,8 @@ from seewhy.checks.method_case import output_of
 from seewhy.core.cards import Capability, Requirement
 from seewhy.methods import InputXGradient, Saliency
 from seewhy.methods.base import Method
-from seewhy.metrics.base import TRUTH, Measurement, Metric, MetricInputs, picked
+from seewhy.metrics.base import Measurement, Metric, MetricInputs
+from seewhy.metrics.inputs import ROW_FIELDS, select_rows
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import ClassTarget
 
@@ -69,7 +70,7 @@ class MetricCase:
     def rows(self, rows: list[int]) -> tuple[Tensor, MetricInputs]:
         """Maps and knowledge of some of the images."""
         known = self.known
-        fields = {name: picked(getattr(known, name), rows) for name in (*TRUTH, "x")}
+        fields = {name: select_rows(getattr(known, name), rows) for name in (*ROW_FIELDS, "x")}
         return self.maps[rows], self.given(**fields, target=known.target and known.target.at(rows))
 
     def skip_unless_needed(self, *requirements: Requirement) -> None:

@@ -80,7 +80,7 @@ def masks_to_boxes(masks: Bool[ndarray, "objects rows cols"]) -> Float[ndarray, 
     """
     boxes = np.zeros((len(masks), 4))
     for axis, first in ((1, 0), (2, 1)):  # the columns that the mask touches give left and right, the rows the others
-        touched = masks.any(axis)
+        touched = np.asarray(masks.any(axis))
         boxes[:, first] = touched.argmax(1)
         boxes[:, first + 2] = np.where(touched.any(1), touched.shape[1] - touched[:, ::-1].argmax(1), 0)
     return boxes

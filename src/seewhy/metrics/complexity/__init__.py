@@ -1,1 +1,1 @@
-"""How simple is the map?"""
+"""Complexity: how simple is the map?"""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from seewhy.errors import OptionError
 from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
-from seewhy.metrics.masked_values import Pixels, pixels
+from seewhy.metrics.masked_values import pixels
 
 
 @metric(
@@ -28,9 +28,9 @@ class Compactness(Metric):
     zeros, nor, for the last two, for one without a positive value.
     """
 
-    t: float = option(0.05, "share of the maximum", at_least=0)
+    t: float = option(default=0.05, help="share of the maximum", at_least=0)
     variant: str = option(
-        "magnitude", "what becomes of negative values", choices=("magnitude", "signed_maximum", "signed")
+        default="magnitude", help="what becomes of negative values", choices=("magnitude", "signed_maximum", "signed")
     )
 
     def __post_init__(self) -> None:
@@ -39,14 +39,17 @@ class Compactness(Metric):
             raise OptionError(f"t={self.t!r} counts every pixel; use less than 1")
 
     def undefined(
-        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+        self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs
     ) -> dict[str, Bool[Tensor, "batch"]]:
+        """Return the maps of zeros, or without a positive value."""
         if self.variant == "magnitude":
-            return {"every pixel that counts is zero": ~pixels(maps, given).values.any(1)}
-        return {"no pixel that counts is positive": ~(pixels(maps, given).values > 0).any(1)}
+            return {"every pixel that counts is zero": ~pixels(maps, inputs).values.any(1)}
+        return {"no pixel that counts is positive": ~(pixels(maps, inputs).values > 0).any(1)}
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        signed, size = pixels(maps, given), pixels(maps, given, absolute=True)
-        left: Pixels = signed if self.variant == "signed" else size
-        largest = (size if self.variant == "magnitude" else signed).ranked.amax(1, keepdim=True)
-        return Measurement(((left.values <= self.t * largest) & left.valid).sum(1).double() / left.count)
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute the share of values near zero."""
+        signed, magnitude = pixels(maps, inputs), pixels(maps, inputs, absolute=True)
+        compared = signed if self.variant == "signed" else magnitude
+        maximum = (magnitude if self.variant == "magnitude" else signed).ranked.amax(1, keepdim=True)
+        small = (compared.values <= self.t * maximum) & compared.valid
+        return Measurement(small.sum(1).double() / compared.count)

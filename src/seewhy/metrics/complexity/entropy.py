@@ -26,18 +26,20 @@ class Entropy(Metric):
     no score; nor has one pixel alone, normalized.
     """
 
-    normalized: bool = option(False, "divide by the entropy of a constant map")
+    normalized: bool = option(default=False, help="divide by the entropy of a constant map")
 
     def undefined(
-        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+        self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        found = pixels(maps, given)
-        flags = {"every pixel that counts is zero": ~found.values.any(1)}
+        """Return the maps of zeros or of one pixel."""
+        flat = pixels(maps, inputs)
+        flags = {"every pixel that counts is zero": ~flat.values.any(1)}
         if self.normalized:
-            flags["a map of one pixel can be spread in one way only"] = found.count < 2
+            flags["a map of one pixel can be spread in one way only"] = flat.count < 2
         return flags
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        found = pixels(maps, given, absolute=True)
-        value = torch.special.entr(found.values / found.values.sum(1, keepdim=True)).sum(1)
-        return Measurement(value / found.count.double().log() if self.normalized else value)
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute the entropy."""
+        flat = pixels(maps, inputs, absolute=True)
+        value = torch.special.entr(flat.values / flat.values.sum(1, keepdim=True)).sum(1)
+        return Measurement(value / flat.count.double().log() if self.normalized else value)

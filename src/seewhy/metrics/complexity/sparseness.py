@@ -28,14 +28,16 @@ class Sparseness(Metric):
     """
 
     def undefined(
-        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+        self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        return {"every pixel that counts is zero": ~pixels(maps, given).values.any(1)}
+        """Return the maps of zeros."""
+        return {"every pixel that counts is zero": ~pixels(maps, inputs).values.any(1)}
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        found = pixels(maps, given, absolute=True)
-        ordered, n = ascending(found.values), found.count[:, None]
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute the Gini index."""
+        flat = pixels(maps, inputs, absolute=True)
+        ordered, n = ascending(flat.values), flat.count[:, None]
         skipped = ordered.shape[1] - n  # zeros, so they come first and add nothing
         i = torch.arange(1, ordered.shape[1] + 1, device=maps.device) - skipped
-        # rounding takes a constant map a hair below 0
-        return Measurement(((((2 * i - n - 1) * ordered).sum(1)) / (n[:, 0] * ordered.sum(1))).clamp(min=0))
+        gini = ((2 * i - n - 1) * ordered).sum(1) / (n[:, 0] * ordered.sum(1))
+        return Measurement(gini.clamp(min=0))  # rounding takes a constant map a hair below 0

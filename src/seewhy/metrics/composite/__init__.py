@@ -1,1 +1,1 @@
-"""Several properties in one number."""
+"""Composite metrics: several properties in one number."""

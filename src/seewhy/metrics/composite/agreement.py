@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from itertools import combinations
 
-from seewhy.errors import OptionError
+from seewhy.errors import OptionError, require
 
 
 def kendall(rank_a: Iterable[float], rank_b: Iterable[float]) -> float:
-    """Kendall's τ-b: (concordant − discordant) / √((n₀ − ties in a)(n₀ − ties in b)) over the n₀ pairs of methods.
+    """Compute Kendall's τ-b: (concordant − discordant) / √((n₀ − ties in a)(n₀ − ties in b)) over n₀ pairs of methods.
+
+    `scipy.stats.kendalltau` over the methods that both metrics have a value for.
 
     Args:
-        rank_a, rank_b: a rank or a score for each method, in the same order; NaN: this metric has none, and the method
-            is left out. Scores of metrics of different directions: negate one.
+        rank_a: A rank or a score for each method; NaN where the metric has none. Of scores of metrics of different
+            directions, negate one.
+        rank_b: The other metric's, for the same methods in the same order.
 
     Returns:
-        From −1 (reversed) to 1 (alike); NaN where a metric ties all methods, or fewer than two have both.
+        From −1 (reversed) to 1 (alike); NaN where a metric ties all methods, or fewer than two have both values.
 
     Raises:
-        OptionError: the two are not for the same methods.
+        OptionError: When the two are not for the same methods.
+        MissingExtraError: When `pip install 'seewhy[bench]'` has not been done.
     """
     rank_a, rank_b = list(rank_a), list(rank_b)
     if len(rank_a) != len(rank_b):
@@ -29,10 +32,6 @@ def kendall(rank_a: Iterable[float], rank_b: Iterable[float]) -> float:
             "give both for the same methods"
         )
     both = [(float(a), float(b)) for a, b in zip(rank_a, rank_b, strict=True) if not (math.isnan(a) or math.isnan(b))]
-    pairs = [(_sign(a1, a2), _sign(b1, b2)) for (a1, b1), (a2, b2) in combinations(both, 2)]
-    decided = sum(a != 0 for a, _ in pairs) * sum(b != 0 for _, b in pairs)
-    return sum(a * b for a, b in pairs) / math.sqrt(decided) if decided else math.nan
-
-
-def _sign(one: float, two: float) -> int:
-    return (one > two) - (one < two)
+    if len(both) < 2:
+        return math.nan
+    return float(require("scipy.stats", "bench").kendalltau(*zip(*both, strict=True)).statistic)

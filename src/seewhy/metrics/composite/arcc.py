@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seewhy.core.cards import Requirement
 from seewhy.core.maps import is_constant, normalize
+from seewhy.methods.base import Method
 from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
 from seewhy.metrics.faithfulness.perturbation import NOT_FINITE
 from seewhy.metrics.faithfulness.road import ROAD
-from seewhy.metrics.recompute import maps_again
+from seewhy.metrics.inputs import required
+from seewhy.metrics.recompute import recompute_maps
 
 
 @metric(
@@ -45,14 +49,16 @@ class ARCC(Metric):
     Passes: one map of the method, which may need more than one, and two for each percentage.
     """
 
-    percentages: tuple[float, ...] = option((20, 40, 60, 80), "shares of the pixels that ROAD removes (%)")
-    seed: int = option(0, "of ROAD's noise")
+    percentages: Sequence[float] = option(default=(20, 40, 60, 80), help="shares of the pixels that ROAD removes (%)")
+    seed: int = option(default=0, help="of ROAD's noise")
     upsampling: str = option(
-        "bilinear",
-        "how the maps came to the input's size; done to the masked image's map too",
+        default="bilinear",
+        help="how the maps came to the input's size; the masked image's map is resized in the same way",
         choices=("bilinear", "nearest", "bicubic"),
     )
-    batch_size: int = option(32, "images per forward pass (memory against speed; the values are the same)", at_least=1)
+    batch_size: int = option(
+        default=32, help="images per forward pass (memory against speed; the values are the same)", at_least=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,35 +66,39 @@ class ARCC(Metric):
         self.percentages = self._road.percentages
 
     def undefined(
-        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+        self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        return {"the map is the same everywhere": is_constant(_evidence(maps, given))}
+        """Return the constant maps."""
+        return {"the map is the same everywhere": is_constant(_evidence(maps, required(inputs.method, "method")))}
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        shown = normalize(_evidence(maps, given).double(), signed=False)
-        masked = given.x * shown[:, None].to(given.x.dtype)
-        again = maps_again(given.method, masked, given.target, tuple(maps.shape[1:]), self.upsampling)
-        again = _evidence(again, given)
-        found = self._road.compare(maps, given)
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute the three parts and their harmonic mean."""
+        _, x, target = inputs.model_inputs
+        method = required(inputs.method, "method")
+        normalized = normalize(_evidence(maps, method).double(), signed=False)
+        masked_images = x * normalized[:, None].to(x.dtype)
+        masked_maps = _evidence(recompute_maps(method, masked_images, target, maps, self.upsampling), method)
+        road = self._road.compare(maps, inputs)
         parts = {
-            "coherency": (1 + _correlation(again, shown)) / 2,
-            "complexity": shown.mean((1, 2)),
-            "road": (2 * found.value).clamp(0, 1),
+            "coherency": (1 + _correlation(masked_maps, normalized)) / 2,
+            "complexity": normalized.mean((1, 2)),
+            "road": (2 * road.value).clamp(0, 1),
         }
         terms = torch.stack([parts["coherency"], 1 - parts["complexity"], parts["road"]])
         value = 3 / terms.reciprocal().sum(0)  # 1/0 is infinite, and 3 over it 0
-        reasons = {i: NOT_FINITE for i, bad in enumerate(value.isnan().tolist()) if bad}
+        reasons = {i: NOT_FINITE for i, nan in enumerate(value.isnan().tolist()) if nan}
         return Measurement(value, parts, {}, reasons)
 
 
-def _evidence(maps: Tensor, given: MetricInputs) -> Tensor:
-    return maps.clamp(min=0) if given.method.card.signed else maps
+def _evidence(maps: Tensor, method: Method) -> Tensor:
+    """Return the positive part of signed maps, others as they are."""
+    return maps.clamp(min=0) if method.card.signed else maps
 
 
 def _correlation(a: Float[Tensor, "batch rows cols"], b: Float[Tensor, "batch rows cols"]) -> Float[Tensor, "batch"]:
-    """Pearson's r over the pixels; 0 if one of the maps is constant."""
-    flat = is_constant(a) | is_constant(b)
-    a, b = (m.flatten(1).double() for m in (a, b))
-    a, b = (m - m.mean(1, keepdim=True) for m in (a, b))
+    """Return Pearson's r over the pixels; 0 if one of the maps is constant."""
+    constant = is_constant(a) | is_constant(b)
+    a, b = (maps.flatten(1).double() for maps in (a, b))
+    a, b = (values - values.mean(1, keepdim=True) for values in (a, b))
     r = (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
-    return r.where(~flat, 0.0).clamp(-1, 1)
+    return r.where(~constant, 0.0).clamp(-1, 1)

@@ -1,1 +1,1 @@
-"""Is the model right, blind, or confused?"""
+"""Diagnosis: is the model right, blind, or confused?"""

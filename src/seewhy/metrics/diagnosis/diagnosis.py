@@ -12,8 +12,9 @@ from seewhy.core.cards import Capability, Requirement
 from seewhy.errors import OptionError, RequirementError
 from seewhy.methods import METHODS
 from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
+from seewhy.metrics.inputs import required
 from seewhy.metrics.localization.auc import AUC
-from seewhy.metrics.recompute import maps_again
+from seewhy.metrics.recompute import recompute_maps
 from seewhy.models.instrument.hooks import untouched
 from seewhy.targets import ClassTarget, Output
 
@@ -60,85 +61,89 @@ class Diagnosis(Metric):
     `label_free="attention_map"` or `"relax"`; nothing is chosen silently.
 
     Raises:
-        RequirementError: the label-free method cannot serve the model. TargetError: a label that the model has not.
+        RequirementError: When the label-free method cannot serve the model.
+        TargetError: When the model does not have a label.
     """
 
-    label_free: str = option("lafam", "the method that shows what is active at all; a label-free one")
-    seen: float = option(0.75, "AUC of the label-free map from which on the object counts as seen", at_least=0)
+    label_free: str = option(default="lafam", help="the method that shows what is active at all; a label-free one")
+    seen: float = option(
+        default=0.75, help="AUC of the label-free map from which on the object counts as seen", at_least=0
+    )
     upsampling: str = option(
-        "bilinear", "of the label-free map to the input's size", choices=("bilinear", "nearest", "bicubic")
+        default="bilinear", help="of the label-free map to the input's size", choices=("bilinear", "nearest", "bicubic")
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if METHODS[self.label_free].card.class_specific:
-            raise OptionError(f"label_free={self.label_free!r} depends on the class; choose from {', '.join(_free())}")
+            choices = ", ".join(_label_free_methods())
+            raise OptionError(f"label_free={self.label_free!r} depends on the class; choose from {choices}")
         if not self.seen <= 1:
             raise OptionError(f"seen={self.seen!r} is above 1, the largest AUC; use 0.5 to 1")
 
     def undefined(
-        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+        self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        none = ~_background(given).flatten(1).any(1)
+        """Return the images without background or without an answer."""
         return {
-            "the objects leave no background": none,
-            "the model's answer is NaN or infinite": ~torch.isfinite(_logits(given)).all(1),
+            "the objects leave no background": ~_background(inputs).flatten(1).any(1),
+            "the model's answer is NaN or infinite": ~torch.isfinite(_logits(inputs)).all(1),
         }
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        background = _background(given)
-        valid = torch.ones_like(given.masks) if given.valid is None else given.valid
-        mask = given.masks & valid
-        seen = AUC()(self._label_free(maps, given), masks=mask, valid=mask | background) >= self.seen
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute the verdict and the share of the background."""
+        background = _background(inputs)
+        masks = required(inputs.masks, "masks")
+        valid = torch.ones_like(masks) if inputs.valid is None else inputs.valid
+        mask = masks & valid
+        seen = AUC()(self._label_free_maps(maps, inputs), masks=mask, valid=mask | background) >= self.seen
         evidence = maps.double().clamp(min=0) * valid
         on_object = _density(evidence, mask) > _density(evidence, valid & ~mask)
-        right = seen & _answered(given) & on_object
+        right = seen & _answered(inputs) & on_object
         total = evidence.sum((1, 2))
         share = (evidence * background).sum((1, 2)) / total.where(total > 0, 1)
         reliant = _density(evidence, background) > _density(evidence, valid & ~background)
-        verdicts = {
-            "right": right,
-            "blind": ~seen,
-            "confused": seen & ~right,
+        parts = {
+            "right": right.double(),
+            "blind": (~seen).double(),
+            "confused": (seen & ~right).double(),
             "background": share,
-            "background_reliant": reliant,
+            "background_reliant": reliant.double(),
         }
-        parts = {name: value.double() for name, value in verdicts.items()}
         return Measurement(parts["right"].clone(), parts)
 
-    def _label_free(self, maps: Tensor, given: MetricInputs) -> Tensor:
+    def _label_free_maps(self, maps: Tensor, inputs: MetricInputs) -> Float[Tensor, "batch rows cols"]:
+        model, x, _ = inputs.model_inputs
         method = METHODS[self.label_free]
-        if why := method.why_incompatible(given.model):
-            others = [name for name in _free() if not METHODS[name].why_incompatible(given.model)]
+        why = method.why_incompatible(model)
+        if why:
+            others = [name for name in _label_free_methods() if not METHODS[name].why_incompatible(model)]
             raise RequirementError(
-                f"{method.card.title} cannot serve {given.model.name}: {why}; choose label_free= "
+                f"{method.card.title} cannot serve {model.name}: {why}; choose label_free= "
                 f"from {', '.join(others) or 'none'}"
             )
-        size = tuple(maps.shape[1:])
-        return given.cached(
-            ("label-free", self.label_free, size, self.upsampling),
-            lambda: maps_again(method(given.model), given.x, None, size, self.upsampling),
-        )
+        key = ("label-free", self.label_free, tuple(maps.shape[1:]), self.upsampling)
+        return inputs.cached(key, lambda: recompute_maps(method(model), x, None, maps, self.upsampling))
 
 
-def _free() -> list[str]:
-    return [cls.card.name for cls in METHODS.values() if not cls.card.class_specific]
+def _label_free_methods() -> list[str]:
+    return [method.card.name for method in METHODS.values() if not method.card.class_specific]
 
 
-def _background(given: MetricInputs) -> Bool[Tensor, "batch rows cols"]:
-    """The valid pixels outside of every object."""
-    objects = given.masks
-    if given.objects is not None:
-        objects = objects | torch.stack([each.to(objects.device).any(0) for each in given.objects])
-    return ~objects if given.valid is None else ~objects & given.valid
+def _background(inputs: MetricInputs) -> Bool[Tensor, "batch rows cols"]:
+    """Return the valid pixels outside of every object."""
+    objects = required(inputs.masks, "masks")
+    if inputs.objects is not None:
+        objects = objects | torch.stack([masks.to(objects.device).any(0) for masks in inputs.objects])
+    return ~objects if inputs.valid is None else ~objects & inputs.valid
 
 
-def _logits(given: MetricInputs) -> Float[Tensor, "batch classes"]:
-    return given.cached("output", partial(_output, given)).require(Capability.LOGITS).float()
+def _logits(inputs: MetricInputs) -> Float[Tensor, "batch classes"]:
+    return inputs.cached("output", partial(_output, inputs)).require(Capability.LOGITS).float()
 
 
-def _output(given: MetricInputs) -> Output:
-    model, x = given.model, given.x
+def _output(inputs: MetricInputs) -> Output:
+    model, x, _ = inputs.model_inputs
     with (
         torch.no_grad(),
         torch.autocast(x.device.type, enabled=False),
@@ -148,13 +153,15 @@ def _output(given: MetricInputs) -> Output:
         return model.run(x)
 
 
-def _answered(given: MetricInputs) -> Bool[Tensor, "batch"]:
-    """Whether the true class is what the model answers."""
-    logits = _logits(given)
-    own = ClassTarget(tuple(given.labels.tolist())).score(Output(logits=logits))
-    return own >= 0 if given.model.structure.multi_label else own >= logits.amax(1)
+def _answered(inputs: MetricInputs) -> Bool[Tensor, "batch"]:
+    """Tell whether the model answers the true class."""
+    logits = _logits(inputs)
+    labels = required(inputs.labels, "labels")
+    score = ClassTarget(tuple(labels.tolist())).score(Output(logits=logits))
+    multi_label = inputs.model_inputs.model.structure.multi_label
+    return score >= 0 if multi_label else score >= logits.amax(1)
 
 
 def _density(evidence: Tensor, region: Bool[Tensor, "batch rows cols"]) -> Float[Tensor, "batch"]:
-    """Mean per pixel; 0 for an empty region."""
+    """Return the mean per pixel; 0 for an empty region."""
     return (evidence * region).sum((1, 2)) / region.sum((1, 2)).clamp(min=1)

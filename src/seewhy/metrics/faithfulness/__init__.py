@@ -1,5 +1,5 @@
-"""Does the model use what the map points at?"""
+"""Faithfulness: does the model use what the map points at?"""
 
-from seewhy.metrics.faithfulness.option_search import Choice, choose_option
+from seewhy.metrics.faithfulness.option_search import OptionSearch, choose_option
 
-__all__ = ["Choice", "choose_option"]
+__all__ = ["OptionSearch", "choose_option"]

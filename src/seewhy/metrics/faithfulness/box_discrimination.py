@@ -6,8 +6,9 @@ from torch import Tensor
 
 from seewhy.core.cards import Requirement
 from seewhy.metrics.base import Measurement, MetricInputs, metric
-from seewhy.metrics.faithfulness.box_perturbation import BoxMetric
 from seewhy.metrics.faithfulness.perturbation import area
+from seewhy.metrics.faithfulness.random_boxes import RandomBoxes
+from seewhy.metrics.inputs import required
 
 
 @metric(
@@ -18,20 +19,22 @@ from seewhy.metrics.faithfulness.perturbation import area
     bounds=(-54.0, 54.0),
     higher_is_better=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 8",
-    passes=lambda self: len(self.sizes) * self.draws + 1,
+    passes=lambda self: len(self.sizes) * self.n_samples + 1,
     parts={"own": True, "contrast": False},
     stochastic=True,
 )
-class BoxDiscrimination(BoxMetric):
-    """ΔA_box = A_box − A_box′: box sensitivity of the map minus that of the rival's map, on the map's own class.
+class BoxDiscrimination(RandomBoxes):
+    """ΔA_box = A_box − A_box′: box sensitivity of the map minus that of the contrast map, on the map's own class.
 
-    Options as for `BoxSensitivity`, after which, with the same options, it asks the model nothing.
+    Options as for `BoxSensitivity`, after which, with the same options, it costs no pass.
     """
 
-    least = 2
+    least_sizes = 2
 
-    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
-        own = self.correlations(maps, given)
-        rival = self.correlations(given.contrast_maps, given)
-        parts = {"own": area(own, self.axis), "contrast": area(rival, self.axis)}
-        return Measurement(parts["own"] - parts["contrast"], parts, {"": own - rival, "own": own, "contrast": rival})
+    def compare(self, maps: Tensor, inputs: MetricInputs) -> Measurement:
+        """Compute the box sensitivity of both maps and their difference."""
+        own = self.correlations(maps, inputs)
+        contrast = self.correlations(required(inputs.contrast_maps, "contrast_maps"), inputs)
+        parts = {"own": area(own, self.sizes), "contrast": area(contrast, self.sizes)}
+        curves = {"": own - contrast, "own": own, "contrast": contrast}
+        return Measurement(parts["own"] - parts["contrast"], parts, curves)

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from seewhy.core.cards import Requirement
 from seewhy.metrics.base import Measurement, MetricInputs, metric
-from seewhy.metrics.faithfulness.box_perturbation import BoxMetric
 from seewhy.metrics.faithfulness.perturbation import area
+from seewhy.metrics.faithfulness.random_boxes import RandomBoxes
 
 
 @metric(
@@ -18,24 +18,25 @@ from seewhy.metrics.faithfulness.perturbation import area
     bounds=(-27.0, 27.0),
     higher_is_better=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, section 3.5",
-    passes=lambda self: len(self.sizes) * self.draws + 1,
+    passes=lambda self: len(self.sizes) * self.n_samples + 1,
     stochastic=True,
 )
-class BoxSensitivity(BoxMetric):
+class BoxSensitivity(RandomBoxes):
     """A_box = ∫ r(s) ds, r(s) the Pearson correlation between Σ map in a box and f(x) − f(x with the box blurred).
 
-    Over `draws` random s × s boxes for each side s, counted in patches of 1/28 of the shorter side of the image, the
-    paper's 224 px in patches of 8; trapezoid over s, so the greatest possible value is the largest s minus the
+    Over `n_samples` random s × s boxes for each side s, counted in patches of 1/28 of the shorter side of the image,
+    the paper's 224 px in patches of 8; trapezoid over s, so the greatest possible value is the largest s minus the
     smallest (26 with the default sizes; the paper's figure covers 1 … 28). Boxes lie inside the image, at any pixel.
     The default takes every third size where the paper takes all: `sizes=range(1, 28)` costs 2701 passes. A box of 28
     covers a square image, always at the same place: no correlation, 0.
 
-    The model is asked about boxes, not about maps: the passes are for an image and target, whatever the number of maps.
+    The model scores boxes, not maps: the passes are for an image and target, whatever the number of maps.
     r is 0 for a size where the sums or the scores do not vary. Values change a little with `seed`.
     """
 
-    least = 2
+    least_sizes = 2
 
-    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
-        curve = self.correlations(maps, given)
-        return Measurement(area(curve, self.axis), {}, {"": curve})
+    def compare(self, maps: Tensor, inputs: MetricInputs) -> Measurement:
+        """Compute the area under the correlations by size."""
+        curve = self.correlations(maps, inputs)
+        return Measurement(area(curve, self.sizes), {}, {"": curve})

@@ -7,7 +7,8 @@ from torch import Tensor
 from seewhy.core.cards import Requirement
 from seewhy.methods.baselines import check_baseline
 from seewhy.metrics.base import Measurement, MetricInputs, metric, option
-from seewhy.metrics.faithfulness.perturbation import BASELINE_HELP, Path, area
+from seewhy.metrics.faithfulness.perturbation import BASELINE_HELP, area
+from seewhy.metrics.faithfulness.perturbation_order import PerturbationOrder
 from seewhy.metrics.faithfulness.pixel_curves import PixelCurves
 
 
@@ -20,7 +21,7 @@ from seewhy.metrics.faithfulness.pixel_curves import PixelCurves
     higher_is_better=True,
     citation="Hirano et al., Attention Lattice Adapter (2024), section 4; Petsiuk et al., RISE (BMVC 2018), "
     "section 4.2",
-    passes=lambda self: 2 * self.steps + (self.baseline != self.start),
+    passes=lambda self: 2 * self.n_steps + (self.baseline != self.start),
     parts={"insertion": True, "deletion": False},
     monotone_invariant=True,
 )
@@ -30,8 +31,8 @@ class IDScore(PixelCurves):
     The ALA paper inserts into and deletes to zero; RISE's insertion starts from a blurred image (`start="blur"`).
     """
 
-    baseline: str = option("zero", f"for deletion, {BASELINE_HELP}")
-    start: str = option("zero", f"for insertion, {BASELINE_HELP}")
+    baseline: str = option(default="zero", help=f"for deletion, {BASELINE_HELP}")
+    start: str = option(default="zero", help=f"for insertion, {BASELINE_HELP}")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,11 +40,13 @@ class IDScore(PixelCurves):
 
     @property
     def axis_title(self) -> str:
+        """The label of the abscissa."""
         return "share of the pixels inserted or deleted"
 
-    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
+    def compare(self, maps: Tensor, inputs: MetricInputs) -> Measurement:
+        """Compute the areas under both curves and their difference."""
         insertion, deletion = self.probabilities(
-            maps, given, Path("most", self.start, reveal=True), Path("most", self.baseline)
+            maps, inputs, PerturbationOrder("most", self.start, reveal=True), PerturbationOrder("most", self.baseline)
         )
         parts = {"insertion": area(insertion, self.axis), "deletion": area(deletion, self.axis)}
         return Measurement(

@@ -22,13 +22,13 @@ SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
-    """What `choose_option` found.
+class OptionSearch:
+    """The result of `choose_option`.
 
     Attributes:
-        value: the best one; of equals the first.
-        table: for each value the mean of the metric over the images.
-        values: for each value, the metric of each image.
+        value: The best value of the option; of equals the first.
+        table: For each value the mean of the metric over the images.
+        values: For each value, the metric of each image.
     """
 
     value: Any
@@ -46,36 +46,43 @@ def choose_option(
     among: Iterable[Any] = SIGMAS,
     metric: Metric | None = None,
     **options: Any,
-) -> Choice:
-    """The value of a method's option whose maps score best on the images.
+) -> OptionSearch:
+    """Find the value of a method's option whose maps score best on some images.
 
         sigma = choose_option(model, model.preprocess_images(photos)).value
 
     The paper takes 200 images and does not give its candidates; ours are fractions of the tokens' range.
 
     Args:
-        model, x, target: as for a method; one target for all images, or one for each.
-        method, option, among: the method's name, the option, and the values to try.
-        metric: default `Fidelity()`; another that asks for nothing but the model.
-        options: further options of the method.
+        model: The model.
+        x: The images, preprocessed.
+        target: One target for all images, or one for each.
+        method: The method's name.
+        option: The option's name.
+        among: The values to try.
+        metric: By default `Fidelity()`; another that asks for nothing but the model.
+        **options: Further options of the method.
 
     Raises:
-        OptionError: nothing to choose from, or a metric without a direction or without a value for any image.
-        UnknownNameError, RequirementError: no such method, or it cannot serve the model.
+        OptionError: When there is nothing to choose from, or the metric has no direction or no value for any image.
+        UnknownNameError: When there is no such method.
+        RequirementError: When the method cannot serve the model.
     """
-    metric, cls, among = metric or Fidelity(), METHODS[method], list(among)
-    if not among or metric.card.higher_is_better is None:
+    metric, method_class, candidates = metric or Fidelity(), METHODS[method], list(among)
+    if not candidates or metric.card.higher_is_better is None:
         raise OptionError(
-            f"there is no best of {len(among)} values by {metric.card.title}; "
+            f"there is no best of {len(candidates)} values by {metric.card.title}; "
             "give at least one value, and a metric that has a direction"
         )
-    given, values = MetricInputs(model=model, x=x, target=target), {}
-    for value in among:
-        maps = resize_maps(cls(model, **{option: value}, **options)(x, given.target), tuple(x.shape[-2:]))
-        values[value] = metric(maps, given)
-    table = {value: found.nanmean().item() for value, found in values.items()}
-    sign = 1 if metric.card.higher_is_better else -1
-    scored = [value for value in among if not torch.isnan(values[value]).all()]
+    inputs = MetricInputs(model=model, x=x, target=target)
+    size = (x.shape[-2], x.shape[-1])
+    values = {}
+    for value in candidates:
+        configured = method_class(model, **{option: value}, **options)
+        values[value] = metric(resize_maps(configured(x, inputs.target), size), inputs)
+    table = {value: scores.nanmean().item() for value, scores in values.items()}
+    scored = [value for value in candidates if not torch.isnan(values[value]).all()]
     if not scored:
         raise OptionError(f"{metric.card.title} has no value for any image; call it with measure(…) for the reasons")
-    return Choice(max(scored, key=lambda value: sign * table[value]), table, values)
+    sign = 1 if metric.card.higher_is_better else -1
+    return OptionSearch(max(scored, key=lambda value: sign * table[value]), table, values)

@@ -1,4 +1,4 @@
-"""The class's probability while pixels appear or vanish one share after the other. No metric of its own."""
+"""Base of the metrics that follow the class's probability while pixels appear or vanish."""
 
 from __future__ import annotations
 
@@ -8,22 +8,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.metrics.base import MetricInputs, option
-from seewhy.metrics.faithfulness.perturbation import BASELINE_HELP, ModelMetric, Path, curves, shares
+from seewhy.metrics.faithfulness.perturbation import BASELINE_HELP, ModelMetric, shares
+from seewhy.metrics.faithfulness.perturbation_order import PerturbationOrder, perturbation_curves
 
 
 @dataclass(kw_only=True, eq=False)
 class PixelCurves(ModelMetric):
-    """What insertion, deletion and their difference share."""
+    """Options and curves of insertion, deletion and their difference."""
 
-    steps: int = option(
-        224, "steps from none to all of the pixels; a step is H·W / steps pixels", at_least=1, repeats=True
+    n_steps: int = option(
+        default=224,
+        help="steps from none to all of the pixels; a step is H·W / n_steps pixels",
+        at_least=1,
+        repeats=True,
     )
-    baseline: str = option("zero", BASELINE_HELP)
+    baseline: str = option(default="zero", help=BASELINE_HELP)
 
     @property
     def axis(self) -> list[float]:
-        return shares(self.steps)
+        """Shares of the pixels, 0 … 1."""
+        return shares(self.n_steps)
 
-    def probabilities(self, maps: Tensor, given: MetricInputs, *paths: Path) -> list[Float[Tensor, "batch points"]]:
-        """The curve along each path at `axis`."""
-        return curves(maps, given, list(paths), steps=self.steps, goal="probability", batch_size=self.batch_size)
+    def probabilities(
+        self, maps: Tensor, inputs: MetricInputs, *orders: PerturbationOrder
+    ) -> list[Float[Tensor, "batch points"]]:
+        """Return the curve for each order at `axis`."""
+        return perturbation_curves(
+            maps, inputs, orders, n_steps=self.n_steps, read_out="probability", batch_size=self.batch_size
+        )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seewhy.core.cards import Requirement
 from seewhy.methods.base import make_generator
 from seewhy.metrics.base import Measurement, MetricInputs, metric, option
 from seewhy.metrics.faithfulness.imputation import impute
-from seewhy.metrics.faithfulness.perturbation import GOALS, ModelMetric, increasing, places, scores
+from seewhy.metrics.faithfulness.perturbation import READOUTS, ModelMetric, check_increasing, score_variants
+from seewhy.metrics.faithfulness.perturbation_order import rank_pixels
 
 
 @metric(
@@ -32,51 +32,57 @@ class ROAD(ModelMetric):
     """(LeRF − MoRF) / 2, each the mean over `percentages` of p_c after the p % least (most) relevant pixels are gone.
 
     A removed pixel becomes the mean of its neighbors (`imputation.impute`) plus a little noise, so that the shape of
-    the removed region does not give the class away. p_c is the probability of the class; with `read="accuracy"` whether
-    the class is the model's answer, whose mean over images is the paper's curve and Quantus' (MoRF). The combination
-    is that of the grad-cam package's `ROADCombined`.
+    the removed region does not give the class away. p_c is the probability of the class; with `read_out="accuracy"`
+    whether the class is the model's answer, whose mean over images is the paper's curve and Quantus' (MoRF). The
+    combination is that of the grad-cam package's `ROADCombined`.
 
     Pixels are ranked, never thresholded: p % of the pixels go, also from a map that is zero nearly everywhere. Quantus
-    ranks channel values, and takes only images of one channel. The noise is one image from `seed`, the same everywhere.
+    ranks channel values, and takes only images of one channel. The noise
+    is one noise image from `seed`, the same everywhere.
     """
 
-    percentages: Sequence[float] = option((10, 20, 30, 40, 50, 60, 70, 80, 90), "shares of the pixels removed (%)")
-    noise: float = option(0.01, "standard deviation of the noise, in units of the model's input", at_least=0)
-    read: str = option("probability", "what is read off the model", choices=("probability", "logit", "accuracy"))
-    seed: int = option(0, "seed of the noise")
+    percentages: Sequence[float] = option(
+        default=(10, 20, 30, 40, 50, 60, 70, 80, 90), help="shares of the pixels removed (%)"
+    )
+    noise: float = option(
+        default=0.01, help="standard deviation of the noise, in units of the model's input", at_least=0
+    )
+    read_out: str = option(
+        default="probability", help="what is read off the model", choices=("probability", "logit", "accuracy")
+    )
+    seed: int = option(default=0, help="seed of the noise")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.percentages = increasing(self.percentages, "percentages", 0, 100)
+        self.percentages = check_increasing(self.percentages, "percentages", 0, 100)
 
     @property
     def axis(self) -> list[float]:
+        """The percentages."""
         return [float(p) for p in self.percentages]
 
     @property
     def axis_title(self) -> str:
+        """The label of the abscissa."""
         return "pixels removed (%)"
 
-    def compare(self, maps: Tensor, given: MetricInputs) -> Measurement:
-        turns = [places(maps, first) for first in ("most", "least")]
-        counts = torch.tensor([int(maps[0].numel() * p / 100) for p in self.percentages]).to(maps.device)[:, None, None]
+    def compare(self, maps: Tensor, inputs: MetricInputs) -> Measurement:
+        """Compute the mean scores without the most and the least relevant pixels."""
+        model_inputs = inputs.model_inputs
+        x = model_inputs.x
+        ranks = [rank_pixels(maps, first) for first in ("most", "least")]
+        counts = [int(maps[0].numel() * percentage / 100) for percentage in self.percentages]
+        removed_counts = torch.tensor(counts).to(maps.device)[:, None, None]
         generator = make_generator(self.seed, torch.device("cpu"))
-        noise = self.noise * torch.randn(given.x.shape[1:], generator=generator).to(given.x.device)
-        each = len(self.percentages)
+        noise = self.noise * torch.randn(x.shape[1:], generator=generator).to(x.device)
 
-        def fill(i: int, start: int, stop: int, out: Tensor) -> None:
-            removed = torch.cat([turn[i] < counts for turn in turns])[start:stop]
-            out.copy_(self._without(given.x[i], removed, noise))
+        def write_variants(image: int, start: int, stop: int, out: Tensor) -> None:
+            removed = torch.cat([each[image] < removed_counts for each in ranks])[start:stop]
+            out.copy_(torch.where(removed[:, None], impute(x[image], removed) + noise, x[image]))
 
-        found = scores(given, GOALS[self.read](given), 2 * each, fill, self.batch_size)
-        morf, lerf = found.split(each, 1)
+        n = len(self.percentages)
+        scores = score_variants(inputs, READOUTS[self.read_out](model_inputs), 2 * n, write_variants, self.batch_size)
+        morf, lerf = scores.split(n, 1)
         parts = {"morf": morf.mean(1), "lerf": lerf.mean(1)}
-        return Measurement(
-            (parts["lerf"] - parts["morf"]) / 2, parts, {"": (lerf - morf) / 2, "morf": morf, "lerf": lerf}
-        )
-
-    def _without(
-        self, image: Tensor, removed: Bool[Tensor, "variants height width"], noise: Tensor
-    ) -> Float[Tensor, "variants channels height width"]:
-        gone = removed[:, None]
-        return torch.where(gone, impute(image, removed) + noise, image)
+        curves = {"": (lerf - morf) / 2, "morf": morf, "lerf": lerf}
+        return Measurement((parts["lerf"] - parts["morf"]) / 2, parts, curves)

@@ -1,1 +1,1 @@
-"""Is the map where the object is?"""
+"""Localization: is the map where the object is?"""

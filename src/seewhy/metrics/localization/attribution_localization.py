@@ -28,19 +28,21 @@ class AttributionLocalization(Metric):
     values; then μ is Relevance Mass Accuracy. A map of zeros has no score (0 in Quantus).
     """
 
-    positive: bool = option(False, "look at positive values only")
+    positive: bool = option(default=False, help="look at positive values only")
 
     def undefined(
-        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+        self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs
     ) -> dict[str, Bool[Tensor, "batch"]]:
+        """Return the maps without relevance."""
         why = "no pixel that counts is positive" if self.positive else "every pixel that counts is zero"
-        return {why: ~(self._pixels(maps, given).values > 0).any(1)}
+        return {why: ~(self._pixels(maps, inputs).values > 0).any(1)}
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        found = self._pixels(maps, given)
-        mass, inside = found.positive, found.inside(given.masks)
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute both shares."""
+        flat = self._pixels(maps, inputs)
+        mass, inside = flat.positive, flat.inside(inputs.masks)
         value = (mass * inside).sum(1) / mass.sum(1)
-        return Measurement(value, {"weighted": value * found.count / inside.sum(1)})
+        return Measurement(value, {"weighted": value * flat.count / inside.sum(1)})
 
-    def _pixels(self, maps: Tensor, given: MetricInputs) -> Pixels:
-        return pixels(maps, given, absolute=not self.positive)
+    def _pixels(self, maps: Tensor, inputs: MetricInputs) -> Pixels:
+        return pixels(maps, inputs, absolute=not self.positive)

@@ -8,6 +8,7 @@ from torch import Tensor
 from seewhy.core.cards import Requirement
 from seewhy.core.maps import mean_ranks
 from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
+from seewhy.metrics.inputs import required
 from seewhy.metrics.masked_values import pixels
 
 
@@ -28,19 +29,22 @@ class AUC(Metric):
     gets 0.5. A mask that covers everything leaves nothing to compare with: no score.
     """
 
-    absolute: bool = option(False, "look at |value|")
+    absolute: bool = option(default=False, help="look at |value|")
 
     def undefined(
-        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+        self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        outside = ~given.masks if given.valid is None else ~given.masks & given.valid
+        """Return the masks that cover everything."""
+        masks = required(inputs.masks, "masks")
+        outside = ~masks if inputs.valid is None else ~masks & inputs.valid
         return {"the mask leaves no background": ~outside.flatten(1).any(1)}
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        found = pixels(maps, given, self.absolute)
-        inside = found.inside(given.masks)
-        skipped = found.values.shape[1] - found.count  # they come first
-        own = inside * (mean_ranks(found.ranked) - skipped[:, None])
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute the area under the ROC curve."""
+        flat = pixels(maps, inputs, self.absolute)
+        inside = flat.inside(inputs.masks)
+        skipped = flat.values.shape[1] - flat.count  # they have the lowest ranks
+        rank_sum = (inside * (mean_ranks(flat.ranked) - skipped[:, None])).sum(1)
         positive = inside.sum(1).double()
-        negative = found.count - positive
-        return Measurement((own.sum(1) - positive * (positive + 1) / 2) / (positive * negative))
+        negative = flat.count - positive
+        return Measurement((rank_sum - positive * (positive + 1) / 2) / (positive * negative))

@@ -8,6 +8,7 @@ from torch import Tensor
 from seewhy.core.boxes import pad_boxes, pixels_in_boxes
 from seewhy.core.cards import Requirement
 from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
+from seewhy.metrics.inputs import required
 from seewhy.metrics.masked_values import pixels
 
 
@@ -26,22 +27,24 @@ class EnergyPointing(Metric):
     A pixel is in a box if its center is. No score where no box covers a pixel, or no pixel is positive.
     """
 
-    absolute: bool = option(False, "|value| in place of the positive part")
+    absolute: bool = option(default=False, help="|value| in place of the positive part")
 
     def undefined(
-        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+        self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        found = pixels(maps, given, self.absolute)
+        """Return the boxes without a pixel, and maps without a positive one."""
+        flat = pixels(maps, inputs, self.absolute)
         return {
-            "no box covers a pixel": ~found.inside(_covered(maps, given)).any(1),
-            "no pixel that counts is positive": ~(found.values > 0).any(1),
+            "no box covers a pixel": ~flat.inside(_pixels_in_boxes(maps, inputs)).any(1),
+            "no pixel that counts is positive": ~(flat.values > 0).any(1),
         }
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        found = pixels(maps, given, self.absolute)
-        mass = found.positive
-        return Measurement((mass * found.inside(_covered(maps, given))).sum(1) / mass.sum(1))
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute the share of the positive values in the boxes."""
+        flat = pixels(maps, inputs, self.absolute)
+        mass = flat.positive
+        return Measurement((mass * flat.inside(_pixels_in_boxes(maps, inputs))).sum(1) / mass.sum(1))
 
 
-def _covered(maps: Tensor, given: MetricInputs) -> Bool[Tensor, "batch rows cols"]:
-    return pixels_in_boxes(pad_boxes(given.boxes, maps.device), *maps.shape[-2:])
+def _pixels_in_boxes(maps: Tensor, inputs: MetricInputs) -> Bool[Tensor, "batch rows cols"]:
+    return pixels_in_boxes(pad_boxes(required(inputs.boxes, "boxes"), maps.device), *maps.shape[-2:])

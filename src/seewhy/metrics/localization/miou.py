@@ -7,7 +7,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Requirement
 from seewhy.metrics.base import Measurement, Metric, MetricInputs, metric, option
-from seewhy.metrics.localization.thresholds import RULES, check_rule, iou, region
+from seewhy.metrics.localization.thresholds import RULES, check_rule, mask_iou, region
 from seewhy.metrics.masked_values import pixels
 
 
@@ -30,14 +30,15 @@ class MeanIoU(Metric):
     A region of no pixels gives 0. Negative values are below every `max` threshold.
     """
 
-    rule: str = option("max", "how the threshold is chosen", choices=RULES)
-    level: float | None = option(None, "share of the maximum, for the rules max (default 0.5) and best")
-    absolute: bool = option(False, "look at |value|")
+    rule: str = option(default="max", help="how the threshold is chosen", choices=RULES)
+    level: float | None = option(default=None, help="share of the maximum, for the rules max (default 0.5) and best")
+    absolute: bool = option(default=False, help="look at |value|")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_rule(self.rule, self.level)
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        found = pixels(maps, given, self.absolute)
-        return Measurement(iou(region(found, self.rule, self.level), found.inside(given.masks)))
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute the IoU of the mask and the region above the threshold."""
+        flat = pixels(maps, inputs, self.absolute)
+        return Measurement(mask_iou(region(flat, self.rule, self.level), flat.inside(inputs.masks)))

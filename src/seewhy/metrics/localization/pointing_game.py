@@ -30,12 +30,13 @@ class PointingGame(Metric):
     """
 
     ties: str = option(
-        "share", "several maxima: the share of them inside, or a hit if any is", choices=("share", "any")
+        default="share", help="several maxima: the share of them inside, or a hit if any is", choices=("share", "any")
     )
-    absolute: bool = option(False, "look at |value|")
+    absolute: bool = option(default=False, help="look at |value|")
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        found = pixels(maps, given, self.absolute)
-        top = found.ranked == found.ranked.amax(1, keepdim=True)
-        hits = (top & found.inside(given.masks)).sum(1).double()
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute the share of the maxima in the mask."""
+        flat = pixels(maps, inputs, self.absolute)
+        top = flat.ranked == flat.ranked.amax(1, keepdim=True)
+        hits = (top & flat.inside(inputs.masks)).sum(1).double()
         return Measurement((hits > 0).double() if self.ties == "any" else hits / top.sum(1))

@@ -26,14 +26,16 @@ class RelevanceMassAccuracy(Metric):
     be zero. With `absolute` both agree with Quantus' `abs=True`. A map without a positive value has no score.
     """
 
-    absolute: bool = option(False, "|value| in place of the positive part")
+    absolute: bool = option(default=False, help="|value| in place of the positive part")
 
     def undefined(
-        self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs
+        self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs
     ) -> dict[str, Bool[Tensor, "batch"]]:
-        return {"no pixel that counts is positive": ~(pixels(maps, given, self.absolute).values > 0).any(1)}
+        """Return the maps without a positive pixel."""
+        return {"no pixel that counts is positive": ~(pixels(maps, inputs, self.absolute).values > 0).any(1)}
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        found = pixels(maps, given, self.absolute)
-        mass = found.positive
-        return Measurement((mass * found.inside(given.masks)).sum(1) / mass.sum(1))
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute the share of the positive values in the mask."""
+        flat = pixels(maps, inputs, self.absolute)
+        mass = flat.positive
+        return Measurement((mass * flat.inside(inputs.masks)).sum(1) / mass.sum(1))

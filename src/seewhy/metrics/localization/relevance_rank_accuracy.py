@@ -27,11 +27,12 @@ class RelevanceRankAccuracy(Metric):
     image. A mask that covers everything gives 1.
     """
 
-    absolute: bool = option(False, "look at |value|")
+    absolute: bool = option(default=False, help="look at |value|")
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        found = pixels(maps, given, self.absolute)
-        inside, ranked = found.inside(given.masks), found.ranked
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute the share of the K highest pixels in the mask."""
+        flat = pixels(maps, inputs, self.absolute)
+        inside, ranked = flat.inside(inputs.masks), flat.ranked
         k = inside.sum(1)
         weights = top_weights(ranked, kth_largest(ascending(ranked), k), k)
         return Measurement((weights * inside).sum(1) / k)

@@ -32,22 +32,23 @@ class TopKIntersection(Metric):
     whichever its sort puts first). An object smaller than k cannot reach 1.
     """
 
-    k: int = option(1000, "pixels", at_least=1)
-    fraction: float | None = option(None, "of the image, in place of k", at_least=0)
-    absolute: bool = option(False, "look at |value|")
+    k: int = option(default=1000, help="pixels", at_least=1)
+    fraction: float | None = option(default=None, help="of the image, in place of k", at_least=0)
+    absolute: bool = option(default=False, help="look at |value|")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise OptionError(f"fraction={self.fraction!r} is no part of an image; use more than 0 and at most 1")
+            raise OptionError(f"fraction={self.fraction!r} is out of range; use more than 0 and at most 1")
 
-    def score(self, maps: Float[Tensor, "batch rows cols"], given: MetricInputs) -> Measurement:
-        found = pixels(maps, given, self.absolute)
-        ranked, count, n = found.ranked, found.count, found.values.shape[1]
+    def score(self, maps: Float[Tensor, "batch rows cols"], inputs: MetricInputs) -> Measurement:
+        """Compute the share of the k highest pixels in the mask."""
+        flat = pixels(maps, inputs, self.absolute)
+        ranked, count, n = flat.ranked, flat.count, flat.values.shape[1]
         if self.fraction is None:
             most, k = min(self.k, n), count.clamp(max=self.k)
         else:
             most, k = math.ceil(self.fraction * n), (self.fraction * count.double()).ceil().long()
         highest = torch.topk(ranked, most, dim=1).values  # `most` is the largest k, known without asking the device
         weights = top_weights(ranked, highest.gather(1, k[:, None] - 1)[:, 0], k)
-        return Measurement((weights * found.inside(given.masks)).sum(1) / k)
+        return Measurement((weights * flat.inside(inputs.masks)).sum(1) / k)

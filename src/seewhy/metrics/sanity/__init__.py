@@ -1,1 +1,1 @@
-"""Does the map depend on what the model has learnt?"""
+"""Sanity: does the map depend on what the model has learned?"""
