@@ -147,14 +147,14 @@ def write(
         pa.table({**rows, "curve": pa.array(rows["curve"], pa.list_(pa.float64()))}), folder / "rows" / "part.parquet"
     )
     pq.write_table(pa.table(maps), folder / "maps" / "part.parquet")
-    pictures = [_picture(i) for i in range(n)]
+    images = [_draw_image(i) for i in range(n)]
     pq.write_table(
         pa.table(
             {
                 "model": [models[0]] * n,
                 "sample": samples,
-                "jpeg": [p[0] for p in pictures],
-                "mask": [p[1] for p in pictures],
+                "jpeg": [p[0] for p in images],
+                "mask": [p[1] for p in images],
             }
         ),
         folder / "images" / "part.parquet",
@@ -177,7 +177,7 @@ def write(
     return folder
 
 
-def _picture(i: int) -> tuple[bytes, bytes]:
+def _draw_image(i: int) -> tuple[bytes, bytes]:
     rows, cols = np.mgrid[:72, :96]
     rgb = np.stack([rows * 3, cols * 2, np.full_like(rows, (i * 37) % 255)], -1).astype(np.uint8)
     mask = (abs(rows - 24) < 10) & (abs(cols - 40) < 14)

@@ -215,7 +215,7 @@ def test_the_outline_is_the_edge_of_the_mask():
     assert (pixels[30, 18:21] == 255).any()
     assert (pixels[30, 30] == 128).all()
     assert (pixels[5, 5] == 128).all()
-    mask[:, 40:] = mask[20:40, :20] = True  # a line where the picture ends, and not at its other side
+    mask[:, 40:] = mask[20:40, :20] = True  # a line where the image ends, and not at its other side
     pixels = np.asarray(outlined(Image.new("RGB", (60, 60), (128, 128, 128)), mask))
     assert (pixels[10, -1] == 255).all()
     assert (pixels[10, 0] == 128).all()

@@ -50,10 +50,10 @@ def kill_and_resume(folder: Path, kills: int, seed: int) -> list[int]:
     while len(seen) < kills:
         process = start(folder)
         here = len(Store(folder).done())
-        goal = here + draws.randint(0, max(0, min(3, PARTS - 1 - here)))
-        while process.is_alive() and len(Store(folder).done()) < goal:
+        wanted = here + draws.randint(0, max(0, min(3, PARTS - 1 - here)))
+        while process.is_alive() and len(Store(folder).done()) < wanted:
             time.sleep(0.001)
-        time.sleep(draws.uniform(0, 0.5 if goal == here else 0.05))
+        time.sleep(draws.uniform(0, 0.5 if wanted == here else 0.05))
         killed = process.is_alive()
         process.kill()
         process.join()
@@ -143,7 +143,7 @@ def test_another_plan_is_refused_and_other_versions_are_noted(tmp_path):
         engine.resume(folder)
 
 
-def test_other_weights_or_pictures_are_refused_and_older_manifests_are_not(tmp_path):
+def test_other_weights_or_images_are_refused_and_older_manifests_are_not(tmp_path):
     store = engine.run(small(n="n = 2", metrics='metrics = ["sparseness"]'), tmp_path / "run")
     good = store.manifest
     model, data = good["models"][0], good["data"]

@@ -91,7 +91,7 @@ def test_values_are_those_of_direct_calls_and_the_columns_are_the_promised_ones(
     assert set(values(store, "lafam", "fidelity_discrimination")) == {0.0}  # one map for both classes
 
 
-def test_the_models_own_answers_pictures_maps_and_the_manifest(model, tmp_path):
+def test_the_models_own_answers_images_maps_and_the_manifest(model, tmp_path):
     store = engine.run(small(n="n = 2", methods='methods = ["lafam", "saliency"]'), tmp_path / "run")
     index = sample_indices(2, 1000)[0]
     item = Scenes("multi")[index]
@@ -150,8 +150,8 @@ def test_a_method_that_cannot_serve_a_model_is_a_row_with_the_reason(tmp_path):
     assert store.manifest["skipped"][0]["method"] == "cdam"
 
 
-def test_a_corrupt_picture_costs_only_itself(tmp_path, monkeypatch):
-    broken = sample_indices(4, 1000)[1]
+def test_a_corrupt_image_costs_only_itself(tmp_path, monkeypatch):
+    broken = spread(4, 1000)[1]
     clean = engine.run(small(n="n = 4"), tmp_path / "clean")
     read = Scenes.read
 
@@ -170,8 +170,8 @@ def test_a_corrupt_picture_costs_only_itself(tmp_path, monkeypatch):
     assert kept == pytest.approx(want, rel=1e-4, abs=1e-3)
 
 
-def test_a_metric_that_fails_on_one_picture_costs_that_number_only(tmp_path, monkeypatch):
-    item = Scenes("multi")[sample_indices(4, 1000)[1]]
+def test_a_metric_that_fails_on_one_image_costs_that_number_only(tmp_path, monkeypatch):
+    item = Scenes("multi")[spread(4, 1000)[1]]
     bad = {int(mask.sum()) for mask in item.masks}
     score = PointingGame.score
 
@@ -206,8 +206,8 @@ def test_measurements_join_where_a_piece_has_no_parts():
     assert both.reasons == {0: "b", 2: "a"}
 
 
-def test_a_picture_without_a_class_is_a_row_in_any_company(tmp_path, monkeypatch):
-    bare = sample_indices(3, 1000)[1]
+def test_a_image_without_a_class_is_a_row_in_any_company(tmp_path, monkeypatch):
+    bare = spread(3, 1000)[1]
     read = Scenes.read
 
     def some(self, index):
@@ -258,7 +258,7 @@ def test_out_of_memory_halves_the_batch_and_remembers(tmp_path, monkeypatch, bre
     assert not store.table("SELECT * FROM rows WHERE error IS NOT NULL").num_rows
 
 
-def test_a_single_picture_that_does_not_fit_is_a_row(tmp_path, monkeypatch, breaking):
+def test_a_single_image_that_does_not_fit_is_a_row(tmp_path, monkeypatch, breaking):
     def compute(self, x, target):
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -48,9 +48,9 @@ def draw_masks(rows: int, cols: int) -> np.ndarray:
 
 def preprocess_as_image(mask: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     """The mask as the model would get it if it were an image."""
-    picture = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).convert("RGB")
+    drawing = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).convert("RGB")
     plain = replace(preprocess, interpolation="nearest", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return plain(picture)[0].numpy() > 0.5
+    return plain(drawing)[0].numpy() > 0.5
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -70,8 +70,8 @@ def test_masks_on_another_grid_take_the_pixel_at_the_center_of_each_cell(size):
     view = preprocess.box(image)
     found = mask_in_model_view(model_with(preprocess), image, masks, size)
     for mask, one in zip(masks, found, strict=True):
-        picture = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
-        expected = picture.resize(size[::-1], Image.Resampling.NEAREST, box=view)
+        drawing = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+        expected = drawing.resize(size[::-1], Image.Resampling.NEAREST, box=view)
         np.testing.assert_array_equal(one, np.asarray(expected) > 0)
 
 

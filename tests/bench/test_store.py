@@ -106,7 +106,7 @@ def test_a_folder_with_anything_in_it_is_refused_one_that_never_began_is_not(tmp
     with pytest.raises(SeewhyError, match="resume"):
         Store.create(tmp_path / "a", "seed = 0")
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "photo.jpg").touch()
+    (tmp_path / "b" / "image.jpg").touch()
     with pytest.raises(SeewhyError, match="another folder"):
         Store.create(tmp_path / "b", "seed = 0")
     with pytest.raises(DataError, match="holds no benchmark run"):

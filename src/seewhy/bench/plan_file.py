@@ -48,7 +48,7 @@ def _as_table(value: Any) -> Any:
 
 
 def _as_model_table(value: Any) -> Any:
-    """A model of which only the source is given is called like its source."""
+    """Name a model of which only the source is given after it."""
     table = _as_table(value)
     return {"name": table["source"], **table} if isinstance(table, dict) and "source" in table else table
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from PIL import Image
 from torch import Tensor
 
 from seewhy.core.maps import resize
@@ -18,7 +20,7 @@ from seewhy.errors import SeewhyError
 from seewhy.methods import METHODS, Method
 from seewhy.methods.factory import QUICK, quick_options
 from seewhy.models.adapter import VisionModel
-from seewhy.targets import concept
+from seewhy.targets import Target, concept
 
 EXPENSIVE = 10  # forward passes per map of the whole model; methods from here on see a fifth of the scenes
 
@@ -28,10 +30,18 @@ class Row:
     """One method on one model.
 
     Attributes:
-        right, wrong: share of maps whose maximum lies in the object of the target's class, or in another object.
-        mass_right, mass_wrong: mean share of the positive values that lies there.
-        margin: half the width of the 95 % interval of `right`.
-        error: why there is no result.
+        model: Name of the model.
+        method: Name of the method.
+        title: Title of the method.
+        class_specific: Whether the map depends on the target.
+        maps: Number of maps.
+        right: Share of maps whose maximum lies in the object of the target's class.
+        wrong: Share of maps whose maximum lies in another object.
+        mass_right: Mean share of the positive values that lies in the right object.
+        mass_wrong: Mean share of the positive values that lies in other objects.
+        margin: Half the width of the 95 % interval of `right`.
+        passes: Forward passes per map.
+        error: Why there is no result.
     """
 
     model: str
@@ -65,7 +75,7 @@ def table(
     """Score every method that can serve the model on the first `n` scenes of `multi`, best first, and a random map.
 
     One map for each object present, for that object's class; bilinear to the image's size. A concept method gets the
-    concept "like these 20 pictures of the class" instead of the class. With `thin`, methods of `EXPENSIVE` or more
+    concept "like these 20 images of the class" instead of the class. With `thin`, methods of `EXPENSIVE` or more
     passes see a fifth of the scenes.
     """
     scenes = Scenes("multi", seed=seed)
@@ -77,7 +87,7 @@ def table(
 
 
 def _row(model: VisionModel, cls: type[Method], scenes: Scenes, n: int, thin: bool) -> Row:
-    about = {
+    about: dict[str, Any] = {
         "model": model.name,
         "method": cls.card.name,
         "title": cls.card.title,
@@ -94,7 +104,7 @@ def _row(model: VisionModel, cls: type[Method], scenes: Scenes, n: int, thin: bo
     return _mean(about, scores, passes)
 
 
-def _mean(about: dict, scores: list[tuple[float, float, float, float]], passes: int) -> Row:
+def _mean(about: dict[str, Any], scores: list[tuple[float, float, float, float]], passes: int) -> Row:
     right, wrong, mass_right, mass_wrong = np.mean(scores, axis=0).tolist()
     margin = 1.96 * (right * (1 - right) / len(scores)) ** 0.5
     return Row(
@@ -110,7 +120,7 @@ def _mean(about: dict, scores: list[tuple[float, float, float, float]], passes: 
 
 
 def _scores(
-    method: Method, scenes: Scenes, indices: Iterable[int], concepts: list | None
+    method: Method, scenes: Scenes, indices: Iterable[int], concepts: list[Target] | None
 ) -> Iterator[tuple[float, float, float, float]]:
     items = [scenes[i] for i in indices]
     pairs = [(i, k) for i, item in enumerate(items) for k in range(len(item.labels))]
@@ -119,20 +129,20 @@ def _scores(
         maps = method(x, image_index=[i for i, _ in pairs])
     else:
         labels = [int(items[i].labels[k]) for i, k in pairs]
-        goal = labels if concepts is None else [concepts[label] for label in labels]
-        maps = method(x, goal, image_index=[i for i, _ in pairs])
-    for map, (i, k) in zip(maps.cpu(), pairs, strict=True):
-        yield score(map, torch.from_numpy(items[i].masks), k)
+        targets = labels if concepts is None else [concepts[label] for label in labels]
+        maps = method(x, targets, image_index=[i for i, _ in pairs])
+    for attribution, (i, k) in zip(maps.cpu(), pairs, strict=True):
+        yield score(attribution, torch.from_numpy(items[i].masks), k)
 
 
 def score(
-    map: Float[Tensor, "r c"], masks: Bool[Tensor, "objects rows cols"], k: int
+    attribution: Float[Tensor, "r c"], masks: Bool[Tensor, "objects rows cols"], k: int
 ) -> tuple[float, float, float, float]:
-    """Maximum in the right object, in a wrong one; share of the positive values in the right, in the wrong ones.
+    """Return whether the maximum lies in the right or a wrong object, and the shares of the positive values there.
 
     A constant map scores nothing. Ties go to the first pixel, row by row.
     """
-    full = resize(map, (masks.shape[1], masks.shape[2]))
+    full = resize(attribution, (masks.shape[1], masks.shape[2]))
     right, wrong = masks[k], masks[[j for j in range(len(masks)) if j != k]].any(0)
     if full.max() == full.min():
         return 0.0, 0.0, 0.0, 0.0
@@ -157,21 +167,21 @@ def _random_row(model: VisionModel, scenes: Scenes, n: int) -> Row:
     return _mean(about, scores, 0)
 
 
-def _concepts(model: VisionModel, each: int = 20) -> list:
-    """For each class, likeness to the mean embedding of its first pictures among the single scenes."""
+def _concepts(model: VisionModel, each: int = 20) -> list[Target]:
+    """Return for each class similarity to the mean embedding of its first images among the single scenes."""
     single = Scenes("single", seed=0)
-    found: dict[int, list] = {c: [] for c in range(len(model.class_names or ()))}
+    examples: dict[int, list[Image.Image]] = {c: [] for c in range(len(model.class_names or ()))}
     for i in range(len(single)):
         label = int(single[i].labels[0])
-        if len(found[label]) < each:
-            found[label].append(single[i].image)
-        if all(len(images) == each for images in found.values()):
+        if len(examples[label]) < each:
+            examples[label].append(single[i].image)
+        if all(len(images) == each for images in examples.values()):
             break
-    return [concept(model, images, name=f"like {len(images)} examples") for images in found.values()]
+    return [concept(model, images, name=f"like {len(images)} examples") for images in examples.values()]
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table for the documentation. A method whose maximum does not prefer the right object is told so."""
+    """Return the table for the documentation, which names methods whose maximum does not prefer the right object."""
     lines = [
         "| method | max in right object | max in wrong object | positive mass right | … wrong | maps | passes | "
         "tells classes apart |",
@@ -194,7 +204,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def write(tables: dict[str, list[Row]], n: int, path: Path, thin: bool = True) -> Path:
-    """The documentation page with a table for each model."""
+    """Write the documentation page with a table for each model, and return its path."""
     parts = [
         "# Which methods tell objects apart?",
         "",

@@ -1,6 +1,6 @@
 """Intervals, ranks and verdicts from the scores of single maps.
 
-Maps of one image are not independent (two targets of one photo share its difficulty), so images are resampled, each
+Maps of one image are not independent (two targets of one image share its difficulty), so images are resampled, each
 with all its maps: the cluster bootstrap (Field and Welsh 2007, "Bootstrapping clustered data"). One set of resamples
 serves all methods and metrics, so that differences between methods are paired. Everything is a ratio of sums over
 images, Σ sums / Σ counts, which makes a resample one matrix product.

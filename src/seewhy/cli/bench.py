@@ -1,4 +1,4 @@
-"""`seewhy bench`: how far can the pictures be trusted?"""
+"""`seewhy bench`: score methods by metrics on data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = typer.Typer(
 
 @app.callback()
 def bench() -> None:
-    """Measure maps where the right answer is known."""
+    """Score methods by metrics on data with ground truth."""
 
 
 @app.command()
@@ -33,21 +33,21 @@ def scenes(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a Markdown page.")] = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Which methods put their maximum into the right one of several objects?"""
-    from seewhy.bench import scenes as board
+    """Tell which methods put their maximum into the right one of several objects."""
+    from seewhy.bench import scenes as scene_table
     from seewhy.models.load import load_model
 
     tables = {
-        name: board.table(load_model(name), n, method, thin=thin, progress=common.progress)
+        name: scene_table.table(load_model(name), n, method, thin=thin, progress=common.progress)
         for name in model or ["scenes_vit", "scenes_cnn"]
     }
     if out:
-        board.write(tables, n, out, thin)
+        scene_table.write(tables, n, out, thin)
     if as_json:
         common.print_json({name: [asdict(row) for row in rows] for name, rows in tables.items()})
         return
     for name, rows in tables.items():
-        typer.echo(f"{name}\n{board.markdown(rows)}\n")
+        typer.echo(f"{name}\n{scene_table.markdown(rows)}\n")
 
 
 ENGINES = ("local", "ray")
@@ -63,7 +63,7 @@ def run(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the run.")],
     root: Annotated[Path | None, typer.Option(help="Folder of the data, in place of the plan's.")] = None,
-    n: Annotated[int | None, typer.Option("--n", help="How many pictures, in place of the plan's.")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Number of samples, in place of the plan's.")] = None,
     source: Annotated[
         list[str] | None, typer.Option(help="LABEL=PATH: where a model of the plan lies; may repeat.")
     ] = None,
@@ -74,7 +74,7 @@ def run(
     workers: Workers = 2,
     as_json: common.AsJson = False,
 ) -> None:
-    """Explain and score: every method of a plan, by every metric, on its pictures."""
+    """Run a plan: score every method by every metric on every sample."""
     from seewhy.bench.execute import run as runner
     from seewhy.bench.plan import Plan
     from seewhy.bench.presets import plan_text
@@ -164,7 +164,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write what a run found: a page with tables, curves and pictures, and the tables as CSV, LaTeX and Markdown."""
+    """Write the report of a run: a page with tables, curves and images, and the tables as CSV, LaTeX and Markdown."""
     from seewhy.bench.report import write_report
 
     typer.echo(write_report(folder, output))

@@ -40,7 +40,7 @@ def load_values(
         method,
         label,
     )
-    values = {name: np.ma.filled(np.ma.asarray(rows[f"{name}."], float), np.nan) for name in labels}
+    values: dict[str, ndarray] = {name: np.ma.filled(np.ma.asarray(rows[f"{name}."], float), np.nan) for name in labels}
     return values, rows["sample"]
 
 

@@ -41,7 +41,7 @@ class PageBlock:
 class Sentences(PageBlock):
     """Sentences."""
 
-    kind: ClassVar[str] = "words"
+    kind: ClassVar[str] = "sentences"
     lines: Sequence[str]
 
 
@@ -76,7 +76,7 @@ class BoxPlots(PageBlock):
 class Gallery(PageBlock):
     """Overlays, three in a row on a phone."""
 
-    kind: ClassVar[str] = "pictures"
+    kind: ClassVar[str] = "gallery"
     figures: Sequence[Figure]
 
 
@@ -84,8 +84,8 @@ class Gallery(PageBlock):
 class Definitions(PageBlock):
     """Terms and what they are."""
 
-    kind: ClassVar[str] = "facts"
-    facts: Sequence[tuple[str, str]]
+    kind: ClassVar[str] = "definitions"
+    definitions: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def _gallery_blocks(run: RunData, panel: Panel, groups: Sequence[tuple[str, Sequ
     maps = _load_maps(run, panel, {(item.entry, item.method) for item in items})
     images = _load_images(run, panel, {item.sample for item in items})
     model = "" if len(run.panels) == 1 else f" · {panel.model}"
-    blocks = []
+    blocks: list[PageBlock] = []
     for title, group in groups:
         figures = [figure for item in group if (figure := _figure(run, item, maps, images))]
         if figures:
