@@ -51,5 +51,5 @@ def shared_data() -> Path:
     """The developers' real images beside the checkout; tests that need them skip without."""
     path = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not path.is_dir():
-        pytest.skip(f"needs the developers' pictures in {path}")
+        pytest.skip(f"needs the developers' images in {path}")
     return path

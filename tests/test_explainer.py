@@ -32,8 +32,8 @@ def test_the_default_target_is_the_model_s_answer(cat):
 def test_several_photos_with_a_target_each(cat, coffee):
     model = toys.toy_cnn()
     both = seewhy.explain(model, [cat, coffee, cat], "grad_cam", ["ant", 4, "dog"], batch_size=2, relu=False)
-    for explanation, photo, target in zip(both, [cat, coffee, cat], [0, 4, 3], strict=True):
-        expected = GradCAM(model, relu=False)(model.preprocess_images(photo), target)[0]
+    for explanation, image, target in zip(both, [cat, coffee, cat], [0, 4, 3], strict=True):
+        expected = GradCAM(model, relu=False)(model.preprocess_images(image), target)[0]
         torch.testing.assert_close(explanation.attribution, expected)
 
 
@@ -111,7 +111,7 @@ def test_targets_of_a_method_without_gradients_share_its_questions(cat, coffee, 
     alone = [list(explain_each(model, [cat, coffee], [method], [target])) for target in targets]
     rows = rows_run(model)
     outcomes = list(explain_each(model, [cat, coffee], [method], targets))
-    assert sum(rows) == 2 * (1 + method.n_masks)  # the model's answer, and each mask, once for each photo
+    assert sum(rows) == 2 * (1 + method.n_masks)  # the model's answer, and each mask, once for each image
     for i, outcome in enumerate(outcomes):
         for (found,), expected in zip(outcome.explanations, alone, strict=True):
             ((one,),) = expected[i].explanations

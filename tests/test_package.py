@@ -68,7 +68,7 @@ def test_imagenet_ids_are_timms():
 
 
 def test_imagenet_names_are_those_of_the_shared_photos(shared_data: Path):
-    with (shared_data / "photos" / "photos.csv").open(newline="") as file:
+    with (shared_data / "photos" / "photos.csv").open(newline="") as file:  # codespell:ignore
         for row in csv.DictReader(file):
             assert imagenet_classes()[int(row["imagenet_index"])] == row["label"]
 

@@ -147,7 +147,7 @@ def test_fixed_holds_on_to_the_first_answer(spec):
 
 
 def test_a_method_of_many_passes_explains_the_class_of_the_image_not_of_each_point():
-    """From the blank image to the photo the model's answer changes; the path is for the photo's answer."""
+    """From the blank image to the image the model's answer changes; the path is for the image's answer."""
     model, x = toy_cnn(), batch(3, seed=4)
     with torch.no_grad():
         blank, top = model.module.eval()(torch.zeros_like(x)).argmax(1), model.module(x * 30).argmax(1)
@@ -193,7 +193,7 @@ def test_concept_folders(tmp_path, cat):
     model = toy_vit()
     with pytest.raises(TargetError, match=r"holds no images; put some"):
         concept(model, tmp_path)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(TargetError, match="holds no images"):
         concept(model, str(tmp_path))
     with pytest.raises(TargetError, match="at least one image"):

@@ -159,7 +159,7 @@ NO_PASSES = {
 
 @method(register=False, name="edges", title="Edges", **NO_PASSES)
 class Edges(Method):
-    """Where the photo itself changes; the model is not asked."""
+    """Where the image itself changes; the model is not asked."""
 
     def compute(self, x, target):
         return (x[:, :, 1:, 1:] - x[:, :, :-1, :-1]).abs().sum(1)

@@ -94,7 +94,7 @@ def explain(
     Args:
         model: A model of `seewhy.load_model` or `seewhy.wrap`.
         image: A path, PIL image, array or tensor (an image, not a preprocessed batch), or a list of them
-            (`seewhy.image_paths("photos/")` lists a folder).
+            (`seewhy.image_paths("images/")` lists a folder).
         method: A name of `seewhy.list_methods()`, a method class or a configured method; by default the
             first of `seewhy.methods.factory.DEFAULTS` that can serve the model.
         target: What is explained, see `seewhy.targets.as_target`; a list has one target for each image.

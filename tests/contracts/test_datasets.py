@@ -89,7 +89,7 @@ CARD = {
 
 @dataset(register=False, **CARD)
 class Blocks(Dataset):
-    """Three pictures of two blocks each."""
+    """Three images of two blocks each."""
 
     class_names = ("left", "right")
 

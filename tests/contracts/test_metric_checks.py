@@ -304,12 +304,12 @@ class DrawsFromTheGlobalState(Honest):
 
 @sabotages("check_metric_seed", "not stochastic, but the metric has an option")
 class DeclaresNoDraws(Honest):
-    seed: int = option(0, "of the draws")
+    seed: int = option(default=0, help="of the draws")
 
 
 @sabotages("check_metric_seed", "another seed gives the same", stochastic=True)
 class IgnoresTheSeed(Honest):
-    seed: int = option(0, "of the draws")
+    seed: int = option(default=0, help="of the draws")
 
 
 @sabotages("check_inputs_untouched", "the maps")
@@ -380,7 +380,7 @@ class AsksTwice(Asking):
 
 @sabotages("check_passes", "the card says 4", **{**ASKING, "passes": lambda self: self.steps})
 class AlwaysAsksThrice(Asking):
-    steps: int = option(3, "steps", at_least=1, repeats=True)
+    steps: int = option(default=3, help="steps", at_least=1, repeats=True)
 
     def ask(self, given):
         return sum(super(AlwaysAsksThrice, self).ask(given) for _ in range(3))
@@ -388,7 +388,7 @@ class AlwaysAsksThrice(Asking):
 
 @sabotages("check_metric_options", "raises no OptionError")
 class TakesAnything(Honest):
-    steps: int = option(5, "steps", at_least=1)
+    steps: int = option(default=5, help="steps", at_least=1)
 
     def __post_init__(self):
         pass

@@ -161,12 +161,12 @@ class DrawsFromTheGlobalState(Honest):
 
 @sabotages("check_method_seed", "not stochastic, but the method has an option")
 class DeclaresNoNoise(Honest):
-    seed: int = option(0, "seed of the noise")
+    seed: int = option(default=0, help="seed of the noise")
 
 
 @sabotages("check_method_seed", "another seed gives the same map", stochastic=True)
 class IgnoresTheSeed(Honest):
-    seed: int = option(0, "seed of the noise")
+    seed: int = option(default=0, help="seed of the noise")
 
     def compute(self, x, target):
         return super().compute(x + 0.1 * torch.randn(x.shape, generator=make_generator(0, x.device)), target)
@@ -174,7 +174,7 @@ class IgnoresTheSeed(Honest):
 
 @sabotages("check_batch_size_invariance", "batch_size changes the map")
 class AveragesChunks(Honest):
-    batch_size: int = option(16, "images per pass", at_least=1)
+    batch_size: int = option(default=16, help="images per pass", at_least=1)
 
     def compute(self, x, target):
         return super().compute(x, target) / -(-25 // self.batch_size)
@@ -393,7 +393,7 @@ class DeclaresNoBackward(Honest):
     cost=lambda self: Cost.whole(self.n_samples, self.n_samples),
 )
 class RunsOnceMore(Honest):
-    n_samples: int = option(25, "passes", at_least=1, repeats=True)
+    n_samples: int = option(default=25, help="passes", at_least=1, repeats=True)
 
     def compute(self, x, target):
         return sum(super(RunsOnceMore, self).compute(x, target) for _ in range(self.n_samples + 1))
@@ -459,7 +459,7 @@ class DoesNotStop(Method):
 
 @sabotages("check_option_values", "no OptionError")
 class TakesAnything(Honest):
-    n_steps: int = option(5, "steps", at_least=1)
+    n_steps: int = option(default=5, help="steps", at_least=1)
 
     def __post_init__(self):
         self.setup()

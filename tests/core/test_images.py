@@ -258,7 +258,7 @@ def test_folders(tmp_path, cat):
     (tmp_path / ".cache").mkdir()
     for name in ("z.PNG", "a.jpg", "b/c.webp", ".cache/hidden.png", "._z.png"):
         small.save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     assert [p.relative_to(tmp_path).as_posix() for p in image_paths(tmp_path)] == ["a.jpg", "b/c.webp", "z.PNG"]
     assert [i.size for i in load_images(tmp_path)] == [(20, 10)] * 3
     (tmp_path / "none").mkdir()

@@ -15,7 +15,7 @@ from seewhy.errors import OptionError
 SIZES = [(451, 300), (300, 451), (299, 224), (224, 224), (333, 500), (40, 30), (256, 257), (1000, 31)]
 
 
-def picture(cols: int, rows: int) -> Image.Image:
+def draw_image(cols: int, rows: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(cols).integers(0, 256, (rows, cols, 3), dtype=np.uint8))
 
 
@@ -24,7 +24,7 @@ def picture(cols: int, rows: int) -> Image.Image:
 def test_equals_torchvision(size, preprocess):
     from torchvision import transforms
 
-    image = picture(*size)
+    image = draw_image(*size)
     mode = transforms.InterpolationMode(preprocess.interpolation)
     reference = transforms.Compose(
         [
@@ -52,7 +52,7 @@ def test_equals_timm(size, config):
     from timm.data.transforms_factory import transforms_imagenet_eval
 
     config = config | {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
-    image = picture(*size)
+    image = draw_image(*size)
     options = {k: v for k, v in config.items() if k != "input_size"}
     reference = transforms_imagenet_eval(config["input_size"][1:], **options)(image)
     torch.testing.assert_close(Preprocess.from_timm(config)(image), reference, atol=1e-6, rtol=1e-6)
@@ -79,7 +79,7 @@ def test_equals_transformers(name, options, size):
 
     processor = getattr(transformers, f"{name}Pil")(**options)
     preprocess = Preprocess.from_hf(json.loads(processor.to_json_string()))
-    image = picture(*size)
+    image = draw_image(*size)
     reference = torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"][0]).float()
     torch.testing.assert_close(preprocess(image), reference, atol=2e-6, rtol=1e-6)
 
@@ -168,7 +168,7 @@ def test_batch(cat, coffee):
     free = Preprocess(crop="none", resize=128)
     assert free(cat).shape == (3, 128, 192)
     with pytest.raises(OptionError, match="one input size"):
-        free.batch([cat, picture(100, 100)])
+        free.batch([cat, draw_image(100, 100)])
     with pytest.raises(OptionError, match="no images"):
         free.batch([])
 

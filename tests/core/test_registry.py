@@ -20,12 +20,12 @@ EVERY = [*METHODS.values(), *METRICS.values()]
 class Asked:
     """One option of each kind."""
 
-    n: int = option(3, "a count", at_least=1)
-    part: float = option(0.5, "a share")
-    yes: bool = option(False, "a switch")
-    word: str = option("a", "a word")
-    maybe: int | None = option(None, "a count")
-    free: Any = option(None, "anything")
+    n: int = option(default=3, help="a count", at_least=1)
+    part: float = option(default=0.5, help="a share")
+    yes: bool = option(default=False, help="a switch")
+    word: str = option(default="a", help="a word")
+    maybe: int | None = option(default=None, help="a count")
+    free: Any = option(default=None, help="anything")
 
 
 def made(cls: type, **values):

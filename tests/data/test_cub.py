@@ -20,7 +20,7 @@ LEVELS = np.array([0, 51, 102, 153, 204, 255], dtype=np.uint8)
 
 
 def build(tmp_path: Path) -> tuple[Path, dict]:
-    """Three birds in the official layout: two classes, two for testing; pictures 30 wide and 20 high."""
+    """Three birds in the official layout: two classes, two for testing; images 30 wide and 20 high."""
     root = tmp_path / "CUB_200_2011"
     numbered = lambda values: "".join(f"{i} {value}\n" for i, value in enumerate(values, 1))  # noqa: E731
     classes = sorted({name.split("/")[0] for name in NAMES})
@@ -41,13 +41,13 @@ def build(tmp_path: Path) -> tuple[Path, dict]:
         levels[3:9, 5:11] = LEVELS if k == 0 else 255
         if k == 2:
             levels = np.roll(levels, (9, 17), (0, 1))
-        for folder, suffix, picture in (
+        for folder, suffix, image in (
             ("images", "jpg", Image.new("RGB", (30, 20), (k * 50, 90, 30))),
             ("segmentations", "png", Image.fromarray(levels)),
         ):
             path = root / folder / f"{name}.{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
+            image.save(path)
     return root, {}
 
 
@@ -97,7 +97,7 @@ def test_a_turned_photo_stays_as_its_annotators_saw_it(tmp_path: Path) -> None:
 
 def test_one_broken_picture_costs_only_itself(tmp_path: Path) -> None:
     root, _ = build(tmp_path)
-    (root / "images" / f"{NAMES[0]}.jpg").write_bytes(b"no picture")
+    (root / "images" / f"{NAMES[0]}.jpg").write_bytes(b"no image")
     (root / "segmentations" / f"{NAMES[2]}.png").write_bytes(b"no mask")
     birds = load_data("cub", root)
     with pytest.raises(ImageError):

@@ -1,4 +1,4 @@
-"""A folder of one's own pictures: masks and labels in the ways people keep them."""
+"""A folder of one's own images: masks and labels in the ways people keep them."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_what_goes_wrong_is_told(tmp_path: Path) -> None:
     (root / "labels.csv").write_text("file,label\nc.png,ox\n")
     with pytest.raises(DataError, match=r"line 2: there is no image 'c\.png'"):
         load_data("folder", root)
-    (root / "labels.csv").write_text("picture,label\na.jpg,ox\n")
+    (root / "labels.csv").write_text("image,label\na.jpg,ox\n")
     with pytest.raises(DataError, match="it needs file, separated by commas"):
         load_data("folder", root)
 
@@ -148,7 +148,7 @@ def test_any_picture_of_any_name(tmp_path: Path) -> None:
         ("hoch.jpg", Image.fromarray(rgb), {"exif": exif}),
     ]:
         image.save(tmp_path / "images/ü 猫" / name, **options)
-    _save(tmp_path / "masks/ü 猫/hoch.png", np.ascontiguousarray(mask.T))  # drawn on the photo as it is shown
+    _save(tmp_path / "masks/ü 猫/hoch.png", np.ascontiguousarray(mask.T))  # drawn on the image as it is shown
     items = {item.id.split("/")[1]: item for item in load_data("folder", tmp_path)}
     assert {name: item.image.size for name, item in items.items()} == {
         "grau.JPG": (16, 12),

@@ -31,14 +31,14 @@ def _levels() -> np.ndarray:
 
 
 def rows(broken: bool = False):
-    """Three rows: two objects, none, one; the second picture may be broken."""
-    pictures = [_png(np.full((12, 16, 3), v, np.uint8)) for v in (10, 20, 30)]
+    """Three rows: two objects, none, one; the second image may be broken."""
+    images = [_png(np.full((12, 16, 3), v, np.uint8)) for v in (10, 20, 30)]
     if broken:
-        pictures[1] = {"bytes": b"no picture", "path": None}
+        images[1] = {"bytes": b"no image", "path": None}
     one = np.where(_levels() == 2, 1, 0).astype(np.uint8)
     return datasets.Dataset.from_dict(
         {
-            "image": pictures,
+            "image": images,
             "label": [1, 0, 1],
             "annotation": [_png(_levels()), _png(0 * one), _png(one)],
             "objects": [

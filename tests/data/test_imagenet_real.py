@@ -1,4 +1,4 @@
-"""ReaL labels go with the number in the file's name, wherever the photos lie."""
+"""ReaL labels go with the number in the file's name, wherever the images lie."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_splits_and_readers(tmp_path: Path) -> None:
     both = load_data("lidc", root, readers=1, size=32)
     assert [item.labels for item in both] == [(0,), (1,)]
     assert both[0].masks.sum() == 16
-    assert both[0].boxes.tolist() == [[5, 14, 9, 18]]  # pushed back into the picture at the left
+    assert both[0].boxes.tolist() == [[5, 14, 9, 18]]  # pushed back into the image at the left
     text = xml().replace("<malignancy>4<", "<malignancy>1<")
     next(root.rglob("*.xml")).write_text(text)
     assert len(load_data("lidc", root)) == 0

@@ -57,7 +57,7 @@ def test_masks_are_exact_disjoint_and_of_the_promised_size(split: str) -> None:
 
 
 def test_a_mask_is_where_the_picture_changes() -> None:
-    """A plain object differs from its surroundings on its own side of the mask's border."""
+    """A plain object differs from its environment on its own side of the mask's border."""
     contrast = []
     for item in Scenes("single", n=60):
         if item.texture_names == ("plain",):

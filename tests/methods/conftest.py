@@ -26,7 +26,7 @@ def model(request: pytest.FixtureRequest) -> VisionModel:
 
 @pytest.fixture
 def x() -> Tensor:
-    """Two pictures for a toy, in float64."""
+    """Two images for a toy, in float64."""
     return batch().double()
 
 

@@ -140,7 +140,7 @@ def test_each_image_has_its_own_target(cnn, x):
 
 
 def test_rows_are_rows_and_columns_are_columns():
-    """A bright spot low on the left of a wide picture is low on the left of the map."""
+    """A bright spot low on the left of a wide image is low on the left of the map."""
     model = toy_cnn()
     with torch.no_grad():
         for conv in (model.module.stage1[0], model.module.stage2[0]):

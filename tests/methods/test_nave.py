@@ -1,4 +1,4 @@
-"""NAVE against its definition written out in loops, and what clusters promise beyond one picture."""
+"""NAVE against its definition written out in loops, and what clusters promise beyond one image."""
 
 from __future__ import annotations
 
@@ -238,11 +238,11 @@ def test_numbering_is_by_size_then_by_place():
     assert by_size(np.array([7, 7, 2, 5, 5, 5, 9, 2])).tolist() == [1, 1, 2, 0, 0, 0, 3, 2]
 
 
-# ── more than one picture ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── more than one image ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_joint_clusters_mean_the_same_in_every_image(agree):
-    """Two pictures with one thing in common: the same number in both, which clustering alone does not promise."""
+    """Two images with one thing in common: the same number in both, which clustering alone does not promise."""
     model, x = toy_cnn(), patterns()
     x[1] = x[0].flip(-1) * torch.tensor([1.0, 1, 0.5])[:, None, None]
     joint = NAVE(model, k=4, joint=True)

@@ -220,7 +220,7 @@ def test_rise_scores_what_is_no_class_by_itself(x, agree):
 
 @pytest.mark.parametrize("score", ["probability", "logit"])
 def test_rise_of_a_score_that_no_mask_changes_is_constant(x, score):
-    """Else the map would be a picture of where the masks happened to lie more often."""
+    """Else the map would be an image of where the masks happened to lie more often."""
     model, x = toy_cnn(), x.float()
     with torch.no_grad():
         model.module.head.weight[1:] = 0

@@ -135,7 +135,7 @@ def test_from_a_photo(module, cat, agree):
     toy = toy_cnn()
     agree("predict", "module", model.predict(cat), toy.predict(cat))
     ours, theirs = (seewhy.explain(m, cat, "rise", "dog", n_masks=9) for m in (model, toy))
-    agree("RISE", "photo", ours.attribution, theirs.attribution)
+    agree("RISE", "image", ours.attribution, theirs.attribution)
     assert ours.model == "numbers"
     assert ours.target["label"] == "dog"
 

@@ -68,7 +68,7 @@ def theirs(metric, model, x, maps, softmax):
     return torch.as_tensor(np.asarray(found, dtype=np.float64))
 
 
-PLAIN = {"normalise": False, "abs": False, "disable_warnings": True, "display_progressbar": False}
+PLAIN = {"normalise": False, "abs": False, "disable_warnings": True, "display_progressbar": False}  # codespell:ignore
 
 
 def given(model, x):

@@ -54,7 +54,7 @@ def test_each_stage_is_that_of_quantus_with_the_same_random_weights(name, monkey
         seed=42,
         disable_warnings=True,
         abs=False,
-        normalise=False,
+        normalise=False,  # codespell:ignore
         similarity_func=quantus.correlation_spearman,
     )(
         model=copy.deepcopy(model.module),

@@ -154,14 +154,14 @@ def few_repetitions(cls: type, few: int = FEW) -> dict[str, int]:
     return {name: few if at_least is None else max(few, at_least) for name, at_least in least.items()}
 
 
-def pictures(n: int, seed: int = 0) -> list[Image.Image]:
-    """Made photos of colored blocks, 192 wide and 128 high."""
+def images(n: int, seed: int = 0) -> list[Image.Image]:
+    """Made images of colored blocks, 192 wide and 128 high."""
     blocks = np.random.default_rng(seed).integers(0, 256, (n, 16, 24, 3), dtype=np.uint8)
     return [Image.fromarray(b.repeat(8, 0).repeat(8, 1)) for b in blocks]
 
 
 def batch_for(model: VisionModel, x: Tensor | None) -> Tensor:
-    """The caller's batch, or three made photos as the model takes them."""
-    x = model.preprocess_images(pictures(3)) if x is None else x
+    """The caller's batch, or three made images as the model takes them."""
+    x = model.preprocess_images(images(3)) if x is None else x
     ensure(len(x) > 1, "the checks need a batch of at least two images")
     return x

@@ -116,8 +116,8 @@ def make_method_case(cls: type[Method], model: VisionModel, x: Tensor | None, ta
     if why:
         raise SkipTest(f"{cls.card.title} cannot serve {model.name}: {why}")
     x = batch_for(model, x)
-    goal = default_target(cls, model, x) if target is None else as_target(target, model.class_names)
-    return MethodCase(cls, model, x, goal, few_repetitions(cls))
+    target = default_target(cls, model, x) if target is None else as_target(target, model.class_names)
+    return MethodCase(cls, model, x, target, few_repetitions(cls))
 
 
 def method_check(fn: Callable[[MethodCase], None]) -> Check:

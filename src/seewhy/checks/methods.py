@@ -21,7 +21,7 @@ def check_method(
         cls: the method's class, registered or not.
         model: a model that can serve it, on any device; it is only copied and run. Small is enough. One whose input
             is not square finds more mistakes.
-        x: a preprocessed batch of at least two different images (default: three made photos), of the size that
+        x: a preprocessed batch of at least two different images (default: three made images), of the size that
             `model.preprocess` makes: a card may count passes by it.
         target: one target for each image, all different (default: classes 0, 1, 2 …, or random vectors).
 

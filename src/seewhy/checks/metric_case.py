@@ -12,7 +12,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor, nn
 
-from seewhy.checks.core import FEW, Check, batch_for, entered, few_repetitions, named, pictures
+from seewhy.checks.core import FEW, Check, batch_for, entered, few_repetitions, images, named
 from seewhy.checks.method_case import output_of
 from seewhy.core.cards import Capability, Requirement
 from seewhy.methods import InputXGradient, Saliency
@@ -93,7 +93,7 @@ def make_metric_case(
     if metric.card.needs & {Requirement.MODEL, Requirement.METHOD} and model is None:
         raise SkipTest(f"{metric.card.title} asks a model; pass one to the check")
     draws = torch.Generator().manual_seed(seed)
-    x = None if model is None else batch_for(model, model.preprocess_images(pictures(BATCH, seed)))
+    x = None if model is None else batch_for(model, model.preprocess_images(images(BATCH, seed)))
     size = SIZE if x is None else tuple(x.shape[-2:])
     device = torch.device("cpu") if x is None else x.device
     objects = [boxes_to_masks(boxes, size).to(device) for boxes in _boxes(draws, size)]

@@ -36,7 +36,7 @@ def check_model(model: VisionModel, x: Tensor | None = None) -> dict[str, str]:
 
     Args:
         model: small is enough. One whose input is not square finds more mistakes.
-        x: a preprocessed batch of at least two different images (default: three made photos).
+        x: a preprocessed batch of at least two different images (default: three made images).
 
     Returns:
         The checks that did not apply, with the reason.

@@ -145,7 +145,7 @@ class MethodCard:
         citation: paper and equation.
         cost: passes as a function of the configured method.
         target_kind: the only kind of target that makes sense, if there is one (`"concept"`).
-        hides: whether 0 means that nothing is shown there; its pictures then use the full range for the rest.
+        hides: whether 0 means that nothing is shown there; its images then use the full range for the rest.
         autocast: empty, or the reason why the method must not run under autocast.
     """
 

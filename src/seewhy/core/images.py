@@ -20,7 +20,7 @@ from seewhy.errors import ImageError
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
 MAX_PIXELS = 100_000_000
-# Photo formats only: Pillow's own table also claims .pdf, .h5, .mpg and other files that lie about in folders.
+# Image formats only: Pillow's own table also claims .pdf, .h5, .mpg and other files that lie about in folders.
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"]
 )
@@ -95,7 +95,7 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 def _as_list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     if isinstance(images, str | Path):
-        return image_paths(images) if Path(images).is_dir() else [images]
+        return list(image_paths(images)) if Path(images).is_dir() else [images]
     if isinstance(images, Image.Image):
         return [images]
     if isinstance(images, np.ndarray | Tensor) and images.ndim != 4:
@@ -185,7 +185,7 @@ def _upright(source: Image.Image, rgb: Image.Image, turn: bool) -> Image.Image:
     """Apply the EXIF orientation of `source` to `rgb`, whose metadata are dropped so that it is never applied twice."""
     try:
         orientation = source.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # a photo with broken metadata is still a photo
+    except Exception:  # an image with broken metadata is still an image
         orientation = 1
     rgb = rgb.copy() if rgb is source else rgb
     rgb.info = {}

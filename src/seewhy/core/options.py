@@ -41,7 +41,7 @@ def option(
         The dataclass field, typed as its value so that type checkers see the option's own type.
     """
     metadata = {"help": help, "at_least": at_least, "choices": choices, "repeats": repeats}
-    return dataclasses.field(default=default, metadata=metadata)  # type: ignore[return-value]
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def options_of(cls: type) -> dict[str, dataclasses.Field[Any]]:

@@ -108,7 +108,7 @@ class Sample:
         return union
 
 
-class Dataset(Sequence):  # type: ignore[type-arg]  # not Sequence[Sample]: beartype would read one to check the type
+class Dataset(Sequence):  # not Sequence[Sample]: beartype would read one to check the type
     """Samples by number; subclasses register with `@dataset(...)` and implement `ids` and `read`.
 
     Building one reads lists and annotations only; an image is read when its sample is, so that a corrupt file costs

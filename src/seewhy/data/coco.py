@@ -25,7 +25,7 @@ from seewhy.errors import DataError, require
     title="COCO",
     has={Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},
     splits=("val2017", "train2017", "val2014", "train2014"),
-    summary="Everyday photos with a mask and a box for each object of 80 kinds.",
+    summary="Everyday images with a mask and a box for each object of 80 kinds.",
     layout=("annotations/instances_val2017.json", "val2017/*.jpg"),
     source="cocodataset.org; the COCO20k list is datasets/coco_20k_filenames.txt of github.com/valeoai/LOST",
     citation="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014",

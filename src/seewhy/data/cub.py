@@ -24,7 +24,7 @@ MAJORITY = 128
 @dataset(
     name="cub",
     title="CUB-200-2011",
-    summary="11,788 photos of 200 species of birds, each with one mask and one box.",
+    summary="11,788 images of 200 species of birds, each with one mask and one box.",
     splits=("test", "train"),
     layout=(*LISTS, "images/<class>/*.jpg", "segmentations/<class>/*.png (an archive of its own; without: no masks)"),
     has={Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},

@@ -1,4 +1,4 @@
-"""ImageNet's validation photos with the ReaL labels: every class that is present, not one alone."""
+"""ImageNet's validation images with the ReaL labels: every class that is present, not one alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FOLDERS = ("", "val", "ILSVRC2012_img_val")
     title="ImageNet ReaL",
     has={Requirement.LABEL},
     splits=tuple(MIN_LABELS),
-    summary="The 50 000 ImageNet validation photos, each with all its classes.",
+    summary="The 50 000 ImageNet validation images, each with all its classes.",
     layout=("real.json", "ILSVRC2012_val_*.JPEG, val/ILSVRC2012_val_*.JPEG or val/<wnid>/ILSVRC2012_val_*.JPEG"),
     source="image-net.org, and real.json of github.com/google-research/reassessed-imagenet",
     citation="Beyer et al., Are we done with ImageNet?, 2020",
@@ -30,7 +30,7 @@ class ImageNetReal(Dataset):
     """ImageNet validation with ReaL labels; entry i of real.json is of ILSVRC2012_val_{i+1:08d}.JPEG.
 
     Args:
-        root: Holds real.json and the photos: flat, in `val`, or in WordNet folders in either.
+        root: Holds real.json and the images: flat, in `val`, or in WordNet folders in either.
         split: `val` (all; the source of the CDAM paper's X_val), `labeled` (at least one ReaL label), or `multi`
             (at least two). The CDAM paper's X_multi is a draw from `multi` after dropping images whose labels name the
             same thing by an embedding; which 1000 were left is not published, so synonyms (notebook, laptop) are still
@@ -78,10 +78,10 @@ def _name(row: int) -> str:
 
 
 def _photos(folder: Path) -> dict[str, Path]:
-    """Return the photos by name, from the first place that has any."""
+    """Return the images by name, from the first place that has any."""
     for place in FOLDERS:
         for pattern in ("ILSVRC2012_val_*.JPEG", "n*/ILSVRC2012_val_*.JPEG"):
-            photos = {path.stem: path for path in (folder / place).glob(pattern)}
-            if photos:
-                return photos
+            images = {path.stem: path for path in (folder / place).glob(pattern)}
+            if images:
+                return images
     return {}

@@ -1,4 +1,4 @@
-"""ImageNet-S 50, 300 and 919: ImageNet photos with a mask for each class, id = R + 256·G, 1000 = ignore."""
+"""ImageNet-S 50, 300 and 919: ImageNet images with a mask for each class, id = R + 256·G, 1000 = ignore."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES = (50, 300, 919)
     title="ImageNet-S",
     has={Requirement.OBJECTS, Requirement.LABEL},
     splits=("validation", "train-semi", "test"),
-    summary="ImageNet photos with a mask for each class that is present.",
+    summary="ImageNet images with a mask for each class that is present.",
     layout=("ImageNetS919/validation/<wnid>/*.JPEG", "ImageNetS919/validation-segmentation/<wnid>/*.png"),
     source="ImageNet-1k and the scripts of github.com/LUSSeg/ImageNet-S",
     citation="Gao et al., Large-scale Unsupervised Semantic Segmentation, TPAMI 2022",

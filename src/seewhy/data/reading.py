@@ -72,7 +72,7 @@ def read_table(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]
                     f"{', '.join(missing)}, separated by commas"
                 )
             for row in reader:
-                row.pop(None, None)  # type: ignore[call-overload]  # cells beyond the last column
+                row.pop(None, None)  # cells beyond the last column
                 yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error}); save it as CSV in UTF-8") from error

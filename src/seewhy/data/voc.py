@@ -48,7 +48,7 @@ CLASSES = (
     title="PASCAL VOC",
     has={Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},
     splits=("val", "train", "trainval", "test"),
-    summary="Photos of 20 kinds of things, with a mask or a box for each object.",
+    summary="Images of 20 kinds of things, with a mask or a box for each object.",
     layout=(
         "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt",
         "VOCdevkit/VOC2012/JPEGImages/*.jpg",

@@ -112,7 +112,7 @@ def top(k: int) -> list[Target]:
 
 @dataclass(frozen=True)
 class Truth(Target):
-    """The class that the folder of an image file is named after (`photos/elk/1.jpg`: elk)."""
+    """The class that the folder of an image file is named after (`images/elk/1.jpg`: elk)."""
 
     kind = "class"
 

@@ -14,7 +14,7 @@ from seewhy.targets.base import PerImage, Target
 from seewhy.targets.classes import ClassTarget, Rank, Truth, class_index
 from seewhy.targets.functions import Custom, embedding_norm, embedding_sum
 
-OneTarget: TypeAlias = None | int | str | Target | Callable[[Tensor], Tensor]
+OneTarget: TypeAlias = int | str | Target | Callable[[Tensor], Tensor] | None
 """The model's answer (None), a class number or name, a word such as `"top-2"`, a `Target`, a function of the output."""
 
 TargetLike: TypeAlias = OneTarget | Sequence[OneTarget] | Tensor | np.ndarray

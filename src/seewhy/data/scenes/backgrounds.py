@@ -86,11 +86,11 @@ def light(rng: np.random.Generator, image: ImageArray) -> ImageArray:
 
 
 def camera(rng: np.random.Generator, image: ImageArray) -> UInt8[ndarray, "h w 3"]:
-    """Blur, add grain and compress: what lies between the world and its photo."""
-    photo = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
-    photo = photo.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
+    """Blur, add grain and compress: what lies between the world and its image."""
+    blurred = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+    blurred = blurred.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
     grain = (rng.random(image.shape, dtype=np.float32) - 0.5) * np.float32(rng.uniform(2, 24))
-    return compress(np.clip(np.asarray(photo) + grain, 0, 255), rng.uniform(0.1, 1.0))
+    return compress(np.clip(np.asarray(blurred) + grain, 0, 255), rng.uniform(0.1, 1.0))
 
 
 def compress(image: ImageArray, strength: float) -> UInt8[ndarray, "h w 3"]:

@@ -96,9 +96,9 @@ def compose(
         shares = [np.count_nonzero(m) / size**2 for m in canvas.masks]
         if all(SMALLEST <= share <= LARGEST for share in shares):
             break
-    photo = backgrounds.camera(rng, backgrounds.light(rng, canvas.image))
+    image = backgrounds.camera(rng, backgrounds.light(rng, canvas.image))
     masks = np.stack(canvas.masks) if canvas.masks else np.zeros((0, size, size), dtype=bool)
-    return Image.fromarray(photo), masks, mark
+    return Image.fromarray(image), masks, mark
 
 
 def _place(rng: np.random.Generator, canvas: Canvas, class_index: int, texture: int, crowd: int) -> bool:

@@ -29,7 +29,9 @@ class SingleLayerCAM(Method):
 
     scores_once = True
 
-    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
+    layer: Any = option(
+        default=None, help="layer by dotted name, module or stage number; default: the last that can be explained"
+    )
 
     def setup(self) -> None:
         self.layer_ = self.model.cam_layer(self.layer)
@@ -57,10 +59,10 @@ def activations_and_gradients(model: VisionModel, x: Tensor, layers: Sequence[La
     with _cut_and_collected(modules) as found:
         score = target.score(model.run(x))
     values = [found[layer.name] for layer in layers]
-    gradients: Sequence[Tensor | None] = [None]
+    gradients: list[Tensor] = []
     if score.requires_grad:
-        gradients = backward(score, values, torch.ones_like(score))
-    if any(g is None for g in gradients):
+        gradients = [g for g in backward(score, values, torch.ones_like(score)) if g is not None]
+    if len(gradients) < len(values):
         raise ModelError(
             "the score has no gradient: the target is constant, a layer does not lead to it, or the "
             "model's forward switches gradients off; use another target or layer, or lafam"

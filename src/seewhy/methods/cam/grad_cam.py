@@ -28,7 +28,7 @@ class GradCAM(SingleLayerCAM):
     tokens only (prefix tokens have no position). One forward; gradients exist from the layer up only.
     """
 
-    relu: bool = option(True, "clip negative values, as in the paper")
+    relu: bool = option(default=True, help="clip negative values, as in the paper")
 
     @staticmethod
     def combine(

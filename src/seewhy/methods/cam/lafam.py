@@ -37,11 +37,15 @@ class LaFAM(Method):
     what the class token attends to, is the method `attention_map`.
     """
 
-    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last stage")
+    layer: Any = option(default=None, help="layer by dotted name, module or stage number; default: the last stage")
     reduce: str = option(
-        "mean", "over the channels: their mean (the paper), or their Euclidean norm", choices=("mean", "norm")
+        default="mean",
+        help="over the channels: their mean (the paper), or their Euclidean norm",
+        choices=("mean", "norm"),
     )
-    threshold: float | None = option(None, "after min-max, values below it become 0; between 0 and 1", at_least=0)
+    threshold: float | None = option(
+        default=None, help="after min-max, values below it become 0; between 0 and 1", at_least=0
+    )
 
     def setup(self) -> None:
         self.layer_ = self.model.layer(self.layer)

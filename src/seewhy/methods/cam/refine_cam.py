@@ -45,8 +45,8 @@ class RefineCAM(Method):
 
     scores_once = True
 
-    layers: Any = option(None, "layers by dotted name, module or stage number; default: every stage")
-    cam: str = option("grad_cam_plus_plus", "the CAM of each layer", choices=tuple(CAMS))
+    layers: Any = option(default=None, help="layers by dotted name, module or stage number; default: every stage")
+    cam: str = option(default="grad_cam_plus_plus", help="the CAM of each layer", choices=tuple(CAMS))
 
     def setup(self) -> None:
         self._layers = _layers(self.model, self.layers)

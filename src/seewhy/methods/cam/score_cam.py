@@ -42,11 +42,13 @@ class ScoreCAM(Method):
     (standard deviation; ties by index). The softmax is then over these only. Maps on the layer's grid.
     """
 
-    layer: Any = option(None, "layer by dotted name, module or stage number; default: the last that can be explained")
-    top_k: int | None = option(
-        None, "only the channels that vary most over the image; default: all", at_least=1, repeats=True
+    layer: Any = option(
+        default=None, help="layer by dotted name, module or stage number; default: the last that can be explained"
     )
-    batch_size: int = option(16, BATCH_SIZE, at_least=1)
+    top_k: int | None = option(
+        default=None, help="only the channels that vary most over the image; default: all", at_least=1, repeats=True
+    )
+    batch_size: int = option(default=16, help=BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
         self.layer_ = self.model.cam_layer(self.layer)
@@ -62,14 +64,14 @@ class ScoreCAM(Method):
         self._width = features.shape[1]
         features = self._selected(features)
         batch, n = features.shape[:2]
-        scores = []
+        parts = []
         for start, stop in chunks(n, batch, self.batch_size):
             masks = F.interpolate(features[:, start:stop], x.shape[-2:], mode="bilinear", align_corners=False)
             masks = unit_range(masks).transpose(0, 1)[:, :, None]
             seen = (x * masks.to(x.dtype)).flatten(0, 1)
             score = target_score(self.model, seen, repeat_target(target, batch, stop - start))
-            scores.append(score.unflatten(0, (-1, batch)))
-        scores = torch.cat(scores).T
+            parts.append(score.unflatten(0, (-1, batch)))
+        scores = torch.cat(parts).T
         maps = (scores.softmax(1)[:, :, None, None] * features).sum(1).relu()
         low, high = unit_range(features).aminmax(dim=1)
         idle = all_scores_equal(scores) & (high > low).flatten(1).any(1)

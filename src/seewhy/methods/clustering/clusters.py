@@ -23,7 +23,7 @@ MOST_PAIRWISE = 10_000  # positions; agglomerative clustering holds a distance f
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Centroids in feature space: give labels and similarities for any picture of the same model and layers.
+    """Centroids in feature space: give labels and similarities for any image of the same model and layers.
 
     Attributes:
         centers: one row for each cluster, the largest cluster first.
@@ -173,7 +173,8 @@ def _by_silhouette(rows: Float[ndarray, "n channels"], run: Callable[..., ndarra
     """The K of 3 … 10 with the best mean silhouette on a seeded sample of positions; of equals the smallest."""
     sample = np.random.default_rng(settings.seed).permutation(len(rows))[:SILHOUETTE_SAMPLE]
     score = require("sklearn.metrics", "cluster").silhouette_score
-    best, best_score = None, -np.inf
+    best: ndarray | None = None
+    best_score = -np.inf
     for k in CHOICES:
         if k > len(rows):
             break
@@ -182,6 +183,8 @@ def _by_silhouette(rows: Float[ndarray, "n channels"], run: Callable[..., ndarra
         quality = score(rows[sample], labels[sample]) if 2 <= kinds < len(sample) else -1.0
         if best is None or quality > best_score:
             best, best_score = labels, quality
+    if best is None:
+        raise AssertionError("no K was tried")
     return best
 
 

@@ -1,4 +1,4 @@
-"""NAVE: which parts of a picture the model's layers hold to be alike."""
+"""NAVE: which parts of an image the model's layers hold to be alike."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Found = tuple[Int64[Tensor, "rows cols"], Float[Tensor, "rows cols k"]]
 @method(
     name="nave",
     title="NAVE",
-    summary="The parts that the layers hold to be alike: likeness of every position to the cluster in front.",
+    summary="The parts that the layers hold to be alike: similarity of every position to the cluster in front.",
     needs={Capability.FEATURES},
     signed=False,
     class_specific=False,
@@ -48,7 +48,7 @@ class NAVE(Method):
 
     `segments` has the label map, `cluster_maps` the similarity of every position to each centroid. The map of the
     method (what `explain` draws) is the similarity to one cluster, chosen for each image without ground truth: the
-    one with the largest compact part away from the picture's edge (`seewhy.core.segmentation.choose_box`), or `cluster=i`.
+    one with the largest compact part away from the image's edge (`core.segmentation.choose_box`), or `cluster=i`.
     Clusters are numbered by size, 0 is the largest.
 
     By default each image is clustered alone. `joint=True` clusters all images of a batch together: the same number
@@ -64,22 +64,28 @@ class NAVE(Method):
     """
 
     layers: Any = option(
-        None,
-        "layers by dotted name, module or stage number; default: every block of a transformer, "
+        default=None,
+        help="layers by dotted name, module or stage number; default: every block of a transformer, "
         "the last three stages of other models",
     )
-    k: int | None = option(5, "number of clusters; None: the one of 3 to 10 with the best silhouette", at_least=2)
-    cluster: int | None = option(None, "whose similarity is the map; default: the cluster in front", at_least=0)
-    joint: bool = option(False, "cluster all images of a batch together")
+    k: int | None = option(
+        default=5, help="number of clusters; None: the one of 3 to 10 with the best silhouette", at_least=2
+    )
+    cluster: int | None = option(
+        default=None, help="whose similarity is the map; default: the cluster in front", at_least=0
+    )
+    joint: bool = option(default=False, help="cluster all images of a batch together")
     algorithm: str = option(
-        "kmeans", "what makes the clusters; pca: K principal components instead", choices=ALGORITHMS
+        default="kmeans", help="what makes the clusters; pca: K principal components instead", choices=ALGORITHMS
     )
-    size: Any = option(None, "(rows, cols) of the grid; default: the first kept layer's")
-    n_init: int = option(10, "starts of k-means; the best is kept", at_least=1)
+    size: Any = option(default=None, help="(rows, cols) of the grid; default: the first kept layer's")
+    n_init: int = option(default=10, help="starts of k-means; the best is kept", at_least=1)
     balance: str = option(
-        "channels", "weights of the layers: by their channels (the paper), or equal", choices=("channels", "equal")
+        default="channels",
+        help="weights of the layers: by their channels (the paper), or equal",
+        choices=("channels", "equal"),
     )
-    seed: int = option(0, "seed of k-means", at_least=0)
+    seed: int = option(default=0, help="seed of k-means", at_least=0)
 
     @classmethod
     def why_incompatible(cls, model: VisionModel) -> str:

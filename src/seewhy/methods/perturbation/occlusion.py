@@ -36,10 +36,12 @@ class Occlusion(Method):
     what a small window takes away is less than what bfloat16 rounds off.
     """
 
-    window: int | None = option(None, "side of the window in pixels; default: 1/8 of the shorter side", at_least=1)
-    stride: int | None = option(None, "pixels from window to window; default: the window", at_least=1)
-    baseline: Any = option("mean", f"what covers: {BASELINE}, or a number")
-    batch_size: int = option(32, BATCH_SIZE, at_least=1)
+    window: int | None = option(
+        default=None, help="side of the window in pixels; default: 1/8 of the shorter side", at_least=1
+    )
+    stride: int | None = option(default=None, help="pixels from window to window; default: the window", at_least=1)
+    baseline: Any = option(default="mean", help=f"what covers: {BASELINE}, or a number")
+    batch_size: int = option(default=32, help=BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
         check_baseline(self.baseline)

@@ -32,7 +32,7 @@ class RELAX(SimilarityUnderMasks):
     A pixel that no mask shows gets the plain mean and variance of all s_k: nothing is known of it.
     """
 
-    show: str = option("importance", "which of the two maps", choices=("importance", "uncertainty"))
+    show: str = option(default="importance", help="which of the two maps", choices=("importance", "uncertainty"))
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         return self.moments(x)[:, 0 if self.show == "importance" else 1]

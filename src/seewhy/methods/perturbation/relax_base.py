@@ -55,23 +55,23 @@ class WeightedMoments:
 class SimilarityUnderMasks(Method):
     """Options and the one pass of RELAX."""
 
-    n_masks: int = option(3000, "number of random masks, each a forward pass", at_least=1, repeats=True)
+    n_masks: int = option(default=3000, help="number of random masks, each a forward pass", at_least=1, repeats=True)
     masks: str = option(
-        "relax",
-        "soft masks that shift by up to 3 pixels (the paper), or hard cells in their place",
+        default="relax",
+        help="soft masks that shift by up to 3 pixels (the paper), or hard cells in their place",
         choices=("relax", "nearest"),
     )
-    cells: int = option(7, "cells along each side of a mask's grid", at_least=1)
-    p: float = option(0.5, "the chance that a cell is seen")
-    seed: int = option(0, "seed of the masks")
-    batch_size: int = option(32, BATCH_SIZE, at_least=1)
+    cells: int = option(default=7, help="cells along each side of a mask's grid", at_least=1)
+    p: float = option(default=0.5, help="the chance that a cell is seen")
+    seed: int = option(default=0, help="seed of the masks")
+    batch_size: int = option(default=32, help=BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
         check_chance(self.p)
 
     def moments(self, x: Tensor) -> Float[Tensor, "batch two rows cols"]:
         """Importance R and uncertainty U of each image."""
-        batch, size = len(x), tuple(x.shape[-2:])
+        batch, size = len(x), (x.shape[-2], x.shape[-1])
         masks = RandomMasks(self.masks, size, cells=self.cells, p=self.p, seed=self.seed, like=x)
         whole = self._embedding(x)
         found = WeightedMoments(batch, size, like=x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,29 +38,29 @@ class RISE(Method):
     then that score everywhere, which it tends to as N grows, and is reported as constant.
     """
 
-    n_masks: int = option(4000, "number of random masks, each a forward pass", at_least=1, repeats=True)
-    cells: int = option(7, "cells along each side of a mask's grid", at_least=1)
-    p: float = option(0.5, "the chance that a cell is seen")
-    read_out: str = option("probability", "what a class is worth", choices=("probability", "logit"))
-    seed: int = option(0, "seed of the masks")
-    batch_size: int = option(32, BATCH_SIZE, at_least=1)
+    n_masks: int = option(default=4000, help="number of random masks, each a forward pass", at_least=1, repeats=True)
+    cells: int = option(default=7, help="cells along each side of a mask's grid", at_least=1)
+    p: float = option(default=0.5, help="the chance that a cell is seen")
+    read_out: str = option(default="probability", help="what a class is worth", choices=("probability", "logit"))
+    seed: int = option(default=0, help="seed of the masks")
+    batch_size: int = option(default=32, help=BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
         check_chance(self.p)
 
     def _resolve_target(self, target: TargetLike, batch: int) -> Target:
-        goal = super()._resolve_target(target, batch)
-        return as_probability(goal, self.model) if self.read_out == "probability" else goal
+        target = super()._resolve_target(target, batch)
+        return as_probability(target, self.model) if self.read_out == "probability" else target
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        batch, size = len(x), x.shape[-2:]
+        batch, size = len(x), (x.shape[-2], x.shape[-1])
         masks = RandomMasks("rise", size, cells=self.cells, p=self.p, seed=self.seed, like=x)
         total = upcast(x.new_zeros(batch, *size))
-        ends = []
+        ends: list[Tensor] = []
         for some in masks.pieces(self.n_masks, batch, self.batch_size):
             scores = repeat_target(target, batch, len(some)).score(self.model.run(seen(x, some)))
             scores = upcast(scores).unflatten(0, (-1, batch))
-            ends = torch.stack([*ends, *scores.aminmax(dim=0)]).aminmax(dim=0)
+            ends = list(torch.stack([*ends, *scores.aminmax(dim=0)]).aminmax(dim=0))
             for mask, score in zip(some, scores, strict=True):
                 total += mask * score[:, None, None]
         idle = all_scores_equal(torch.stack(ends, 1))[:, None, None] & (self.n_masks > 1)
@@ -77,7 +78,7 @@ class Probability(Target):
     def score(self, output: Output) -> Float[Tensor, "batch"]:
         return self.of.score(Output(logits=self.model.probabilities(upcast(output.require(Capability.LOGITS)))))
 
-    def at(self, rows: list[int]) -> Target:
+    def at(self, rows: Sequence[int]) -> Target:
         return Probability(self.of.at(rows), self.model)
 
     def fixed(self, output: Output) -> Target:

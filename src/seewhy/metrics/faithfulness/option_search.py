@@ -49,7 +49,7 @@ def choose_option(
 ) -> OptionSearch:
     """Find the value of a method's option whose maps score best on some images.
 
-        sigma = choose_option(model, model.preprocess_images(photos)).value
+        sigma = choose_option(model, model.preprocess_images(images)).value
 
     The paper takes 200 images and does not give its candidates; ours are fractions of the tokens' range.
 

@@ -21,7 +21,7 @@ from seewhy.metrics.masked_values import pixels, top_weights
     needs={Requirement.MASK},
     bounds=(0.0, 1.0),
     higher_is_better=True,
-    citation="Theiner et al., Interpretable Semantic Photo Geolocation (2022)",
+    citation="Theiner et al., Interpretable Semantic Image Geolocation (2022)",
     monotone_invariant=True,
 )
 class TopKIntersection(Metric):
