@@ -151,7 +151,7 @@ def test_a_method_that_cannot_serve_a_model_is_a_row_with_the_reason(tmp_path):
 
 
 def test_a_corrupt_image_costs_only_itself(tmp_path, monkeypatch):
-    broken = spread(4, 1000)[1]
+    broken = sample_indices(4, 1000)[1]
     clean = engine.run(small(n="n = 4"), tmp_path / "clean")
     read = Scenes.read
 
@@ -171,7 +171,7 @@ def test_a_corrupt_image_costs_only_itself(tmp_path, monkeypatch):
 
 
 def test_a_metric_that_fails_on_one_image_costs_that_number_only(tmp_path, monkeypatch):
-    item = Scenes("multi")[spread(4, 1000)[1]]
+    item = Scenes("multi")[sample_indices(4, 1000)[1]]
     bad = {int(mask.sum()) for mask in item.masks}
     score = PointingGame.score
 
@@ -207,7 +207,7 @@ def test_measurements_join_where_a_piece_has_no_parts():
 
 
 def test_a_image_without_a_class_is_a_row_in_any_company(tmp_path, monkeypatch):
-    bare = spread(3, 1000)[1]
+    bare = sample_indices(3, 1000)[1]
     read = Scenes.read
 
     def some(self, index):
