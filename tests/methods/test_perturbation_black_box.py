@@ -190,8 +190,8 @@ def test_batches_are_made_where_the_function_wants_them():
     [
         (lambda x: [np.zeros((len(x), 5))], r"shape \(1, 2, 5\) for 2 images"),
         (lambda x: np.zeros(5), r"shape \(5,\) for 2 images"),
-        (lambda x: {"scores": 1}, "returns dict, which is no array"),
-        (lambda x: [[1.0], [1.0, 2.0]], "returns list, which is no array"),
+        (lambda x: {"scores": 1}, "returns dict, not an array"),
+        (lambda x: [[1.0], [1.0, 2.0]], "returns list, not an array"),
     ],
 )
 def test_answers_of_the_wrong_shape(raw, message):
