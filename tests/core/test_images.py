@@ -144,6 +144,11 @@ def test_array_dtypes(cat):
     np.testing.assert_array_equal(values(pixels[..., :1]), gray(pixels[..., 0]))
     np.testing.assert_array_equal(values(pixels[..., 0] > 127), gray((pixels[..., 0] > 127) * 255))
     np.testing.assert_array_equal(values(pixels[::-1, ::2]), pixels[::-1, ::2])  # not contiguous
+    levels = np.array([[0, 255]])  # the least and the largest level of integers wider than a byte
+    assert values(levels).tolist() == [[[0] * 3, [255] * 3]]
+    for beyond in (levels - 1, levels + 1):
+        with pytest.raises(ImageError, match=r"values run from -?\d+ to \d+"):
+            values(beyond)
 
 
 def test_tensors(cat):
