@@ -94,7 +94,7 @@ def test_metrics_that_run_the_model_are_asked_at_its_input_size():
 
         return Noting
 
-    metrics = {"pg": noting(PointingGame, "pg")(), "fidelity": noting(Fidelity, "fidelity")(steps=2)}
+    metrics = {"pg": noting(PointingGame, "pg")(), "fidelity": noting(Fidelity, "fidelity")(n_steps=2)}
     setup = make_setup(metrics)
     batch = setup.batch(samples(0))
     metric_records(setup, batch, setup.map_makers["random"], setup.map_makers["random"](batch), 0)
