@@ -5,7 +5,7 @@ JOBS   ?= 2
 OUT    ?= out/demo
 ARGS   ?=
 BIN    := $(VENV)/bin
-FLOOR  := 90
+FLOOR  := 95
 PATHS  := src tests docs scripts README.md CONTRIBUTING.md SECURITY.md
 
 .PHONY: help demo test test-all lint typing format coverage mutants dist lanes ci ci-full clean
