@@ -39,6 +39,7 @@ from seewhy.models.instrument.hooks import (
     tapping,
     untouched,
 )
+from seewhy.models.instrument.locks import exclusive
 from seewhy.models.instrument.shared_images import image_index_of, sharing_images
 from seewhy.models.instrument.tail import Tail
 from seewhy.models.layers import LayerIndex, LayerLike
@@ -248,7 +249,7 @@ class VisionModel:
         def keep_input(_: nn.Module, args: tuple[Any, ...], __: Any) -> None:
             head_inputs.append(args[0].flatten(1))
 
-        with ExitStack() as stack:
+        with exclusive(self.module), ExitStack() as stack:
             if self.structure.head is not None:
                 stack.enter_context(hooked(self.module.get_submodule(self.structure.head), keep_input))
             raw = self.module(x, **self.structure.call)
@@ -349,7 +350,7 @@ class VisionModel:
         Raises:
             LayoutError: The layer did not run in the block, or more than once.
         """
-        with cut(self.submodule(layer.name)) as leaf:
+        with exclusive(self.module), cut(self.submodule(layer.name)) as leaf:
             yield leaf
 
     def tail(self, x: Tensor, layer: Layer) -> ModelTail:
@@ -386,7 +387,7 @@ class VisionModel:
         """
         modules = {i: self.submodule(b.attention) for i, b in self._blocks(blocks).items()}
         reading = reading_attention(modules, receive, batch=x.shape[0], rows=rows, differentiable=differentiable)
-        with suppress(Stop), reading:
+        with exclusive(self.module), suppress(Stop), reading:
             yield
 
     def _blocks(self, blocks: Sequence[int] | None) -> dict[int, Block]:

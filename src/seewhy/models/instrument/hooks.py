@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, ModelError
+from seewhy.models.instrument.locks import exclusive
 
 ForwardHook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 """What torch calls after a forward: `hook(module, arguments, output)`; a result other than None replaces the output."""
@@ -71,12 +72,20 @@ _PLAIN_TYPES = (bool, int, float, str, tuple, type(None))
 def untouched(module: nn.Module) -> Iterator[None]:
     """Run `module` in eval mode and put back modes, buffers, plain attributes and the global random state afterwards.
 
+    Other threads that want the same module wait until the block ends.
+
     Plain attributes (numbers, words, flags) because a forward may write them too: the Swin of transformers shrinks
     its own window for a small image, for good.
 
     Buffers are copied (batch-norm statistics: small beside one feature map) because a forward may write to them.
     Parameters are never written and `.grad` never filled: gradients come from `torch.autograd.grad`.
     """
+    with exclusive(module), _put_back(module):
+        yield
+
+
+@contextmanager
+def _put_back(module: nn.Module) -> Iterator[None]:
     attributes = [(m, {k: v for k, v in vars(m).items() if type(v) in _PLAIN_TYPES}) for m in module.modules()]
     buffer_tables = [(m, dict(m._buffers), set(m._non_persistent_buffers_set)) for m in module.modules()]
     copies = [

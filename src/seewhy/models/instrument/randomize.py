@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from seewhy.errors import OptionError, RequirementError
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.hooks import untouched
+from seewhy.models.instrument.locks import exclusive
 
 
 def parametrized_modules(model: VisionModel, x: Tensor) -> list[str]:
@@ -32,17 +34,11 @@ def parametrized_modules(model: VisionModel, x: Tensor) -> list[str]:
     def record(name: str, *_: object) -> None:
         order.setdefault(name)
 
-    handles = [
-        module.register_forward_pre_hook(partial(record, name))
-        for name, module in model.module.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ]
-    try:
-        with torch.no_grad(), model.shape_error_context(x), untouched(model.module):
-            model.run(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), model.shape_error_context(x), untouched(model.module), ExitStack() as stack:
+        for name, module in model.module.named_modules():
+            if any(True for _ in module.parameters(recurse=False)):
+                stack.callback(module.register_forward_pre_hook(partial(record, name)).remove)
+        model.run(x)
     if not order:
         raise RequirementError(f"{model.name} has no weights to randomize; wrap the module itself with seewhy.wrap")
     return list(reversed(order))
@@ -91,7 +87,8 @@ def randomized_models(model: VisionModel, groups: list[list[str]], seed: int) ->
         seed: Seed of the first layer's weights; each further layer takes the next number.
     """
     randomized = copy.copy(model)
-    with torch.inference_mode(False):  # parameters made inside could not be differentiated through
+    # parameters made in inference mode could not be differentiated through
+    with torch.inference_mode(False), exclusive(model.module):
         randomized.module = copy.deepcopy(model.module)
     number = 0
     for group in groups:
