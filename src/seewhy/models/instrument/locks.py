@@ -1,4 +1,4 @@
-"""One thread at a time in a module: hooks, modes and buffers belong to the module, so two threads would mix theirs up."""
+"""One thread at a time in a module: hooks, modes and buffers are the module's, so threads would mix theirs up."""
 
 from __future__ import annotations
 
