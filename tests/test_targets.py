@@ -269,9 +269,17 @@ def test_odd_words_are_no_numbers(odd):
         as_target(odd, NAMES)
 
 
-def test_an_exact_name_comes_before_a_word_of_another():
-    assert class_index("cat", ["tiger, cat", "cat"]) == 0  # both are exact: the first counts
+def test_what_is_written_exactly_comes_first_and_whole_names_before_synonyms():
+    assert class_index("cat", ["tiger, cat", "cat"]) == 1
+    assert class_index("cat", ["Cat", "tiger, cat"]) == 1
     assert class_index("bee", ["bee eater", "bee"]) == 1
+    assert [class_index(name, ["Cardigan", "cardigan"]) for name in ("Cardigan", "cardigan")] == [0, 1]
+
+
+@pytest.mark.parametrize(("name", "names"), [("CAT", ["Cat", "dog", "cat"]), ("cat", ["tiger, cat", "dog", "cat, tom"])])
+def test_a_name_of_several_classes_is_asked_about(name, names):
+    with pytest.raises(TargetError, match=rf"'{name}' .*: 0 \({names[0]}\), 2 \({names[2]}\); give the class number"):
+        class_index(name, names)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 from toys import toy_cnn
 
+from seewhy.bench.classes import match_classes
 from seewhy.bench.plan import Protocol
-from seewhy.bench.samples import ImageTarget, SampleBatch, match_classes
+from seewhy.bench.samples import ImageTarget, SampleBatch
 from seewhy.bench.view import boxes_in_model_view, mask_in_model_view
 from seewhy.core.cards import Requirement
+from seewhy.core.imagenet import imagenet_classes
 from seewhy.core.preprocess import Preprocess
 from seewhy.data import Dataset, Sample
 from seewhy.data.base import dataset
@@ -255,3 +257,13 @@ def test_classes_are_matched_by_name_or_by_number():
     assert match_classes(data, model) == [0, 1, 2, 3, 4]
     data.class_names, model.class_names = ("7", "1"), ("1", "7", "2", "3", "4")
     assert match_classes(data, model) == [1, 0]  # called "7": not the class number 7
+
+
+def test_the_classes_of_imagenet_are_matched_by_number_whoever_spelled_them():
+    data, model = Zoo(), toy_cnn()
+    data.class_names = imagenet_classes()
+    model.class_names = tuple(f"{name.upper()}, a synonym" for name in imagenet_classes())
+    assert match_classes(data, model) == list(range(1000))
+    model.class_names = model.class_names[::-1]  # the same names in an order of their own
+    data.class_names = ("tabby",)
+    assert match_classes(data, model) == [999 - 281]

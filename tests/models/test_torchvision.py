@@ -20,6 +20,8 @@ from adapter_checks import (
 )
 from torch import Tensor, nn
 
+from seewhy.core.class_names import is_imagenet
+from seewhy.core.imagenet import imagenet_classes
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError
 from seewhy.models.adapter import VisionModel
@@ -303,3 +305,10 @@ def test_bad_names_and_options() -> None:
         source.load("resnet50", weights="IMAGENET_V2")
     with pytest.raises(OptionError, match="foo"):
         source.load("resnet18", pretrained=False, foo=3)
+
+
+def test_four_of_imagenet_s_names_are_spelled_otherwise_here():
+    theirs = models.get_model_weights("resnet18").DEFAULT.meta["categories"]
+    different = {i: name for i, (name, own) in enumerate(zip(theirs, imagenet_classes(), strict=True)) if name != own}
+    assert different == {134: "crane bird", 517: "crane", 638: "maillot", 639: "maillot tank suit"}
+    assert is_imagenet(theirs)

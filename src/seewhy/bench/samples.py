@@ -17,10 +17,9 @@ from seewhy.bench.view import boxes_in_model_view, has_known_view, mask_in_model
 from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Capability
 from seewhy.data.base import Dataset, Sample
-from seewhy.errors import OptionError, SeewhyError
 from seewhy.metrics import MetricInputs
 from seewhy.models.adapter import VisionModel
-from seewhy.targets import Output, class_index
+from seewhy.targets import Output
 
 IndexedSample = tuple[int, Sample]
 """Position in the dataset, and the sample."""
@@ -41,45 +40,6 @@ class ImageTarget:
     label: int | None
     class_index: int | None
     name: str
-
-
-def match_classes(data: Dataset, model: VisionModel, required: bool = True) -> list[int] | None:
-    """Find the model's class for each class of the dataset: by name, or by number where names are missing.
-
-    Args:
-        data: The dataset.
-        model: The model.
-        required: Whether it is an error if the classes do not match.
-
-    Returns:
-        The model's class index for each class of the dataset; None if they do not match or the model has no classes.
-
-    Raises:
-        OptionError: When the classes do not match but are required to.
-    """
-    if Capability.LOGITS not in model.capabilities:
-        return None
-    model_names, data_names = model.class_names, data.class_names
-    try:
-        if model_names and data_names:
-            return [_find_class(name, model_names) for name in data_names]
-    except (SeewhyError, ValueError) as error:
-        reason = f"the dataset's classes are not the model's ({error})"
-    else:
-        if data_names and model.classes == len(data_names):
-            return list(range(len(data_names)))
-        reason = (
-            f"the dataset has {len(data_names)} classes, the model {model.classes}, and they cannot be matched by name"
-        )
-    if required:
-        raise OptionError(f'{model.name} on {data.card.title}: {reason}; use target = "prediction" in [protocol]')
-    return None
-
-
-def _find_class(name: str, model_names: Sequence[str]) -> int:
-    if name.strip().isdigit():  # a class that is called "7" is not the class number 7
-        return list(model_names).index(name)
-    return class_index(name, model_names)
 
 
 def class_logits(output: Output) -> Float[Tensor, "batch classes"]:

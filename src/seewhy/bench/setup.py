@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from seewhy.bench.classes import match_classes
 from seewhy.bench.manifest import describe_model
 from seewhy.bench.map_maker import MapMaker
 from seewhy.bench.plan import Plan, PlanEntry
 from seewhy.bench.reference_maps import REFERENCE_MAPS
-from seewhy.bench.samples import IndexedSample, SampleBatch, match_classes
+from seewhy.bench.samples import IndexedSample, SampleBatch
 from seewhy.core.cards import Capability, Requirement
 from seewhy.core.options import options_of
 from seewhy.data import Dataset, load_data

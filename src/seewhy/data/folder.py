@@ -14,12 +14,13 @@ from numpy import ndarray
 
 from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
+from seewhy.core.class_names import find_class
 from seewhy.core.imagenet import imagenet_classes, imagenet_wnids
 from seewhy.core.images import image_paths, load_image
 from seewhy.data.base import Dataset, Sample, check_layout, dataset
 from seewhy.data.masks import read_levels
 from seewhy.data.reading import check_choice, check_unique, read_table
-from seewhy.errors import DataError, ImageError, OptionError, suggestion
+from seewhy.errors import DataError, ImageError, OptionError, SeewhyError
 
 LABEL = re.compile(r"(label|class)_?\d*(_?name)?", re.IGNORECASE)
 LOSSY = (".jpg", ".jpeg", ".webp")
@@ -175,12 +176,14 @@ def _classes(
     else:
         every = tuple(requested)
         index = {name: i for i, name in enumerate(every)}
-    unknown = next((name for name in present if name not in index), None)
-    if unknown is not None:
-        raise DataError(
-            f"the label {unknown!r} is none of the {len(every)} classes{suggestion(unknown, every)}"
-            "; correct it, or leave classes out"
-        )
+    for name in present:
+        if name not in index:
+            try:
+                index[name] = find_class(name, every)
+            except SeewhyError as error:
+                raise DataError(
+                    f"the label {name!r} is none of the {len(every)} classes ({error}); correct it, or leave classes out"
+                ) from error
     return every, index
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability
-from seewhy.errors import TargetError, UnknownNameError
+from seewhy.core.class_names import find_class
+from seewhy.errors import TargetError
 from seewhy.targets.base import Output, Target
 
 
@@ -138,24 +139,19 @@ class Truth(Target):
 def class_index(name: str, names: Sequence[str] | None) -> int:
     """Find a class by name or number; one of the synonyms of a comma-separated name is enough.
 
+    A name written exactly so comes before one of other case or punctuation: of ImageNet's classes `"Cardigan"` is the
+    dog and `"cardigan"` the garment.
+
     Args:
         name: What the user wrote.
         names: The model's class names.
 
     Raises:
         UnknownNameError: There is no such class; the message suggests the nearest.
-        TargetError: The model came without class names.
+        TargetError: The model came without class names, or the name is that of several classes.
     """
     if re.fullmatch(r"\s*-?[0-9]+\s*", name):
         return int(name)
     if not names:
         raise TargetError(f"this model came without class names, so {name!r} cannot be found; give the class number")
-    wanted = _fold(name)
-    for i, known in enumerate(names):
-        if wanted == _fold(known) or wanted in (_fold(synonym) for synonym in known.split(",")):
-            return i
-    raise UnknownNameError("class", name, names)
-
-
-def _fold(name: str) -> str:
-    return name.strip().lower().replace("_", " ").replace("-", " ")
+    return find_class(name, names)
