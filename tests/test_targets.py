@@ -276,7 +276,9 @@ def test_what_is_written_exactly_comes_first_and_whole_names_before_synonyms():
     assert [class_index(name, ["Cardigan", "cardigan"]) for name in ("Cardigan", "cardigan")] == [0, 1]
 
 
-@pytest.mark.parametrize(("name", "names"), [("CAT", ["Cat", "dog", "cat"]), ("cat", ["tiger, cat", "dog", "cat, tom"])])
+@pytest.mark.parametrize(
+    ("name", "names"), [("CAT", ["Cat", "dog", "cat"]), ("cat", ["tiger, cat", "dog", "cat, tom"])]
+)
 def test_a_name_of_several_classes_is_asked_about(name, names):
     with pytest.raises(TargetError, match=rf"'{name}' .*: 0 \({names[0]}\), 2 \({names[2]}\); give the class number"):
         class_index(name, names)

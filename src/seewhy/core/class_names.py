@@ -10,7 +10,7 @@ from seewhy.core.imagenet import imagenet_classes, imagenet_wnids
 from seewhy.errors import TargetError, UnknownNameError
 
 SAME_NAMES = 0.99
-"""Share of names that a list of 1000 has in common with ours where it is ImageNet's: libraries spell four differently."""
+"""Share of names that a list has in common with ours where it is ImageNet's: libraries spell four differently."""
 
 
 def find_class(name: str, names: Sequence[str]) -> int:

@@ -182,7 +182,7 @@ def _classes(
                 index[name] = find_class(name, every)
             except SeewhyError as error:
                 raise DataError(
-                    f"the label {name!r} is none of the {len(every)} classes ({error}); correct it, or leave classes out"
+                    f"the label {name!r} is none of the {len(every)} classes ({error}); correct it, or omit classes"
                 ) from error
     return every, index
 
