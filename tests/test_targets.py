@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,9 +20,11 @@ from seewhy.targets import (
     Custom,
     Output,
     PerImage,
+    Probability,
     Rank,
     Regression,
     Similarity,
+    as_probability,
     as_target,
     class_index,
     concept,
@@ -352,3 +355,34 @@ def test_gradients_reach_the_right_output():
     for spec, index in (([3, 0], [3, 0]), ("top-1", [1, 0]), (Rank(2).fixed(OUT), [3, 2])):
         (grad,) = torch.autograd.grad(as_target(spec, NAMES).score(Output(logits, EMBEDDING)).sum(), logits)
         assert torch.equal(grad, torch.nn.functional.one_hot(torch.tensor(index), 5).float())
+
+
+# ── probabilities ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_probability_of_a_class_is_the_softmax_of_its_logit():
+    model = toy_cnn()
+    want = LOGITS.softmax(1)
+    for spec, columns in ((3, [3, 3]), ([3, 0], [3, 0]), ("top-2", [3, 2]), ([2, "top-1"], [2, 0])):
+        target = as_probability(as_target(spec), model)
+        torch.testing.assert_close(target.score(OUT), want[[0, 1], columns])
+        torch.testing.assert_close(target.at([1, 0, 1]).score(Output(LOGITS[[1, 0, 1]])), target.score(OUT)[[1, 0, 1]])
+        fixed = target.fixed(OUT)
+        assert not fixed.depends_on_output
+        torch.testing.assert_close(fixed.score(Output(LOGITS.flip(1))), want.flip(1)[[0, 1], columns])
+    assert as_probability(Rank(2), model).depends_on_output
+    model.structure = replace(model.structure, multi_label=True)
+    torch.testing.assert_close(as_probability(ClassTarget((3,)), model).score(OUT), LOGITS[:, 3].sigmoid())
+
+
+def test_only_classes_have_a_probability():
+    model = toy_cnn()
+    for target in (Regression(1), Custom(lambda logits: logits.sum(1)), Similarity(EMBEDDING[0])):
+        assert as_probability(target, model) is target
+    mixed = as_probability(PerImage((Regression(1), ClassTarget((1,)))), model)
+    assert [isinstance(target, Probability) for target in mixed.targets] == [False, True]
+
+
+def test_a_probability_is_computed_in_float32_at_least():
+    half = as_probability(ClassTarget((0,)), toy_cnn()).score(Output(LOGITS.half()))
+    assert half.dtype == torch.float32

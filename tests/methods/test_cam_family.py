@@ -320,9 +320,9 @@ def test_refine_cam_of_a_vit_leaves_out_what_the_class_token_does_not_hear():
         RefineCAM(toy_vit(), layers=["blocks.2"])
 
 
-def test_refine_cam_names_what_is_no_list_of_layers():
+def test_refine_cam_names_what_is_not_a_list_of_layers():
     for wrong in ("stage1", [], 3):
-        with pytest.raises(OptionError, match="no list of layers"):
+        with pytest.raises(OptionError, match="not a list of layers"):
             RefineCAM(toy_cnn(), layers=wrong)
     with pytest.raises(OptionError, match="layer_cam"):
         RefineCAM(toy_cnn(), cam="lafam")

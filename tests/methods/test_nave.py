@@ -329,8 +329,8 @@ def test_impossible_options_are_refused_before_any_forward():
         ({"size": (0, 3)}, "no cells"),
         ({"size": (2, 2)}, "4 positions"),
         ({"k": None, "size": (1, 2)}, "2 positions"),
-        ({"layers": "stage1"}, "no list of layers"),
-        ({"layers": []}, "no list of layers"),
+        ({"layers": "stage1"}, "not a list of layers"),
+        ({"layers": []}, "not a list of layers"),
         ({"algorithm": "dbscan"}, "is not one of"),
     ):
         with pytest.raises(OptionError, match=words):

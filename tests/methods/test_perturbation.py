@@ -248,7 +248,7 @@ def test_rise_takes_sigmoids_where_classes_do_not_exclude_each_other(x, agree):
     agree("RISE", "sigmoid", RISE(model, n_masks=4)(x.float(), 2), sigmoid)
 
 
-def test_a_chance_that_cannot_be():
+def test_a_probability_that_is_none_is_refused():
     for p in (0, -0.1, 1.1):
-        with pytest.raises(OptionError, match="is not a chance"):
+        with pytest.raises(OptionError, match="is not above 0 and at most 1"):
             RISE(toy_cnn(), p=p)

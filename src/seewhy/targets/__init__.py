@@ -28,3 +28,4 @@ from seewhy.targets.parse import (
     as_target as as_target,
     tiled_rows as tiled_rows,
 )
+from seewhy.targets.probability import Probability as Probability, as_probability as as_probability

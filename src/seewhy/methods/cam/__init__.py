@@ -1,0 +1,1 @@
+"""Methods made of a layer's activations, weighted by gradients, by scores, or not at all."""

@@ -1,4 +1,4 @@
-"""What the CAM methods share: activations and gradients on the grid, of one layer or of several in one forward."""
+"""Base of the CAM methods: activations and gradients on the grid, of one layer or of several in one forward."""
 
 from __future__ import annotations
 
@@ -34,72 +34,90 @@ class SingleLayerCAM(Method):
     )
 
     def setup(self) -> None:
+        """Settle the layer."""
         self.layer_ = self.model.cam_layer(self.layer)
 
     @staticmethod
     def combine(
         activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
     ) -> Float[Tensor, "batch rows cols"]:
-        """The map from the activations and gradients."""
+        """Combine activations and gradients to the map.
+
+        Args:
+            activations: The layer's output on its grid.
+            gradients: ∂ score / ∂ activations.
+        """
         raise NotImplementedError
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         return self.combine(*activations_and_gradients(self.model, x, [self.layer_], target)[0])
 
 
 def activations_and_gradients(model: VisionModel, x: Tensor, layers: Sequence[Layer], target: Target) -> list[Pair]:
-    """(A, ∂f/∂A) of each layer on its grid, at least float32, from one forward and one backward.
+    """Return (A, ∂f/∂A) of each layer on its grid, at least float32, from one forward and one backward.
 
     Below the layer that runs first nothing is differentiated.
 
+    Args:
+        model: The model.
+        x: The batch.
+        layers: The layers whose output is A.
+        target: The target whose score is f.
+
     Raises:
-        LayoutError: a layer does not run, or runs twice. ModelError: the score does not depend on a layer.
+        LayoutError: When a layer does not run, or runs twice.
+        ModelError: When the score does not depend on a layer.
     """
     modules = {layer.name: model.submodule(layer.name) for layer in layers}
-    with _cut_and_collected(modules) as found:
+    with _cut_and_collected(modules) as outputs:
         score = target.score(model.run(x))
-    values = [found[layer.name] for layer in layers]
+    activations = [outputs[layer.name] for layer in layers]
     gradients: list[Tensor] = []
     if score.requires_grad:
-        gradients = [g for g in backward(score, values, torch.ones_like(score)) if g is not None]
-    if len(gradients) < len(values):
+        gradients = [g for g in backward(score, activations, torch.ones_like(score)) if g is not None]
+    if len(gradients) < len(activations):
         raise ModelError(
             "the score has no gradient: the target is constant, a layer does not lead to it, or the "
             "model's forward switches gradients off; use another target or layer, or lafam"
         )
-    on_grid = [
-        [model.to_grid(upcast(v.detach()), layer, x.shape[-2:]) for v, layer in zip(each, layers, strict=True)]
-        for each in (values, gradients)
+
+    def on_grid(value: Tensor | None, layer: Layer) -> Tensor:
+        assert value is not None  # checked above
+        return model.to_grid(upcast(value.detach()), layer, x.shape[-2:])
+
+    return [
+        (on_grid(activation, layer), on_grid(grad, layer))
+        for activation, grad, layer in zip(activations, gradients, layers, strict=True)
     ]
-    return list(zip(*on_grid, strict=True))
 
 
 @contextmanager
 def _cut_and_collected(modules: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Like `surgery.cut` at whichever module runs first; the outputs of all are collected, inside the graph."""
-    found: dict[str, Tensor] = {}
+    """Cut the graph (as `hooks.cut`) at whichever module runs first; collect the outputs of all, inside the graph."""
+    outputs: dict[str, Tensor] = {}
     with torch.no_grad(), ExitStack() as stack:
         for name, module in modules.items():
-            stack.enter_context(hooked(module, partial(_collect, found, name)))
-        yield found
-    missing = sorted(set(modules) - set(found))
+            stack.enter_context(hooked(module, partial(_collect, outputs, name)))
+        yield outputs
+    missing = sorted(set(modules) - set(outputs))
     if missing:
         raise LayoutError(f"layer {missing[0]!r} did not run in this forward; choose another layer")
 
 
-def _collect(found: dict[str, Tensor], name: str, _: nn.Module, __: tuple, output: Any) -> Any:
-    """The hook of a layer: gradients begin at whichever runs first."""
-    if name in found:
+def _collect(outputs: dict[str, Tensor], name: str, _: nn.Module, __: tuple, output: Any) -> Any:
+    """Collect a layer's output in its hook; gradients begin at whichever layer runs first."""
+    if name in outputs:
         raise LayoutError(f"layer {name!r} runs more than once in a forward; choose one that runs once")
     value = first_tensor(output)
-    if not found:
+    if not outputs:
         torch.set_grad_enabled(True)
         value = value.detach().clone().requires_grad_()
-    found[name] = value
+    outputs[name] = value
     # the forward goes on with a copy: an in-place operation must not change what was collected
     return with_first_tensor(output, value.clone())
 
 
 def unit_range(maps: Float[Tensor, "*maps rows cols"]) -> Float[Tensor, "*maps rows cols"]:
-    """Each map to [0, 1] by its own minimum and maximum; a map with one value everywhere becomes zero, never NaN."""
+    """Bring each map to [0, 1] by its own minimum and maximum; a constant map becomes zero, never NaN."""
     return normalize(maps, signed=False)

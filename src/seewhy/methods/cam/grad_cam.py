@@ -34,9 +34,15 @@ class GradCAM(SingleLayerCAM):
     def combine(
         activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
     ) -> Float[Tensor, "batch rows cols"]:
-        """The signed map from a layer's activations and gradients."""
+        """Combine activations and gradients to the signed map.
+
+        Args:
+            activations: The layer's output on its grid.
+            gradients: ∂ score / ∂ activations.
+        """
         return (gradients.mean((2, 3), keepdim=True) * activations).sum(1)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         maps = super().compute(x, target)
         return maps.relu() if self.relu else maps

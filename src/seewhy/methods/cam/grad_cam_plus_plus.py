@@ -35,7 +35,12 @@ class GradCAMPlusPlus(SingleLayerCAM):
     def combine(
         activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
     ) -> Float[Tensor, "batch rows cols"]:
-        """The map from a layer's activations and gradients."""
+        """Combine activations and gradients to the map.
+
+        Args:
+            activations: The layer's output on its grid.
+            gradients: ∂ score / ∂ activations.
+        """
         total = activations.sum((2, 3), keepdim=True).clamp(min=0)
         rising = gradients.relu()
         weights = (rising / (2 + total * rising)).sum((2, 3), keepdim=True)

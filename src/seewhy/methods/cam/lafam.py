@@ -48,11 +48,13 @@ class LaFAM(Method):
     )
 
     def setup(self) -> None:
+        """Settle the layer and check the threshold."""
         self.layer_ = self.model.layer(self.layer)
         if self.threshold is not None and not self.threshold <= 1:
             raise OptionError(f"threshold={self.threshold!r} is above 1, the largest value after min-max; use 0 to 1")
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         features = upcast(self.model.activations(x, [self.layer_])[self.layer_.name])
         maps = features.mean(1) if self.reduce == "mean" else features.norm(dim=1)
         if self.threshold is None:

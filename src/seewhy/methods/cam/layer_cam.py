@@ -31,5 +31,10 @@ class LayerCAM(SingleLayerCAM):
     def combine(
         activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
     ) -> Float[Tensor, "batch rows cols"]:
-        """The map from a layer's activations and gradients."""
+        """Combine activations and gradients to the map.
+
+        Args:
+            activations: The layer's output on its grid.
+            gradients: ∂ score / ∂ activations.
+        """
         return (gradients.relu() * activations).sum(1).relu()

@@ -49,10 +49,12 @@ class RefineCAM(Method):
     cam: str = option(default="grad_cam_plus_plus", help="the CAM of each layer", choices=tuple(CAMS))
 
     def setup(self) -> None:
+        """Settle the layers."""
         self._layers = _layers(self.model, self.layers)
         self.layer_ = self._layers[0]
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         pairs = activations_and_gradients(self.model, x, self._layers, target)
         cams = [unit_range(CAMS[self.cam].combine(*pair).relu()) for pair in pairs]
         finest = [max(side) for side in zip(*(cam.shape[-2:] for cam in cams), strict=True)]
@@ -63,15 +65,15 @@ class RefineCAM(Method):
 
 
 def _layers(model: VisionModel, specs: Any) -> list[Layer]:
-    """The layers from shallow to deep, each one once."""
+    """Return the layers from shallow to deep, each once."""
     if specs is None:
-        found = [s for s in model.structure.stages if _leads_to_the_score(model, s)] + [model.cam_layer()]
+        layers = [s for s in model.structure.stages if _leads_to_the_score(model, s)] + [model.cam_layer()]
     elif isinstance(specs, Sequence) and not isinstance(specs, str) and specs:
-        found = [model.cam_layer(spec) for spec in specs]
+        layers = [model.cam_layer(spec) for spec in specs]
     else:
-        raise OptionError(f"layers={specs!r} is no list of layers; give at least one, as layers=['a', 'b']")
+        raise OptionError(f"layers={specs!r} is not a list of layers; give at least one, as layers=['a', 'b']")
     order = [name for name, _ in model.module.named_modules()]
-    return sorted({layer.name: layer for layer in found}.values(), key=lambda layer: order.index(layer.name))
+    return sorted({layer.name: layer for layer in layers}.values(), key=lambda layer: order.index(layer.name))
 
 
 def _leads_to_the_score(model: VisionModel, layer: Layer) -> bool:

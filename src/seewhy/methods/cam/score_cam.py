@@ -51,15 +51,17 @@ class ScoreCAM(Method):
     batch_size: int = option(default=16, help=BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
+        """Settle the layer and the number of its channels."""
         self.layer_ = self.model.cam_layer(self.layer)
         self._width = channels_at(self.model, self.layer_.name)
 
     @property
     def passes(self) -> int:
-        """Forwards of the whole model: the number of channels that are looked through."""
+        """Forward passes of the whole model: the number of channels that mask the image."""
         return self._width if self.top_k is None else min(self.top_k, self._width)
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         features = upcast(self.model.activations(x, [self.layer_])[self.layer_.name])
         self._width = features.shape[1]
         features = self._selected(features)
@@ -68,14 +70,14 @@ class ScoreCAM(Method):
         for start, stop in chunks(n, batch, self.batch_size):
             masks = F.interpolate(features[:, start:stop], x.shape[-2:], mode="bilinear", align_corners=False)
             masks = unit_range(masks).transpose(0, 1)[:, :, None]
-            seen = (x * masks.to(x.dtype)).flatten(0, 1)
-            score = target_score(self.model, seen, repeat_target(target, batch, stop - start))
+            masked = (x * masks.to(x.dtype)).flatten(0, 1)
+            score = target_score(self.model, masked, repeat_target(target, batch, stop - start))
             parts.append(score.unflatten(0, (-1, batch)))
         scores = torch.cat(parts).T
         maps = (scores.softmax(1)[:, :, None, None] * features).sum(1).relu()
         low, high = unit_range(features).aminmax(dim=1)
-        idle = all_scores_equal(scores) & (high > low).flatten(1).any(1)
-        return torch.where(idle[:, None, None], 0, maps)
+        uninformative = all_scores_equal(scores) & (high > low).flatten(1).any(1)
+        return torch.where(uninformative[:, None, None], 0, maps)
 
     def _selected(self, features: Tensor) -> Tensor:
         if self.top_k is None or self.top_k >= features.shape[1]:
@@ -85,12 +87,12 @@ class ScoreCAM(Method):
 
 
 def target_score(model: VisionModel, x: Tensor, target: Target) -> Float[Tensor, "batch"]:
-    """The target's score, at least float32."""
+    """Return the target's score, at least float32."""
     return upcast(target.score(model.run(x)))
 
 
 def channels_at(model: VisionModel, name: str) -> int:
-    """The number of channels at a layer, read off the last module up to its end that has a width; 1 if none has."""
+    """Return the number of channels at a layer: the width of the last module up to its end that has one, else 1."""
     layer, before = model.submodule(name), []
     for module in model.module.modules():
         if module is layer:

@@ -1,0 +1,1 @@
+"""Methods that cluster the positions of feature maps."""

@@ -1,4 +1,4 @@
-"""The engines behind NAVE: k-means, agglomerative clustering and PCA of scikit-learn, behind one result."""
+"""k-means, agglomerative clustering and PCA of scikit-learn, with one kind of result: what NAVE runs on."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Clusters:
     """Centroids in feature space: give labels and similarities for any image of the same model and layers.
 
     Attributes:
-        centers: one row for each cluster, the largest cluster first.
-        energy: squared norm that features have (Σ_l w_l²), the scale of the similarity.
-        layers: whose features they are.
+        centers: One row per cluster, the largest cluster first.
+        energy: Squared norm of the features (Σ_l w_l²), the scale of the similarity.
+        layers: Names of the layers whose features they are.
     """
 
     centers: Float[Tensor, "k channels"]
@@ -39,7 +39,7 @@ class Clusters:
         return len(self.centers)
 
     def similarity(self, features: Float[Tensor, "n channels"]) -> Float[Tensor, "n k"]:
-        """1 − ‖f − c‖² / 4E in [0, 1]: 1 at the centroid, 0 opposite to it; the largest is the nearest centroid's.
+        """Compute 1 − ‖f − c‖² / 4E in [0, 1]: 1 at the centroid, 0 opposite to it; the nearest has the largest.
 
         For f and c of the squared norm E it is (1 + cos(f, c)) / 2. (Bicubic overshoot is clamped.)
         """
@@ -53,10 +53,10 @@ class Components:
     """Principal components in the place of centroids.
 
     Attributes:
-        axes: unit vectors, the one with most variance first; each points to where its largest score is.
-        mean: of the features that they were made from.
-        reach: the largest score on each axis there.
-        layers: whose features they are.
+        axes: Unit vectors, the one with most variance first; each points to where its largest score is.
+        mean: Mean of the features that they were computed from.
+        reach: The largest score on each axis there.
+        layers: Names of the layers whose features they are.
     """
 
     axes: Float[Tensor, "k channels"]
@@ -68,7 +68,7 @@ class Components:
         return len(self.axes)
 
     def similarity(self, features: Float[Tensor, "n channels"]) -> Float[Tensor, "n k"]:
-        """(1 + score / largest score) / 2 in [0, 1]: 1/2 is the mean of all positions."""
+        """Compute (1 + score / largest score) / 2 in [0, 1]: 1/2 is the mean of all positions."""
         with torch.autocast(features.device.type, enabled=False):
             scores = (features - self.mean) @ self.axes.T
         return (0.5 + scores / (2 * self.reach.clamp(min=1e-12))).clamp(0, 1)
@@ -76,7 +76,7 @@ class Components:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to cluster: the options of `NAVE`."""
+    """The options of `NAVE` that say how to cluster; see there."""
 
     k: int | None
     algorithm: str
@@ -85,7 +85,7 @@ class Settings:
 
 
 def check_count(k: int | None, positions: int, grid: str) -> None:
-    """Raise `OptionError` if there cannot be so many clusters."""
+    """Raise `OptionError` if there are fewer positions than clusters."""
     least = CHOICES[0] if k is None else k
     if least > positions:
         raise OptionError(
@@ -102,9 +102,19 @@ def cluster(
     Features that have fewer distinct rows than clusters were asked for give fewer clusters; features that are
     the same everywhere (up to rounding) one, whatever the algorithm.
 
+    Args:
+        features: One row per position.
+        settings: How to cluster.
+        energy: Squared norm of a row.
+        layers: Names of the layers whose features they are.
+
+    Returns:
+        The cluster of each row, and the clusters.
+
     Raises:
-        NonFiniteError: the features hold NaN or infinity. OptionError: too many rows for this algorithm.
-        MissingExtraError: `pip install 'seewhy[cluster]'` has not been done.
+        NonFiniteError: When the features hold NaN or infinity.
+        OptionError: When there are too many rows for this algorithm.
+        MissingExtraError: When scikit-learn is not installed.
     """
     if not torch.isfinite(features).all():
         raise NonFiniteError(
@@ -115,8 +125,8 @@ def cluster(
         return torch.zeros_like(features[:, 0], dtype=torch.int64), Clusters(features.mean(0)[None], energy, layers)
     rows = features.cpu().numpy()
     if settings.algorithm == "pca":
-        found = _components(rows, settings, features.device, layers)
-        return found.similarity(features).argmax(1), found
+        components = _components(rows, settings, features.device, layers)
+        return components.similarity(features).argmax(1), components
     labels = torch.from_numpy(by_size(_labels(rows, settings))).to(features.device)
     return labels, Clusters(_means(features, labels), energy, layers)
 
@@ -127,14 +137,14 @@ def _is_flat(features: Float[Tensor, "n channels"]) -> bool:
 
 
 def _means(features: Float[Tensor, "n channels"], labels: Int64[Tensor, " n"]) -> Float[Tensor, "k channels"]:
-    """The centroids, as a product with a one-hot matrix: sums in one order, also on a GPU."""
+    """Compute the centroids as a product with a one-hot matrix: sums in one order, also on a GPU."""
     member = torch.nn.functional.one_hot(labels).to(features.dtype)
     with torch.autocast(features.device.type, enabled=False):
         return (member.T @ features) / member.sum(0)[:, None]
 
 
 def by_size(labels: ndarray) -> ndarray:
-    """The same partition with the largest cluster as 0; of equals the one that comes first."""
+    """Renumber a partition by size: the largest cluster is 0; of equals the one that comes first."""
     _, first, inverse, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
     rank = np.empty(len(counts), dtype=np.int64)
     rank[np.lexsort((first, -counts))] = np.arange(len(counts))
@@ -170,7 +180,7 @@ def _agglomerative(rows: Float[ndarray, "n channels"], k: int, settings: Setting
 
 
 def _by_silhouette(rows: Float[ndarray, "n channels"], run: Callable[..., ndarray], settings: Settings) -> ndarray:
-    """The K of 3 … 10 with the best mean silhouette on a seeded sample of positions; of equals the smallest."""
+    """Cluster with the K of 3 … 10 of the best mean silhouette on a seeded sample; of equals the smallest."""
     sample = np.random.default_rng(settings.seed).permutation(len(rows))[:SILHOUETTE_SAMPLE]
     score = require("sklearn.metrics", "cluster").silhouette_score
     best: ndarray | None = None
@@ -181,7 +191,7 @@ def _by_silhouette(rows: Float[ndarray, "n channels"], run: Callable[..., ndarra
         labels = run(rows, k, settings)
         kinds = len(np.unique(labels[sample]))
         quality = score(rows[sample], labels[sample]) if 2 <= kinds < len(sample) else -1.0
-        if best is None or quality > best_score:
+        if quality > best_score:
             best, best_score = labels, quality
     if best is None:
         raise AssertionError("no K was tried")

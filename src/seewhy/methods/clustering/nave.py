@@ -1,4 +1,4 @@
-"""NAVE: which parts of an image the model's layers hold to be alike."""
+"""NAVE: segments of an image, by clustering the model's activations."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from seewhy.methods.guards import check_batch
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Target
 
-Found = tuple[Int64[Tensor, "rows cols"], Float[Tensor, "rows cols k"]]
+ImageClusters = tuple[Int64[Tensor, "rows cols"], Float[Tensor, "rows cols k"]]
 
 
 @method(
     name="nave",
     title="NAVE",
-    summary="The parts that the layers hold to be alike: similarity of every position to the cluster in front.",
+    summary="Segments by clustering several layers: similarity of every position to the cluster in front.",
     needs={Capability.FEATURES},
     signed=False,
     class_specific=False,
@@ -48,8 +48,8 @@ class NAVE(Method):
 
     `segments` has the label map, `cluster_maps` the similarity of every position to each centroid. The map of the
     method (what `explain` draws) is the similarity to one cluster, chosen for each image without ground truth: the
-    one with the largest compact part away from the image's edge (`core.segmentation.choose_box`), or `cluster=i`.
-    Clusters are numbered by size, 0 is the largest.
+    one with the largest compact part away from the image's edge (`seewhy.core.segmentation.choose_box`), or
+    `cluster=i`. Clusters are numbered by size, 0 is the largest.
 
     By default each image is clustered alone. `joint=True` clusters all images of a batch together: the same number
     then means the same in each of them (and an image's map depends on its batch). `fit` and `assign` carry the
@@ -89,61 +89,68 @@ class NAVE(Method):
 
     @classmethod
     def why_incompatible(cls, model: VisionModel) -> str:
-        """Also models with one layer on a grid: there is nothing to put together."""
+        """Say why not; models with one layer on a grid have nothing to put together."""
         missing = super().why_incompatible(model)
         if missing or len(model.structure.stages) > 1:
             return missing
         return "it needs feature maps of several layers, and this model has one"
 
     def setup(self) -> None:
+        """Settle the layers and check the options that depend on each other."""
         require("sklearn", "cluster")
         self._kept = kept_layers(self.model, self.layers)
         self._settings = Settings(self.k, self.algorithm, self.n_init, self.seed)
         if self.cluster is not None and self.cluster >= (self.k or 10):
             raise OptionError(
-                f"cluster={self.cluster} of {self.k or 10}; they are numbered from 0, use 0 to {(self.k or 10) - 1}"
+                f"cluster={self.cluster} is out of range; the {self.k or 10} clusters are numbered from 0 to "
+                f"{(self.k or 10) - 1}"
             )
         if self.size is not None:
             rows, cols = _grid_size(self.size)
             check_count(self.k, rows * cols, f"size={self.size}")
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
-        found = []
-        for labels, similar in self._clustered(x):
+        """Compute the maps as the class describes them."""
+        maps = []
+        for labels, similarity in self._clustered(x):
             chosen = foreground_cluster(labels) if self.cluster is None else self.cluster
-            # a cluster that this image does not have resembles nothing
-            found.append(similar[..., chosen] if chosen < similar.shape[-1] else torch.zeros_like(similar[..., 0]))
-        return torch.stack(found)
+            # a cluster that this image does not have is similar to nothing
+            exists = chosen < similarity.shape[-1]
+            maps.append(similarity[..., chosen] if exists else torch.zeros_like(similarity[..., 0]))
+        return torch.stack(maps)
 
     def segments(self, x: Float[Tensor, "batch channels height width"]) -> Int64[Tensor, "batch rows cols"]:
-        """The cluster of every position. An image may have fewer clusters than K (one, if all its features are equal).
+        """Return the cluster of every position.
+
+        An image may have fewer clusters than K (one, if all its features are equal).
+
+        Args:
+            x: The preprocessed batch.
 
         Raises:
-            ModelError: not a batch for this model. NonFiniteError: the features hold NaN or infinity.
-            OptionError: more clusters than positions.
+            ModelError: When `x` is not a batch for this model.
+            NonFiniteError: When the features hold NaN or infinity.
+            OptionError: When there are more clusters than positions.
         """
         return self.explore(x)[0]
 
     def cluster_maps(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch k rows cols"]:
-        """The similarity of every position to every centroid, in [0, 1]; 0 for clusters that an image does not have.
+        """Return the similarity of every position to every centroid, in [0, 1]; errors as for `segments`.
 
         The largest is that of the position's own segment (but agglomerative clusters do not end half-way between
-        centroids).
-
-        Raises:
-            As `segments`.
+        centroids). Clusters that an image does not have get zeros.
         """
         return self.explore(x)[1]
 
     def explore(
         self, x: Float[Tensor, "batch channels height width"]
     ) -> tuple[Int64[Tensor, "batch rows cols"], Float[Tensor, "batch k rows cols"]]:
-        """`segments` and `cluster_maps` from one forward and one clustering."""
+        """Return `segments` and `cluster_maps` from one forward and one clustering."""
         with torch.inference_mode(False), torch.no_grad():
             return _padded(list(self._clustered(self._ready(x))))
 
     def fit(self, x: Float[Tensor, "batch channels height width"]) -> Clusters | Components:
-        """The clusters of all images of a batch together, for `assign`; the method itself stays as it is."""
+        """Cluster all images of a batch together, for `assign`; the method itself stays as it is."""
         with torch.inference_mode(False), torch.no_grad():
             features, _ = self._all_features(self._ready(x))
             return self._cluster(features.flatten(0, 1))[1]
@@ -151,46 +158,48 @@ class NAVE(Method):
     def assign(
         self, x: Float[Tensor, "batch channels height width"], clusters: Clusters | Components
     ) -> tuple[Int64[Tensor, "batch rows cols"], Float[Tensor, "batch k rows cols"]]:
-        """Segments and similarities of other images, by the clusters of `fit`: the same number means the same.
+        """Return segments and similarities of other images, by the clusters of `fit`: the same number means the same.
+
+        Args:
+            x: The preprocessed batch.
+            clusters: The result of `fit`.
 
         Raises:
-            OptionError: the clusters are of other layers.
+            OptionError: When the clusters are of other layers.
         """
         if clusters.layers != tuple(layer.name for layer in self._kept):
             raise OptionError(
-                f"the clusters are of the layers {', '.join(clusters.layers)}, this NAVE looks at "
+                f"the clusters are of the layers {', '.join(clusters.layers)}, this NAVE clusters "
                 f"{', '.join(layer.name for layer in self._kept)}; fit and assign with the same layers"
             )
         with torch.inference_mode(False), torch.no_grad():
-            found = []
+            results = []
             for features, grid in self._each_image(self._ready(x)):
-                similar = clusters.similarity(features)
-                found.append((similar.argmax(1).unflatten(0, grid), similar.unflatten(0, grid)))
-            return _padded(found)
-
-    # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
+                similarity = clusters.similarity(features)
+                results.append((similarity.argmax(1).unflatten(0, grid), similarity.unflatten(0, grid)))
+            return _padded(results)
 
     def _ready(self, x: Tensor) -> Tensor:
-        """The batch checked and safe, as `__call__` does it."""
+        """Check the batch and make it safe, as `__call__` does."""
         check_batch(x, self.model)
         return (x.clone() if x.is_inference() else x.detach()).to(self.model.dtype)
 
     def _each_image(self, x: Tensor) -> Iterator[tuple[Float[Tensor, "n channels"], tuple[int, int]]]:
-        """(features, grid) of one image after the other, so that one feature matrix exists at a time."""
-        found = list(self._activations(x).values())
-        grid = self._grid(found[0])
+        """Yield (features, grid) of one image after the other, so that one feature matrix exists at a time."""
+        maps = list(self._activations(x).values())
+        grid = self._grid(maps[0])
         for i in range(len(x)):
-            yield positions([m[i : i + 1] for m in found], grid, self._weights)[0], grid
+            yield positions([m[i : i + 1] for m in maps], grid, self._weights)[0], grid
 
     def _all_features(self, x: Tensor) -> tuple[Float[Tensor, "batch n channels"], tuple[int, int]]:
-        found = list(self._activations(x).values())
-        grid = self._grid(found[0])
-        return positions(found, grid, self._weights), grid
+        maps = list(self._activations(x).values())
+        grid = self._grid(maps[0])
+        return positions(maps, grid, self._weights), grid
 
     def _activations(self, x: Tensor) -> dict[str, Tensor]:
-        found = self.model.activations(x, self._kept)
-        self._weights = layer_weights([m.shape[1] for m in found.values()], self.balance)
-        return found
+        maps = self.model.activations(x, self._kept)
+        self._weights = layer_weights([m.shape[1] for m in maps.values()], self.balance)
+        return maps
 
     def _grid(self, first: Float[Tensor, "batch channels rows cols"]) -> tuple[int, int]:
         if self.size is not None:
@@ -200,21 +209,21 @@ class NAVE(Method):
         return rows, cols
 
     def _cluster(self, features: Float[Tensor, "n channels"]) -> tuple[Int64[Tensor, " n"], Clusters | Components]:
-        # Σ w²: what a position's vector has for a squared norm before interpolation (bicubic changes it a little)
+        # Σ w²: the squared norm of a position's vector before interpolation (bicubic changes it a little)
         energy = sum(w**2 for w in self._weights)
         return cluster(features, self._settings, energy, tuple(layer.name for layer in self._kept))
 
-    def _clustered(self, x: Tensor) -> Iterator[Found]:
-        """(labels, similarities) for each image."""
+    def _clustered(self, x: Tensor) -> Iterator[ImageClusters]:
+        """Yield (labels, similarities) for each image."""
         if not self.joint:
             for features, grid in self._each_image(x):
-                labels, found = self._cluster(features)
-                yield labels.unflatten(0, grid), found.similarity(features).unflatten(0, grid)
+                labels, clusters = self._cluster(features)
+                yield labels.unflatten(0, grid), clusters.similarity(features).unflatten(0, grid)
             return
         features, grid = self._all_features(x)
-        labels, found = self._cluster(features.flatten(0, 1))
-        for own, of in zip(features, labels.unflatten(0, features.shape[:2]), strict=True):
-            yield of.unflatten(0, grid), found.similarity(own).unflatten(0, grid)
+        labels, clusters = self._cluster(features.flatten(0, 1))
+        for features_of_one, labels_of_one in zip(features, labels.unflatten(0, features.shape[:2]), strict=True):
+            yield labels_of_one.unflatten(0, grid), clusters.similarity(features_of_one).unflatten(0, grid)
 
 
 def _grid_size(size: Any) -> tuple[int, int]:
@@ -227,8 +236,10 @@ def _grid_size(size: Any) -> tuple[int, int]:
     return rows, cols
 
 
-def _padded(found: list[Found]) -> tuple[Int64[Tensor, "batch rows cols"], Float[Tensor, "batch k rows cols"]]:
-    """Stacked; images with fewer clusters get maps of zeros for the rest."""
-    most = max(similar.shape[-1] for _, similar in found)
-    padded = [torch.nn.functional.pad(similar, (0, most - similar.shape[-1])) for _, similar in found]
-    return torch.stack([labels for labels, _ in found]), torch.stack(padded).permute(0, 3, 1, 2)
+def _padded(
+    images: list[ImageClusters],
+) -> tuple[Int64[Tensor, "batch rows cols"], Float[Tensor, "batch k rows cols"]]:
+    """Stack the results of all images; those with fewer clusters get maps of zeros for the rest."""
+    most = max(similarity.shape[-1] for _, similarity in images)
+    padded = [torch.nn.functional.pad(similarity, (0, most - similarity.shape[-1])) for _, similarity in images]
+    return torch.stack([labels for labels, _ in images]), torch.stack(padded).permute(0, 3, 1, 2)

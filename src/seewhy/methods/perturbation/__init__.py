@@ -1,0 +1,1 @@
+"""Methods that only run the model forward, on images of which parts are hidden."""

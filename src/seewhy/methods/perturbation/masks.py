@@ -1,7 +1,7 @@
 """Random masks: small grids of zeros and ones, enlarged to the image.
 
 Mask k depends on the seed, k and the image's size only: not on the batch, on how many masks are made at a time, or on
-the device (the grids are drawn on the CPU; only they travel). Every image of a batch is seen through the same masks.
+the device (the grids are drawn on the CPU; only they travel). Every image of a batch gets the same masks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RELAX_PAD = 3
 
 
 def rise(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
-    """Petsiuk et al., section 3.2: s × s, bilinear to (s + 1) cells, cut out at a random offset within a cell."""
+    """Enlarge as Petsiuk et al., section 3.2: bilinear to (s + 1) cells, cut out at a random offset within a cell."""
     cells = grids.shape[-1]
     cell = _cell(size, cells)
     large = F.interpolate(grids[:, None], [(cells + 1) * side for side in cell], mode="bilinear", align_corners=False)
@@ -34,13 +34,13 @@ def rise(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
 
 
 def relax(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
-    """The authors' code: bilinear to the image's size, 3 pixels of reflection around it, cut out at a random offset."""
+    """Enlarge as the authors' code: bilinear to the image's size, 3 pixels reflected, cut out at a random offset."""
     large = F.interpolate(grids[:, None], size, mode="bilinear", align_corners=False)
     return _cut(F.pad(large, [RELAX_PAD] * 4, mode="reflect"), offsets, size)
 
 
 def nearest(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
-    """Hard cells that stay where they are (the variant of LaFAM's experiments); the offsets do nothing."""
+    """Enlarge to hard cells that stay in place (the variant of LaFAM's experiments); the offsets do nothing."""
     return F.interpolate(grids[:, None], size, mode="nearest-exact")[:, 0]
 
 
@@ -55,20 +55,21 @@ class RandomMasks:
     """The masks of one run, handed out in pieces of any length.
 
     Args:
-        kind: a name in `KINDS`.
-        size: the image's (rows, cols).
-        cells: cells along each side of the grid.
-        p: the chance that a cell is seen.
-        like: the masks have its device and are at least float32.
+        kind: A name in `KINDS`.
+        size: The image's (rows, cols).
+        cells: Cells along each side of the grid.
+        p: The probability that a cell is visible.
+        seed: The seed of the masks.
+        like: A tensor on the wanted device; the masks are float32 at least.
 
     Raises:
-        OptionError: an image too small for the reflection of "relax" masks.
+        OptionError: When the image is too small for the reflection of "relax" masks.
     """
 
     def __init__(self, kind: str, size: Size, *, cells: int, p: float, seed: int, like: Tensor) -> None:
         if kind == "relax" and min(size) <= RELAX_PAD:
             raise OptionError(
-                f"relax masks need an image larger than {RELAX_PAD} pixels, not {size[0]}×{size[1]}; "
+                f"relax masks need an image larger than {RELAX_PAD} pixels, got {size[0]}×{size[1]}; "
                 "use masks='nearest'"
             )
         self._enlarge, self._size, self._cells, self._p = KINDS[kind], size, cells, p
@@ -77,18 +78,18 @@ class RandomMasks:
         self._device, self._dtype = like.device, upcast(like[:0]).dtype
 
     def next(self, n: int) -> Masks:
-        """The next `n` masks, in [0, 1]; 1 is seen."""
+        """Return the next `n` masks, in [0, 1]; 1 is visible."""
         draws = [self._draw() for _ in range(n)]
         grids = torch.stack([grid for grid, _ in draws]).to(self._device, self._dtype, non_blocking=True)
         return self._enlarge(grids, torch.tensor([offset for _, offset in draws]), self._size)
 
     def pieces(self, n: int, batch: int, batch_size: int) -> Iterator[Masks]:
-        """`n` masks in pieces that make passes of about `batch_size` images of a batch."""
+        """Yield `n` masks in pieces that make passes of about `batch_size` images of a batch."""
         for start, stop in chunks(n, batch, batch_size):
             yield self.next(stop - start)
 
     def _draw(self) -> tuple[Tensor, list[int]]:
-        """One mask's grid and offset: always the same number of draws, one mask after the other."""
+        """Draw one mask's grid and offset: always the same number of draws, one mask after the other."""
         grid = torch.rand(self._cells, self._cells, generator=self._generator) < self._p
         return grid, [int(torch.randint(n, (), generator=self._generator)) for n in self._offsets]
 
@@ -103,15 +104,15 @@ def _cut(large: Float[Tensor, "masks 1 height width"], offsets: Int[Tensor, "mas
     return torch.stack([m[top : top + size[0], left : left + size[1]] for m, (top, left) in places])
 
 
-def seen(x: Float[Tensor, "batch channels height width"], masks: Float[Tensor, "masks height width"]) -> Tensor:
-    """x ⊙ M for every mask, (masks·batch, channels, height, width): whole batches one after the other.
+def apply_masks(x: Float[Tensor, "batch channels height width"], masks: Float[Tensor, "masks height width"]) -> Tensor:
+    """Compute x ⊙ M for every mask, (masks·batch, channels, height, width): whole batches one after the other.
 
-    x is normalized, so what a mask hides gets the mean color of the training data.
+    `x` is normalized, so what a mask hides gets the mean color of the training data.
     """
     return (x * masks[:, None, None].to(x.dtype)).flatten(0, 1)
 
 
-def check_chance(p: float) -> None:
-    """Raise `OptionError` for a share of seen cells that cannot work."""
+def check_probability(p: float) -> None:
+    """Raise `OptionError` unless p is a probability above 0."""
     if not 0 < p <= 1:
-        raise OptionError(f"p={p!r} is not a chance above 0; use 0.5, or another up to 1")
+        raise OptionError(f"p={p!r} is not above 0 and at most 1; use for example 0.5")

@@ -44,6 +44,7 @@ class Occlusion(Method):
     batch_size: int = option(default=32, help=BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
+        """Check the baseline, and the window against the stride."""
         check_baseline(self.baseline)
         if self.window and self.stride and self.stride > self.window:
             raise OptionError(
@@ -51,7 +52,7 @@ class Occlusion(Method):
             )
 
     def _geometry(self, height: int, width: int) -> tuple[int, int, int]:
-        """Side of the window, and rows and columns of windows."""
+        """Return the side of the window, and the rows and columns of windows."""
         window = self.window or max(1, min(height, width) // 8, self.stride or 1)
         stride = self.stride or window
         return window, -(-height // stride), -(-width // stride)
@@ -61,6 +62,7 @@ class Occlusion(Method):
         return rows * cols
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         window, rows, cols = self._geometry(*x.shape[-2:])
         if window > min(x.shape[-2:]):
             raise OptionError(
@@ -85,7 +87,7 @@ class Occlusion(Method):
         across: Bool[Tensor, "windows width"],
         target: Target,
     ) -> Float[Tensor, "windows batch"]:
-        """The scores with each window covered."""
+        """Score the images with each window covered."""
         inside = (down[:, :, None] & across[:, None, :])[:, None, None]
         covered = torch.where(inside, cover, x).flatten(0, 1)
         score = repeat_target(target, len(x), len(down)).score(self.model.run(covered))
@@ -93,7 +95,7 @@ class Occlusion(Method):
 
 
 def spans(n: int, side: int, window: int, device: torch.device) -> Bool[Tensor, "n side"]:
-    """Which pixels of a side lie in each of `n` windows; window i is centered on (i + ½) · side / n."""
+    """Tell which pixels of a side lie in each of `n` windows; window i is centered on (i + ½) · side / n."""
     starts = ((2 * torch.arange(n, device=device) + 1) * side - window * n) // (2 * n)
     pixels = torch.arange(side, device=device)
     return (pixels >= starts[:, None]) & (pixels < starts[:, None] + window)

@@ -35,15 +35,20 @@ class RELAX(SimilarityUnderMasks):
     show: str = option(default="importance", help="which of the two maps", choices=("importance", "uncertainty"))
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         return self.moments(x)[:, 0 if self.show == "importance" else 1]
 
     def both(
         self, x: Float[Tensor, "batch channels height width"]
     ) -> tuple[Float[Tensor, "batch rows cols"], Float[Tensor, "batch rows cols"]]:
-        """Importance and uncertainty of a preprocessed batch from one pass; as for a call, whatever `show` says.
+        """Return importance and uncertainty of a batch from one pass, whatever `show` says.
+
+        Args:
+            x: The preprocessed batch.
 
         Raises:
-            ModelError: not such a batch. NonFiniteError: the model gives NaN or infinity.
+            ModelError: When `x` is not a preprocessed batch.
+            NonFiniteError: When the model gives NaN or infinity.
         """
         importance, uncertainty = self._guarded(x, None, lambda x, _: self.moments(x)).unbind(1)
         return importance, uncertainty

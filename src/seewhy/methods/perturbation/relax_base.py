@@ -1,4 +1,4 @@
-"""What RELAX and U-RELAX share: mean and spread of the similarity under random masks, for each pixel, in one pass."""
+"""Base of RELAX and U-RELAX: mean and variance of the similarity under random masks, for each pixel, in one pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from seewhy.core.cards import Capability
 from seewhy.core.maps import upcast
 from seewhy.methods.base import BATCH_SIZE, Method, option
-from seewhy.methods.perturbation.masks import RandomMasks, check_chance, seen
+from seewhy.methods.perturbation.masks import RandomMasks, apply_masks, check_probability
 
 
 class WeightedMoments:
@@ -31,7 +31,7 @@ class WeightedMoments:
         self._all_spread = torch.zeros_like(self._all)
 
     def add(self, mask: Float[Tensor, "rows cols"], score: Float[Tensor, "batch"]) -> None:
-        """One mask, and the score of each image through it."""
+        """Add one mask, and the score of each image through it."""
         score = score[:, None, None]
         self._weight += mask
         before = score - self._mean
@@ -43,7 +43,7 @@ class WeightedMoments:
         self._all_spread += before * (score - self._all)
 
     def result(self) -> tuple[Float[Tensor, "batch rows cols"], Float[Tensor, "batch rows cols"]]:
-        """Mean Σ M s / Σ M, and variance Σ M (s − mean)² / Σ M; where Σ M = 0, those of all scores."""
+        """Return mean Σ M s / Σ M, and variance Σ M (s − mean)² / Σ M; where Σ M = 0, those of all scores."""
         shown = self._weight > 0
         return (
             torch.where(shown, self._mean, self._all),
@@ -58,28 +58,29 @@ class SimilarityUnderMasks(Method):
     n_masks: int = option(default=3000, help="number of random masks, each a forward pass", at_least=1, repeats=True)
     masks: str = option(
         default="relax",
-        help="soft masks that shift by up to 3 pixels (the paper), or hard cells in their place",
+        help="soft masks that shift by up to 3 pixels (the paper), or hard cells instead",
         choices=("relax", "nearest"),
     )
     cells: int = option(default=7, help="cells along each side of a mask's grid", at_least=1)
-    p: float = option(default=0.5, help="the chance that a cell is seen")
+    p: float = option(default=0.5, help="probability that a cell is visible")
     seed: int = option(default=0, help="seed of the masks")
     batch_size: int = option(default=32, help=BATCH_SIZE, at_least=1)
 
     def setup(self) -> None:
-        check_chance(self.p)
+        """Check the probability."""
+        check_probability(self.p)
 
     def moments(self, x: Tensor) -> Float[Tensor, "batch two rows cols"]:
-        """Importance R and uncertainty U of each image."""
+        """Compute importance R and uncertainty U of each image."""
         batch, size = len(x), (x.shape[-2], x.shape[-1])
         masks = RandomMasks(self.masks, size, cells=self.cells, p=self.p, seed=self.seed, like=x)
         whole = self._embedding(x)
-        found = WeightedMoments(batch, size, like=x)
-        for some in masks.pieces(self.n_masks, batch, self.batch_size):
-            part = self._embedding(seen(x, some)).unflatten(0, (-1, batch))
-            for mask, far in zip(some, distance(part, whole), strict=True):
-                found.add(mask, far)
-        mean, variance = found.result()
+        moments = WeightedMoments(batch, size, like=x)
+        for part in masks.pieces(self.n_masks, batch, self.batch_size):
+            embeddings = self._embedding(apply_masks(x, part)).unflatten(0, (-1, batch))
+            for mask, distances in zip(part, distance(embeddings, whole), strict=True):
+                moments.add(mask, distances)
+        mean, variance = moments.result()
         return torch.stack([1 - mean, variance], 1)
 
     def _embedding(self, x: Tensor) -> Float[Tensor, "batch dim"]:
@@ -87,7 +88,7 @@ class SimilarityUnderMasks(Method):
 
 
 def distance(a: Float[Tensor, "*many dim"], b: Float[Tensor, "*some dim"]) -> Float[Tensor, "*many"]:
-    """1 − cos(a, b) = ½ |a/|a| − b/|b||², which float32 can hold where 1 − (almost 1) is all rounding.
+    """Compute 1 − cos(a, b) = ½ |a/|a| − b/|b||², which float32 can hold where 1 − (almost 1) is all rounding.
 
     An embedding of zeros has no direction: 1, as for torch's cosine similarity of 0.
     """

@@ -36,6 +36,7 @@ class URELAX(SimilarityUnderMasks):
     """
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+        """Compute the maps as the class describes them."""
         with torch.autocast(x.device.type, enabled=False):
             importance, uncertainty = self.moments(x).unbind(1)
         middle = uncertainty.flatten(1).median(1).values[:, None, None]

@@ -16,11 +16,10 @@ from seewhy.core.cards import Capability
 from seewhy.core.maps import upcast
 from seewhy.errors import OptionError
 from seewhy.methods.baselines import BASELINE_IMAGES, check_baseline, starting_images
-from seewhy.methods.perturbation.rise import as_probability
 from seewhy.metrics.base import Measurement, Metric, MetricInputs, option
 from seewhy.metrics.inputs import ModelInputs
 from seewhy.models.instrument.hooks import untouched
-from seewhy.targets import Output, Target
+from seewhy.targets import Output, Target, as_probability
 
 BASELINE_HELP = f"what stands for removed pixels: {', '.join(BASELINE_IMAGES)}, or a color (white, #7f7f7f)"
 NOT_FINITE = "the model's score of a perturbed image is NaN or infinite"
