@@ -83,7 +83,42 @@ def test_the_gradient_through_the_residual_stream_is_not_in_it(x):
     assert not torch.allclose(CDAM(model)(x, CLASSES).double(), grid(model, wrong), rtol=0.1)
 
 
-def test_smooth_cdam_is_equation_5(model, x, agree):
+def at_block_input(vit, z, targets=CLASSES):
+    """T' = norm1(z) and ∂f/∂T' for any input z of the last block, the residual stream being z as well."""
+    T = literal.layer_norm(vit.blocks[-1].norm1, z).detach().requires_grad_()
+    f = score(vit, z, T, targets).sum()
+    return T.detach(), torch.autograd.grad(f, T)[0]
+
+
+def test_smooth_cdam_puts_its_noise_on_the_input_of_the_last_block(model, x, agree):
+    """Section 3.3 and the authors' code: σ of the range of that tensor in each image; the residual is noisy, too."""
+    z, _ = literal.last_block(model.module, x)
+    generator = torch.Generator().manual_seed(7)
+    draws = [torch.randn(z.shape[1:], generator=generator).double() for _ in range(6)]
+    for unit, sigma in (("range", 0.1), ("absolute", 0.3)):
+        want = torch.zeros(z.shape[:2], dtype=z.dtype)
+        for i in range(2):
+            spread = sigma * (z[i].max() - z[i].min() if unit == "range" else 1)
+            for draw in draws:
+                T, gradient = at_block_input(model.module, z[i : i + 1] + spread * draw, CLASSES[i : i + 1])
+                want[i] += (T * gradient).sum(-1)[0] / 6
+        method = SmoothCDAM(model, n_samples=6, sigma=sigma, sigma_unit=unit, seed=7)
+        agree("Smooth CDAM", "literal, at the block's input", method(x, CLASSES), grid(model, want))
+
+
+@pytest.mark.parametrize("start_value", [0.0, 0.5])
+def test_integrated_cdam_scales_the_input_of_the_last_block(model, x, start_value, agree):
+    """The authors' code: z̃ + k/n (z − z̃) for k = 1 … n − 1, the end left out; T_k − z̃ multiplies the gradient."""
+    z, _ = literal.last_block(model.module, x)
+    want = torch.zeros(z.shape[:2], dtype=z.dtype)
+    for k in range(1, 5):
+        T, gradient = at_block_input(model.module, start_value + k / 5 * (z - start_value))
+        want += ((T - start_value) * gradient).sum(-1) / 4
+    got = IntegratedCDAM(model, n_steps=5, start_value=start_value)(x, CLASSES)
+    agree("Integrated CDAM", "literal, at the block's input", got, grid(model, want))
+
+
+def test_smooth_cdam_at_norm1_is_equation_5(model, x, agree):
     residual, T = literal.last_block(model.module, x)
     generator = torch.Generator().manual_seed(7)
     draws = [torch.randn(T.shape[1:], generator=generator).double() for _ in range(6)]
@@ -95,12 +130,13 @@ def test_smooth_cdam_is_equation_5(model, x, agree):
                 noisy = T.clone()
                 noisy[i] += spread * draw
                 want[i] += times_gradient(lambda t: score(model.module, residual, t), noisy, noisy)[i] / 6
-        method = SmoothCDAM(model, n_samples=6, sigma=sigma, sigma_unit=unit, seed=7)
+        method = SmoothCDAM(model, at="norm1", n_samples=6, sigma=sigma, sigma_unit=unit, seed=7)
         agree("Smooth CDAM", "literal equation", method(x, CLASSES), grid(model, want))
 
 
-def test_smooth_cdam_without_noise_is_cdam(model, x, agree):
-    got = SmoothCDAM(model, n_samples=2, sigma=0)(x, CLASSES)
+@pytest.mark.parametrize("at", ["block_input", "norm1"])
+def test_smooth_cdam_without_noise_is_cdam(model, x, at, agree):
+    got = SmoothCDAM(model, at=at, n_samples=2, sigma=0)(x, CLASSES)
     agree("Smooth CDAM", "CDAM, σ = 0", got, CDAM(model)(x, CLASSES))
 
 
@@ -113,25 +149,25 @@ def test_smooth_cdam_repeats_with_its_seed_only(x):
 
 
 @pytest.mark.parametrize("start_value", [0.0, 0.5])
-def test_integrated_cdam_is_equation_6_with_right_end_points(model, x, start_value, agree):
+def test_integrated_cdam_at_norm1_is_equation_6_with_right_end_points(model, x, start_value, agree):
     residual, T = literal.last_block(model.module, x)
     want = torch.zeros(T.shape[:2], dtype=T.dtype)
     for k in range(1, 6):
         point = start_value + k / 5 * (T - start_value)
         want += times_gradient(lambda t: score(model.module, residual, t), point, T - start_value) / 5
-    got = IntegratedCDAM(model, n_steps=5, start_value=start_value)(x, CLASSES)
+    got = IntegratedCDAM(model, at="norm1", n_steps=5, start_value=start_value)(x, CLASSES)
     agree("Integrated CDAM", "literal equation", got, grid(model, want))
 
 
 @pytest.mark.parametrize("start_value", [0.0, 0.5])
-def test_integrated_cdam_over_all_tokens_is_the_rise_of_the_score(model, x, start_value, agree):
+def test_integrated_cdam_at_norm1_over_all_tokens_is_the_rise_of_the_score(model, x, start_value, agree):
     """Completeness: f(T) − f(norm1 := start_value, residual kept); right end-points converge as 1/n."""
     residual, T = literal.last_block(model.module, x)
     rise = score(model.module, residual, T) - score(model.module, residual, torch.full_like(T, start_value))
-    method = IntegratedCDAM(model, n_steps=1000, start_value=start_value, batch_size=500)
+    method = IntegratedCDAM(model, at="norm1", n_steps=1000, start_value=start_value, batch_size=500)
     tokens = method.tokens(x, ClassTarget((3, 1)))
     agree("Integrated CDAM", "completeness, n = 1000", tokens.sum(1), rise, 5e-3)
-    coarse = IntegratedCDAM(model, n_steps=40, start_value=start_value).tokens(x, ClassTarget((3, 1)))
+    coarse = IntegratedCDAM(model, at="norm1", n_steps=40, start_value=start_value).tokens(x, ClassTarget((3, 1)))
     assert (coarse.sum(1) - rise).abs().max() > 5 * (tokens.sum(1) - rise).abs().max()
 
 
@@ -203,6 +239,8 @@ def test_options_that_cannot_work():
         (SmoothCDAM, {"sigma": -1}),
         (SmoothCDAM, {"n_samples": 0}),
         (IntegratedCDAM, {"n_steps": 0}),
+        (IntegratedCDAM, {"n_steps": 1}),
+        (IntegratedCDAM, {"at": "norm2"}),
         (SmoothCDAM, {"sigma_unit": "pixels"}),
         (IntegratedCDAM, {"batch_size": 0}),
     ]:

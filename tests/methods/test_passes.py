@@ -65,12 +65,15 @@ def test_grad_cam_differentiates_from_its_layer_up(layer):
 
 @pytest.mark.parametrize(("cls", "n"), [(SmoothCDAM, "n_samples"), (IntegratedCDAM, "n_steps")])
 @pytest.mark.parametrize("batch_size", [1, 100])
-def test_smooth_and_integrated_cdam_run_the_trunk_once(cls, n, batch_size):
-    counter = count(cls(toy_vit(), **{n: 5}, batch_size=batch_size), [3, 1])
-    for trunk in ("patch_embed", "blocks.0", "blocks.1", "blocks.2.norm1"):
+@pytest.mark.parametrize("at", ["block_input", "norm1"])
+def test_smooth_and_integrated_cdam_run_the_trunk_once(cls, n, batch_size, at):
+    counter = count(cls(toy_vit(), at=at, **{n: 5}, batch_size=batch_size), [3, 1])
+    passes = 2 * (4 if cls is IntegratedCDAM and at == "block_input" else 5)
+    for trunk in ("patch_embed", "blocks.0", "blocks.1"):
         assert counter.passes(trunk) == FORWARD
+    assert counter.passes("blocks.2.norm1") == (FORWARD if at == "norm1" else Passes(passes, 0))
     for above in ("blocks.2.attn", "blocks.2.mlp", "norm", "head"):
-        assert counter.passes(above) == Passes(10, 10)
+        assert counter.passes(above) == Passes(passes, passes)
 
 
 @pytest.mark.parametrize("block", [0, -1])

@@ -353,13 +353,18 @@ class VisionModel:
         with exclusive(self.module), cut(self.submodule(layer.name)) as leaf:
             yield leaf
 
-    def tail(self, x: Tensor, layer: Layer) -> ModelTail:
+    def tail(self, x: Tensor, layer: Layer, at_input: bool = False) -> ModelTail:
         """Run what is below `layer` once, and return what runs the part above it as often as needed.
 
+        Args:
+            x: The batch.
+            layer: The layer.
+            at_input: Whether the layer itself is part of what is run often: the values are then its input's.
+
         Raises:
-            LayoutError: The layer did not run.
+            LayoutError: The layer did not run, or (`at_input`) its first argument is no tensor.
         """
-        return ModelTail(self._forward, Tail.of(self.module, layer.name, x, self.structure.call))
+        return ModelTail(self._forward, Tail.of(self.module, layer.name, x, self.structure.call, at_input))
 
     @contextmanager
     def attention(

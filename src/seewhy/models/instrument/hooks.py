@@ -146,6 +146,33 @@ def hooked(module: nn.Module, hook: ForwardHook) -> Iterator[None]:
 
 
 @contextmanager
+def input_hooked(module: nn.Module, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """In the block, let `change` see the module's first argument, and replace it by what it returns (None: nothing).
+
+    Raises:
+        LayoutError: The module's first argument is no tensor.
+    """
+
+    def hook(
+        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        key = None if args else next(iter(kwargs), None)
+        value = args[0] if args else kwargs.get(key or "")
+        if not isinstance(value, Tensor):
+            raise LayoutError(f"the layer gets {type(value).__name__} first, not a tensor; choose another layer")
+        new = change(value)
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if key is None else (args, {**kwargs, key: new})
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Replace `forward` on this one instance for the length of the block."""
     previous = module.__dict__.get("forward")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seewhy.errors import LayoutError
-from seewhy.models.instrument.hooks import Stop, first_tensor, hooked, replaced_forward, with_first_tensor
+from seewhy.models.instrument.hooks import Stop, first_tensor, hooked, input_hooked, replaced_forward, with_first_tensor
 
 _NO_MORE = object()
 
@@ -20,30 +20,35 @@ class Tail:
 
     The modules beside the path to the layer (for `blocks.11.norm1`: the patch embedding, blocks 0…10, …) run once,
     up to the layer; in each later run they return what they returned then, repeated for the larger batch, and the
-    layer returns the given values. So no adapter has to know how its model goes on after the layer.
+    layer returns the given values, or (`at_input`) runs on them. So no adapter has to know how its model goes on after
+    the layer.
 
     Args:
         module: The whole model.
         layer: The dotted name of the layer.
         x: The batch.
+        at_input: Whether the cut is at the layer's input (its first argument), so that the layer itself runs each time.
 
     Attributes:
-        value: The layer's output for the batch, without gradients.
+        value: The layer's output (or input) for the batch, without gradients.
     """
 
     value: Tensor
 
-    def __init__(self, module: nn.Module, layer: str, x: Tensor) -> None:
+    def __init__(self, module: nn.Module, layer: str, x: Tensor, at_input: bool = False) -> None:
+        self._at_input = at_input
         self._x = x
         self._batch = x.shape[0]
         self._layer = module.get_submodule(layer)
         self._beside = list(_beside(module, layer))
         self._records: dict[nn.Module, list[Any]] = {}
-        self._layer_output: Any = None
+        self._at_layer: Any = None
         self._replaying = False
 
     @classmethod
-    def of(cls, module: nn.Module, layer: str, x: Tensor, call: dict[str, Any] | None = None) -> Tail:
+    def of(
+        cls, module: nn.Module, layer: str, x: Tensor, call: dict[str, Any] | None = None, at_input: bool = False
+    ) -> Tail:
         """Run what is below the layer, without gradients, and return the tail.
 
         Args:
@@ -51,11 +56,12 @@ class Tail:
             layer: The dotted name of the layer.
             x: The batch.
             call: Further keywords of the model's call.
+            at_input: Whether the cut is at the layer's input.
 
         Raises:
             LayoutError: The layer did not run.
         """
-        tail = cls(module, layer, x)
+        tail = cls(module, layer, x, at_input)
         with torch.no_grad(), tail.recording(stop=True):
             module(x, **(call or {}))
         return tail
@@ -76,28 +82,31 @@ class Tail:
 
             def run(*args: Any, **kwargs: Any) -> Any:
                 output = forward(*args, **kwargs)
-                if self._layer_output is None:
+                if self._at_layer is None:
                     self._records.setdefault(module, []).append(_map_tensors(output, _detached_copy))
                 return output
 
             return run
 
-        def at_layer(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            if self._layer_output is None:
-                self._layer_output = _map_tensors(output, _detached_copy)
+        def keep(value: Any) -> None:
+            if self._at_layer is None:
+                self._at_layer = _map_tensors(value, _detached_copy)
             if stop:
                 raise Stop
 
         with ExitStack() as stack:
             for module in self._beside:
                 stack.enter_context(replaced_forward(module, record(module)))
-            stack.enter_context(hooked(self._layer, at_layer))
+            if self._at_input:
+                stack.enter_context(input_hooked(self._layer, keep))
+            else:
+                stack.enter_context(hooked(self._layer, lambda _, __, output: keep(output)))
             if stop:
                 stack.enter_context(suppress(Stop))
             yield
-        if self._layer_output is None:
+        if self._at_layer is None:
             raise LayoutError("the layer did not run in this forward; choose another layer")
-        self.value = first_tensor(self._layer_output)
+        self.value = first_tensor(self._at_layer)
 
     @contextmanager
     def put(self, values: Tensor) -> Iterator[Tensor]:
@@ -131,7 +140,7 @@ class Tail:
             return run
 
         def layer_forward(*_: Any, **__: Any) -> Any:
-            return _map_tensors(self._layer_output, tiled)
+            return _map_tensors(self._at_layer, tiled)
 
         def put_values(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
             return with_first_tensor(output, values.clone())
@@ -141,9 +150,12 @@ class Tail:
             with ExitStack() as stack:
                 for module, outputs in self._records.items():
                     stack.enter_context(replaced_forward(module, replay(module, outputs)))
-                stack.enter_context(replaced_forward(self._layer, layer_forward))
                 # by a hook, after the user's own hooks, whose work is in the recorded value already
-                stack.enter_context(hooked(self._layer, put_values))
+                if self._at_input:
+                    stack.enter_context(input_hooked(self._layer, lambda _: values.clone()))
+                else:
+                    stack.enter_context(replaced_forward(self._layer, layer_forward))
+                    stack.enter_context(hooked(self._layer, put_values))
                 yield tiled(self._x)
         finally:
             self._replaying = False
