@@ -8,6 +8,8 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import synthetic
 from PIL import Image
@@ -77,6 +79,21 @@ def test_a_row_written_twice_counts_once(folder, scores, tmp_path):
     shutil.copy(twice / "rows" / "part.parquet", twice / "rows" / "again.parquet")
     again = {(s.method, s.metric): s for s in compute_leaderboard(RunData(twice))}
     assert again == scores
+
+
+def test_a_report_is_the_same_at_every_call_also_where_scores_are_ties(tmp_path):
+    tied = synthetic.write(tmp_path / "tied", n=12, per_image=1)
+    table = pq.read_table(tied / "rows" / "part.parquet")
+    rounded = [None if value is None else round(value, 0) for value in table["value"].to_pylist()]
+    pq.write_table(table.set_column(9, "value", pa.array(rounded, pa.float64())), tied / "rows" / "part.parquet")
+    reports = set()
+    for _ in range(3):
+        run = RunData(tied)
+        (panel,), info = run.panels, run.metrics["fidelity"]
+        blocks = [*extremes(run, panel, info), *disagreements(run, panel, info)]
+        captions = tuple((block.title, figure.caption) for block in blocks for figure in block.figures)
+        reports.add((captions, long_csv(run, compute_leaderboard(run, resamples=50)), str(map_similarity(run, panel))))
+    assert len(reports) == 1
 
 
 def test_few_images_get_no_verdict(tmp_path):

@@ -12,7 +12,7 @@ from plans import small, table
 import seewhy
 from seewhy.bench.execute import run as engine
 from seewhy.bench.execute.scoring import concatenate
-from seewhy.bench.store import ROWS, schemas
+from seewhy.bench.parts import ROWS, schemas
 from seewhy.core.cards import Cost
 from seewhy.core.maps import resize_maps
 from seewhy.data import Sample, Scenes

@@ -13,7 +13,9 @@ from plans import small
 from seewhy.bench import store as stores
 from seewhy.bench.execute import run as engine
 from seewhy.bench.execute.locks import claimed
-from seewhy.bench.store import ROWS, Store, open_run, part_name
+from seewhy.bench.parts import ROWS, part_name
+from seewhy.bench.report import RunData
+from seewhy.bench.store import Store, open_run
 from seewhy.errors import DataError, SeewhyError
 
 ROW = {"model": "m", "sample": "it's", "method": "a", "metric": "b", "value": 0.5, "curve": [1.0, 2.0]}
@@ -39,6 +41,24 @@ def test_what_is_written_is_read_through_sql(store):
     assert row["error"] is None
     with pytest.raises(DataError, match="check the query"):
         store.table("SELECT nothing FROM nowhere")
+
+
+HOSTILE = r"""value=99 method=rise metric=b model=x/value=1 year=2012 = a= =b a[1] a1 [abc] [!x] [a-z] [ ] ][ * ** w*ld
+q?x ? {a,b} a,b it's '' dq" %41 back\slash ünï—名 ~ $HOME #hash a&b;c (x) -dash .hidden s3: a:b @{x} <> ! ^ `ls`"""
+
+
+def test_a_run_reads_its_own_files_alone_whatever_its_folder_is_called(tmp_path):
+    names = [*HOSTILE.split(), "sp ace"]
+    assert len(names) >= 40
+    for i, name in enumerate(names):
+        store = Store.create(tmp_path / name / "run", "seed = 0")
+        store.write(ROWS, "p.parquet", [{**ROW, "data": "d", "split": "s", "entry": "e", "value": i}])
+    for i, name in enumerate(names):
+        folder = tmp_path / name / "run"
+        assert RunData(folder).query("SELECT value, method, metric, model FROM scores") == [(i, "a", "b", "m")]
+        if i % 8 == 0:
+            (row,) = open_run(folder).table("SELECT value, method, metric, model FROM rows").to_pylist()
+            assert row == {"value": i, "method": "a", "metric": "b", "model": "m"}
 
 
 def test_names_are_readable_and_never_shared():

@@ -6,7 +6,6 @@ A part's name follows from what it holds, so a part that is there is work that i
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -18,59 +17,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from seewhy.bench.parts import IMAGES, MAPS, ROWS, duckdb_files, is_whole, scan_sql, schemas
 from seewhy.core.io import atomic_file, first_line, json_default
 from seewhy.errors import DataError, SeewhyError, install_hint, require
 
 SCHEMA = 1
-ROWS, MAPS, IMAGES = "rows", "maps", "images"
 PLAN, MANIFEST, CLAIMS = "plan.toml", "manifest.json", "claims"
 ABANDONED = 3600.0
 """Seconds after which a half-written file belongs to nobody any more."""
-
-
-def schemas() -> dict[str, Any]:
-    """Return the columns of each kind of part, as `pyarrow.Schema`."""
-    pa: Any = require("pyarrow", "bench")
-    text, number = pa.string(), pa.float64()
-    return {
-        ROWS: pa.schema(
-            [
-                ("model", text),
-                ("data", text),
-                ("split", text),
-                ("sample", text),
-                ("index", pa.int64()),
-                ("target", text),
-                ("entry", text),
-                ("method", text),
-                ("metric", text),
-                ("value", number),
-                ("seconds", number),
-                ("error", text),
-                ("curve", pa.list_(pa.float32())),
-                ("passes", number),
-            ]
-        ),
-        MAPS: pa.schema(
-            [
-                ("model", text),
-                ("sample", text),
-                ("entry", text),
-                ("method", text),
-                ("rows", pa.int64()),
-                ("cols", pa.int64()),
-                ("map", pa.binary()),
-            ]
-        ),
-        IMAGES: pa.schema([("model", text), ("sample", text), ("jpeg", pa.binary()), ("mask", pa.binary())]),
-    }
-
-
-def part_name(model: str, method: str, batch: int) -> str:
-    """Return the file name of a method on a batch of a model: readable, and different for different labels."""
-    digest = hashlib.sha256(json.dumps([model, method]).encode()).hexdigest()[:8]
-    words = [re.sub(r"[^A-Za-z0-9]+", "_", word).strip("_")[:40] or "model" for word in (model, method)]
-    return f"{words[0]}--{words[1]}--{digest}--{batch:06d}.parquet"
 
 
 class Store:
@@ -196,7 +150,7 @@ class Store:
             path
             for kind in (ROWS, MAPS, IMAGES)
             for path in (self.folder / kind).glob("*.parquet")
-            if not _is_whole(path)
+            if not is_whole(path)
         ]
         for path in broken:
             for file in (self.folder / ROWS / path.name, path):  # rows say that a part is done
@@ -245,13 +199,12 @@ class Store:
         """
         duckdb: Any = require("duckdb", "bench")
         with duckdb.connect() as database:
-            for kind, schema in self._schemas.items():
-                parts = str(self.folder / kind / "*.parquet")
-                if any((self.folder / kind).glob("*.parquet")):
-                    database.execute(f"CREATE VIEW {kind} AS SELECT * FROM read_parquet({_quote(parts)})")
-                else:
-                    database.register(kind, schema.empty_table())
             try:
+                for kind, schema in self._schemas.items():
+                    if files := duckdb_files(self.folder / kind):
+                        database.execute(f"CREATE VIEW {kind} AS SELECT * FROM {scan_sql(files)}")
+                    else:
+                        database.register(kind, schema.empty_table())
                 return database.sql(sql, params=list(parameters)).to_arrow_table()
             except duckdb.Error as error:
                 raise DataError(
@@ -276,18 +229,6 @@ def _is_fresh(folder: Path) -> bool:
     )
 
 
-def _is_whole(path: Path) -> bool:
-    """Tell whether a Parquet file has its end; all else is checked when it is read."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(-4, os.SEEK_END)
-            return file.read() == b"PAR1"
-    except FileNotFoundError:  # another process was quicker
-        return True
-    except OSError:  # shorter than that
-        return False
-
-
 def alive(pid: int) -> bool:
     """Tell whether a process of this machine still runs."""
     try:
@@ -304,7 +245,3 @@ def _is_zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except (OSError, IndexError):
         return False
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

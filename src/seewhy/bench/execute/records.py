@@ -1,4 +1,4 @@
-"""From maps and measurements to the records of a run's tables; the columns are those of `store.schemas`."""
+"""From maps and measurements to the records of a run's tables; the columns are those of `parts.schemas`."""
 
 from __future__ import annotations
 

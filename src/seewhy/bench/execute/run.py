@@ -13,9 +13,10 @@ from seewhy.bench.execute.locks import claimed
 from seewhy.bench.execute.records import skipped_record
 from seewhy.bench.execute.worker import OnPart, part_names, work
 from seewhy.bench.manifest import describe_card, describe_hardware, describe_metric, installed_versions
+from seewhy.bench.parts import ROWS, part_name
 from seewhy.bench.plan import DIGEST, Plan
 from seewhy.bench.setup import Benchmark, ModelSummary, WorkUnit
-from seewhy.bench.store import CLAIMS, ROWS, SCHEMA, Store, part_name
+from seewhy.bench.store import CLAIMS, SCHEMA, Store
 from seewhy.errors import DataError, ModelError, OptionError
 
 POLL = 0.5

@@ -24,10 +24,11 @@ from seewhy.bench.execute.records import (
     model_records,
 )
 from seewhy.bench.execute.scoring import describe_error, out_of_memory
+from seewhy.bench.parts import IMAGES, MAPS, ROWS, part_name
 from seewhy.bench.plan import Plan
 from seewhy.bench.samples import IndexedSample, SampleBatch
 from seewhy.bench.setup import Benchmark, ModelSetup, ModelSummary, WorkUnit
-from seewhy.bench.store import IMAGES, MAPS, ROWS, Store, part_name
+from seewhy.bench.store import Store
 from seewhy.errors import SeewhyError
 
 OnPart = Callable[[str, str, int], None]

@@ -11,6 +11,7 @@ import torch
 from numpy import ndarray
 from PIL import Image
 
+from seewhy.bench.parts import READ
 from seewhy.bench.report.elements import Cell, Gallery, NumberTable, PageBlock
 from seewhy.bench.report.run_data import MetricInfo, Panel, RunData
 from seewhy.bench.report.summary import format_number
@@ -71,9 +72,10 @@ def disagreements(run: RunData, panel: Panel, info: MetricInfo) -> list[PageBloc
     """Return the entries where the methods' scores lie furthest apart, one of an image, each with the two maps."""
     methods = [name for name, about in run.methods.items() if not about.is_reference]
     rows = run.query(
-        "WITH own AS (SELECT entry, sample, any_value(target) AS target, arg_max(method, value) AS hi, max(value) AS "
-        "top, arg_min(method, value) AS lo, min(value) AS bottom FROM scores WHERE model = ? AND data = ? AND split = "
-        "? AND metric = ? AND list_contains(?, method) AND value IS NOT NULL GROUP BY entry, sample) SELECT * FROM own "
+        "WITH own AS (SELECT entry, sample, min(target) AS target, first(method ORDER BY value DESC, method) AS hi, "
+        "max(value) AS top, first(method ORDER BY value, method) AS lo, min(value) AS bottom FROM scores "
+        "WHERE model = ? AND data = ? AND split = ? AND metric = ? AND list_contains(?, method) AND value IS NOT NULL "
+        "GROUP BY entry, sample) SELECT * FROM own "
         "WHERE top > bottom QUALIFY row_number() OVER (PARTITION BY sample ORDER BY top - bottom DESC, entry) = 1 "
         "ORDER BY top - bottom DESC, sample LIMIT ?",
         *panel.key,
@@ -115,7 +117,7 @@ def map_similarity(run: RunData, panel: Panel) -> NumberTable | None:
     """Return the mean rank correlation between the maps of each two methods, over some entries."""
     rows = run.query(
         "SELECT DISTINCT entry FROM scores WHERE model = ? AND data = ? AND split = ? "
-        "AND method <> '' ORDER BY hash(entry) LIMIT ?",
+        "AND method <> '' ORDER BY hash(entry), entry LIMIT ?",
         *panel.key,
         COMPARED_ENTRIES,
     )
@@ -160,7 +162,7 @@ def _load_maps(run: RunData, panel: Panel, wanted: Collection[tuple[str, str]]) 
         return {}
     entries, methods = zip(*sorted(wanted), strict=True)
     rows = run.query(
-        'SELECT entry, method, "rows", "cols", map FROM read_parquet(?, union_by_name=true) SEMI JOIN '
+        f'SELECT entry, method, "rows", "cols", map FROM {READ} SEMI JOIN '
         "(SELECT unnest(?) AS entry, unnest(?) AS method) USING (entry, method) WHERE model = ?",
         files,
         list(entries),
@@ -180,8 +182,7 @@ def _load_images(run: RunData, panel: Panel, samples: Collection[str]) -> dict[s
     if not files or not samples:
         return {}
     rows = run.query(
-        "SELECT sample, jpeg, mask FROM read_parquet(?, union_by_name=true) WHERE model = ? AND "
-        "list_contains(?, sample) AND jpeg IS NOT NULL",
+        f"SELECT sample, jpeg, mask FROM {READ} WHERE model = ? AND list_contains(?, sample) AND jpeg IS NOT NULL",
         files,
         panel.model,
         sorted(samples),

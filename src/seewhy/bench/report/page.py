@@ -155,10 +155,10 @@ def _kendall(run: RunData, panel: Panel, scores: Sequence[Score]) -> NumberTable
 
 def _cost(run: RunData) -> PageSection:
     rows = run.query(
-        "WITH one AS (SELECT model, method, entry, any_value(seconds) AS seconds, any_value(passes) "
+        "WITH one AS (SELECT model, method, entry, min(seconds) AS seconds, min(passes) "
         "AS passes FROM scores WHERE method <> '' AND metric <> '' AND seconds IS NOT NULL GROUP BY ALL) "
         "SELECT model, method, avg(passes), median(seconds), sum(seconds), count(*) FROM one GROUP BY ALL "
-        "ORDER BY model, 4"
+        "ORDER BY model, 4, method"
     )
     cells = [
         [

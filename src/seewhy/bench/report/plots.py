@@ -9,6 +9,7 @@ from markupsafe import Markup
 from numpy import ndarray
 
 from seewhy.bench import stats
+from seewhy.bench.parts import READ
 from seewhy.bench.report.elements import BoxPlots, LineCharts
 from seewhy.bench.report.leaderboard import Score, to_matrices
 from seewhy.bench.report.run_data import MetricInfo, Panel, RunData
@@ -26,7 +27,7 @@ MOST_DOTS = 60
 def curves(run: RunData, panel: Panel, scores: Sequence[Score]) -> LineCharts | None:
     """Return mean curves of each metric that has any, with 95 % bands; of the best methods where there are many."""
     rows = run.query(
-        "SELECT DISTINCT metric FROM read_parquet(?, union_by_name=true) WHERE curve IS NOT NULL AND method <> '' "
+        f"SELECT DISTINCT metric FROM {READ} WHERE curve IS NOT NULL AND method <> '' "
         "AND model = ? AND data = ? AND split = ?",
         run.files,
         *panel.key,
@@ -59,7 +60,7 @@ def _means(run: RunData, panel: Panel, info: MetricInfo, methods: list[str]) -> 
     """Return means and half-widths (methods × points); NaN for a method without curves."""
     run.query(
         "CREATE OR REPLACE TEMP TABLE drawn AS WITH lines AS (SELECT DISTINCT ON (entry, method) sample, "
-        "method, curve FROM read_parquet(?, union_by_name=true) WHERE curve IS NOT NULL AND model = ? AND "
+        f"method, curve FROM {READ} WHERE curve IS NOT NULL AND model = ? AND "
         "data = ? AND split = ? AND metric = ? AND list_contains(?, method)) SELECT sample, method, "
         "unnest(curve) AS y, generate_subscripts(curve, 1) - 1 AS k FROM lines",
         run.files,
@@ -68,7 +69,7 @@ def _means(run: RunData, panel: Panel, info: MetricInfo, methods: list[str]) -> 
         methods,
     )
     run.query(
-        "CREATE OR REPLACE TEMP TABLE curve_images AS SELECT sample, row_number() OVER () - 1 AS i FROM "
+        "CREATE OR REPLACE TEMP TABLE curve_images AS SELECT sample, row_number() OVER (ORDER BY sample) - 1 AS i FROM "
         "(SELECT DISTINCT sample FROM drawn)"
     )
     images, points = run.query(
@@ -171,7 +172,7 @@ def distributions(run: RunData, panel: Panel, info: MetricInfo) -> BoxPlots | No
     dots: dict[str, list[float]] = {}
     for method, value in run.query(
         f"SELECT method, value FROM scores WHERE {where} QUALIFY row_number() OVER "
-        "(PARTITION BY method ORDER BY hash(entry)) <= ?",
+        "(PARTITION BY method ORDER BY hash(entry), entry) <= ?",
         *panel.key,
         info.label,
         MOST_DOTS,

@@ -11,7 +11,8 @@ from typing import Any
 from numpy import ndarray
 
 from seewhy.bench.manifest import REFERENCE_FAMILY
-from seewhy.bench.store import PLAN, ROWS, Store
+from seewhy.bench.parts import READ, ROWS, duckdb_files
+from seewhy.bench.store import PLAN, Store
 from seewhy.core.io import first_line
 from seewhy.errors import DataError, require
 
@@ -140,7 +141,7 @@ class RunData:
         self.plan_text = store.plan_text
         self.plan = _read_plan(self.folder / PLAN, self.plan_text)
         self._duckdb: Any = require("duckdb", "bench")
-        self.database = self._duckdb.connect()
+        self.database = self._duckdb.connect(config={"threads": 1})  # with several, sums differ in the last digit
         self.files = self.part_files(ROWS)
         self._load()
 
@@ -149,16 +150,16 @@ class RunData:
             raise DataError(f"{self.folder} has no rows yet; run `seewhy bench resume {self.folder}` first")
         names = ", ".join(f'"{name}"' for name in COLUMNS if name != "value")
         key = ", ".join(f'"{name}"' for name in KEY)
-        # two processes may have written the same row
+        # two processes may have written the same row: the quicker counts
         self.query(
             f"CREATE TABLE scores AS SELECT DISTINCT ON ({key}) {names}, CASE WHEN isfinite(value) THEN value END "
-            "AS value FROM read_parquet(?, union_by_name=true)",
+            f"AS value FROM {READ} ORDER BY {key}, seconds",
             self.files,
         )
 
     def part_files(self, kind: str) -> list[str]:
-        """Return the Parquet files of rows, maps or images."""
-        return [str(path) for path in sorted((self.folder / kind).glob("*.parquet"))]
+        """Return the Parquet files of rows, maps or images, to be read by `parts.READ`."""
+        return duckdb_files(self.folder / kind)
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of an SQL query over the table `scores`.
