@@ -30,6 +30,14 @@ Model = Annotated[str, typer.Option("--model", "-m", help="A name of `seewhy mod
 Architecture = Annotated[
     str | None, typer.Option(help="The architecture of a checkpoint file, e.g. timm/vit_small_patch16_224.")
 ]
+ZeroShot = Annotated[
+    str | None,
+    typer.Option(help="Classes of a model of images and texts: texts with commas between them, 'cat, dog'."),
+]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option("--template", help="What the texts are put into, 'a photo of a {}.'; several are averaged."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps …; default: the fastest available.")]
 Methods = Annotated[list[str] | None, typer.Option("--method", "-M", help="A name of `seewhy methods`; repeatable.")]
 Targets = Annotated[
@@ -38,7 +46,7 @@ Targets = Annotated[
         "--target",
         "-t",
         help="Class name or number, top-2 (the class ranked second), embedding-sum, embedding-norm, "
-        "or truth (the name of the image's folder); repeatable.",
+        "truth (the name of the image's folder), or for CLIP and SigLIP a text; repeatable.",
     ),
 ]
 Top = Annotated[int | None, typer.Option("--top", min=1, help="Explain each of the model's N best classes.")]
@@ -54,11 +62,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing el
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 
 
-def load(name: str, architecture: str | None, device: str | None) -> VisionModel:
+def load(
+    name: str,
+    architecture: str | None,
+    device: str | None,
+    zero_shot: str | None = None,
+    templates: Sequence[str] | None = None,
+) -> VisionModel:
     """Return the model that the options name."""
     from seewhy.models.load import load_model
 
-    return load_model(name, architecture=architecture, device=device)
+    texts: dict[str, Any] = {} if zero_shot is None else {"zero_shot": [t.strip() for t in zero_shot.split(",")]}
+    if templates:
+        if not texts:
+            raise OptionError(
+                "--template goes with --zero-shot; without it write the whole prompt: -t 'a photo of a cat'"
+            )
+        texts["templates"] = templates
+    return load_model(name, architecture=architecture, device=device, **texts)
 
 
 def expand_folders(paths: Sequence[Path]) -> list[Path]:

@@ -40,6 +40,8 @@ def compare(
     ] = False,
     device: common.Device = None,
     architecture: common.Architecture = None,
+    zero_shot: common.ZeroShot = None,
+    template: common.Templates = None,
     max_pixels: common.MaxPixels = common.DEFAULT_MAX_PIXELS,
     as_json: common.AsJson = False,
 ) -> None:
@@ -53,7 +55,7 @@ def compare(
     from seewhy.viz.comparison import save_comparison
 
     common.figure_path(out, ".html", ".htm")
-    loaded = common.load(model, architecture, device)
+    loaded = common.load(model, architecture, device, zero_shot, template)
     targets = common.requested_targets(loaded, target, top, concept, reference, measure)
     catalog = [] if method else _supported_methods(loaded, with_concepts=concept is not None)
     quick: dict[str, dict[str, Any]] = {}

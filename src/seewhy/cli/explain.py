@@ -31,6 +31,8 @@ def explain(
     out: common.Out = Path("out/explain"),
     device: common.Device = None,
     architecture: common.Architecture = None,
+    zero_shot: common.ZeroShot = None,
+    template: common.Templates = None,
     batch_size: int = typer.Option(8, help="Images per forward pass."),
     max_pixels: common.MaxPixels = common.DEFAULT_MAX_PIXELS,
     as_json: common.AsJson = False,
@@ -41,7 +43,7 @@ def explain(
     """
     from seewhy.explainer import explain_each
 
-    loaded = common.load(model, architecture, device)
+    loaded = common.load(model, architecture, device, zero_shot, template)
     methods = common.configured_methods(loaded, method, layer, option)
     targets = common.requested_targets(loaded, target, top, concept, reference, measure)
     paths = common.expand_folders(images)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -26,6 +27,7 @@ from seewhy.errors import (
     NonFiniteError,
     RequirementError,
     SeewhyError,
+    TargetError,
     UnknownNameError,
 )
 from seewhy.models.instrument.attention import AttentionReceiver, reading_attention
@@ -45,6 +47,7 @@ from seewhy.models.instrument.tail import Tail
 from seewhy.models.layers import LayerIndex, LayerLike
 from seewhy.models.partial import BlockTokens, ModelTail
 from seewhy.models.structure import Block, Layer, Structure
+from seewhy.models.text import PLAIN, TextEncoder, ZeroShotHead
 from seewhy.targets import Output, Target, TargetLike, as_target
 
 PreprocessFunction = Callable[[Image.Image], Tensor]
@@ -63,6 +66,7 @@ class VisionModel:
         name: For messages and manifests; default: the module's class.
         preprocess: From a PIL image to (channels, rows, cols); default: ImageNet's.
         class_names: One for each class.
+        text: The text side of a model of images and texts.
     """
 
     def __init__(
@@ -73,12 +77,14 @@ class VisionModel:
         name: str = "",
         preprocess: PreprocessFunction | None = None,
         class_names: Sequence[str] | None = None,
+        text: TextEncoder | None = None,
     ) -> None:
         self.module = module
         self.structure = structure
         self.name = name or type(module).__name__
         self.preprocess: PreprocessFunction = preprocess or Preprocess()
         self.class_names = tuple(class_names) if class_names else None
+        self.text = text
 
     def __repr__(self) -> str:
         capabilities = ", ".join(sorted(self.capabilities))
@@ -121,7 +127,51 @@ class VisionModel:
             TargetError: The target does not exist for this model.
             UnknownNameError: There is no class of that name.
         """
-        return as_target(spec, self.class_names, Capability.LOGITS in self.structure.capabilities)
+        has_logits = Capability.LOGITS in self.structure.capabilities
+        return as_target(spec, self.class_names, has_logits, self.text and self.embed_text)
+
+    def embed_text(self, prompts: Sequence[str], templates: Sequence[str] = PLAIN) -> Float[Tensor, "prompts dim"]:
+        """Embed prompts where the image embeddings are, as unit vectors.
+
+        Args:
+            prompts: The texts.
+            templates: Ways to put each of them (`"a photo of a {}."`), of which the mean is taken.
+
+        Raises:
+            TargetError: The model has no text side, or a prompt or template cannot be used.
+        """
+        if self.text is None:
+            raise TargetError(
+                f"{self.name} has no text side; load a CLIP or SigLIP model by name, or pass its tokenizer: "
+                "wrap(model, tokenizer=…)"
+            )
+        return self.text(prompts, templates)
+
+    def zero_shot(self, classes: Sequence[str], templates: Sequence[str] = PLAIN) -> VisionModel:
+        """Return the same model as a classifier of these texts.
+
+        The logits are scale · cos(image, text) + bias with the scale and bias that the model learned.
+
+        Args:
+            classes: The class names, put into the templates.
+            templates: `("a photo of a {}.",)`; several are averaged.
+
+        Raises:
+            TargetError: The model has no text side, or a text cannot be used.
+        """
+        vectors = self.embed_text(classes, templates)
+        assert self.text is not None  # else it could not have embedded them
+        side = self.text.side
+        structure = replace(
+            self.structure,
+            read=ZeroShotHead(self.structure.read, vectors, side),
+            has_logits=True,
+            classes=len(classes),
+            multi_label=side.multi_label,
+        )
+        return VisionModel(
+            self.module, structure, name=self.name, preprocess=self.preprocess, class_names=classes, text=self.text
+        )
 
     def to(self, device: torch.device | str) -> VisionModel:
         """Move the module to a device and return the same model."""
@@ -501,4 +551,5 @@ class VisionModel:
             name=self.name,
             class_names=self.class_names,
             preprocess=self.preprocess.with_size(rows, cols),
+            text=self.text,
         )

@@ -7,7 +7,7 @@ import fnmatch
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from seewhy.errors import MissingExtraError, ModelError, OptionError, UnknownNam
 from seewhy.models import checkpoints
 from seewhy.models.adapter import VisionModel
 from seewhy.models.sources.base import SOURCES, ModelSource
+from seewhy.models.text import PLAIN
 
 Name = str | os.PathLike[str]
 """The name of a model, or a path."""
@@ -30,6 +31,8 @@ def load_model(
     architecture: str | None = None,
     device: torch.device | str | None = None,
     pretrained: bool = True,
+    zero_shot: Sequence[str] | None = None,
+    templates: Sequence[str] = PLAIN,
     **options: Any,
 ) -> VisionModel:
     """Open a model by name or from disk, in eval mode.
@@ -42,6 +45,8 @@ def load_model(
             and shapes of the weights tell (ViT in DINO's names, ResNet).
         device: None: a CUDA device where there is one, else the CPU.
         pretrained: Whether weights are loaded, or drawn at random.
+        zero_shot: Of a model of images and texts: the texts that are its classes (`VisionModel.zero_shot`).
+        templates: What the texts are put into (`"a photo of a {}."`); several are averaged.
         **options: Passed on to the source (`num_classes=…`).
 
     Raises:
@@ -50,11 +55,14 @@ def load_model(
         WeightsError: The weights cannot be read safely, or do not fit the architecture.
         ModelError: The folder holds no model.
         OptionError: There is no such device, or an option does not go with the model.
+        TargetError: The model has no text side, or a text cannot be used.
     """
     place = _device(device)
     with torch.inference_mode(False):  # nothing could be differentiated through weights that are made inside
         model = _open(os.fspath(name), architecture, pretrained, options)
         model.module.eval()
+        if zero_shot is not None:
+            model = model.zero_shot(zero_shot, templates)
         return model.to(place)
 
 

@@ -21,6 +21,7 @@ from seewhy.targets.functions import (
     embedding_norm as embedding_norm,
     embedding_sum as embedding_sum,
     reference as reference,
+    text as text,
 )
 from seewhy.targets.parse import (
     OneTarget as OneTarget,

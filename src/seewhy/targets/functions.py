@@ -154,6 +154,28 @@ def reference(
     return Similarity(vectors[0] if len(vectors) == 1 else vectors, measure, name, kind="reference")
 
 
+class TextReader(Protocol):
+    """What a text target is made with: a `VisionModel` with a text side."""
+
+    def embed_text(self, prompts: Sequence[str], templates: Sequence[str], /) -> Float[Tensor, "prompts dim"]:
+        """Return the unit vectors of prompts."""
+        ...
+
+
+def text(model: TextReader, prompt: str, *, templates: Sequence[str] = ("{}",)) -> Similarity:
+    """Make the cosine similarity of image and text a target (CLIP, SigLIP).
+
+    Args:
+        model: The `VisionModel` that is to be explained.
+        prompt: The text; it takes the place of `{}` in the templates.
+        templates: Ways to put it (`"a photo of a {}."`); the mean of their vectors is taken.
+
+    Raises:
+        TargetError: The model has no text side, or the prompt or a template cannot be used.
+    """
+    return Similarity(model.embed_text([prompt], templates)[0], "cosine", prompt, kind="text")
+
+
 @dataclass(frozen=True)
 class Custom(Target):
     """Any function of the logits or of the embedding that gives one number per image.

@@ -12,7 +12,7 @@ from torch import Tensor
 from seewhy.errors import TargetError
 from seewhy.targets.base import PerImage, Target
 from seewhy.targets.classes import ClassTarget, Rank, Truth, class_index
-from seewhy.targets.functions import Custom, embedding_norm, embedding_sum
+from seewhy.targets.functions import Custom, Similarity, embedding_norm, embedding_sum
 
 OneTarget: TypeAlias = int | str | Target | Callable[[Tensor], Tensor] | None
 """The model's answer (None), a class number or name, a word such as `"top-2"`, a `Target`, a function of the output."""
@@ -28,7 +28,16 @@ WORDS: dict[str, Callable[[], Target]] = {
 """Words that stand for a target; `top-1`, `top-2` … stand for a rank, everything else for a class."""
 
 
-def as_target(spec: TargetLike, names: Sequence[str] | None = None, has_logits: bool = True) -> Target:
+EmbedText: TypeAlias = Callable[[Sequence[str]], Tensor]
+"""From prompts to unit vectors (prompts, dim) where the image embeddings are."""
+
+
+def as_target(
+    spec: TargetLike,
+    names: Sequence[str] | None = None,
+    has_logits: bool = True,
+    embed_text: EmbedText | None = None,
+) -> Target:
     """Make a `Target` of what a user writes.
 
     Args:
@@ -39,11 +48,13 @@ def as_target(spec: TargetLike, names: Sequence[str] | None = None, has_logits: 
             - `"top-2"`: the class that the model ranks second;
             - `"truth"`: the class that an image file's folder is named after;
             - `"embedding-sum"`, `"embedding-norm"`;
+            - for a model of images and texts without class names, any other text: a prompt (`"a photo of a cat"`);
             - a function from the logits (of a model without classes: the embedding) to one number per image;
             - a `Target`;
             - a list, tensor or array of these, one for each image.
         names: The model's class names.
         has_logits: Whether the model gives class scores.
+        embed_text: How a model of images and texts embeds prompts.
 
     Raises:
         TargetError: There is no such target.
@@ -58,24 +69,26 @@ def as_target(spec: TargetLike, names: Sequence[str] | None = None, has_logits: 
     if isinstance(spec, int):
         return ClassTarget((spec,))
     if isinstance(spec, str):
-        return _parse(spec, names)
+        return _parse(spec, names, embed_text)
     if callable(spec):
         on = "logits" if has_logits else "embedding"
         return Custom(spec, on=on, name=getattr(spec, "__name__", "custom"))
     if isinstance(spec, Tensor | np.ndarray | np.generic):
-        return as_target(spec.tolist(), names, has_logits)
+        return as_target(spec.tolist(), names, has_logits, embed_text)
     if isinstance(spec, list | tuple) and spec:
-        return _for_each([as_target(each, names, has_logits) for each in spec])
+        return _for_each([as_target(each, names, has_logits, embed_text) for each in spec])
     kind = "an empty list" if isinstance(spec, list | tuple) else f"a {type(spec).__name__}"
     raise TargetError(f"{kind} is not a target; give a class number or name, a list or a callable")
 
 
-def _parse(word: str, names: Sequence[str] | None) -> Target:
+def _parse(word: str, names: Sequence[str] | None, embed_text: EmbedText | None) -> Target:
     key = word.strip().lower()
     if key in WORDS:
         return WORDS[key]()
     if rank := re.fullmatch(r"top-?([0-9]*)", key):
         return Rank(int(rank[1] or 1))
+    if embed_text and not names and not re.fullmatch(r"-?[0-9]+", key):
+        return Similarity(embed_text([word])[0], "cosine", word, kind="text")
     return ClassTarget((class_index(word, names),))
 
 

@@ -23,7 +23,7 @@ from seewhy.models.infer.tokens import find_token_grid
 from seewhy.models.infer.trace import Trace, trace_forward
 from seewhy.models.instrument.hooks import INFERENCE, made_in_inference_mode
 from seewhy.models.load import source_of
-from seewhy.models.sources.base import HasPreprocess, HasTower, ModelSource
+from seewhy.models.sources.base import HasPreprocess, HasText, HasTower, ModelSource
 from seewhy.models.structure import Layer, ReadOutput, Structure
 
 ClassNames = Sequence[str] | Mapping[Any, str] | str | Path
@@ -45,6 +45,7 @@ def wrap(
     read: ReadOutput | None = None,
     input_size: int | tuple[int, ...] | None = None,
     multi_label: bool = False,
+    tokenizer: Any = None,
     structure: Structure | None = None,
 ) -> VisionModel:
     """Make a module of your own explainable.
@@ -69,6 +70,7 @@ def wrap(
         input_size: Of the images that the module takes: side, (rows, cols) or (channels, rows, cols); default: what
             `preprocess` gives.
         multi_label: Whether each logit stands for itself (sigmoid).
+        tokenizer: Of a model of images and texts: its image side is explained, and texts become targets.
         structure: Everything, known already; nothing is looked for.
 
     Raises:
@@ -78,6 +80,9 @@ def wrap(
     """
     module = unwrapped(module)
     source = source_of(module)
+    text = source.text(module, tokenizer) if tokenizer is not None and isinstance(source, HasText) else None
+    if tokenizer is not None and text is None:
+        raise OptionError(f"tokenizer= goes with a model of images and texts, which {type(module).__name__} is not")
     if isinstance(source, HasTower):
         module = source.tower(module)
     if preprocess is None:
@@ -92,7 +97,7 @@ def wrap(
             structure = _infer(module, _size(input_size, preprocess), layers, layout_hints, output_hints)
         structure = replace(structure, multi_label=multi_label or structure.multi_label)
     names = read_class_names(class_names)
-    model = VisionModel(module, structure, name=name, preprocess=preprocess, class_names=names)
+    model = VisionModel(module, structure, name=name, preprocess=preprocess, class_names=names, text=text)
     if names and structure.classes not in (None, len(names)):
         raise OptionError(f"{len(names)} class names for {structure.classes} classes; give one for each")
     return model

@@ -21,15 +21,16 @@ from torch import nn
 from seewhy.core.registry import Registry
 from seewhy.models.adapter import PreprocessFunction, VisionModel
 from seewhy.models.structure import Structure
+from seewhy.models.text import TextEncoder
 
-__all__ = ["SOURCES", "HasPreprocess", "HasTower", "ModelSource", "SourceRegistry", "missing_parts"]
+__all__ = ["SOURCES", "HasPreprocess", "HasText", "HasTower", "ModelSource", "SourceRegistry", "missing_parts"]
 
 
 class ModelSource(Protocol):
     """A library of models: how to load them, and where its modules keep what.
 
     The library itself is imported when one of the functions needs it, never when the source is. A source may also have
-    `preprocess` (`HasPreprocess`) and `tower` (`HasTower`).
+    `preprocess` (`HasPreprocess`), `tower` (`HasTower`) and `text` (`HasText`).
     """
 
     @property
@@ -100,6 +101,15 @@ class HasTower(Protocol):
         ...
 
 
+@runtime_checkable
+class HasText(Protocol):
+    """A source whose models of images and texts can read prompts."""
+
+    def text(self, module: nn.Module, tokenizer: Any) -> TextEncoder | None:
+        """Return the text side of a model of images and texts; None for any other module."""
+        ...
+
+
 _CONSTANTS = {"PREFIX": str, "PACKAGE": str, "DISTRIBUTIONS": tuple, "EXTRA": str}
 _SIGNATURES = {
     "names": "(pattern)",
@@ -108,8 +118,9 @@ _SIGNATURES = {
     "structure": "(module)",
     "preprocess": "(module)",
     "tower": "(module)",
+    "text": "(module, tokenizer)",
 }
-_OPTIONAL = ("preprocess", "tower")
+_OPTIONAL = ("preprocess", "tower", "text")
 
 
 def missing_parts(source: Any) -> list[str]:
@@ -124,15 +135,15 @@ def missing_parts(source: Any) -> list[str]:
             continue
         if not callable(function):
             problems.append(f"{name} must be a function {signature}")
-        elif not _takes_one(function, pretrained=name == "load"):
+        elif not _takes(function, 2 if name == "text" else 1, pretrained=name == "load"):
             problems.append(f"{name} must take {signature}")
     return problems
 
 
-def _takes_one(function: Callable[..., Any], pretrained: bool) -> bool:
-    """Tell whether a function can be called with one argument, and with `pretrained=` if asked."""
+def _takes(function: Callable[..., Any], n: int, pretrained: bool) -> bool:
+    """Tell whether a function can be called with `n` arguments, and with `pretrained=` if asked."""
     try:
-        inspect.signature(function).bind(None, **({"pretrained": False} if pretrained else {}))
+        inspect.signature(function).bind(*[None] * n, **({"pretrained": False} if pretrained else {}))
     except TypeError:
         return False
     except ValueError:  # it has no signature that Python knows of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from seewhy.core.io import first_line
 from seewhy.core.preprocess import CLIP, Preprocess
-from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError, require
+from seewhy.errors import LayoutError, OptionError, TargetError, UnknownNameError, WeightsError, require
 from seewhy.models.adapter import VisionModel
+from seewhy.models.instrument.hooks import untouched
 from seewhy.models.structure import Block, Layer, Structure
+from seewhy.models.text import TextEncoder, TextSide
 from seewhy.targets import Output
 
 PREFIX = "open_clip/"
@@ -72,7 +74,8 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
             "that fits (HF_HOME says where downloads are kept)"
         ) from error
     module = tower(whole).eval()
-    return VisionModel(module, structure(module), name=name, preprocess=preprocess(module))
+    side = TextEncoder(lambda: _text_side(whole, _tokenizer(open_clip, model)))
+    return VisionModel(module, structure(module), name=name, preprocess=preprocess(module), text=side)
 
 
 def _parts(open_clip: Any, name: str, pretrained: bool) -> tuple[str, str | None]:
@@ -130,6 +133,48 @@ def tower(module: nn.Module) -> nn.Module:
     """Return the image side of a model of images and texts; any other module as it is."""
     visual: Any = getattr(module, "visual", module)
     return visual
+
+
+def text(module: nn.Module, tokenizer: Any) -> TextEncoder | None:
+    """Return the text side of a model of images and texts; None for any other module.
+
+    Args:
+        module: The whole model.
+        tokenizer: What `open_clip.get_tokenizer` returns.
+    """
+    if not hasattr(module, "encode_text"):
+        return None
+    return TextEncoder(lambda: _text_side(module, tokenizer))
+
+
+def _tokenizer(open_clip: Any, model: str) -> Any:
+    try:
+        return open_clip.get_tokenizer(model)
+    except (OSError, ImportError, ValueError) as error:  # some are fetched from the hub
+        raise WeightsError(
+            f"cannot load the tokenizer of {model!r} ({first_line(error)}); check the network"
+        ) from error
+
+
+def _text_side(module: Any, tokenizer: Any) -> TextSide:
+    def encode(texts: Sequence[str]) -> Tensor:
+        for each in texts:
+            # the tokenizer cuts longer texts off without a word; two of its tokens are start and end
+            if hasattr(tokenizer, "encode") and len(tokenizer.encode(each)) + 2 > tokenizer.context_length:
+                raise TargetError(
+                    f"a prompt has more than the {tokenizer.context_length} tokens that this model reads; shorten it"
+                )
+        tokens = tokenizer(list(texts)).to(next(module.parameters()).device)
+        with untouched(module):
+            return module.encode_text(tokens)
+
+    bias = getattr(module, "logit_bias", None)
+    return TextSide(
+        encode,
+        scale=float(module.logit_scale.detach().exp()),
+        bias=0.0 if bias is None else float(bias.detach()),
+        multi_label=bias is not None,
+    )
 
 
 def structure(module: nn.Module) -> Structure:

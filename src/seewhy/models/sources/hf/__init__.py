@@ -5,6 +5,7 @@ Nothing here imports transformers at import.
 
 from .inspection import recognizes as recognizes, structure as structure, tower as tower
 from .loading import EXTRA as EXTRA, load as load, names as names, preprocess as preprocess
+from .text import text as text
 
 PREFIX = "hf/"
 PACKAGE = "transformers"

@@ -19,6 +19,7 @@ from seewhy.core.preprocess import Preprocess
 from seewhy.errors import LayoutError, MissingExtraError, SeewhyError, WeightsError, broken_package, require
 from seewhy.models.adapter import VisionModel
 from seewhy.models.sources.hf.inspection import TYPES, heads_of, pair, structure
+from seewhy.models.sources.hf.text import stored_text
 
 EXTRA = "hf"
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
@@ -46,8 +47,9 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
     location = _location(name)
     dtype = options.pop("dtype", torch.float32)
     hub = {key: options.pop(key) for key in _HUB_OPTIONS if key in options}
-    with _readable_errors(name):
+    with readable_errors(name):
         config = transformers.AutoConfig.from_pretrained(location, trust_remote_code=False, **hub)
+        text = stored_text(location, config, hub) if pretrained else None
         factory, config = _factory(transformers, config)
         if pretrained:
             module = _pretrained(factory, location, config=config, **hub, **options)
@@ -55,12 +57,13 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
             module = getattr(factory, "from_config", factory)(config, **options)
         recipe = _preprocess(location, config, hub)
     module = module.to(dtype).eval()
-    return VisionModel(module, structure(module), name=name, class_names=_class_names(module), preprocess=recipe)
+    names = _class_names(module)
+    return VisionModel(module, structure(module), name=name, class_names=names, preprocess=recipe, text=text)
 
 
 @contextmanager
-def _readable_errors(name: str) -> Iterator[None]:
-    """Turn what the hub and the loader raise into one line that says what to do."""
+def readable_errors(name: str) -> Iterator[None]:
+    """In the block, turn what the hub and the loader raise into one line that says what to do."""
     try:
         yield
     except SeewhyError:
