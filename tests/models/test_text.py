@@ -23,7 +23,7 @@ from seewhy.models.text import TextEncoder, TextSide
 T = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
-WORDS = ["<end>", "<start>", "a", "photo", "of", "cat", "dog", "drawing", "the", "."]
+WORDS = "<end> <start> a photo of cat dog drawing the .".split()
 VISION = {
     "hidden_size": 24,
     "num_hidden_layers": 3,
