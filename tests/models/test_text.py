@@ -23,7 +23,8 @@ from seewhy.models.text import TextEncoder, TextSide
 T = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
-WORDS = "<end> <start> a photo of cat dog drawing the .".split()
+TEXT_OF_A_CAT = "a photo of a cat"
+WORDS = ["<end>", "<start>", *dict.fromkeys(TEXT_OF_A_CAT.split(" ")), "dog", "drawing", "the", "."]
 VISION = {
     "hidden_size": 24,
     "num_hidden_layers": 3,
@@ -43,7 +44,7 @@ TEXT = {
     "pad_token_id": 0,
     "max_position_embeddings": 12,
 }
-PROMPTS = ["a photo of a cat", "a drawing of the dog"]
+PROMPTS = [TEXT_OF_A_CAT, "a drawing of the dog"]
 TEMPLATES = ["a photo of a {}", "a drawing of the {}"]
 
 
