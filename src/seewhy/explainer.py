@@ -325,7 +325,7 @@ class _Run:
                     layer=method.cut_layer.name if method.cut_layer else None,
                     options=method.options,
                     image=self.model.visible_region(batch.images[i]),
-                    signed=method.card.signed,
+                    signed=method.is_signed,
                     seconds=seconds,
                     source=batch.sources[i],
                     input_size=(x.shape[-2], x.shape[-1]),

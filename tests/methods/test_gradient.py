@@ -13,8 +13,11 @@ from captum.attr import (
 from PIL import Image
 from toys import batch, toy_cnn
 
+import seewhy
+from seewhy.bench.manifest import describe_method
+from seewhy.checks.core import few_repetitions
 from seewhy.errors import OptionError
-from seewhy.methods import InputXGradient, IntegratedGradients, Saliency, SmoothGrad
+from seewhy.methods import METHODS, InputXGradient, IntegratedGradients, Saliency, SmoothGrad
 from seewhy.methods.baselines import BASELINE_IMAGES, gaussian_blur
 from seewhy.methods.gradient.integrated_gradients import quadrature
 
@@ -93,7 +96,10 @@ def test_smooth_grad_repeats_with_its_seed_only(x):
     assert not torch.allclose(first, SmoothGrad(model, n_samples=3, seed=2)(x.float(), 2))
 
 
-@pytest.mark.parametrize(("rule", "theirs"), [("midpoint", "riemann_middle"), ("gauss_legendre", "gausslegendre")])
+@pytest.mark.parametrize(
+    ("rule", "theirs"),
+    [("midpoint", "riemann_middle"), ("right", "riemann_right"), ("gauss_legendre", "gausslegendre")],
+)
 def test_integrated_gradients_is_captums(model, x, rule, theirs, agree):
     baseline = batch(2, seed=9).double()
     got = IntegratedGradients(model, n_steps=7, baseline=baseline, rule=rule)(x, CLASSES)
@@ -101,11 +107,13 @@ def test_integrated_gradients_is_captums(model, x, rule, theirs, agree):
     agree("Integrated Gradients", f"captum {theirs}, sum over channels", got, want)
 
 
-@pytest.mark.parametrize("rule", ["midpoint", "gauss_legendre"])
+@pytest.mark.parametrize("rule", ["midpoint", "right", "gauss_legendre"])
 def test_integrated_gradients_is_a_sum_over_points(model, x, rule, agree):
     n, want = 3, torch.zeros_like(x)
     if rule == "midpoint":
         nodes = [(1 / 6, 1 / 3), (3 / 6, 1 / 3), (5 / 6, 1 / 3)]
+    elif rule == "right":  # eq. 3: k/n
+        nodes = [(1 / 3, 1 / 3), (2 / 3, 1 / 3), (1, 1 / 3)]
     else:  # the roots of the third Legendre polynomial, moved to [0, 1]
         root = 0.6**0.5 / 2
         nodes = [(0.5 - root, 5 / 18), (0.5, 8 / 18), (0.5 + root, 5 / 18)]
@@ -160,7 +168,7 @@ def test_options_that_cannot_work(x):
     model = toy_cnn()
     with pytest.raises(OptionError, match="black, zero, mean, blur, noise, or a color"):
         IntegratedGradients(model, baseline="nothing")
-    with pytest.raises(OptionError, match="midpoint, gauss_legendre"):
+    with pytest.raises(OptionError, match="midpoint, right, gauss_legendre"):
         IntegratedGradients(model, rule="trapezoid")
     with pytest.raises(OptionError, match="broadcasts to the batch"):
         IntegratedGradients(model, baseline=torch.zeros(4, 4))(x.float(), 1)
@@ -176,3 +184,55 @@ def test_chunks_and_neighbors_do_not_change_the_map(cls):
     alone = torch.cat([cls(model, **{n: 7})(x[i : i + 1], i) for i in range(3)])
     for other in (maps[1], maps[2], alone):
         torch.testing.assert_close(maps[0], other, rtol=1e-4, atol=1e-6)
+
+
+# ── channels and signs: one mechanism for the family ──────────────────────────────────────────────────────────────────
+
+READINGS = {
+    ("max_abs", False): lambda g: g.abs().amax(1),
+    ("max_abs", True): lambda g: torch.where(g.amax(1) >= -g.amin(1), g.amax(1), g.amin(1)),
+    ("mean", False): lambda g: (g[:, 0].abs() + g[:, 1].abs() + g[:, 2].abs()) / 3,
+    ("mean", True): lambda g: (g[:, 0] + g[:, 1] + g[:, 2]) / 3,
+    ("sum", False): lambda g: g[:, 0].abs() + g[:, 1].abs() + g[:, 2].abs(),
+    ("sum", True): lambda g: g[:, 0] + g[:, 1] + g[:, 2],
+}
+
+
+@pytest.mark.parametrize(("channels", "signed"), READINGS)
+def test_channels_become_one_value_in_plain_words(x, channels, signed, agree):
+    model = toy_cnn()
+    model.module.double().eval()
+    reading, how = READINGS[channels, signed], {"channels": channels, "signed": signed}
+    slopes = gradient(model, x)
+    agree("Saliency", f"literal, {channels}", Saliency(model, **how)(x, CLASSES), reading(slopes))
+    agree("Input × gradient", f"literal, {channels}", InputXGradient(model, **how)(x, CLASSES), reading(x * slopes))
+    draw = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(5)).double()
+    spread = torch.stack([image.max() - image.min() for image in x])[:, None, None, None]
+    noisy = gradient(model, x + 0.15 * spread * draw)
+    agree(
+        "SmoothGrad", f"literal, {channels}", SmoothGrad(model, n_samples=1, seed=5, **how)(x, CLASSES), reading(noisy)
+    )
+    ig = IntegratedGradients(model, n_steps=1, rule="right", baseline="zero", **how)(x, CLASSES)
+    agree("Integrated Gradients", f"literal, {channels}", ig, reading(x * slopes))
+
+
+FAMILY = [cls for cls in METHODS.values() if cls.card.family == "gradient"]
+
+
+@pytest.mark.parametrize("cls", FAMILY, ids=[cls.card.name for cls in FAMILY])
+def test_every_gradient_method_has_the_same_two_options(cls, x):
+    """The default is that of the card; the signed sum over channels is three times their mean."""
+    model, few = toy_cnn(), few_repetitions(cls)
+    assert cls(model).is_signed == cls.card.signed
+    assert not cls(model, signed=False, **few).is_signed
+    assert cls(model, signed=False, **few)(x.float(), CLASSES).min() >= 0
+    three, one = (cls(model, channels=c, signed=True, **few)(x.float(), CLASSES) for c in ("sum", "mean"))
+    assert three.min() < 0
+    torch.testing.assert_close(three, 3 * one)
+
+
+def test_an_explanation_is_signed_as_its_map_is(cat):
+    model = toy_cnn()
+    kinds = [seewhy.explain(model, cat, "saliency", signed=signed).signed for signed in (False, True)]
+    assert kinds == [False, True]
+    assert describe_method("s", Saliency(model, signed=True))["signed"]

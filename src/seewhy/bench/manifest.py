@@ -48,6 +48,7 @@ def describe_method(label: str, method: Method) -> dict[str, Any]:
     return {
         "label": label,
         **describe_card(method.card),
+        "signed": method.is_signed,
         "options": method.options,
         "cost": str(method.cost),
         "passes": method.cost.forward,

@@ -64,7 +64,8 @@ def method(
         title: Name as people write it.
         summary: One sentence: what the map shows.
         needs: What the model must offer.
-        signed: Whether negative values mean evidence against the target.
+        signed: Whether negative values mean evidence against the target (a method may have an option `signed`; this is
+            then its default).
         class_specific: Whether the map depends on the target.
         citation: Paper and equation.
         cost: Passes as a function of the configured method.
@@ -161,6 +162,11 @@ class Method:
     def shares_forwards(self) -> bool:
         """Whether several targets of one image (`image_index`) cost the forwards of one: yes, without gradients."""
         return Capability.GRADIENTS not in self.card.needs
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether negative values mean evidence against the target: as the card, unless an option `signed` decides."""
+        return bool(getattr(self, "signed", self.card.signed))
 
     @property
     def cut_layer(self) -> Layer | None:

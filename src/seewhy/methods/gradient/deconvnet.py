@@ -32,4 +32,4 @@ class Deconvnet(ReLUMethod):
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
-        return self.ruled_input_gradient(x, target).abs().amax(1)
+        return self.per_pixel(self.ruled_input_gradient(x, target))

@@ -26,11 +26,11 @@ class GuidedBackprop(ReLUMethod):
 
     ReLUs only, as modules or as functions, in place or not, ReLU6 among them (open where 0 < z < 6). A model without
     any is refused: its plain gradient would be another method. Where a model mixes ReLUs with other activations,
-    those keep their own derivative. Captum gives the channels one by one, with their sign.
+    those keep their own derivative. Captum gives the channels one by one, with their sign: `signed=True`.
     """
 
     rule = "guided"
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
-        return self.ruled_input_gradient(x, target).abs().amax(1)
+        return self.per_pixel(self.ruled_input_gradient(x, target))

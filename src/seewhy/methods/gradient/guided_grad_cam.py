@@ -60,7 +60,7 @@ class GuidedGradCAM(ReLUMethod):
         self.ensure_seen(mode)
         plain = gradient(score, kept[0], keep=True)
         mode.rule = self.rule
-        guided = gradient(score, x).abs().amax(1)
+        guided = self.per_pixel(gradient(score, x))
         pair = (self.model.to_grid(upcast(t.detach()), self._layer, x.shape[-2:]) for t in (kept[0], plain))
         cam = GradCAM.combine(*pair).relu()[:, None]
         return guided * F.interpolate(cam, x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]

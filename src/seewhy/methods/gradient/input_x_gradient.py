@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
-from seewhy.methods.base import Method, input_gradient, method
+from seewhy.methods.base import input_gradient, method
+from seewhy.methods.gradient.channels import PixelShares
 from seewhy.targets import Target
 
 
@@ -20,14 +21,15 @@ from seewhy.targets import Target
     citation="Shrikumar et al., Not Just a Black Box (2016)",
     cost=lambda self: Cost.whole(1, 1),
 )
-class InputXGradient(Method):
+class InputXGradient(PixelShares):
     """M_ij = Σ_c x_cij ∂f/∂x_cij, with x as the model gets it (normalized): zero input means the mean color.
 
-    Captum keeps the channels apart; the sum over them is ours, so that the map has one value for each pixel.
+    Captum keeps the channels apart. Their sum is ours, so that the map has one value for each pixel and shares out
+    the score; the CDAM paper's runs took the mean (`channels="mean"`), a third of it.
     """
 
     scores_once = True
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
-        return (x * input_gradient(self.model, x, target)).float().sum(1)
+        return self.per_pixel(x * input_gradient(self.model, x, target))

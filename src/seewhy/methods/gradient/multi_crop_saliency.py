@@ -9,7 +9,8 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
 from seewhy.errors import OptionError
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, gradient, method, option, repeat_target
+from seewhy.methods.base import BATCH_SIZE, chunks, gradient, method, option, repeat_target
+from seewhy.methods.gradient.channels import PixelMagnitudes
 from seewhy.targets import Target
 
 
@@ -23,7 +24,7 @@ from seewhy.targets import Target
     citation="Simonyan et al., Deep Inside Convolutional Networks (2013), arXiv:1312.6034, section 3.1",
     cost=lambda self: Cost.whole(self.crops, self.crops),
 )
-class MultiCropSaliency(Method):
+class MultiCropSaliency(PixelMagnitudes):
     """M_ij = mean over the crops k that hold pixel ij of max over channels of |∂f(T_k x)/∂x_cij|.
 
     The paper's ten crops: the four corners and the center, and each mirrored; `fraction` of the side (224 of 256
@@ -53,7 +54,7 @@ class MultiCropSaliency(Method):
         covered = torch.zeros_like(total[:1])
         for start, stop in chunks(len(views), batch, self.batch_size):
             grads = self._gradients(x, views[start:stop], repeat_target(target, batch, stop - start))
-            total += grads.float().abs().amax(2).sum(0)
+            total += self.per_pixel(grads).sum(0)
             for rows, cols, _ in views[start:stop]:
                 covered[:, rows, cols] += 1
         return total / covered

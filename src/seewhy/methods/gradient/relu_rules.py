@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from seewhy.errors import RequirementError
-from seewhy.methods.base import Method, gradient
+from seewhy.methods.base import gradient
+from seewhy.methods.gradient.channels import PixelMagnitudes
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.modes import BackwardMode, Operation, with_backward
 from seewhy.targets import Target
@@ -69,7 +70,7 @@ class ReLURule(BackwardMode):
         return with_backward(lambda: x.clamp(0, cap) if capped else x.relu(), backward, x, saved=(is_open,))
 
 
-class ReLUMethod(Method):
+class ReLUMethod(PixelMagnitudes):
     """Base of the methods that change ReLUs: a model without any is refused, not given a plain gradient."""
 
     scores_once = True

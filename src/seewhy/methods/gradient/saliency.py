@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
-from seewhy.methods.base import Method, input_gradient, method
+from seewhy.methods.base import input_gradient, method
+from seewhy.methods.gradient.channels import PixelMagnitudes
 from seewhy.targets import Target
 
 
@@ -20,11 +21,11 @@ from seewhy.targets import Target
     citation="Simonyan et al., Deep Inside Convolutional Networks (2013), arXiv:1312.6034, section 3.1",
     cost=lambda self: Cost.whole(1, 1),
 )
-class Saliency(Method):
-    """M_ij = max over channels of |∂f/∂x_cij|, at the input's resolution."""
+class Saliency(PixelMagnitudes):
+    """M_ij = max over channels of |∂f/∂x_cij|, at the input's resolution (`channels`, `signed`: other readings)."""
 
     scores_once = True
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
-        return input_gradient(self.model, x, target).abs().amax(1)
+        return self.per_pixel(input_gradient(self.model, x, target))

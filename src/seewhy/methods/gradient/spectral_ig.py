@@ -11,8 +11,9 @@ from torch import Tensor
 from seewhy.core.cards import Capability, Cost
 from seewhy.core.maps import upcast
 from seewhy.errors import OptionError, TargetError
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, gradient, method, option, repeat_target
+from seewhy.methods.base import BATCH_SIZE, chunks, gradient, method, option, repeat_target
 from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
+from seewhy.methods.gradient.channels import PixelShares
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Output, Target
 
@@ -27,7 +28,7 @@ from seewhy.targets import Output, Target
     citation="Spectral Integrated Gradients for Coarse-to-Fine Feature Attribution (2026)",
     cost=lambda self: Cost.whole(self.n_steps, self.n_steps),
 )
-class SpectralIG(Method):
+class SpectralIG(PixelShares):
     """M_ij = Σ_c Σ_k (γ(k/n) − γ((k−1)/n))_cij ∂p/∂x_cij (γ((k−½)/n)), p the probability of the class.
 
     γ(α) = x̃ + Σ_i a_i(α) s_i u_i v_iᵀ for each channel, with the SVD x − x̃ = Σ_i s_i u_i v_iᵀ, the strengths
@@ -68,7 +69,7 @@ class SpectralIG(Method):
             repeated = repeat_target(target, batch, stop - start)
             grad = score_gradient(self.model, points.flatten(0, 1), repeated, self.read_out).to(total.dtype)
             total += (grad.unflatten(0, (-1, batch)) * path(ends).diff(dim=0)).sum(0)
-        return total.sum(1)
+        return self.per_pixel(total)
 
 
 class SpectralPath:

@@ -92,7 +92,7 @@ class ARCC(Metric):
 
 def _evidence(maps: Tensor, method: Method) -> Tensor:
     """Return the positive part of signed maps, others as they are."""
-    return maps.clamp(min=0) if method.card.signed else maps
+    return maps.clamp(min=0) if method.is_signed else maps
 
 
 def _correlation(a: Float[Tensor, "batch rows cols"], b: Float[Tensor, "batch rows cols"]) -> Float[Tensor, "batch"]:

@@ -88,7 +88,7 @@ class Randomization(Metric):
         for k, (_, randomized) in enumerate(randomized_models(model, groups, self.seed)):
             randomized_maps = recompute_maps(rebind(method, randomized), x, target, maps, self.upsampling)
             correlations[:, k] = _rank_correlation(maps, randomized_maps)
-            similarities[:, k] = ssim(maps, randomized_maps, method.card.signed)
+            similarities[:, k] = ssim(maps, randomized_maps, method.is_signed)
         last = min(self.n_steps, len(layers)) - 1
         value = correlations.nanmean(1)
         reasons = {i: "every random model gives NaN" for i, nan in enumerate(value.isnan().tolist()) if nan}
