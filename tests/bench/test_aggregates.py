@@ -64,11 +64,12 @@ def test_values_meet_their_own_parts(folder):
 
 def test_images_are_resampled_with_all_their_maps():
     perfect = {"": np.array([0.9, 0.1, 0.9, 0.1]), "confidence": np.array([0.9, 0.1, 0.8, 0.2]), "objects": np.ones(4)}
-    two = np.array(["a", "a", "b", "b"])  # each image has one right and one wrong map: every resample is alike
+    perfect = {name: np.tile(values, 3) for name, values in perfect.items()}
+    two = np.repeat(list("abcdef"), 2)  # each image has one right and one wrong map: every resample is alike
     assert aggregate_with_interval("box_iou", "ap50", perfect, two) == (0.5, 0.5, 0.5)
-    mean, low, high = aggregate_with_interval("box_iou", "ap50", perfect, np.array(list("abcd")))
+    mean, low, high = aggregate_with_interval("box_iou", "ap50", perfect, np.array(list("abcdefghijkl")))
     assert (mean, low < 0.5 < high) == (0.5, True)
-    alone = aggregate_with_interval("box_iou", "ap50", perfect, np.array(["a"] * 4))
+    alone = aggregate_with_interval("box_iou", "ap50", perfect, np.array(["a"] * 12))
     assert alone[0] == 0.5
     assert np.isnan(alone[1:]).all()
     assert np.isnan(aggregate_with_interval("box_iou", "ap50", {"": np.full(2, np.nan)}, two[:2])).all()

@@ -151,7 +151,7 @@ def test_a_mistake_is_named_before_anything_is_loaded(changes, error, message):
         ({"data": '{name="scenes", splitt="multi"}'}, OptionError, "did you mean 'split'"),
         ({"data": '{name="voc", root="/nowhere"}'}, DataError, "nowhere"),
         ({"models": '["scenes_cn"]'}, UnknownNameError, "scenes_cnn"),
-        ({"methods": '["cdam"]'}, RequirementError, "serves none"),
+        ({"methods": '["cdam"]'}, RequirementError, "no method of the plan serves"),
         ({"methods": '["concept_cdam"]', "models": '["scenes_vit"]'}, RequirementError, "concept"),
         ({"methods": '[{name="grad_cam", layer="layer9"}]'}, SeewhyError, "layer"),
         (

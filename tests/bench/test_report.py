@@ -14,15 +14,18 @@ import pytest
 import synthetic
 from PIL import Image
 
+from seewhy.bench import stats
 from seewhy.bench.report import RunData, write_report
 from seewhy.bench.report.exports import escape_latex, latex, long_csv, markdown, wide_csv
 from seewhy.bench.report.galleries import disagreements, extremes, map_similarity
+from seewhy.bench.report.gaps import find_gaps
 from seewhy.bench.report.leaderboard import compute_leaderboard
 from seewhy.bench.report.page import gallery_metric
 from seewhy.bench.report.plots import distributions
 from seewhy.bench.report.published import published_value
 from seewhy.bench.report.summary import describe_failures, describe_leaders, format_number
 from seewhy.errors import DataError
+from seewhy.methods import METHODS
 from seewhy.viz.outlines import outlined
 
 
@@ -82,12 +85,12 @@ def test_a_row_written_twice_counts_once(folder, scores, tmp_path):
 
 
 def test_a_report_is_the_same_at_every_call_also_where_scores_are_ties(tmp_path):
-    tied = synthetic.write(tmp_path / "tied", n=12, per_image=1)
+    tied = synthetic.write(tmp_path / "tied", n=9, per_image=1)
     table = pq.read_table(tied / "rows" / "part.parquet")
     rounded = [None if value is None else round(value, 0) for value in table["value"].to_pylist()]
     pq.write_table(table.set_column(9, "value", pa.array(rounded, pa.float64())), tied / "rows" / "part.parquet")
     reports = set()
-    for _ in range(3):
+    for _ in range(2):
         run = RunData(tied)
         (panel,), info = run.panels, run.metrics["fidelity"]
         blocks = [*extremes(run, panel, info), *disagreements(run, panel, info)]
@@ -111,14 +114,81 @@ def test_words(run, scores):
     failed = " ".join(describe_failures(run))
     assert "8 of 960 scores have no value" in failed
     assert "8 × the map holds NaN (Occlusion <b>, e.g. <script>alert(1))" in failed
-    assert "cdam was not run on toy: needs tokens." in failed
+    assert "CDAM was not run on toy: needs tokens." in failed
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_or_two_images_make_a_report_without_intervals(tmp_path, n):
+    folder = synthetic.write(tmp_path / "few", n=n, per_image=1)
+    scores = compute_leaderboard(RunData(folder))
+    assert {(s.low, s.high) for s in scores} == {(None, None)}
+    assert all(s.mean is not None for s in scores if s.n)
+    page = write_report(folder).read_text("utf-8")
+    assert "±" not in page.replace("Mean ± half-width", "")
+    assert "± " not in (folder / "report.md").read_text("utf-8").replace("Mean ± half-width", "")
+    assert "nan" not in (folder / "report.csv").read_text("utf-8")
+
+
+def test_from_six_images_on_there_are_intervals(tmp_path):
+    fewest = stats.FEWEST_FOR_INTERVAL
+    assert 1 - 2 * 0.5**fewest >= stats.LEVEL > 1 - 2 * 0.5 ** (fewest - 1)
+    for n in (fewest, fewest - 1):
+        scores = compute_leaderboard(RunData(synthetic.write(tmp_path / f"{n}", n=n)))
+        (score,) = (s for s in scores if (s.method, s.metric) == ("lafam", "fidelity"))
+        assert (score.low is not None) == (n == fewest)
+
+
+def test_methods_that_cannot_serve_a_model_are_rows_with_a_reason_or_one_sentence(folder, tmp_path):
+    gone = tmp_path / "gaps"
+    shutil.copytree(folder, gone)
+    manifest = json.loads((gone / "manifest.json").read_text())
+    manifest["skipped"] += [
+        {"model": "toy", "method": m, "reason": f"{m} needs x; do y", "named": False} for m in METHODS
+    ]
+    (gone / "manifest.json").write_text(json.dumps(manifest))
+    plan = synthetic.PLAN + "[published.toy.cdam]\npointing_game = 0.25\n[published.toy.new_idea]\nfidelity = 7.5\n"
+    (gone / "plan.toml").write_text(plan)
+    run = RunData(gone)
+    assert [(gap.method, gap.title, gap.reason) for gap in find_gaps(run, run.panels[0])] == [
+        ("cdam", "CDAM", "needs tokens"),
+        ("new_idea", "new_idea", "the paper's own, not part of this run"),
+    ]
+    last = describe_failures(run)[-1]
+    assert last.startswith(f"{len(METHODS)} further methods cannot serve toy: ")
+    assert last.endswith(f"{list(METHODS.values())[-1].card.title}.")
+    tables = markdown(run, compute_leaderboard(run, resamples=10))
+    assert "| CDAM | – | – | – |" in tables
+    assert "CDAM: needs tokens." in tables
+    page = write_report(gone).read_text("utf-8")
+    assert page.count("paper 0.25") == page.count("paper 7.5") == 1
+
+
+def test_a_part_that_repeats_another_metric_is_no_second_column(folder, tmp_path):
+    twice = tmp_path / "twice"
+    shutil.copytree(folder, twice)
+    rows = pq.read_table(twice / "rows" / "part.parquet").to_pylist()
+    rows += [{**row, "metric": "contrast.own"} for row in rows if row["metric"] == "fidelity"]
+    rows += [{**row, "metric": "contrast.other"} for row in rows if row["metric"] == "compactness"]
+    rows += [{**row, "metric": "contrast", "value": i} for i, row in enumerate(rows[:9])]
+    pq.write_table(pa.Table.from_pylist(rows), twice / "rows" / "part.parquet")
+    manifest = json.loads((twice / "manifest.json").read_text())
+    manifest["metrics"][0]["unit"] = "score · %"
+    manifest["metrics"].append({"label": "contrast", "parts": {"own": True, "other": None}, "title": "Contrast"})
+    (twice / "manifest.json").write_text(json.dumps(manifest))
+    metrics = RunData(twice).metrics
+    assert list(metrics) == ["fidelity", "fidelity.mif", "pointing_game", "compactness", "contrast"]
+    assert [metrics[name].heading for name in ("fidelity", "fidelity.mif", "contrast")] == [
+        "Fidelity [score · %] ↑",
+        "Fidelity: mif [score · %] ↓",
+        "Contrast",
+    ]
 
 
 def test_published_figures(run, scores):
-    assert published_value(run, scores["grad_cam", "pointing_game"]) == 0.9
-    assert published_value(run, scores["lafam", "pointing_game"]) is None
+    assert published_value(run, "toy", "grad_cam", "pointing_game") == 0.9
+    assert published_value(run, "toy", "lafam", "pointing_game") is None
     run.plan["published"]["percent"] = True
-    assert published_value(run, scores["grad_cam", "pointing_game"]) == pytest.approx(0.009)
+    assert published_value(run, "toy", "grad_cam", "pointing_game") == pytest.approx(0.009)
     del run.plan["published"]["percent"]
 
 
@@ -166,7 +236,7 @@ def test_markdown_is_a_table_with_the_best_on_top(run, scores):
     first = next(m.label for m in run.metrics.values() if not m.is_part)
     best, *rest = sorted((s for s in scores.values() if s.metric == first), key=lambda s: -s.mean)
     titles = {"grad_cam": "Grad-CAM", "lafam": "LaFAM", "occlusion": "Occlusion &lt;b>"}
-    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {titles[s.method]}" for s in (best, *rest)]
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {titles[s.method]}" for s in (best, *rest)] + ["| CDAM"]
     assert lines[2].split(" | ")[1] == f"**{best.mean:.4g}** ± {(best.high - best.low) / 2:.2g}"
 
 
@@ -192,8 +262,8 @@ def test_a_method_without_a_score_on_a_model_has_no_row_there(run, scores):
     from seewhy.bench.report.page import _panel_tables
 
     told = [s for s in scores.values() if s.method != "occlusion"]
-    assert {len(block.rows) for block in _panel_tables(run, run.panels[0], told)} == {2}
-    assert {len(block.rows) for block in _panel_tables(run, run.panels[0], list(scores.values()))} == {3}
+    assert {len(block.rows) for block in _panel_tables(run, run.panels[0], told)} == {3}  # and the gap, CDAM
+    assert {len(block.rows) for block in _panel_tables(run, run.panels[0], list(scores.values()))} == {4}
 
 
 def test_a_yes_or_no_score_has_no_distribution(run):

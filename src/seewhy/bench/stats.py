@@ -18,6 +18,9 @@ from numpy import ndarray
 RESAMPLES = 2000
 LEVEL = 0.95
 ALPHA = 0.05
+FEWEST_FOR_INTERVAL = 6
+"""Below, not even the range of all values holds the median in 95 % of samples (1 − 2 · 0.5^n), so no resampling can."""
+
 FEWEST_IMAGES = 10
 """Below, a resampled difference takes too few values for a verdict."""
 
@@ -30,8 +33,8 @@ BLOCK = 4_000_000
 class Intervals:
     """Means over all maps with intervals, for each column.
 
-    NaN where a column has no value; interval and p also where it has values in one image only, and p where it has
-    them in fewer than `FEWEST_IMAGES`.
+    NaN where a column has no value; the interval also where it has values in fewer than `FEWEST_FOR_INTERVAL` images,
+    and p in fewer than `FEWEST_IMAGES`.
 
     Attributes:
         mean: Mean over all maps.
@@ -72,7 +75,9 @@ def intervals(
     deviations = _resampled(centered, counts.astype(np.float64), resamples, seed)
     images = (counts > 0).sum(0)
     tail = (1 - LEVEL) / 2
-    low, high = (np.where(images > 1, _add(mean, _quantile(deviations, q)), np.nan) for q in (tail, 1 - tail))
+    low, high = (
+        np.where(images >= FEWEST_FOR_INTERVAL, _add(mean, _quantile(deviations, q)), np.nan) for q in (tail, 1 - tail)
+    )
     return Intervals(mean, low, high, np.where(images >= FEWEST_IMAGES, _p(deviations, mean), np.nan))
 
 
@@ -144,9 +149,12 @@ def band(
     """Return means and half-widths of pointwise 95 % bands, 1.96 standard errors of a ratio of sums over images.
 
     For curves, where thousands of points would make the bootstrap dear: the closed form that the bootstrap tends to,
-    SE² = C/(C − 1) · Σ (sum − mean · count)² / (Σ counts)².
+    SE² = C/(C − 1) · Σ (sum − mean · count)² / (Σ counts)². NaN half-widths below `FEWEST_FOR_INTERVAL` images.
     """
     total, images = counts.sum(0), len(sums)
+    if images < FEWEST_FOR_INTERVAL:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return sums.sum(0) / total, np.full(sums.shape[1:], np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = sums.sum(0) / total
         error = np.sqrt(images / (images - 1) * ((sums - mean * counts) ** 2).sum(0)) / total

@@ -116,9 +116,11 @@ def _engine(name: str, workers: int) -> Engine | None:
 
 
 def _summary(store: Store, as_json: bool) -> None:
+    from seewhy.bench.report.gaps import describe_skipped
+
     counts = store.table(
         "SELECT model, method, count(DISTINCT entry) AS maps, count(value) AS values, "
-        "count(error) AS errors FROM rows WHERE method <> '' GROUP BY ALL ORDER BY ALL"
+        "count(error) AS errors FROM rows WHERE method <> '' AND metric <> '' GROUP BY ALL ORDER BY ALL"
     ).to_pylist()
     if as_json:
         common.print_json({"run": str(store.folder), "manifest": store.manifest, "methods": counts})
@@ -128,6 +130,8 @@ def _summary(store: Store, as_json: bool) -> None:
             f"{row['model']}  {row['method']}: {row['maps']} maps, {row['values']} values"
             + (f", {row['errors']} without" if row["errors"] else "")
         )
+    for sentence in describe_skipped(store.manifest):
+        typer.echo(sentence)
     typer.echo(f"{store.folder} (next: seewhy bench report {store.folder})")
 
 

@@ -201,6 +201,7 @@ class MetricCard:
         higher_is_better: None where neither is better.
         citation: paper and equation.
         passes: forward passes of the model per map, as a function of the configured metric.
+        unit: unit of the values and their parts; empty for shares, correlations and probabilities.
         parts: names of further values that come with the main one, each with its direction
             (`{"mif": False}`): a row `fidelity.mif` in results.
         aggregates: names of values that only a set of maps has, each with its direction; `Metric.aggregate` makes them.
@@ -218,6 +219,7 @@ class MetricCard:
     higher_is_better: bool | None
     citation: str
     passes: Callable[[Any], int] = lambda metric: 0
+    unit: str = ""
     parts: dict[str, bool | None] = dataclasses.field(default_factory=dict)
     aggregates: dict[str, bool | None] = dataclasses.field(default_factory=dict)
     monotone_invariant: bool = False

@@ -138,6 +138,7 @@ def local(benchmark: Benchmark, store: Store, units: list[WorkUnit], on_part: On
 
 def _build_manifest(benchmark: Benchmark, models: Sequence[ModelSummary]) -> dict[str, Any]:
     plan, data = benchmark.plan, benchmark.data
+    named = {entry.label for entry in plan.methods}
     methods: dict[str, dict[str, Any]] = {}
     for model in models:
         for label, description in model.methods.items():
@@ -166,7 +167,7 @@ def _build_manifest(benchmark: Benchmark, models: Sequence[ModelSummary]) -> dic
         "methods": list(methods.values()),
         "metrics": [describe_metric(label, metric) for label, metric in benchmark.metrics.items()],
         "skipped": [
-            {"model": model.label, "method": label, "reason": reason}
+            {"model": model.label, "method": label, "reason": reason, "named": label in named}
             for model in models
             for label, reason in model.skipped.items()
         ],

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from seewhy.bench import stats
-from seewhy.bench.report.run_data import Panel, RunData
+from seewhy.bench.report.infos import Panel
+from seewhy.bench.report.run_data import RunData
 from seewhy.metrics import METRICS
 
 RESAMPLES = 200
@@ -63,7 +64,8 @@ def aggregate_with_interval(
         seed: Seed of the resampling.
 
     Returns:
-        The value and the ends of its interval; NaN without any value, and for the interval with fewer than two images.
+        The value and the ends of its interval; NaN without any value, and for the interval with fewer than
+        `stats.FEWEST_FOR_INTERVAL` images.
     """
     aggregate = METRICS[metric].aggregate
     tensors = {key: torch.from_numpy(column) for key, column in values.items()}
@@ -74,7 +76,7 @@ def aggregate_with_interval(
     images = len(maps_of_image)
     generator = np.random.default_rng(seed)
     resampled = []
-    for _ in range(resamples if images > 1 else 0):
+    for _ in range(resamples if images >= stats.FEWEST_FOR_INTERVAL else 0):
         drawn_images = generator.integers(images, size=images)
         drawn = torch.from_numpy(np.concatenate([maps_of_image[i] for i in drawn_images]))
         resampled.append(aggregate({key: column[drawn] for key, column in tensors.items()})[name])

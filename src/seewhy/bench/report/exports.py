@@ -7,9 +7,11 @@ import io
 import re
 from collections.abc import Sequence
 
+from seewhy.bench.report.gaps import find_gaps
+from seewhy.bench.report.infos import MetricInfo, Panel
 from seewhy.bench.report.leaderboard import Score, methods_with_scores, scores_of
 from seewhy.bench.report.published import published_value
-from seewhy.bench.report.run_data import MetricInfo, Panel, RunData
+from seewhy.bench.report.run_data import RunData
 from seewhy.bench.report.summary import format_number
 
 LONG_COLUMNS = (
@@ -19,6 +21,7 @@ LONG_COLUMNS = (
     "method",
     "metric",
     "better",
+    "unit",
     "n",
     "images",
     "failed",
@@ -64,6 +67,7 @@ def long_csv(run: RunData, scores: Sequence[Score]) -> str:
                 score.method,
                 score.metric,
                 direction,
+                run.metrics[score.metric].unit,
                 score.n,
                 score.images,
                 score.failed,
@@ -75,7 +79,7 @@ def long_csv(run: RunData, scores: Sequence[Score]) -> str:
                 score.gap,
                 score.p,
                 score.level,
-                published_value(run, score),
+                published_value(run, score.panel.model, score.method, score.metric),
             ]
         )
     return _csv([LONG_COLUMNS, *rows])
@@ -114,6 +118,10 @@ def _latex_table(run: RunData, panel: Panel, scores: Sequence[Score]) -> str:
         + r" \\"
         for name in methods_with_scores(run, by_column)
     ]
+    for gap in find_gaps(run, panel):
+        lines.append(
+            rf"{escape_latex(gap.title)} & \multicolumn{{{len(metrics)}}}{{l}}{{{escape_latex(gap.reason)}}} \\"
+        )
     caption = escape_latex(f"{panel.model} on {panel.data} {panel.split}".strip())
     return "\n".join(
         [
@@ -161,6 +169,8 @@ def _markdown_table(run: RunData, panel: Panel, metrics: Sequence[MetricInfo], s
         [run.methods[name].title, *(_markdown_cell(by_column.get((name, m.label))) for m in shown)] for name in methods
     ]
     head = ["", *(m.heading for m in shown)]
+    gaps = find_gaps(run, panel)
+    rows += [[gap.title, *["–"] * len(shown)] for gap in gaps]
     lines = [head, ["---", *["--:"] * len(shown)], *rows]
     title = f"{panel.model} on {panel.data} {panel.split}".strip()
     return "\n".join(
@@ -170,6 +180,7 @@ def _markdown_table(run: RunData, panel: Panel, metrics: Sequence[MetricInfo], s
             *("| " + " | ".join(_escape_markdown(cell) for cell in line) + " |" for line in lines),
             "",
             "Mean ± half-width of the 95 % bootstrap interval over images; bold: best; ≈: not significantly worse.",
+            *(_escape_markdown(f"{gap.title}: {gap.reason}.") for gap in gaps),
             "",
         ]
     )

@@ -13,7 +13,8 @@ from PIL import Image
 
 from seewhy.bench.parts import READ
 from seewhy.bench.report.elements import Cell, Gallery, NumberTable, PageBlock
-from seewhy.bench.report.run_data import MetricInfo, Panel, RunData
+from seewhy.bench.report.infos import MetricInfo, Panel
+from seewhy.bench.report.run_data import RunData
 from seewhy.bench.report.summary import format_number
 from seewhy.core.maps import mean_ranks, resize
 from seewhy.errors import SeewhyError

@@ -11,7 +11,8 @@ from numpy import ndarray
 
 from seewhy.bench import stats
 from seewhy.bench.report.aggregates import aggregate_with_interval, load_values
-from seewhy.bench.report.run_data import Panel, RunData
+from seewhy.bench.report.infos import Panel
+from seewhy.bench.report.run_data import RunData
 
 OF_PANEL = "model = ? AND data = ? AND split = ? AND method <> '' AND metric <> ''"
 Column = tuple[str, str]

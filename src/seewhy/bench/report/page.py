@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from seewhy.bench import stats
 from seewhy.bench.report import galleries, plots
 from seewhy.bench.report.elements import Cell, CodeListing, Definitions, NumberTable, PageBlock, PageSection, Sentences
+from seewhy.bench.report.gaps import Gap, find_gaps
+from seewhy.bench.report.infos import MetricInfo, Panel
 from seewhy.bench.report.leaderboard import Score, methods_with_scores, scores_of
 from seewhy.bench.report.published import published_sources, published_value
-from seewhy.bench.report.run_data import MetricInfo, Panel, RunData
+from seewhy.bench.report.run_data import RunData
 from seewhy.bench.report.summary import (
     describe_failures,
     describe_leaders,
@@ -22,7 +24,8 @@ from seewhy.bench.report.summary import (
 LEGEND = (
     "Mean ± half-width of the 95 % interval (bootstrap over images). ★ best. ≈ not significantly worse than the "
     "best: two-sided paired bootstrap over the images that both have, Holm-adjusted over the methods, 5 %. "
-    f"No verdict below {stats.FEWEST_IMAGES} images. Reference maps do not use the model and have no rank. "
+    f"No interval below {stats.FEWEST_FOR_INTERVAL} images, no verdict below {stats.FEWEST_IMAGES}. "
+    "Reference maps do not use the model and have no rank. "
     "↑ higher is better, ↓ lower is better."
 )
 
@@ -98,6 +101,10 @@ def _panel_tables(run: RunData, panel: Panel, scores: Sequence[Score]) -> Iterat
             [Cell(run.methods[name].title), *(_cell(run, by_column.get((name, m.label))) for m in metrics)]
             for name in methods_with_scores(run, by_column, metrics[0].label)
         ]
+        rows += [
+            [Cell(gap.title, [gap.reason]), *(_gap_cell(run, panel, gap, m) for m in metrics)]
+            for gap in find_gaps(run, panel)
+        ]
         head = ["method", *(m.heading for m in metrics)]
         yield NumberTable(head, rows, title=" · ".join(part for part in (panel.title, name) if part))
 
@@ -105,7 +112,7 @@ def _panel_tables(run: RunData, panel: Panel, scores: Sequence[Score]) -> Iterat
 def _cell(run: RunData, score: Score | None) -> Cell:
     if score is None:
         return Cell("–")
-    paper = published_value(run, score)
+    paper = published_value(run, score.panel.model, score.method, score.metric)
     published = [f"paper {format_number(paper)}"] if paper is not None else []
     if score.mean is None:
         return Cell("no value", [f"{score.failed} failed", *published])
@@ -125,6 +132,11 @@ def _cell(run: RunData, score: Score | None) -> Cell:
     return Cell(
         f"{format_number(score.mean)}{mark}", [*half_width, ", ".join(counts), *published], best=score.rank == 1
     )
+
+
+def _gap_cell(run: RunData, panel: Panel, gap: Gap, metric: MetricInfo) -> Cell:
+    paper = published_value(run, panel.model, gap.method, metric.label)
+    return Cell("–", [f"paper {format_number(paper)}"] if paper is not None else [])
 
 
 def _agreement(run: RunData, scores: Sequence[Score]) -> PageSection:

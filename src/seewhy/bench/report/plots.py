@@ -11,8 +11,9 @@ from numpy import ndarray
 from seewhy.bench import stats
 from seewhy.bench.parts import READ
 from seewhy.bench.report.elements import BoxPlots, LineCharts
+from seewhy.bench.report.infos import MetricInfo, Panel
 from seewhy.bench.report.leaderboard import Score, to_matrices
-from seewhy.bench.report.run_data import MetricInfo, Panel, RunData
+from seewhy.bench.report.run_data import RunData
 
 WIDTH, HEIGHT = 360, 240
 LEFT, RIGHT, TOP, BOTTOM = 46, 16, 8, 34

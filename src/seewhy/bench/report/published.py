@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from seewhy.bench.report.leaderboard import Score
 from seewhy.bench.report.run_data import RunData
 
+RESERVED = ("source", "note", "percent")
+"""Keys of `[published]` that are no model or method."""
 
-def published_value(run: RunData, score: Score) -> float | None:
+
+def published_value(run: RunData, model: str, method: str, metric: str) -> float | None:
     """Return the paper's value in our unit, if the plan has it.
 
     `[published.MODEL.METHOD] METRIC = value`, or `[published.METHOD]` for every model; `percent = true`: the paper
     prints a hundred times our unit. METRIC may be written `fidelity.mif` in quotes.
     """
     published = run.plan.get("published") or {}
-    for table in (published.get(score.panel.model), published):
-        value = _lookup(_lookup(table, score.method), score.metric)
+    for table in (published.get(model), published):
+        value = _lookup(_lookup(table, method), metric)
         if isinstance(value, int | float):
             return value / 100 if published.get("percent") else float(value)
     return None

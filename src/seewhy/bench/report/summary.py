@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from seewhy.bench import stats
+from seewhy.bench.report.gaps import describe_skipped
+from seewhy.bench.report.infos import MetricInfo, Panel
 from seewhy.bench.report.leaderboard import Score
-from seewhy.bench.report.run_data import MetricInfo, Panel, RunData
+from seewhy.bench.report.run_data import RunData
 
 SHOWN_REASONS = 5
 """Reasons of failures that are listed."""
@@ -108,10 +110,7 @@ def describe_failures(run: RunData) -> list[str]:
         sample, reason = broken[0]
         images = "1 image" if len(broken) == 1 else f"{len(broken)} images"
         sentences.append(f"{images} gave no result, e.g. {sample}: {reason}.")
-    for entry in run.manifest.get("skipped") or ():
-        reason = entry["reason"].partition("; ")[0]  # what to do next is for who writes the plan
-        sentences.append(f"{entry['method']} was not run on {entry['model']}: {reason}.")
-    return sentences + [str(warning) for warning in run.manifest.get("warnings") or ()]
+    return sentences + describe_skipped(run.manifest) + [str(warning) for warning in run.manifest.get("warnings") or ()]
 
 
 def describe_predictions(run: RunData, panel: Panel) -> list[str]:

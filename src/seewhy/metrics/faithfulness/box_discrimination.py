@@ -20,6 +20,7 @@ from seewhy.metrics.inputs import required
     higher_is_better=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 8",
     passes=lambda self: len(self.sizes) * self.n_samples + 1,
+    unit="patches",
     parts={"own": True, "contrast": False},
     stochastic=True,
 )

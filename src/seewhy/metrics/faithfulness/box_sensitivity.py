@@ -19,6 +19,7 @@ from seewhy.metrics.faithfulness.random_boxes import RandomBoxes
     higher_is_better=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, section 3.5",
     passes=lambda self: len(self.sizes) * self.n_samples + 1,
+    unit="patches",
     stochastic=True,
 )
 class BoxSensitivity(RandomBoxes):

@@ -47,6 +47,7 @@ class FidelityCurves(ModelMetric):
     higher_is_better=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, section 3.5",
     passes=lambda self: 2 * self.n_steps,
+    unit="score · %",
     parts={"mif": False, "lif": True},
     monotone_invariant=True,
 )

@@ -20,6 +20,7 @@ from seewhy.metrics.inputs import required
     higher_is_better=True,
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 7",
     passes=lambda self: 4 * self.n_steps - 2,
+    unit="score · %",
     parts={"own": True, "contrast": False},
     monotone_invariant=True,
 )

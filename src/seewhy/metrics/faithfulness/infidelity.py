@@ -22,6 +22,7 @@ from seewhy.metrics.faithfulness.random_boxes import GRID, RandomBoxes
     higher_is_better=False,
     citation="Yeh et al., On the (In)fidelity and Sensitivity of Explanations (NeurIPS 2019), definition 2.1",
     passes=lambda self: len(self.sizes) * self.n_samples + 1,
+    unit="score²",
     stochastic=True,
 )
 class Infidelity(RandomBoxes):
