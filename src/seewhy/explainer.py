@@ -33,11 +33,17 @@ class ConstantMapWarning(UserWarning):
 
 
 class Answer(NamedTuple):
-    """One class that a model answers: its name, its logit and its probability."""
+    """One class that a model answers, or one quantity.
+
+    Attributes:
+        label: Its name.
+        logit: Its logit, or its value.
+        probability: Its probability; None for a quantity.
+    """
 
     label: str
     logit: float
-    probability: float
+    probability: float | None
 
 
 @dataclass
@@ -185,13 +191,17 @@ def explain_each(
 
 
 def top_answers(model: VisionModel, output: Output, row: int = 0, k: int = 5) -> list[Answer]:
-    """Return the model's k best answers for one image of a batch."""
+    """Return the model's k best answers for one image of a batch; of quantities the first k."""
     if output.logits is None:
         return []
     logits = output.logits[row].float()
-    probabilities = model.probabilities(logits[None])[0]
-    best = logits.topk(min(k, len(logits)))
+    k = min(k, len(logits))
     names = model.class_names
+    if model.structure.regression:
+        values = logits[:k].tolist()
+        return [Answer(names[i] if names else f"output {i}", value, None) for i, value in enumerate(values)]
+    probabilities = model.probabilities(logits[None])[0]
+    best = logits.topk(k)
     return [
         Answer(names[i] if names and i < len(names) else f"class {i}", logit, probabilities[i].item())
         for logit, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
@@ -339,7 +349,11 @@ class _Run:
         if target is None or not method.card.class_specific:
             return {"kind": "none", "label": ""}
         description = target.describe(row, self.model.class_names)
-        if output is not None and output.logits is not None and description["kind"] == "class":
+        if output is None or output.logits is None:
+            return description
+        if description["kind"] == "output":
+            description["value"] = output.logits[row, description["index"]].item()
+        if description["kind"] == "class":
             index = description["index"]
             probabilities = self.model.probabilities(output.logits[row : row + 1].float())
             description["logit"] = output.logits[row, index].item()

@@ -55,6 +55,7 @@ Concept = Annotated[
 ]
 Reference = Annotated[Path | None, typer.Option(help="Use similarity to a reference image as the target.")]
 Measure = Annotated[str, typer.Option(help="Similarity for --concept and --reference: dot, cosine or l2.")]
+Against = Annotated[bool, typer.Option("--against", help="Explain what speaks against the target.")]
 LayerName = Annotated[str | None, typer.Option("--layer", help="Layer, by dotted name (see `seewhy info MODEL`).")]
 Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="name=value, e.g. n_samples=10; repeatable.")]
 MaxPixels = Annotated[int, typer.Option(help="Refuse to decode images larger than this.")]
@@ -153,6 +154,7 @@ def requested_targets(
     concept: Path | None,
     reference: Path | None,
     measure: str,
+    against: bool = False,
 ) -> list[TargetLike]:
     """Return the targets that the options name; by default the model's own answer."""
     from seewhy import targets
@@ -162,7 +164,8 @@ def requested_targets(
         requested.append(targets.concept(model, concept, measure=measure, name=f"concept {concept.name}"))
     if reference is not None:
         requested.append(targets.reference(model, reference, measure=measure, name=f"like {reference.name}"))
-    return requested or [None]
+    requested = requested or [None]
+    return [targets.against(model, target) for target in requested] if against else requested
 
 
 def number_repeats(names: Iterable[str]) -> list[str]:

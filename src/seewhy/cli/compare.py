@@ -25,6 +25,7 @@ def compare(
     concept: common.Concept = None,
     reference: common.Reference = None,
     measure: common.Measure = "dot",
+    against: common.Against = False,
     layer: common.LayerName = None,
     option: common.Options = None,
     out: Annotated[
@@ -56,7 +57,7 @@ def compare(
 
     common.figure_path(out, ".html", ".htm")
     loaded = common.load(model, architecture, device, zero_shot, template)
-    targets = common.requested_targets(loaded, target, top, concept, reference, measure)
+    targets = common.requested_targets(loaded, target, top, concept, reference, measure, against)
     catalog = [] if method else _supported_methods(loaded, with_concepts=concept is not None)
     quick: dict[str, dict[str, Any]] = {}
     if not full:

@@ -85,7 +85,7 @@ def _image_section(name: str, outcome: Outcome, out: Path) -> Section:
     return Section(
         heading=name,
         intro=f"The network answers “{first}”, then “{second}”.",
-        bars=[Bar(answer.label, answer.probability) for answer in outcome.top],
+        bars=[Bar(answer.label, answer.probability or 0.0) for answer in outcome.top],
         bars_title="Its five best answers",
         figures=[
             Figure(

@@ -11,7 +11,7 @@ from seewhy.cli import common
 from seewhy.errors import ConstantMapError
 
 if TYPE_CHECKING:
-    from seewhy.explainer import Outcome
+    from seewhy.explainer import Answer, Outcome
     from seewhy.explanation import Explanation
 
 Row = dict[str, Any]
@@ -26,6 +26,7 @@ def explain(
     concept: common.Concept = None,
     reference: common.Reference = None,
     measure: common.Measure = "dot",
+    against: common.Against = False,
     layer: common.LayerName = None,
     option: common.Options = None,
     out: common.Out = Path("out/explain"),
@@ -45,7 +46,7 @@ def explain(
 
     loaded = common.load(model, architecture, device, zero_shot, template)
     methods = common.configured_methods(loaded, method, layer, option)
-    targets = common.requested_targets(loaded, target, top, concept, reference, measure)
+    targets = common.requested_targets(loaded, target, top, concept, reference, measure, against)
     paths = common.expand_folders(images)
     names = common.number_repeats(path.stem for path in paths)
     outcomes = explain_each(loaded, paths, methods, targets, batch_size=batch_size, max_pixels=max_pixels)
@@ -102,5 +103,9 @@ def _report(outcome: Outcome, folder: Path, rows: list[Row]) -> None:
         if row["error"]:
             common.report_error(outcome.source, row["error"])
     if not outcome.error:
-        best = ", ".join(f"{answer.label} {answer.probability:.0%}" for answer in outcome.top[:3])
+        best = ", ".join(map(_text, outcome.top[:3]))
         typer.echo(f"{outcome.source}: {best + ' → ' if best else ''}{folder / 'grid.png'}")
+
+
+def _text(answer: Answer) -> str:
+    return f"{answer.label} " + (f"{answer.logit:.4g}" if answer.probability is None else f"{answer.probability:.0%}")

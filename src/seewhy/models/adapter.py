@@ -48,7 +48,7 @@ from seewhy.models.layers import LayerIndex, LayerLike
 from seewhy.models.partial import BlockTokens, ModelTail
 from seewhy.models.structure import Block, Layer, Structure
 from seewhy.models.text import PLAIN, TextEncoder, ZeroShotHead
-from seewhy.targets import Output, Target, TargetLike, as_target
+from seewhy.targets import Output, Target, TargetLike, as_outputs, as_target
 
 PreprocessFunction = Callable[[Image.Image], Tensor]
 """From an image to the model's input, (channels, rows, cols)."""
@@ -65,7 +65,7 @@ class VisionModel:
         structure: Where it keeps what.
         name: For messages and manifests; default: the module's class.
         preprocess: From a PIL image to (channels, rows, cols); default: ImageNet's.
-        class_names: One for each class.
+        class_names: One for each class; of a head with one logit also two, "no" and "yes".
         text: The text side of a model of images and texts.
     """
 
@@ -84,6 +84,8 @@ class VisionModel:
         self.name = name or type(module).__name__
         self.preprocess: PreprocessFunction = preprocess or Preprocess()
         self.class_names = tuple(class_names) if class_names else None
+        if self.class_names and len(self.class_names) == 2 and self.classes == 1 and not structure.regression:
+            self.structure = structure.with_opposite_logits()
         self.text = text
 
     def __repr__(self) -> str:
@@ -128,7 +130,12 @@ class VisionModel:
             UnknownNameError: There is no class of that name.
         """
         has_logits = Capability.LOGITS in self.structure.capabilities
-        return as_target(spec, self.class_names, has_logits, self.text and self.embed_text)
+        if not self.structure.regression:
+            return as_target(spec, self.class_names, has_logits, self.text and self.embed_text)
+        if spec is None and self.classes != 1:
+            outputs = ", ".join(self.class_names or map(str, range(self.classes or 2)))
+            raise TargetError(f"this model gives several quantities ({outputs}); say which: target={outputs[0]!r}")
+        return as_outputs(as_target(0 if spec is None else spec, self.class_names, has_logits))
 
     def embed_text(self, prompts: Sequence[str], templates: Sequence[str] = PLAIN) -> Float[Tensor, "prompts dim"]:
         """Embed prompts where the image embeddings are, as unit vectors.
@@ -493,8 +500,13 @@ class VisionModel:
         return load_image(pixels if pixels.shape[0] in (1, 3) else pixels[:1])
 
     def probabilities(self, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
-        """Compute the softmax over classes, or a sigmoid for each where the classes do not exclude each other."""
-        return logits.sigmoid() if self.structure.multi_label else logits.softmax(-1)
+        """Compute the softmax over classes, or a sigmoid for each where the classes do not exclude each other.
+
+        A single logit is that of "yes" against "no". Quantities of a regression head stay as they are.
+        """
+        if self.structure.regression:
+            return logits
+        return logits.sigmoid() if self.structure.multi_label or logits.shape[-1] == 1 else logits.softmax(-1)
 
     def output(self, images: ImageLike | Sequence[ImageLike]) -> Output:
         """Compute logits and embedding of images, with the model's own preprocessing.

@@ -6,9 +6,10 @@ Users whose model is found wrongly, or not at all, make a `Structure` of their o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from seewhy.core.cards import Capability
@@ -75,6 +76,24 @@ def read_tensor(raw: Any, embedding: Tensor | None) -> Output:
 
 
 @dataclass(frozen=True)
+class OppositeLogits:
+    """Reads the one logit of a yes-or-no head as the logits (−z, z) of "no" and "yes".
+
+    Attributes:
+        read: How the one logit is read.
+    """
+
+    read: ReadOutput
+
+    def __call__(self, raw: Any, head_input: Tensor | None) -> Output:
+        """Return both logits: the sigmoid of each is its probability, and the two add up to one."""
+        output = self.read(raw, head_input)
+        if output.logits is None or output.logits.shape[1:] != (1,):
+            return output
+        return Output(logits=torch.cat([-output.logits, output.logits], 1), embedding=output.embedding)
+
+
+@dataclass(frozen=True)
 class Structure:
     """Where a model keeps what. One file per source makes these; users can make their own.
 
@@ -97,6 +116,7 @@ class Structure:
         has_gradients: Whether autograd sees through it; False for a function that only answers.
         classes: The number of logits, where the head does not tell.
         multi_label: Whether each logit stands for itself (sigmoid), not against the others (softmax).
+        regression: Whether the result holds quantities (ages, sizes), which have no probabilities.
         note: What a person should know (`seewhy info` prints it).
     """
 
@@ -117,7 +137,12 @@ class Structure:
     has_gradients: bool = True
     classes: int | None = None
     multi_label: bool = False
+    regression: bool = False
     note: str = ""
+
+    def with_opposite_logits(self) -> Structure:
+        """Return the structure of a one-logit head with a logit for "no" beside the one for "yes"."""
+        return replace(self, read=OppositeLogits(self.read), classes=2, multi_label=True)
 
     @property
     def capabilities(self) -> frozenset[Capability]:

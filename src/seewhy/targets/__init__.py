@@ -4,12 +4,14 @@ A target turns a model's `Output` into one number per image. Every method takes 
 method is also a label-free method when the target is made of the embedding.
 """
 
+from seewhy.targets.against import Against as Against, against as against
 from seewhy.targets.base import Output as Output, PerImage as PerImage, Target as Target
 from seewhy.targets.classes import (
     ClassTarget as ClassTarget,
     Rank as Rank,
     Regression as Regression,
     Truth as Truth,
+    as_outputs as as_outputs,
     class_index as class_index,
     top as top,
 )

@@ -15,7 +15,8 @@ from torch import Tensor
 from seewhy.core.cards import Capability
 from seewhy.core.class_names import find_class
 from seewhy.errors import TargetError
-from seewhy.targets.base import Output, Target
+from seewhy.targets.against import Against
+from seewhy.targets.base import Output, PerImage, Target
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,24 @@ class Rank(Target):
     def label(self, row: int, names: Sequence[str] | None = None) -> str:
         """Name the rank."""
         return f"top-{self.rank}"
+
+
+def as_outputs(target: Target) -> Target:
+    """Return the target with each class in it read as an output of a regression head.
+
+    Raises:
+        TargetError: It is a rank among classes, which quantities do not have.
+    """
+    if isinstance(target, PerImage):
+        return PerImage(tuple(map(as_outputs, target.targets)))
+    if isinstance(target, Against):
+        return replace(target, target=as_outputs(target.target))
+    if isinstance(target, Rank | Truth):
+        raise TargetError(
+            f"the outputs of this model are quantities, not classes, so there is no {target.label(0)!r}; "
+            "give the number or name of an output"
+        )
+    return replace(target, kind="output") if isinstance(target, ClassTarget) else target
 
 
 def top(k: int) -> list[Target]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability
 from seewhy.core.maps import upcast
+from seewhy.targets.against import Against
 from seewhy.targets.base import Output, PerImage, Target
 from seewhy.targets.classes import ClassTarget, Rank
 
@@ -59,5 +60,8 @@ def as_probability(target: Target, model: Probabilities) -> Target:
     """Return the target with each class in it scored by its probability; other kinds stay as they are."""
     if isinstance(target, PerImage):
         return PerImage(tuple(as_probability(each, model) for each in target.targets))
+    if isinstance(target, Against):
+        inner = as_probability(target.target, model)
+        return target if inner is target.target else Against(inner, offset=1.0)
     is_class = isinstance(target, Rank) or (isinstance(target, ClassTarget) and target.kind == "class")
     return Probability(target, model) if is_class else target

@@ -104,12 +104,13 @@ def model_records(setup: ModelSetup, batch: SampleBatch) -> list[Record]:
         correct = None
         if setup.classes is not None and labels:
             correct = float(predictions[target.row] in {setup.classes[label] for label in labels})
-        values = {
-            "logit": logit.item(),
-            "probability": probabilities[target.row, target.class_index].item(),
-            "rank": float(1 + int((logits[target.row] > logit).sum())),
-            "correct": correct,
-        }
+        values: dict[str, float | None] = {"logit": logit.item()}
+        if not setup.model.structure.regression:  # quantities have neither probability nor rank
+            values |= {
+                "probability": probabilities[target.row, target.class_index].item(),
+                "rank": float(1 + int((logits[target.row] > logit).sum())),
+                "correct": correct,
+            }
         for name, value in values.items():
             records.append(_identify(setup, batch, target, "", metric=f"model.{name}", value=value))
     return records

@@ -158,8 +158,9 @@ def _answered(inputs: MetricInputs) -> Bool[Tensor, "batch"]:
     logits = _logits(inputs)
     labels = required(inputs.labels, "labels")
     score = ClassTarget(tuple(labels.tolist())).score(Output(logits=logits))
-    multi_label = inputs.model_inputs.model.structure.multi_label
-    return score >= 0 if multi_label else score >= logits.amax(1)
+    # a single logit is that of "yes" against "no"
+    independent = inputs.model_inputs.model.structure.multi_label or logits.shape[1] == 1
+    return score >= 0 if independent else score >= logits.amax(1)
 
 
 def _density(evidence: Tensor, region: Bool[Tensor, "batch rows cols"]) -> Float[Tensor, "batch"]:

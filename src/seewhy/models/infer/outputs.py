@@ -20,13 +20,22 @@ EMBEDDING_NOTE = (
 )
 
 
+OUTPUTS = ("logits", "regression", "embedding")
+"""What a module can return."""
+
+BINARY_NOTE = (
+    "the one output is taken for the logit of a yes-or-no question; "
+    "if it is a quantity say wrap(module, output='regression')"
+)
+
+
 @dataclass(frozen=True)
 class OutputHints:
     """What the user said of the result, where it is not None.
 
     Attributes:
         head: The module from embedding to logits.
-        output: What the module returns, "logits" or "embedding".
+        output: What the module returns, "logits", "regression" or "embedding".
         read: From what the module returns and the head's input to an `Output`.
         named: Whether class names were given.
     """
@@ -37,8 +46,8 @@ class OutputHints:
     named: bool = False
 
     def __post_init__(self) -> None:
-        if self.output not in (None, "logits", "embedding"):
-            raise UnknownNameError("output", str(self.output), ("logits", "embedding"))
+        if self.output not in (None, *OUTPUTS):
+            raise UnknownNameError("output", str(self.output), OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ def infer_output(trace: Trace, hints: OutputHints) -> OutputSpec:
             f"the module returns shape {tuple(raw.shape)}, not (batch, classes); make it so: "
             "wrap(module, read=lambda raw, embedding: Output(logits=…, embedding=embedding))"
         )
-    if head is None and hints.output != "logits" and not hints.named:
+    if head is None and hints.output in (None, "embedding") and not hints.named:
         note = "" if hints.output else EMBEDDING_NOTE
         return OutputSpec(raw, raw, read_tensor, head=None, has_logits=False, has_embedding=True, note=note)
     return OutputSpec(
@@ -97,6 +106,7 @@ def infer_output(trace: Trace, hints: OutputHints) -> OutputSpec:
         head=head.name if head else None,
         has_logits=True,
         has_embedding=head is not None,
+        note=BINARY_NOTE if raw.shape[1] == 1 and hints.output is None else "",
     )
 
 

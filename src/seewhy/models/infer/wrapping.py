@@ -42,6 +42,7 @@ def wrap(
     prefix_tokens: int | None = None,
     head: str | nn.Module | None = None,
     output: str | None = None,
+    output_names: Sequence[str] | None = None,
     read: ReadOutput | None = None,
     input_size: int | tuple[int, ...] | None = None,
     multi_label: bool = False,
@@ -58,14 +59,17 @@ def wrap(
             are taken off.
         preprocess: From a PIL image to (channels, rows, cols); default: what the library tells of its module, else
             ImageNet's (see `seewhy.core.preprocess`).
-        class_names: A list, a dict from index to name, or a text file with a name on each line.
+        class_names: A list, a dict from index to name, or a text file with a name on each line. A head with one
+            logit can have two: "no" and "yes".
         name: For messages and manifests.
         layers: The feature layers from shallow to deep, by dotted name, instead of those found.
         layout: Of maps whose layout is not evident, `nchw` or `nhwc`; with `layers` also `tokens`.
         patch_size: Pixels per patch, where it cannot be found.
         prefix_tokens: Class and register tokens before the patch tokens, where they cannot be counted.
         head: The module from embedding to logits, where it is not the linear layer that gives the result.
-        output: What the module returns, "logits" or "embedding", where it cannot be told.
+        output: What the module returns, "logits", "regression" (quantities, which have no probabilities) or
+            "embedding", where it cannot be told.
+        output_names: One for each quantity of a regression head.
         read: From what the module returns and the head's input to an `Output`, for dicts, tuples and maps.
         input_size: Of the images that the module takes: side, (rows, cols) or (channels, rows, cols); default: what
             `preprocess` gives.
@@ -78,6 +82,10 @@ def wrap(
         ModelError: Not a module that can be opened up, or it does not run on such images.
         OptionError: The class names cannot be read, or do not fit the classes.
     """
+    if output_names is not None:
+        if class_names is not None or output not in (None, "regression"):
+            raise OptionError("output_names are those of quantities; classes have class_names")
+        output = "regression"
     module = unwrapped(module)
     source = source_of(module)
     text = source.text(module, tokenizer) if tokenizer is not None and isinstance(source, HasText) else None
@@ -90,16 +98,23 @@ def wrap(
     if structure is None:
         layout_hints = LayoutHints(layout, _pair(patch_size), prefix_tokens)
         output_hints = OutputHints(head, output, read, named=class_names is not None)
-        has_hints = layers is not None or layout_hints != LayoutHints()
-        has_hints = has_hints or output_hints != OutputHints(named=output_hints.named)
+        has_hints = layers is not None or layout_hints != LayoutHints() or output not in (None, "regression")
+        has_hints = has_hints or head is not None or read is not None
         structure = None if has_hints or source is None else _known_structure(source, module)
         if structure is None:
             structure = _infer(module, _size(input_size, preprocess), layers, layout_hints, output_hints)
-        structure = replace(structure, multi_label=multi_label or structure.multi_label)
-    names = read_class_names(class_names)
+        structure = replace(
+            structure,
+            multi_label=multi_label or structure.multi_label,
+            regression=output == "regression" or structure.regression,
+        )
+    names = read_class_names(output_names or class_names)
     model = VisionModel(module, structure, name=name, preprocess=preprocess, class_names=names, text=text)
-    if names and structure.classes not in (None, len(names)):
-        raise OptionError(f"{len(names)} class names for {structure.classes} classes; give one for each")
+    if names and model.classes not in (None, len(names)):
+        kind = "output" if structure.regression else "class"
+        raise OptionError(
+            f"{len(names)} {kind} names for {model.classes} {kind}{'es' if kind == 'class' else 's'}; give one for each"
+        )
     return model
 
 

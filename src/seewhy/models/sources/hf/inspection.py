@@ -109,6 +109,7 @@ def structure(module: nn.Module) -> Structure:
         "head": heads[0] if heads else None,
         "note": _note(module, heads),
         "multi_label": config.problem_type == "multi_label_classification",
+        "regression": bool(heads) and _is_regression(config),
     }
     kind = TYPES[config.model_type].kind
     if kind == "conv":
@@ -200,6 +201,11 @@ def _call(module: nn.Module, trunk: Any) -> dict[str, Any]:
     # the library interpolates from a square grid of positions only
     possible = passed and "interpolate_pos_encoding" in inner and rows == cols
     return {"interpolate_pos_encoding": True} if possible else {}
+
+
+def _is_regression(config: Any) -> bool:
+    """Tell whether the library trains this head by squared errors: where it says so, or has a single output."""
+    return config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1)
 
 
 def _averages(module: Any, heads: list[str]) -> bool:
