@@ -6,6 +6,7 @@ import json
 import pickle
 import tomllib
 import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -125,6 +126,9 @@ def test_threshold_and_seed_reach_the_metrics_that_have_them():
         ({"protocol": '{threshold="otsa"}'}, OptionError, "otsu"),  # also where no metric has a threshold
         ({"protocol": "{threshold=5}"}, OptionError, "threshold = 5.*share"),
         ({"protocol": "{threshold=true}"}, OptionError, "threshold must be a rule"),
+        ({"protocol": '{normalize="min"}'}, OptionError, "none, minmax, max, got 'min'"),
+        ({"protocol": "{preprocess={mean=[0, 0, 0]}}"}, OptionError, "has no option 'mean'; use size, resize, crop"),
+        ({"protocol": '{preprocess={crop="left"}}'}, OptionError, "preprocess cannot be used .unknown crop 'left'"),
         ({"published": "3"}, OptionError, "published must be a table"),
         ({"seed": "true"}, OptionError, "seed must be an integer, got true"),
         ({"seed": "-1"}, OptionError, "seed must be at least 0, got -1"),
@@ -169,8 +173,6 @@ def test_what_cannot_work_together_is_named_before_the_first_forward(changes, er
 
 
 def test_data_without_masks_refuse_metrics_that_need_them(monkeypatch):
-    from dataclasses import replace
-
     from seewhy.core.cards import Requirement
     from seewhy.data import Scenes
 
@@ -185,6 +187,16 @@ def test_a_method_that_serves_only_one_of_two_models_is_skipped_for_the_other():
     models = Benchmark(Plan.parse(text(models='["scenes_cnn", "scenes_vit"]', methods='["lafam", "cdam"]'))).check()
     assert [list(model.skipped) for model in models] == [["cdam"], []]
     assert [list(model.methods) for model in models] == [["random", "lafam"], ["random", "lafam", "cdam"]]
+
+
+def test_a_plan_changes_what_every_model_sees_but_not_its_colors():
+    models = '["scenes_cnn", {name="again", source="scenes_cnn"}]'
+    changes = "{preprocess={size=[32, 48], resize=[32, 48], crop='squash'}}"
+    benchmark = Benchmark(Plan.parse(text(models=models, protocol=changes)))
+    plain = Benchmark(Plan.parse(text())).setup("scenes_cnn").model.preprocess
+    for label in ("scenes_cnn", "again"):
+        changed = benchmark.setup(label).model.preprocess
+        assert changed == replace(plain, size=(32, 48), resize=(32, 48), crop="squash")
 
 
 def test_a_file_is_named_in_messages(tmp_path):

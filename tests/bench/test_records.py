@@ -21,6 +21,7 @@ from seewhy.bench.execute.records import (
     map_records,
     metric_records,
     model_records,
+    normalize_maps,
 )
 from seewhy.bench.execute.scoring import measure, out_of_memory
 from seewhy.bench.map_maker import MapMaker
@@ -31,7 +32,7 @@ from seewhy.bench.store import ROWS, Store
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import ModelError
 from seewhy.methods import GradCAM, LaFAM
-from seewhy.metrics import BoxDiscrimination, Fidelity, Measurement, PointingGame
+from seewhy.metrics import BoxDiscrimination, Fidelity, Measurement, PointingGame, Sparseness
 
 PLAN = """
 models = ["toy"]
@@ -65,6 +66,28 @@ def make_setup(metrics=None, classes=CLASSES, keep_maps="true"):
 
 def samples(*rows):
     return [(10 + row, Zoo()[row]) for row in rows]
+
+
+def test_a_protocol_normalizes_each_map_by_its_own_values():
+    maps = torch.tensor([[[-1.0, 0], [1, 3]], [[5, 5], [5, 5]], [[2, 4], [6, 10]]])
+    assert normalize_maps(maps, "none") is maps
+    minmax = [[[0, 0.25], [0.5, 1]], [[0, 0], [0, 0]], [[0, 0.25], [0.5, 1]]]
+    assert normalize_maps(maps, "minmax").tolist() == minmax
+    expected = [maps[0] / 3, torch.zeros(2, 2), maps[2] / 10]
+    torch.testing.assert_close(normalize_maps(maps, "max"), torch.stack(expected))
+
+
+def test_maps_are_normalized_before_they_are_resized_and_scored():
+    sparseness = {}
+    for how in ("none", "minmax"):
+        setup = make_setup({"sparseness": Sparseness()})
+        setup.plan = Plan.parse((PLAN % "true").replace("{size =", f'{{normalize = "{how}", size ='))
+        batch = setup.batch(samples(0))
+        maps = torch.linspace(10, 11, 16).reshape(1, 4, 4).expand(len(batch.pairs), 4, 4)
+        (record, *_) = metric_records(setup, batch, setup.map_makers["cam"], maps, 0.0)
+        sparseness[how] = record["value"]
+    assert sparseness["none"] < 0.02
+    assert sparseness["minmax"] > 0.3
 
 
 def test_a_record_says_which_map_it_is_of_and_the_metric_is_asked_at_the_protocols_size(setup):

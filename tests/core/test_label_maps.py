@@ -43,14 +43,15 @@ def test_tiny_parts_and_the_border_are_dropped():
     labels = np.zeros((100, 120), dtype=int)
     labels[20:50, 30:60] = 1  # 900 pixels
     labels[60:80, 70:90] = 2  # 400
-    labels[0:60, 90:120] = 3  # cut by the border to 46 × 16
-    found = component_boxes(labels, min_area=736, border=14)
+    labels[0:60, 90:120] = 3  # 1800 pixels; cut by the border to 46 × 16
+    labels[:40, :10] = 4  # in the border alone
+    found = component_boxes(labels, min_area=900, border=14)
     assert [(c.cluster, c.box) for c in found] == [
         (0, Box(14, 14, 106, 86)),
         (1, Box(30, 20, 60, 50)),
         (3, Box(90, 14, 106, 60)),
     ]
-    assert [c.cluster for c in component_boxes(labels, min_area=737, border=14)] == [0, 1]
+    assert [c.cluster for c in component_boxes(labels, min_area=901, border=14)] == [0, 3]
     assert component_boxes(labels, min_area=0, border=60) == []
 
 

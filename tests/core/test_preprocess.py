@@ -173,6 +173,18 @@ def test_batch(cat, coffee):
         free.batch([])
 
 
+def test_pad_keeps_the_image_s_own_pixels_and_fills_up_with_zeros():
+    image = draw_image(33, 20)
+    padded = Preprocess(size=(16, 16), resize=None, crop="pad")
+    plain = Preprocess(resize=None, crop="none")
+    assert padded(image).shape == (3, 32, 48)
+    assert torch.equal(padded(image)[:, :20, :33], plain(image))
+    assert not padded(image)[:, 20:].any()
+    assert not padded(image)[:, :, 33:].any()
+    assert padded.box(image) == (0, 0, 48, 32)
+    assert padded(draw_image(32, 16)).shape == (3, 16, 32)
+
+
 def test_other_modes_are_read_properly():
     deep = Image.fromarray(np.full((256, 256), 40000, np.uint16))
     assert IMAGENET.denormalize(IMAGENET(deep)).mean().item() == pytest.approx(round(40000 / 257) / 255, abs=1e-6)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from seewhy.bench.geometry import check_geometry
 from seewhy.bench.reference_maps import REFERENCE_MAPS
 from seewhy.core.options import options_schema
 from seewhy.data import DATASETS
@@ -91,6 +92,16 @@ class Protocol(_Table):
         "Metrics that run the model always work at its input size.",
     )
     upsampling: Literal["bilinear", "nearest"] = Field(default="bilinear", description="How maps are resized.")
+    normalize: Literal["none", "minmax", "max"] = Field(
+        default="none",
+        description="What is done to each map before it is resized and scored: minmax: from 0 to 1; max: divided by "
+        "its largest magnitude.",
+    )
+    preprocess: Annotated[dict[str, Any], BeforeValidator(check_geometry)] = Field(
+        default_factory=dict,
+        description="What changes in every model's preprocessing: size, resize, crop, interpolation; colors and all "
+        "else stay the model's own.",
+    )
     threshold: Annotated[float | str | None, BeforeValidator(_as_threshold)] = Field(
         default=None,
         description="For every metric that makes a region of a map and has no rule or level of its own: a rule "

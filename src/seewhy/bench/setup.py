@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from seewhy.bench.classes import match_classes
+from seewhy.bench.geometry import change_geometry
 from seewhy.bench.manifest import describe_model
 from seewhy.bench.map_maker import MapMaker
 from seewhy.bench.plan import Plan, PlanEntry
@@ -219,6 +220,7 @@ class Benchmark:
 
     def _build_setup(self, entry: PlanEntry) -> ModelSetup:
         model = load_model(entry.name, **{"device": self.plan.protocol.device, **entry.options})
+        change_geometry(model, self.plan.protocol.preprocess)
         by_class = self.plan.protocol.target != "prediction"
         classes = match_classes(self.data, model, required=by_class)
         seed = self.plan.seed

@@ -85,7 +85,11 @@ class MetricCase:
 
 
 def make_metric_case(
-    metric: Metric | type[Metric], model: VisionModel | None, few: int = FEW, seed: int = 0
+    metric: Metric | type[Metric],
+    model: VisionModel | None,
+    few: int = FEW,
+    seed: int = 0,
+    method: type[Method] | None = None,
 ) -> MetricCase:
     """Materials for a metric; `SkipTest` if it needs a model and there is none."""
     metric = metric() if isinstance(metric, type) else metric
@@ -112,7 +116,7 @@ def make_metric_case(
             x=x,
             target=ClassTarget(tuple(i % width for i in range(BATCH))),
             labels=known.labels % width,
-            method=some_method(model),
+            method=some_method(model) if method is None else method(model),
         )
     return MetricCase(metric, random_maps(size, draws).to(device), known)
 

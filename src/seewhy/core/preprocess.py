@@ -23,7 +23,7 @@ from seewhy.errors import OptionError
 Region = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of an image."""
 
-CROPS = ("center", "squash", "none")
+CROPS = ("center", "squash", "none", "pad")
 FILTERS = {filter.name.lower(): filter for filter in Image.Resampling}
 
 
@@ -35,12 +35,13 @@ class Preprocess:
         size: (rows, cols) of the model's input.
         resize: How large the image becomes before the crop. With crop "center" or "none" an int is its short side,
             and (rows, cols) the frame that it must cover, proportions kept; with "squash" it is stretched to that.
-            None: no crop at all, the whole image is stretched to `size` (crop "none": it keeps its own size).
+            None: no crop at all, the whole image is stretched to `size` (crop "none" and "pad": it keeps its own size).
         mean: Per channel, on the scale after `rescale`.
         std: Likewise.
         interpolation: A Pillow filter: nearest, box, bilinear, hamming, bicubic, lanczos.
         crop: "center" cuts `size` out of the middle (black where the image is too small), "squash" stretches first,
-            "none" leaves the image as resized, so that inputs differ in size.
+            "none" leaves the image as resized, so that inputs differ in size, and "pad" fills it up, below and on the
+            right, to multiples of `size` (a ViT's patch) with zeros, the mean color.
         rescale: What the 8-bit levels are multiplied by.
         offset: How half a pixel of crop offset is rounded: "round" as torchvision, "floor" as transformers.
 
@@ -68,7 +69,12 @@ class Preprocess:
         """Return the model's input for one image, float32."""
         levels = np.array(self._geometry(_as_rgb(image)), dtype=np.float32)
         pixels = torch.from_numpy(levels).permute(2, 0, 1).contiguous() * self.rescale
-        return (pixels - _channel(self.mean, pixels)) / _channel(self.std, pixels)
+        values = (pixels - _channel(self.mean, pixels)) / _channel(self.std, pixels)
+        if self.crop == "pad":
+            (rows, cols), _, (height, width) = self._plan(image)
+            values[:, rows:height] = 0
+            values[:, :, cols:width] = 0
+        return values
 
     def batch(self, images: Iterable[Image.Image]) -> Float[Tensor, "batch 3 rows cols"]:
         """Return the inputs for several images.
@@ -87,9 +93,9 @@ class Preprocess:
 
     def with_size(self, rows: int, cols: int) -> Preprocess:
         """Return the same recipe for another input size; the cropped margin keeps its proportion."""
-        if self.resize is None and self.crop != "none":
+        if self.resize is None and self.crop not in ("none", "pad"):
             return replace(self, size=(rows, cols))
-        if self.crop == "none":
+        if self.crop in ("none", "pad"):
             return replace(self, size=(rows, cols), resize=(rows, cols), crop="center")
         margins = self._margins()
         frame = math.floor(rows * margins[0]), math.floor(cols * margins[1])
@@ -183,11 +189,14 @@ class Preprocess:
         rows, cols = self._resized(image.height, image.width)
         if self.crop == "none":
             return (rows, cols), (0, 0), (rows, cols)
+        if self.crop == "pad":
+            height, width = (side + -side % step for side, step in zip((rows, cols), self.size, strict=True))
+            return (rows, cols), (0, 0), (height, width)
         return (rows, cols), (self._offset(rows, self.size[0]), self._offset(cols, self.size[1])), self.size
 
     def _resized(self, rows: int, cols: int) -> tuple[int, int]:
         if self.resize is None:
-            return (rows, cols) if self.crop == "none" else self.size
+            return (rows, cols) if self.crop in ("none", "pad") else self.size
         if self.crop == "squash":
             return self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
         if isinstance(self.resize, tuple):

@@ -24,6 +24,7 @@ from .faithfulness.road import ROAD as ROAD
 from .localization.attribution_localization import AttributionLocalization as AttributionLocalization
 from .localization.auc import AUC as AUC
 from .localization.box_iou import BoxIoU as BoxIoU
+from .localization.cluster_boxes import ClusterBoxes as ClusterBoxes
 from .localization.energy_pointing import EnergyPointing as EnergyPointing
 from .localization.miou import MeanIoU as MeanIoU
 from .localization.multi_object import MultiObject as MultiObject

@@ -17,7 +17,7 @@ from seewhy.bench.map_maker import MapMaker
 from seewhy.bench.samples import ImageTarget, SampleBatch, class_logits
 from seewhy.bench.setup import ModelSetup, ModelSummary
 from seewhy.core.cards import Capability, Requirement
-from seewhy.core.maps import resize_maps
+from seewhy.core.maps import normalize, resize_maps
 from seewhy.metrics import Measurement, Metric
 
 STORED_CELLS = 56
@@ -47,16 +47,24 @@ def metric_records(
         seconds: Time for one map.
     """
     records: list[Record] = []
+    maps = normalize_maps(maps, setup.plan.protocol.normalize)
     resized: dict[tuple[int, int], Tensor] = {}
     passes = float(map_maker.passes)
     about = [_identify(setup, batch, t, map_maker.label, seconds=seconds, passes=passes) for t in batch.targets]
     for label, metric in setup.metrics.items():
+        if map_maker.method is None and Requirement.METHOD in metric.card.needs:
+            continue  # a reference map has none
         size = _comparison_size(setup, batch, metric)
         if size not in resized:
             resized[size] = resize_maps(maps, size, setup.plan.protocol.upsampling)
         measurement = measure(setup, batch, map_maker, metric, resized[size])
         records += [{**about[i], **values} for i, values in _values(label, metric, measurement)]
     return records
+
+
+def normalize_maps(maps: Float[Tensor, "pairs r c"], how: str) -> Float[Tensor, "pairs r c"]:
+    """Return maps as a protocol normalizes them, each by its own values: `none`, `minmax` or `max`."""
+    return maps if how == "none" else normalize(maps, signed=how == "max")
 
 
 def _comparison_size(setup: ModelSetup, batch: SampleBatch, metric: Metric) -> tuple[int, int]:
