@@ -7,7 +7,7 @@
     def test_my_method(name, check):
         check(MyMethod, model)
 
-`check_metric` with `METRIC_CHECKS` (metrics), `check_model` (adapters) and `check_dataset` (data sets) are used alike.
+`check_metric` with `METRIC_CHECKS` (metrics), `check_model` (adapters) and `check_dataset` (datasets) are used alike.
 Nothing here needs pytest. A check that does not apply raises `unittest.SkipTest`, which pytest shows as skipped.
 """
 

@@ -62,6 +62,14 @@ from .metric_cards import (
     check_passes as check_passes,
     check_requirements_first as check_requirements_first,
 )
+from .metric_invariance import (
+    check_invalid_pixels_ignored as check_invalid_pixels_ignored,
+    check_map_forms as check_map_forms,
+    check_metric_seed as check_metric_seed,
+    check_monotone_invariance as check_monotone_invariance,
+    check_requirements_matter as check_requirements_matter,
+    check_scale_invariance as check_scale_invariance,
+)
 from .metric_safety import (
     check_exceptions_propagate as check_exceptions_propagate,
     check_inputs_untouched as check_inputs_untouched,
@@ -74,14 +82,8 @@ from .metric_values import (
     check_curves as check_curves,
     check_direction as check_direction,
     check_full_mask as check_full_mask,
-    check_invalid_pixels_ignored as check_invalid_pixels_ignored,
-    check_map_forms as check_map_forms,
-    check_metric_seed as check_metric_seed,
     check_missing_truth_isolated as check_missing_truth_isolated,
-    check_monotone_invariance as check_monotone_invariance,
     check_nonfinite_map_isolated as check_nonfinite_map_isolated,
-    check_requirements_matter as check_requirements_matter,
-    check_scale_invariance as check_scale_invariance,
     check_value_independent_of_batch as check_value_independent_of_batch,
     check_value_per_map as check_value_per_map,
 )
@@ -89,22 +91,26 @@ from .metrics import (
     METRIC_CHECKS as METRIC_CHECKS,
     check_metric as check_metric,
 )
-from .models import (
-    MODEL_CHECKS as MODEL_CHECKS,
+from .model_layers import (
     check_attention_rows as check_attention_rows,
     check_cam_layer_reached as check_cam_layer_reached,
-    check_capabilities as check_capabilities,
     check_cell_locations as check_cell_locations,
-    check_embedding_feeds_head as check_embedding_feeds_head,
     check_layer_lookup as check_layer_lookup,
-    check_model as check_model,
-    check_module_untouched as check_module_untouched,
     check_other_input_sizes as check_other_input_sizes,
+    check_stage_grids as check_stage_grids,
+    check_token_count as check_token_count,
+)
+from .model_outputs import (
+    check_capabilities as check_capabilities,
+    check_embedding_feeds_head as check_embedding_feeds_head,
+    check_module_untouched as check_module_untouched,
     check_output_equals_module as check_output_equals_module,
     check_output_independent_of_batch as check_output_independent_of_batch,
-    check_stage_grids as check_stage_grids,
     check_tail as check_tail,
-    check_token_count as check_token_count,
+)
+from .models import (
+    MODEL_CHECKS as MODEL_CHECKS,
+    check_model as check_model,
 )
 from .sources import (
     SOURCE_CHECKS as SOURCE_CHECKS,

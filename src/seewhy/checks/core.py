@@ -21,11 +21,11 @@ TOLERANCE = 1e-3
 
 
 class ContractError(AssertionError):
-    """A method or an adapter breaks a promise.
+    """A method, metric, model, dataset or model source breaks a promise.
 
     Attributes:
-        check: the name of the check.
-        subject: what was checked.
+        check: The name of the check.
+        subject: What was checked.
     """
 
     def __init__(self, subject: str, check: str, message: str) -> None:
@@ -45,7 +45,7 @@ def ensure(condition: Any, message: str) -> None:
 
 @contextmanager
 def named(subject: str, check: str) -> Iterator[None]:
-    """Whatever goes wrong in the block is this check's failure; the caller's random state is not touched."""
+    """Turn whatever goes wrong in the block into this check's failure; the caller's random state is not touched."""
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
@@ -71,7 +71,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def expect(kind: type[Exception] | tuple[type[Exception], ...], what: str) -> Iterator[None]:
-    """The block must raise `kind`; nothing and anything else is a failure."""
+    """Fail unless the block raises `kind`."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     words = " or ".join(k.__name__ for k in kinds)
     try:
@@ -99,16 +99,25 @@ def entered(checks: list[tuple[str, Check]], fn: Callable[..., None], check: Che
 
 
 def run_all(checks: list[tuple[str, Check]], subject: str, *args: Any) -> dict[str, str]:
-    """Run what is inside the checks, on things made once. Returns what did not apply, and why.
+    """Run the inner function of each check, on arguments made once.
+
+    Args:
+        checks: Names and checks.
+        subject: What is checked, for messages.
+        *args: The arguments of the inner functions.
+
+    Returns:
+        The checks that did not apply, with the reason.
 
     Raises:
-        ContractError: the first failure, with the others as its notes.
+        ContractError: The first failure, with the others as its notes.
     """
-    skipped, failed = {}, []
+    skipped: dict[str, str] = {}
+    failed: list[ContractError] = []
     for name, check in checks:
         try:
             with named(subject, name):
-                check.inner(*args)
+                check.__dict__["inner"](*args)
         except SkipTest as reason:
             skipped[name] = str(reason)
         except ContractError as error:
@@ -121,7 +130,7 @@ def run_all(checks: list[tuple[str, Check]], subject: str, *args: Any) -> dict[s
 
 
 def gap(a: Tensor, b: Tensor) -> float:
-    """The largest difference in any image, relative to that image's largest number."""
+    """Return the largest difference in any image, relative to that image's largest number."""
     if a.shape != b.shape:
         return float("inf")
     a, b = (t.detach().double().flatten(1) for t in (a, b))
@@ -135,7 +144,7 @@ NOT_ONE = "is not one sentence that begins with a capital and ends with a full s
 
 
 def one_sentence(text: str) -> bool:
-    """Whether lists can show it beside others; a number may begin it."""
+    """Tell whether a text is one sentence, as lists show it; a number may begin it."""
     return (text[:1].isupper() or text[:1].isdigit()) and text.endswith(".") and ". " not in text
 
 
@@ -155,13 +164,13 @@ def few_repetitions(cls: type, few: int = FEW) -> dict[str, int]:
 
 
 def images(n: int, seed: int = 0) -> list[Image.Image]:
-    """Made images of colored blocks, 192 wide and 128 high."""
+    """Return images of colored blocks, 192 pixels wide and 128 high."""
     blocks = np.random.default_rng(seed).integers(0, 256, (n, 16, 24, 3), dtype=np.uint8)
     return [Image.fromarray(b.repeat(8, 0).repeat(8, 1)) for b in blocks]
 
 
 def batch_for(model: VisionModel, x: Tensor | None) -> Tensor:
-    """The caller's batch, or three made images as the model takes them."""
+    """Return the caller's batch, or three preprocessed images of colored blocks."""
     x = model.preprocess_images(images(3)) if x is None else x
     ensure(len(x) > 1, "the checks need a batch of at least two images")
     return x

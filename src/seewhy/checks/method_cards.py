@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from typing import Any
 
-from seewhy.checks.cards import complaints, options_are_declared
+from seewhy.checks.cards import complaints, options_are_declared, wrong_values
 from seewhy.checks.core import ensure, expect, few_repetitions
 from seewhy.checks.method_case import MethodCase, method_check
 from seewhy.checks.state import PassCounter, WeightGradients, clone
@@ -20,7 +21,7 @@ from seewhy.models.instrument.hooks import untouched
 
 @method_check
 def check_capabilities_first(case: MethodCase) -> None:
-    """A model without one of the needs gets a `RequirementError` that names it, before any forward."""
+    """Check that a model that lacks one of the needs gets a `RequirementError` that names it, before any forward."""
     for need in sorted(case.card.needs):
         model = _without(clone(case.model), need)
         counter = PassCounter(model)
@@ -42,7 +43,7 @@ def check_capabilities_first(case: MethodCase) -> None:
 
 
 def _without(model: VisionModel, need: Capability) -> VisionModel:
-    """The same model, but it does not offer `need`."""
+    """Return the same model, but it does not offer `need`."""
     lacking = copy.copy(model)
     offers = model.capabilities - {need}
     lacking.__class__ = type("Lacking", (type(model),), {"capabilities": property(lambda self: offers)})
@@ -51,10 +52,10 @@ def _without(model: VisionModel, need: Capability) -> VisionModel:
 
 @method_check
 def check_cost(case: MethodCase) -> None:
-    """Every part of the model runs, forward and backward, as often as the cost says, for two numbers of repetitions.
+    """Check that every part of the model runs, forward and backward, as often as the cost says.
 
-    Counted in images through every leaf of the model. A part without backward passes builds no graph; the gradient of
-    a parameter is never computed.
+    With two numbers of repetitions, counted in images through every leaf of the model. A part without backward passes
+    builds no graph; the gradient of a parameter is never computed.
     """
     for few in (3, 4):
         method = case.method(clone(case.model), **few_repetitions(case.cls, few))
@@ -72,7 +73,7 @@ def check_cost(case: MethodCase) -> None:
 
 
 def _leaves_by_part(method: Method, order: list[str]) -> dict[str, list[str]]:
-    """The leaves of each part of the method's cost, from the order in which all of them run in one forward."""
+    """Return the leaves of each part of the method's cost, from the order in which all run in one forward."""
     parts = tuple(method.cost.parts)
     if parts == ("model",):
         return {"model": order}
@@ -110,20 +111,18 @@ def _compare(counter: PassCounter, once: dict[str, int], leaves: list[str], part
 
 @method_check
 def check_option_values(case: MethodCase) -> None:
-    """A value below an option's least, or not among its choices, is an `OptionError`; a default never is."""
+    """Check that a value below an option's least or none of its choices is an `OptionError`; a default never is."""
     case.cls(model=case.model)
     for name, field in options_of(case.cls).items():
-        if field.metadata["at_least"] is not None:
-            with expect(OptionError, f"{name}={field.metadata['at_least'] - 1}"):
-                case.method(**{name: field.metadata["at_least"] - 1})
-        if field.metadata["choices"] is not None:
-            with expect(OptionError, f"{name}='no such choice'"):
-                case.method(**{name: "no such choice"})
+        for value in wrong_values(field):
+            options: dict[str, Any] = {name: value}
+            with expect(OptionError, f"{name}={value!r}"):
+                case.method(**options)
 
 
 @method_check
 def check_option_declarations(case: MethodCase) -> None:
-    """Every field has a help text, counts of passes a least value, and all values go into a manifest and back."""
+    """Check that every field is an option with a help text, and that all values survive JSON."""
     method = case.method()
     ensure(json.loads(json.dumps(method.options)) == method.options, "the options do not survive JSON")
     options_are_declared(method, besides=("model",))
@@ -131,7 +130,7 @@ def check_option_declarations(case: MethodCase) -> None:
 
 @method_check
 def check_method_card(case: MethodCase) -> None:
-    """A name, a title, a family, one sentence of summary, a citation, true kinds; and where the file lies agrees."""
+    """Check name, title, family, summary (one sentence), citation, cost and needs, and where the file lies."""
     for complaint in _complaints(case.cls, case.method()):
         ensure(False, complaint)
 
@@ -142,4 +141,4 @@ def _complaints(cls: type[Method], method: Method) -> Iterator[str]:
     if not isinstance(cost, Cost) or min(min(p.forward, p.backward) for p in cost.parts.values()) < 0:
         yield "the cost is not a Cost with counts of 0 or more"
     if not card.needs <= set(Capability):
-        yield "a need is not a Need"
+        yield "a need is not a Capability"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seewhy.checks.core import Check, batch_for, entered, few_repetitions, named
-from seewhy.core.cards import Capability
+from seewhy.core.cards import Capability, MethodCard
 from seewhy.methods.base import Method
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.hooks import untouched
@@ -27,11 +27,11 @@ class MethodCase:
     """What a check of a method works with.
 
     Attributes:
-        cls: the method.
-        model: a model that can serve it.
-        x: the batch.
-        target: one target for each image.
-        few: options that make the method cheap: its numbers of repetitions are set to `FEW`.
+        cls: The method.
+        model: A model that can serve it.
+        x: The batch.
+        target: One target for each image.
+        few: Options that make the method cheap: its numbers of repetitions are set to `FEW`.
     """
 
     cls: type[Method]
@@ -41,18 +41,18 @@ class MethodCase:
     few: dict[str, int]
 
     @property
-    def card(self) -> Any:
+    def card(self) -> MethodCard:
         """The method's card."""
         return self.cls.card
 
     def method(self, model: VisionModel | None = None, **options: Any) -> Method:
-        """The method with few passes, on the model or on another."""
+        """Return the method with few passes, on the model or on another."""
         return self.cls(model=model or self.model, **{**self.few, **options})
 
     def maps(
         self, x: Tensor | None = None, target: TargetLike = None, model: VisionModel | None = None, **options: Any
     ) -> Tensor:
-        """The maps of the batch and target, or of others."""
+        """Compute the maps of the batch and target, or of others."""
         x, target = self.x if x is None else x, self.target if target is None else target
         return self.method(model, **options)(x, target)
 
@@ -63,7 +63,7 @@ class MethodCase:
 
     @cached_property
     def output(self) -> Output:
-        """What the model says of the batch."""
+        """The model's output for the batch."""
         return output_of(self.model, self.x)
 
     def copied_target(self) -> Target:
@@ -73,7 +73,7 @@ class MethodCase:
         )
 
     def other_target(self) -> Target:
-        """A target that differs from the case's for every image."""
+        """Return a target that differs from the case's for every image."""
         if isinstance(self.target, Similarity):
             return replace(self.target, vector=self.target.vector.flip(-1))
         if isinstance(self.target, ClassTarget) and len(self.target.index) == len(self.x):
@@ -82,7 +82,7 @@ class MethodCase:
         return default_target(self.cls, self.model, self.x)
 
     def bad_targets(self) -> Iterator[tuple[str, Target]]:
-        """Targets that cannot be, in words and as objects."""
+        """Yield targets that cannot be, in words and as objects."""
         repeated = self.target.at([0] * len(self.x) + [0])
         if isinstance(self.target, Similarity):
             longer = torch.ones(self.target.vector.shape[-1] + 1)
@@ -94,13 +94,13 @@ class MethodCase:
 
 
 def output_of(model: VisionModel, x: Tensor) -> Output:
-    """What the model says of a batch."""
+    """Return the model's output for a batch."""
     with torch.no_grad(), untouched(model.module):
         return model.run(x)
 
 
 def default_target(cls: type[Method], model: VisionModel, x: Tensor) -> Target:
-    """A class for each image, 0, 1, 2 …; a random vector for each where classes make no sense."""
+    """Return a class for each image, 0, 1, 2 …; a random vector for each where classes make no sense."""
     kind = cls.card.target_kind
     if kind is None and Capability.LOGITS in model.capabilities:
         width = model.classes or output_of(model, x).require(Capability.LOGITS).shape[1]

@@ -17,7 +17,7 @@ from seewhy.targets import Custom
 
 @method_check
 def check_method_leaves_model_untouched(case: MethodCase) -> None:
-    """After a run: weights, modes, hooks, gradients, buffers, attributes and global state are as before."""
+    """Check that after a run weights, modes, hooks, gradients, buffers, attributes and global state are as before."""
     model = messy_copy(case.model)
     snapshot = StateSnapshot(model.module)
     case.maps(model=model)
@@ -26,7 +26,7 @@ def check_method_leaves_model_untouched(case: MethodCase) -> None:
 
 @method_check
 def check_untouched_after_bad_target(case: MethodCase) -> None:
-    """A target that cannot be is a `TargetError`, and one that fails half-way its own error; nothing stays behind."""
+    """Check that a wrong target is a `TargetError`, one that fails half-way its own error; nothing stays behind."""
     if not case.card.class_specific:
         return
     model = messy_copy(case.model)
@@ -47,7 +47,7 @@ def _failing(_: Tensor) -> Tensor:
 
 @method_check
 def check_untouched_after_exception(case: MethodCase) -> None:
-    """An exception inside forward, early or late, in the first pass or a later one, comes out and leaves nothing."""
+    """Check that an exception inside forward, early or late, in any pass, comes out and leaves nothing behind."""
     model = messy_copy(case.model)
     injector = FailureInjector({name: model.submodule(name) for name in _places(model)})
     snapshot = StateSnapshot(model.module)
@@ -68,7 +68,7 @@ def _survives(case: MethodCase, model: VisionModel) -> bool:
 
 
 def _places(model: VisionModel) -> Iterator[str]:
-    """The first leaf, three of the last block or stage (first, middle, last), and the last of all."""
+    """Yield the first leaf, three of the last block or stage (first, middle, last), and the last of all."""
     structure, names = model.structure, list(leaves(model.module))
     deepest = structure.blocks[-1].name if structure.blocks else structure.stages[-1].name if structure.stages else ""
     late = [n for n in names if deepest and n.startswith(deepest)]
@@ -78,7 +78,7 @@ def _places(model: VisionModel) -> Iterator[str]:
 
 @method_check
 def check_batch_untouched(case: MethodCase) -> None:
-    """The batch keeps its values, its `requires_grad` and its `.grad`."""
+    """Check that the batch keeps its values, its `requires_grad` and its `.grad`."""
     for wants_grad in (False, True):
         x = case.x.clone().requires_grad_(wants_grad)
         before, version = tensor_state(x, "the batch"), x._version
@@ -91,18 +91,16 @@ def check_batch_untouched(case: MethodCase) -> None:
 
 @method_check
 def check_training_mode(case: MethodCase) -> None:
-    """A model in training mode (dropout, batch statistics) is explained as in eval mode."""
-    maps = []
-    for training in (False, True):
-        model = clone(case.model)
-        model.module.train(training)
-        maps.append(case.maps(model=model))
-    ensure_same(*maps, "a model in training mode gets another map")
+    """Check that a model in training mode (dropout, batch statistics) is explained as in eval mode."""
+    evaluated, trained = clone(case.model), clone(case.model)
+    evaluated.module.eval()
+    trained.module.train()
+    ensure_same(case.maps(model=evaluated), case.maps(model=trained), "a model in training mode gets another map")
 
 
 @method_check
 def check_frozen_model(case: MethodCase) -> None:
-    """A model whose parameters want no gradients gets the same map."""
+    """Check that a model whose parameters want no gradients gets the same map."""
     model = clone(case.model)
     model.module.requires_grad_(False)
     ensure_same(case.plain, case.maps(model=model), "a frozen model gets another map")

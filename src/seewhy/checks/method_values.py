@@ -21,17 +21,19 @@ _ON_PATCHES = {Capability.TOKENS, Capability.ATTENTION, Capability.CLASS_TOKEN, 
 
 
 def _grid(method: Method, x: Tensor) -> tuple[int, int] | None:
-    """The grid that the method's card and layer promise; None where they leave it open."""
+    """Return the grid that the method's card and layer promise; None where they leave it open."""
+    height, width = x.shape[-2:]
     if method.cut_layer is not None:
-        return tuple(method.model.activations(x, [method.cut_layer])[method.cut_layer.name].shape[-2:])
+        rows, cols = method.model.activations(x, [method.cut_layer])[method.cut_layer.name].shape[-2:]
+        return rows, cols
     if method.card.needs & _ON_PATCHES:
-        return method.model.grid(*x.shape[-2:])
-    return tuple(x.shape[-2:]) if method.card.needs == {Capability.GRADIENTS} else None
+        return method.model.grid(height, width)
+    return (height, width) if method.card.needs == {Capability.GRADIENTS} else None
 
 
 @method_check
 def check_grid_and_dtype(case: MethodCase) -> None:
-    """(B, rows, cols) on the grid of the layer, the patches or the pixels; finite float32 on the input's device."""
+    """Check for (B, rows, cols) on the grid of layer, patches or pixels; finite float32 on the input's device."""
     maps, grid = case.plain, _grid(case.method(), case.x)
     ensure(maps.ndim == 3 and len(maps) == len(case.x), f"shape {tuple(maps.shape)} is not (batch, rows, cols)")
     ensure(grid is None or tuple(maps.shape[1:]) == grid, f"the grid is {tuple(maps.shape[1:])}, not {grid}")
@@ -44,7 +46,7 @@ def check_grid_and_dtype(case: MethodCase) -> None:
 
 @method_check
 def check_map_independent_of_batch(case: MethodCase) -> None:
-    """An image's map does not depend on the batch that it is in, nor on its place in it."""
+    """Check that an image's map does not depend on the batch that it is in, nor on its place in it."""
     maps, n = case.plain, len(case.x)
     singles = torch.cat([case.maps(case.x[i : i + 1], case.target.at([i])) for i in range(n)])
     ensure_same(maps, singles, "a batch differs from its images one by one")
@@ -54,7 +56,7 @@ def check_map_independent_of_batch(case: MethodCase) -> None:
 
 @method_check
 def check_target_per_image(case: MethodCase) -> None:
-    """Copies of one image with a target each get the maps that they get with that target for all."""
+    """Check that copies of one image with a target each get the maps that they get with that target for all."""
     same = case.x[:1].expand(len(case.x), -1, -1, -1)
     alone = [case.maps(same, case.target.at([i] * len(same)))[:1] for i in range(len(same))]
     ensure_same(case.maps(same), torch.cat(alone), "an image does not get the map of its own target")
@@ -62,7 +64,7 @@ def check_target_per_image(case: MethodCase) -> None:
 
 @method_check
 def check_image_index(case: MethodCase) -> None:
-    """Give each of several targets of one image (`image_index`) its own map, without running an image twice.
+    """Check that each of several targets of one image (`image_index`) gets its own map.
 
     Where gradients are needed every map has its own forward passes; else those of an image serve all of its targets.
     """
@@ -84,7 +86,7 @@ def check_image_index(case: MethodCase) -> None:
 
 @method_check
 def check_default_target(case: MethodCase) -> None:
-    """Without a target, the class that the model answers is explained; a method for concepts asks for one."""
+    """Check that without a target the model's answer is explained; a method for concepts asks for one."""
     if case.card.target_kind is not None:
         with expect(TargetError, "no target"):
             case.method()(case.x)
@@ -95,7 +97,7 @@ def check_default_target(case: MethodCase) -> None:
 
 @method_check
 def check_class_specificity(case: MethodCase) -> None:
-    """Another target gives another map if, and only if, the card says class-specific."""
+    """Check that another target gives another map if, and only if, the card says class-specific."""
     other = gap(case.plain, case.maps(target=case.other_target()))
     if case.card.class_specific:
         ensure(other > TOLERANCE, "the card says class-specific, but another target gives the same map")
@@ -105,7 +107,7 @@ def check_class_specificity(case: MethodCase) -> None:
 
 @method_check
 def check_sign(case: MethodCase) -> None:
-    """Signed: negative and positive values both occur. Unsigned: no value reads as evidence against the target.
+    """Check for negative and positive values if signed, and for no evidence against the target if unsigned.
 
     So an unsigned map is never negative, with one exception: a label-free method that shows a layer's own
     activations (LaFAM before a ReLU, or on tokens) may go as low as these do, because nothing is for or against.
@@ -127,7 +129,7 @@ def check_sign(case: MethodCase) -> None:
 
 @method_check
 def check_constant_image(case: MethodCase) -> None:
-    """An image of one color gives a finite map (nothing is divided by its range)."""
+    """Check that an image of one color gives a finite map (nothing is divided by its range)."""
     for level in (0.0, 0.5):
         maps = case.maps(torch.full_like(case.x, level))
         ensure(torch.isfinite(maps).all(), f"an image that is {level} everywhere gives NaN or infinity")
@@ -135,7 +137,7 @@ def check_constant_image(case: MethodCase) -> None:
 
 @method_check
 def check_dependence_on_weights(case: MethodCase) -> None:
-    """Random weights give another map, if the method runs the model at all."""
+    """Check that random weights give another map, if the method runs the model at all."""
     other = clone(case.model)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -150,7 +152,7 @@ def check_dependence_on_weights(case: MethodCase) -> None:
 
 @method_check
 def check_nan_weights(case: MethodCase) -> None:
-    """NaN in the first weights, or in those of the head, is an error, never a map."""
+    """Check that NaN in the first weights, or in those of the head, is an error, never a map."""
     names = [n.rpartition(".")[0] for n, _ in case.model.module.named_parameters()]
     head = case.model.structure.head
     places = {names[0]: case.method().cost.forward > 0}
@@ -167,7 +169,7 @@ def check_nan_weights(case: MethodCase) -> None:
 
 @method_check
 def check_method_seed(case: MethodCase) -> None:
-    """Two runs give the same bits whatever the global seed; another `seed` gives another map iff stochastic."""
+    """Check that two runs agree bit by bit whatever the global seed; another `seed` moves the map iff stochastic."""
     runs = []
     for seed in (1, 2):
         seed_everything(seed)
@@ -186,14 +188,14 @@ def check_method_seed(case: MethodCase) -> None:
 
 @method_check
 def check_batch_size_invariance(case: MethodCase) -> None:
-    """`batch_size` trades memory for speed; the map is the same."""
+    """Check that the map does not depend on `batch_size`."""
     if "batch_size" in options_of(case.cls):
         ensure_same(case.plain, case.maps(batch_size=1), "batch_size changes the map")
 
 
 @method_check
 def check_grad_modes(case: MethodCase) -> None:
-    """Give the same map inside `torch.no_grad()` and `torch.inference_mode()`, with batch and target made there."""
+    """Check for the same map inside `torch.no_grad()` and `torch.inference_mode()`, batch and target made there."""
     maps = case.plain
     ensure(not maps.requires_grad, "the map drags a graph behind it")
     modes: dict[str, AbstractContextManager] = {"no_grad": torch.no_grad(), "inference_mode": torch.inference_mode()}
@@ -206,7 +208,7 @@ def check_grad_modes(case: MethodCase) -> None:
 
 @method_check
 def check_inference_weights(case: MethodCase) -> None:
-    """Serve a model made in `torch.inference_mode()`, which autograd refuses for good, or refuse it at once."""
+    """Check that a model made in `torch.inference_mode()`, useless for autograd, is served or refused at once."""
     with torch.inference_mode():
         model = clone(case.model)
     if Capability.GRADIENTS in case.card.needs:
@@ -218,7 +220,7 @@ def check_inference_weights(case: MethodCase) -> None:
 
 @method_check
 def check_autocast(case: MethodCase) -> None:
-    """Under bf16 autocast the map is float32 and close to the full one, unless the card says why not."""
+    """Check that under bf16 autocast the map is float32 and close to the full one, unless the card says why not."""
     if case.card.autocast:
         return
     maps = case.plain
@@ -233,7 +235,7 @@ def check_autocast(case: MethodCase) -> None:
 
 @method_check
 def check_input_forms(case: MethodCase) -> None:
-    """A float64 batch, a channels-last batch and a float64 model give the same float32 map."""
+    """Check that a float64 or channels-last batch or model gives the same float32 map."""
     maps = case.plain
     forms = {
         "a float64 batch": case.x.double(),
@@ -242,7 +244,9 @@ def check_input_forms(case: MethodCase) -> None:
     for name, x in forms.items():
         ensure_same(maps, case.maps(x), f"{name} gives another map")
     channels_last = clone(case.model)
-    channels_last.module.to(memory_format=torch.channels_last)
+    for p in channels_last.module.parameters():
+        if p.ndim == 4:  # as Module.to(memory_format=…) does, whose signature in torch has no such argument
+            p.data = p.data.to(memory_format=torch.channels_last)
     ensure_same(maps, case.maps(model=channels_last), "a channels-last model gives another map")
     double = clone(case.model)
     double.module.double()

@@ -18,19 +18,19 @@ def check_method(
     """Run every check of a method on one model; faster than one by one, because they share the plain map.
 
     Args:
-        cls: the method's class, registered or not.
-        model: a model that can serve it, on any device; it is only copied and run. Small is enough. One whose input
+        cls: The method's class, registered or not.
+        model: A model that can serve it, on any device; it is only copied and run. Small is enough. One whose input
             is not square finds more mistakes.
-        x: a preprocessed batch of at least two different images (default: three made images), of the size that
-            `model.preprocess` makes: a card may count passes by it.
-        target: one target for each image, all different (default: classes 0, 1, 2 …, or random vectors).
+        x: A preprocessed batch of at least two different images, of the size that `model.preprocess` makes (a card
+            may count passes by it); None: three images of colored blocks.
+        target: One target for each image, all different; None: classes 0, 1, 2 …, or random vectors.
 
     Returns:
         The checks that did not apply, with the reason.
 
     Raises:
-        ContractError: the first check that fails, with the others as its notes.
-        RequirementError: the model cannot serve the method.
+        ContractError: A check fails; the first, with the others as its notes.
+        RequirementError: The model cannot serve the method.
     """
     cls(model=model)
     return run_all(METHOD_CHECKS, cls.card.name, make_method_case(cls, model, x, target))

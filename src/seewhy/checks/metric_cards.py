@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from seewhy.checks.cards import complaints, options_are_declared
+from seewhy.checks.cards import complaints, options_are_declared, wrong_values
 from seewhy.checks.core import ensure, expect
 from seewhy.checks.metric_case import FIELDS, MetricCase, forwards, make_metric_case, metric_check
 from seewhy.core.cards import REQUIREMENT_TEXT, Requirement
@@ -16,7 +16,7 @@ from seewhy.metrics.base import Metric, MetricInputs
 
 @metric_check
 def check_requirements_first(case: MetricCase) -> None:
-    """Without one of its needs the metric says so before any forward; with nothing else it works."""
+    """Check that without one of its needs the metric says so before any forward; with nothing else it works."""
     known = case.known
     always = {"model": known.model, "x": known.x, "target": known.target}
     needs = {FIELDS[ask]: getattr(known, FIELDS[ask]) for ask in case.card.needs if ask is not Requirement.MODEL}
@@ -39,7 +39,7 @@ def check_requirements_first(case: MetricCase) -> None:
 
 @metric_check
 def check_passes(case: MetricCase) -> None:
-    """Forwards per map, rounded up, are those of the card, for more than one count."""
+    """Check that the forwards per map, rounded up, are those of the card, for more than one number of repetitions."""
     for few in (3, 4):
         metric = make_metric_case(case.metric, case.known.model, few).metric
         with forwards(case.known.model) as seen:
@@ -50,12 +50,13 @@ def check_passes(case: MetricCase) -> None:
 
 @metric_check
 def check_metric_options(case: MetricCase) -> None:
-    """A value below an option's least or no choice of it is an `OptionError`; all have words and go into JSON."""
+    """Check that a value below an option's least or none of its choices is an `OptionError`.
+
+    Every option has a help text, and goes into JSON.
+    """
     options_are_declared(case.metric)
     for name, field in options_of(type(case.metric)).items():
-        least = field.metadata["at_least"]
-        wrong = ([least - 1] if least is not None else []) + (["no such choice"] if field.metadata["choices"] else [])
-        for value in wrong:
+        for value in wrong_values(field):
             with expect(OptionError, f"{name}={value!r}"):
                 type(case.metric)(**{name: value})
     json.dumps(case.metric.options)
@@ -63,7 +64,7 @@ def check_metric_options(case: MetricCase) -> None:
 
 @metric_check
 def check_metric_card(case: MetricCase) -> None:
-    """Name, title, property, one sentence of summary, citation, true kinds; and where the file lies agrees."""
+    """Check name, title, property, summary (one sentence), citation and directions, and where the file lies."""
     for complaint in _complaints(case.metric):
         ensure(False, complaint)
 
@@ -72,9 +73,10 @@ def _complaints(metric: Metric) -> Iterator[str]:
     card, cls = metric.card, type(metric)
     yield from complaints(cls, "property", "seewhy.metrics", (*card.parts, *card.aggregates))
     if not card.needs <= set(Requirement):
-        yield "a need is not an Ask"
+        yield "a need is not a Requirement"
     directions = (card.higher_is_better, *card.parts.values(), *card.aggregates.values())
     if any(direction not in (True, False, None) for direction in directions):
         yield "a direction is not True, False or None"
-    if None not in card.bounds and not card.bounds[0] < card.bounds[1]:
+    low, high = card.bounds
+    if low is not None and high is not None and not low < high:
         yield f"the bounds {card.bounds} are not in order"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,14 +15,14 @@ from seewhy.core.cards import Requirement
 
 @metric_check
 def check_inputs_untouched(case: MetricCase) -> None:
-    """Maps, masks and all else that is given keep their values, versions and places."""
+    """Check that maps, masks and all else that is given keep their values, versions and places."""
     known = case.given()
     tensors = {
         "the maps": case.maps,
         **{name: value for name, value in vars(known).items() if isinstance(value, Tensor)},
     }
-    for name in ("objects", "boxes"):
-        tensors |= {f"{name} {i}": value for i, value in enumerate(getattr(known, name))}
+    for name, values in (("objects", case.objects), ("boxes", case.boxes)):
+        tensors |= {f"{name} {i}": value for i, value in enumerate(values)}
     before = {name: (tensor_state(t, name), t._version) for name, t in tensors.items()}
     case.metric.measure(case.maps, known)
     for name, t in tensors.items():
@@ -32,9 +33,9 @@ def check_inputs_untouched(case: MetricCase) -> None:
 
 @metric_check
 def check_metric_leaves_state_untouched(case: MetricCase) -> None:
-    """After a run the model, random states, torch's switches and functions are as before."""
-    model = messy_copy(case.known.model) if case.known.model else None
-    changes = {"model": model, "method": type(case.known.method)(model)} if model else {}
+    """Check that after a run the model, random states, torch's switches and functions are as before."""
+    model = messy_copy(case.model) if case.known.model else None
+    changes: dict[str, Any] = {"model": model, "method": case.method_of(model)} if model else {}
     snapshot = StateSnapshot(model.module if model else nn.Identity())
     case.measure(**changes)
     snapshot.ensure_unchanged("after a run")
@@ -42,12 +43,12 @@ def check_metric_leaves_state_untouched(case: MetricCase) -> None:
 
 @metric_check
 def check_exceptions_propagate(case: MetricCase) -> None:
-    """An exception inside the model's forward comes out, early or late, and leaves nothing behind."""
+    """Check that an exception inside the model's forward comes out, early or late, and leaves nothing behind."""
     case.skip_unless_needed(Requirement.MODEL)
-    model = messy_copy(case.known.model)
+    model = messy_copy(case.model)
     names = list(leaves(model.module))
     injector = FailureInjector({name: model.submodule(name) for name in (names[0], names[-1])})
-    known = case.given(model=model, method=type(case.known.method)(model))
+    known = case.given(model=model, method=case.method_of(model))
     snapshot = StateSnapshot(model.module)
     for place, at_call in product((names[0], names[-1]), (1, 2)):
         injector.arm(place, at_call)

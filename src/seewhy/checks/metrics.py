@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seewhy.checks import metric_cards, metric_safety, metric_values  # noqa: F401 (they fill METRIC_CHECKS)
+from seewhy.checks import metric_cards, metric_invariance, metric_safety, metric_values  # noqa: F401 (METRIC_CHECKS)
 from seewhy.checks.core import run_all
 from seewhy.checks.metric_case import METRIC_CHECKS, make_metric_case
 from seewhy.methods.base import Method
@@ -16,15 +16,15 @@ def check_metric(
     """Run every check of a metric; faster than one by one, because they share the plain measurement.
 
     Args:
-        metric: a class (its defaults are checked) or configured; counts that multiply the passes are set to a few.
-        model: for a metric that asks one: small is enough. It is only copied and run.
-        method: for a metric that asks the method for more than maps; default: saliency.
+        metric: A class (its defaults are checked), or configured; numbers of repetitions are set to a few.
+        model: For a metric that needs one: small is enough. It is only copied and run.
+        method: For a metric that asks the method for more than maps; None: saliency.
 
     Returns:
         The checks that did not apply, with the reason.
 
     Raises:
-        ContractError: the first check that fails, with the others as its notes.
-        SkipTest: the metric asks a model, and there is none.
+        ContractError: A check fails; the first, with the others as its notes.
+        SkipTest: The metric needs a model, and there is none.
     """
     return run_all(METRIC_CHECKS, metric.card.name, make_metric_case(metric, model, method=method))

@@ -37,7 +37,7 @@ class _Bits:
 
 
 def _same(before: Any, after: Any) -> bool:
-    """The same object, the same plain value, or a container of the same objects in its place."""
+    """Tell whether both are one object, the same plain value, or containers of the same objects."""
     if before is after:
         return True
     if type(before) is not type(after):
@@ -50,7 +50,7 @@ def _same(before: Any, after: Any) -> bool:
 
 
 def tensor_state(tensor: Tensor, name: str) -> State:
-    """Everything about a tensor that a method could change by mistake."""
+    """Return everything about a tensor that a method could change by mistake."""
     grad = tensor.grad if tensor.is_leaf else None
     return {
         f"{name} itself": tensor,
@@ -62,7 +62,7 @@ def tensor_state(tensor: Tensor, name: str) -> State:
 
 
 def model_state(module: nn.Module) -> State:
-    """Hooks, instance attributes (`forward` among them), modes, parameters and buffers of every submodule."""
+    """Return hooks, instance attributes (`forward` among them), modes, parameters and buffers of every submodule."""
     state: State = {}
     for name, m in module.named_modules():
         for key, value in vars(m).items():
@@ -80,14 +80,13 @@ def model_state(module: nn.Module) -> State:
 
 
 def process_state(module: nn.Module) -> State:
-    """Global random states, torch's switches, and the functions and classes that a patch would replace.
+    """Return global random states, torch's switches, and the functions and classes that a patch would replace.
 
     Not Python's own `random`: run-time type checkers draw from it at every call.
     """
-    _, keys, *position = np.random.get_state()
     random_states = {
         "torch's random state": _Bits(torch.get_rng_state()),
-        "numpy's random state": [keys.tobytes(), *position],
+        "numpy's random state": numpy_random_state(),
         **{f"the random state of cuda:{i}": _Bits(s) for i, s in enumerate(_cuda_states())},
     }
     kernels = torch.backends.cuda
@@ -116,12 +115,19 @@ def process_state(module: nn.Module) -> State:
     return {**random_states, **switches, **patched, **everywhere}
 
 
+def numpy_random_state() -> list[Any]:
+    """Return NumPy's global random state as values that can be compared."""
+    everything = np.random.get_state(legacy=False)
+    inner = everything.pop("state")
+    return [*everything.values(), *(v.tobytes() if isinstance(v, np.ndarray) else v for v in inner.values())]
+
+
 def _cuda_states() -> list[Tensor]:
     return torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
 
 
 def change(before: State, after: State) -> str:
-    """The first thing that is not as it was, in words; empty if all is."""
+    """Name the first thing that is not as it was; empty if all is."""
     gone = object()
     keys = [*before, *(key for key in after if key not in before)]
     pairs = ((key, before.get(key, gone), after.get(key, gone)) for key in keys)
@@ -144,12 +150,12 @@ class StateSnapshot:
 
 
 def clone(model: VisionModel) -> VisionModel:
-    """A copy to be damaged."""
+    """Return a copy to be damaged."""
     return copy.deepcopy(model)
 
 
 def messy_copy(model: VisionModel) -> VisionModel:
-    """A copy as users have them: mixed modes, part frozen, gradients filled, own hooks, an own `forward`."""
+    """Return a copy as users have them: mixed modes, part frozen, gradients filled, own hooks, an own `forward`."""
     model = clone(model)
     modules = list(model.module.modules())
     for i, m in enumerate(modules):
@@ -177,12 +183,12 @@ class FailureInjector:
             m.forward = partial(self._run, name, m.forward)
 
     def arm(self, place: str, at_call: int) -> None:
-        """The next run shall fail in `place`, at its `at_call`-th call."""
+        """Let the next run fail in `place`, at its `at_call`-th call."""
         self.place, self.at_call, self.calls = place, at_call, 0
 
     @property
     def triggered(self) -> bool:
-        """Whether it came to that."""
+        """Whether the call came."""
         return self.calls >= self.at_call
 
     def _run(self, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -193,7 +199,7 @@ class FailureInjector:
 
 
 def leaves(module: nn.Module) -> dict[str, nn.Module]:
-    """The modules without children, by name."""
+    """Return the modules without children, by name."""
     return {name: m for name, m in module.named_modules() if not any(m.children())}
 
 
@@ -273,7 +279,9 @@ class WeightGradients(TorchDispatchMode):
         super().__init__()
         self.computed = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         position = self._MASK_ARGUMENT.get(func.name().removeprefix("aten::"))
         if position is not None:
             _, *of_parameters = args[position]

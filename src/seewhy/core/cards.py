@@ -229,7 +229,7 @@ class MetricCard:
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What is known of a data set before it is read.
+    """What is known of a dataset before it is read.
 
     Attributes:
         name: the name in plans, `voc`.
