@@ -196,7 +196,7 @@ SABOTEURS = [
         "two samples have one id",
     ),
     ("check_ids_unique", item(id="x"), "calls itself 'x'"),
-    ("check_ids_unique", type("Long", (Blocks,), {"__len__": lambda self: 2}), "3 ids for 2 items"),
+    ("check_ids_unique", type("Long", (Blocks,), {"__len__": lambda self: 2}), "3 ids for 2 samples"),
     ("check_sequence_indexing", Wraps, "raises no IndexError"),
     ("check_sequence_indexing", FromTheEnd, "sample -3"),
     ("check_sequence_indexing", SlicesTuples, "not the list"),

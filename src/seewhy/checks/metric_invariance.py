@@ -75,7 +75,8 @@ def check_requirements_matter(case: MetricCase) -> None:
 
 def _moves(case: MetricCase, requirement: Requirement, seed: int) -> bool:
     """Tell whether a change of what is required changes a value of the batch of this seed."""
-    other = case if not seed else make_metric_case(case.metric, case.known.model, seed=seed)
+    maker = None if case.known.method is None else type(case.known.method)
+    other = case if not seed else make_metric_case(case.metric, case.known.model, seed=seed, method=maker)
     changed: dict[Requirement, Callable[[], Any]] = {
         Requirement.MASK: lambda: other.masks.roll((9, 13), (1, 2)),
         Requirement.OBJECTS: lambda: [~masks for masks in other.objects],
