@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from seewhy.data import load_data
-from seewhy.data.lidc import hounsfield_to_gray
+from seewhy.data.lidc import COLUMNS, hounsfield_to_gray
 from seewhy.data.lidc_marks import BIOMARKERS, RATED, Mark, Outline, consensus, fill_outline, group_marks, read_xml
 from seewhy.errors import DataError, OptionError
 
@@ -138,15 +138,16 @@ def test_consensus_ratings_and_crop_of_a_scan(tmp_path: Path) -> None:
     assert (item.labels, item.about["malignancy"], item.about["readers"]) == ((1,), 4.0, 3)
     assert item.about["biomarkers"] == {
         "subtlety": 4,
-        "internalStructure": 1,
         "calcification": 6,
         "sphericity": 4,
         "margin": 3,
         "lobulation": 3,
         "spiculation": 4,
         "texture": 5,
+        "diameter": pytest.approx(0.7 * 9 * 2**0.5),
     }
-    assert item.about["diameter_mm"] == pytest.approx(0.7 * 9 * 2**0.5)
+    assert item.about["internalStructure"] == 1
+    assert item.about["diameter_mm"] == item.about["biomarkers"]["diameter"]
 
 
 def test_splits_and_readers(tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_prepared_crops(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 10), 77, np.uint8)).save(tmp_path / "b.png")
     Image.fromarray(mask * 255).save(tmp_path / "b_mask.png")
     rows = [
-        "id,image,mask,malignancy," + ",".join(BIOMARKERS) + ",readers,hospital",
+        "id,image,mask,malignancy," + ",".join(COLUMNS) + ",readers,hospital",
         "a,a.npy,a_mask.npy,4.5," + "2.5," * 8 + "4,x",
         "b,b.png,b_mask.png,3," + "1," * 8 + "3,y",
     ]
@@ -262,7 +263,9 @@ def test_prepared_crops(tmp_path: Path) -> None:
     assert (np.unique(a.image).tolist(), np.unique(b.image).tolist()) == ([128], [77])
     assert (a.masks == b.masks).all()
     assert a.boxes.tolist() == [[3, 2, 7, 5]]
-    assert a.about == {"malignancy": 4.5, "biomarkers": dict.fromkeys(BIOMARKERS, 2.5), "readers": 4, "hospital": "x"}
+    biomarkers = dict.fromkeys(BIOMARKERS, 2.5)
+    others = {"diameter_mm": 2.5, "readers": 4, "hospital": "x"}
+    assert a.about == {"malignancy": 4.5, "biomarkers": biomarkers, **others}
     assert load_data("lidc", tmp_path).ids == ("a",)
     (tmp_path / "nodules.csv").write_text("id,image,mask\n")
     with pytest.raises(DataError, match="it needs malignancy, subtlety"):
@@ -273,6 +276,7 @@ def test_prepared_crops(tmp_path: Path) -> None:
     ("change", "says"),
     [
         (lambda text: text.replace("4.5,", "nan,", 1), "line 2: 'nan' is not a rating"),
+        (lambda text: text.replace("2.5\n", "-1\n"), "line 2: '-1' is not a diameter"),
         (lambda text: text.replace("4.5,", "9,", 1), "line 2: '9' is not a rating"),
         (lambda text: text.replace("4.5,", "high,", 1), "line 2: .* ratings are numbers"),
         (lambda text: text + text.splitlines()[1], "names 'a' twice"),
@@ -280,7 +284,7 @@ def test_prepared_crops(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_of_crops_that_cannot_be_right(tmp_path: Path, change, says) -> None:
-    text = f"id,image,mask,malignancy,{','.join(BIOMARKERS)}\na,a.npy,m.npy,4.5,{','.join(['2.5'] * 8)}\n"
+    text = f"id,image,mask,malignancy,{','.join(COLUMNS)}\na,a.npy,m.npy,4.5,{','.join(['2.5'] * 8)}\n"
     (tmp_path / "nodules.csv").write_text(text)
     assert load_data("lidc", tmp_path).ids == ("a",)
     (tmp_path / "nodules.csv").write_text(change(text))
@@ -295,7 +299,7 @@ def test_a_table_of_crops_that_cannot_be_right(tmp_path: Path, change, says) -> 
 )
 def test_crops_that_are_no_numbers(tmp_path: Path, array) -> None:
     (tmp_path / "nodules.csv").write_text(
-        f"id,image,mask,malignancy,{','.join(BIOMARKERS)}\na,a.npy,m.npy,4.5,{','.join(['2.5'] * 8)}\n"
+        f"id,image,mask,malignancy,{','.join(COLUMNS)}\na,a.npy,m.npy,4.5,{','.join(['2.5'] * 8)}\n"
     )
     for bad, good in (("a", "m"), ("m", "a")):
         np.save(tmp_path / f"{bad}.npy", array)

@@ -100,6 +100,46 @@ def test_selections_go_by_the_classes_of_the_annotation(kit):
     assert load_data("voc", kit, without=("car",)).ids == ("2007_000001",)
 
 
+def test_a_selection_may_go_by_what_the_central_square_of_the_mask_shows(kit):
+    folder = kit / "VOCdevkit/VOC2012/SegmentationClass"
+    kinds = np.array([[15, 8, 8, 255, 0, 15]] * 4)  # persons at both ends of the first image, out of the square
+    _palette(kinds).save(folder / "2007_000001.png")
+    _palette(kinds[:, ::-1] * 0).save(folder / "2007_000002.png")
+    assert load_data("voc", kit, square=224, without=("person",), single_label=True).ids == ("2007_000001",)
+    assert load_data("voc", kit, square=224, without=("cat",)).ids == ("2007_000002",)
+    assert load_data("voc", kit, square=2, without=("cat",)).ids == ("2007_000002",)
+    _palette(kinds.repeat(3, 1)).save(folder / "2007_000001.png")  # the square: cat, cat, void, void
+    assert load_data("voc", kit, square=4, without=("cat",)).ids == ("2007_000002",)
+    assert load_data("voc", kit, square=1, without=("cat",)).ids == ("2007_000001", "2007_000002")  # the third: void
+    with pytest.raises(OptionError, match="needs masks"):
+        load_data("voc", kit, task="boxes", square=224)
+
+
+def test_void_may_be_background(kit):
+    item, plain = (load_data("voc", kit, void=void)[0] for void in ("background", "ignore"))
+    assert item.ignore is None
+    assert (item.masks == plain.masks).all()
+    with pytest.raises(OptionError, match="void='object'"):
+        load_data("voc", kit, void="object")
+
+
+@pytest.mark.parametrize(
+    ("lines", "ids"),
+    [("1", (1,)), ("index\n1\n0\n", (0, 1)), ("2007_000001,\n", (0,)), ("\n2007_000002\n0", (0, 1))],
+)
+def test_a_list_chooses_images_by_id_or_position(kit, lines, ids):
+    (kit / "chosen.csv").write_text(lines)
+    every = load_data("voc", kit).ids
+    assert load_data("voc", kit, ids_file=kit / "chosen.csv").ids == tuple(every[i] for i in ids)
+
+
+@pytest.mark.parametrize("lines", ["0\n2", "a\nb", "0\n2007_000001", "index"])
+def test_a_list_of_other_images_is_refused(kit, lines):
+    (kit / "chosen.csv").write_text(lines)
+    with pytest.raises(DataError, match=r"names .*(no image of the split|twice)"):
+        load_data("voc", kit, ids_file=kit / "chosen.csv")
+
+
 def test_a_broken_file_costs_its_own_item_only(kit):
     year = kit / "VOCdevkit/VOC2012"
     (year / "JPEGImages/2007_000001.jpg").unlink()

@@ -16,13 +16,16 @@ from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
 from seewhy.core.images import load_image
 from seewhy.data.base import Dataset, Sample, check_layout, dataset
-from seewhy.data.lidc_marks import BIOMARKERS
+from seewhy.data.lidc_marks import BIOMARKERS, DIAMETER
 from seewhy.data.lidc_scans import find_nodules
 from seewhy.data.masks import read_levels
 from seewhy.data.reading import check_choice, check_unique, read_image, read_table
 from seewhy.errors import DataError, OptionError
 
 TABLE = "nodules.csv"
+COLUMNS = {f"{name}_mm" if name == DIAMETER else name: name for name in BIOMARKERS}
+"""Columns of the table, and the biomarkers that they hold."""
+
 UNSURE = 3.0
 
 
@@ -33,7 +36,7 @@ UNSURE = 3.0
     splits=("decided", "all"),
     layout=(
         "LIDC-IDRI-*/<study>/<series>/*.dcm with an XML beside or in annotations=",
-        f"or prepared crops: {TABLE} (id, image, mask, malignancy, {', '.join(BIOMARKERS)})",
+        f"or prepared crops: {TABLE} (id, image, mask, malignancy, {', '.join(COLUMNS)})",
     ),
     has={Requirement.OBJECTS, Requirement.BOXES, Requirement.LABEL},
     source="https://www.cancerimagingarchive.net/collection/lidc-idri",
@@ -44,13 +47,14 @@ class LIDC(Dataset):
     """One sample for each nodule of 3 mm or more, on the axial slice where its consensus mask is largest.
 
     The mask is where at least half of the readers who marked the nodule put it (`consensus`); which marks are of one
-    nodule, `lidc_marks.group_marks` decides. `about` has the means of the ratings: `malignancy`, the eight
-    `biomarkers`, `diameter_mm` (largest in-plane extent of an outline) and `readers`. A mean malignancy below 3 is
+    nodule, `lidc_marks.group_marks` decides. `about` has the means of the ratings: `malignancy`, the CDAM
+    paper's eight `biomarkers` (the last is the diameter: the largest in-plane extent of an outline in mm, also under
+    `diameter_mm`), `internalStructure` and `readers`. A mean malignancy below 3 is
     benign, above 3 malignant, 3 indeterminate. pylidc is not needed (it does not run with numpy 2).
 
     Two layouts. Scans as the archive gives them (needs pydicom): building reads every XML and one head per series,
     a sample its series' heads and one slice. Prepared crops: `nodules.csv` with one line for each crop and the columns
-    above (`diameter_mm`, `readers` and others may follow); images and masks by paths from the folder. A crop is an
+    above (`readers` and others may follow); images and masks by paths from the folder. A crop is an
     image, or a .npy of Hounsfield units (of gray levels if uint8); a mask an image or .npy, not 0 in the nodule.
 
     Args:
@@ -182,17 +186,30 @@ def _read_array(path: Path) -> Num[ndarray, "rows cols"] | Bool[ndarray, "rows c
 
 
 def _read_prepared(root: Path) -> Iterator[PreparedNodule]:
-    rows = list(read_table(root / TABLE, "id", "image", "mask", "malignancy", *BIOMARKERS))
+    rows = list(read_table(root / TABLE, "id", "image", "mask", "malignancy", *COLUMNS))
     check_unique((row["id"] for _, row in rows), root / TABLE)
     for number, row in rows:
         try:
-            about = {"malignancy": _rating(row["malignancy"]), "biomarkers": {n: _rating(row[n]) for n in BIOMARKERS}}
-            about |= {n: kind(row[n]) for n, kind in (("diameter_mm", float), ("readers", int)) if row.get(n)}
+            biomarkers = {name: _biomarker(name, row[column]) for column, name in COLUMNS.items()}
+            about = {"malignancy": _rating(row["malignancy"]), "biomarkers": biomarkers}
+            about |= {"diameter_mm": biomarkers[DIAMETER]}
+            about |= {"readers": int(row["readers"])} if row.get("readers") else {}
         except ValueError as error:
-            raise DataError(f"{root / TABLE} line {number}: {error}; ratings are numbers from 1 to 6") from None
-        used = {"id", "image", "mask", *about, *BIOMARKERS}
+            raise DataError(
+                f"{root / TABLE} line {number}: {error}; ratings are numbers from 1 to 6, diameters above 0"
+            ) from None
+        used = {"id", "image", "mask", *about, *COLUMNS}
         about |= {name: value for name, value in row.items() if name and value and name not in used}
         yield PreparedNodule(row["id"], root / row["image"], root / row["mask"], about)
+
+
+def _biomarker(name: str, text: str) -> float:
+    if name != DIAMETER:
+        return _rating(text)
+    value = float(text)
+    if not 0 < value < float("inf"):  # nor is NaN
+        raise ValueError(f"{text!r} is not a diameter")
+    return value
 
 
 def _rating(text: str) -> float:

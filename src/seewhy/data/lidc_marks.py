@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from seewhy.errors import DataError
 
-BIOMARKERS = (
+RATINGS = (
     "subtlety",
     "internalStructure",
     "calcification",
@@ -27,7 +27,11 @@ BIOMARKERS = (
     "spiculation",
     "texture",
 )
-RATED = (*BIOMARKERS, "malignancy")
+RATED = (*RATINGS, "malignancy")
+DIAMETER = "diameter"
+BIOMARKERS = (*(name for name in RATINGS if name != "internalStructure"), DIAMETER)
+"""The eight of the CDAM paper (section 5.2): seven ratings, and the diameter in mm; internal structure is not one."""
+
 SERIES = re.compile(rb"<SeriesInstanceUid>\s*([0-9.]+)\s*<", re.IGNORECASE)
 MAX_READERS = 4
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Num
 from numpy import ndarray
 
-from seewhy.data.lidc_marks import BIOMARKERS, Mark, Outline, consensus, group_marks, read_xml, series_of
+from seewhy.data.lidc_marks import BIOMARKERS, DIAMETER, Mark, Outline, consensus, group_marks, read_xml, series_of
 from seewhy.errors import DataError, OptionError, require
 
 
@@ -86,7 +86,8 @@ class ScannedNodule:
         diameter = float(np.mean([mark.diameter(self.series.spacing) for mark in self.marks]))
         return {
             "malignancy": self.malignancy,
-            "biomarkers": {name: self.mean(name) for name in BIOMARKERS},
+            "biomarkers": {name: diameter if name == DIAMETER else self.mean(name) for name in BIOMARKERS},
+            "internalStructure": self.mean("internalStructure"),
             "diameter_mm": diameter,
             "readers": self.readers,
             "patient": self.series.patient,

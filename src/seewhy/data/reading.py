@@ -53,6 +53,34 @@ def check_unique(names: Iterable[str], path: Path) -> tuple[str, ...]:
     return unique
 
 
+def read_choice(path: Path, ids: tuple[str, ...]) -> tuple[str, ...]:
+    """Read which of a split's images are to be taken, in the split's order.
+
+    Args:
+        path: A list with an id or a position from 0 on each line; a first line that is neither is a heading.
+        ids: The ids of the split.
+
+    Raises:
+        DataError: When it cannot be read, names one twice, or names none of the split.
+    """
+    lines = [line.strip(",; ") for line in read_lines(path)]
+    known = set(ids)
+
+    def find(line: str) -> str | None:
+        if line in known:
+            return line
+        return ids[int(line)] if line.isascii() and line.isdigit() and int(line) < len(ids) else None
+
+    chosen = [find(line) for line in lines]
+    if lines and chosen[0] is None:
+        lines, chosen = lines[1:], chosen[1:]
+    if None in chosen or not chosen:
+        wrong = lines[chosen.index(None)] if chosen else "nothing"
+        raise DataError(f"{path} names {wrong!r}, which is no image of the split and no position; correct the list")
+    taken = set(check_unique((name for name in chosen if name), path))
+    return tuple(name for name in ids if name in taken)
+
+
 def read_table(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the lines of a CSV file with their numbers, as {column: text}; missing cells are empty.
 

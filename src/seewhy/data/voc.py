@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
+from PIL import Image
 
 from seewhy.core.cards import Requirement
 from seewhy.data.base import Dataset, Sample, check_layout, dataset
 from seewhy.data.masks import read_numbers
-from seewhy.data.reading import check_choice, check_unique, read_image, read_lines
+from seewhy.data.reading import check_choice, check_unique, read_choice, read_image, read_lines
 from seewhy.errors import DataError, OptionError
 
 VOID = 255
@@ -69,9 +70,14 @@ class VOC(Dataset):
         task: `segmentation` (ImageSets/Segmentation; masks, no boxes) or `boxes` (ImageSets/Main; boxes, no masks).
         single_label: Only images whose objects are all of one class, by the XML.
         without: Only images without any object of these classes, by the XML.
+        square: Select not by the XML but by the classes that the mask has in its central square at this many pixels a
+            side (nearest), as a model sees it.
+        ids_file: A list of the images to take: on each line an id, or a position in the split's list, from 0.
+        void: What the pixels are that nobody labeled: `ignore`, which count as nothing, or `background`.
 
-    The LaFAM paper's selection is `single_label=True, without=(person, tvmonitor, sofa, pottedplant, diningtable,
-    chair, bottle)` on the segmentation val split. `about` has `difficult` and `truncated` for each box.
+    The LaFAM paper's selection is `single_label=True, square=224, without=(person, tvmonitor, sofa, pottedplant,
+    diningtable, chair, bottle)` on the segmentation val split, where void is background: 753 images. `about` has
+    `difficult` and `truncated` for each box.
 
     Raises:
         DataError: When the folder is not laid out so.
@@ -88,10 +94,17 @@ class VOC(Dataset):
         task: str = "segmentation",
         single_label: bool = False,
         without: Sequence[str] = (),
+        square: int | None = None,
+        ids_file: str | Path | None = None,
+        void: str = "ignore",
     ) -> None:
         check_choice("split", split, self.card.splits)
         check_choice("year", year, (2007, 2012))
         check_choice("task", task, ("segmentation", "boxes"))
+        check_choice("void", void, ("ignore", "background"))
+        if square is not None and (square < 1 or task != "segmentation"):
+            raise OptionError(f"square={square} needs masks and at least 1 pixel; use task='segmentation', square=224")
+        self._square, self._void = square, void
         for name in without:
             check_choice("without", name, CLASSES)
         self.split, self.year, self.task = split, year, task
@@ -101,6 +114,8 @@ class VOC(Dataset):
         folders = ("SegmentationClass", "SegmentationObject") if task == "segmentation" else ("Annotations",)
         check_layout(self.root, listed, "JPEGImages", *(folders if self._labeled else ()), card=self.card)
         self._ids = check_unique((line.split()[0] for line in read_lines(self.root / listed)), self.root / listed)
+        if ids_file is not None:
+            self._ids = read_choice(Path(ids_file).expanduser(), self._ids)
         if single_label or without:
             if not self._labeled:
                 raise OptionError("VOC 2012's test split has no annotations to select by; use split='val'")
@@ -136,7 +151,7 @@ class VOC(Dataset):
         masks = [objects == k for k in np.unique(objects) if k not in (0, VOID)]
         stack = np.stack(masks) if masks else np.zeros((0, *objects.shape), dtype=bool)
         labels = tuple(_class_of(classes[mask], name) for mask in masks)
-        return {"labels": labels, "masks": stack, "ignore": objects == VOID}
+        return {"labels": labels, "masks": stack, "ignore": objects == VOID if self._void == "ignore" else None}
 
     def _objects(self, name: str) -> list[_Object]:
         path = self.root / "Annotations" / f"{name}.xml"
@@ -148,10 +163,24 @@ class VOC(Dataset):
 
     def _chosen(self, name: str, single_label: bool, without: set[str]) -> bool:
         try:
-            classes = {each.class_name for each in self._objects(name)}
+            if self._square is None:
+                classes = {each.class_name for each in self._objects(name)}
+            else:
+                classes = self._classes_in_square(name, self._square)
         except DataError:
             return True  # reading the sample says what is wrong
         return not classes & without and (not single_label or len(classes) == 1)
+
+    def _classes_in_square(self, name: str, side: int) -> set[str]:
+        """Return the classes in the central square of the class mask, resized by nearest neighbor."""
+        path = self.root / "SegmentationClass" / f"{name}.png"
+        numbers = read_numbers(path, ("P", "L"), "palette images hold numbers; use the official PNGs")
+        rows, cols = numbers.shape
+        short = min(rows, cols)
+        top, left = round((rows - short) / 2), round((cols - short) / 2)
+        square = Image.fromarray(numbers[top : top + short, left : left + short])
+        seen = np.unique(square.resize((side, side), Image.Resampling.NEAREST)).tolist()
+        return {CLASSES[number - 1] for number in seen if 0 < number <= len(CLASSES)}
 
 
 def _year_folder(root: Path, year: int) -> Path:
