@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import importlib.metadata
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import jaxtyping
@@ -77,3 +79,12 @@ def test_no_two_test_files_share_a_name() -> None:
     """pytest imports test files by their bare names: the second of a name breaks the collection of the first."""
     names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
     assert len(set(names)) == len(names)
+
+
+def test_no_two_classes_share_a_name() -> None:
+    """A name in a message, a traceback or a search means one class."""
+    files = (Path(__file__).parent.parent / "src").rglob("*.py")
+    nodes = (node for path in files for node in ast.walk(ast.parse(path.read_text())))
+    counts = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert len(counts) > 100
+    assert [name for name, count in counts.items() if count > 1] == []

@@ -1,78 +1,61 @@
-"""Options are checked by what they are declared to be, before anything runs."""
+"""A registry finds what its package holds; a module that does not load costs its own entries only."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import sys
 
-import numpy as np
 import pytest
+import toys
 
-from seewhy.core.options import check_options, option, options_of
-from seewhy.errors import OptionError
-from seewhy.methods import METHODS
-from seewhy.metrics import METRICS
+from seewhy.core.registry import Registry
+from seewhy.errors import MissingExtraError, RequirementError, UnknownNameError
+from seewhy.methods import METHODS, Rollout
 
-EVERY = [*METHODS.values(), *METRICS.values()]
-
-
-@dataclass
-class Asked:
-    """One option of each kind."""
-
-    n: int = option(default=3, help="a count", at_least=1)
-    part: float = option(default=0.5, help="a share")
-    yes: bool = option(default=False, help="a switch")
-    word: str = option(default="a", help="a word")
-    maybe: int | None = option(default=None, help="a count")
-    free: Any = option(default=None, help="anything")
+THINGS: Registry[str]
 
 
-def made(cls: type, **values):
-    """An instance that was never checked."""
-    instance = object.__new__(cls)
-    for name, field in options_of(cls).items():
-        object.__setattr__(instance, name, values.get(name, field.default))
-    return instance
+@pytest.fixture
+def things(tmp_path, monkeypatch) -> Registry[str]:
+    """A registry of a package with one good module and two that do not load."""
+    package = tmp_path / "things_of_a_test"
+    package.mkdir()
+    register = "from test_registry import THINGS\nTHINGS.add(__name__.split('.')[1], 'a thing')\n"
+    (package / "__init__.py").touch()
+    (package / "brick.py").write_text(register)
+    (package / "cracked.py").write_text("import no_such_library\n" + register)
+    (package / "torn.py").write_text("raise OSError('libGL.so.1: cannot open shared object file')\n" + register)
+    registry: Registry[str] = Registry("thing", package=package.name)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(globals(), "THINGS", registry)
+    monkeypatch.setitem(sys.modules, "test_registry", sys.modules[__name__])
+    yield registry
+    for name in [name for name in sys.modules if name.startswith(package.name)]:
+        del sys.modules[name]
 
 
-@pytest.mark.parametrize("cls", EVERY, ids=lambda cls: cls.__name__)
-def test_defaults_are_what_options_are_declared_to_be(cls) -> None:
-    check_options(made(cls))
+def test_a_module_that_does_not_load_costs_its_own_entries_only(things):
+    with pytest.warns(UserWarning, match="its thing is missing") as warned:
+        assert things.names() == ["brick"]
+    assert [str(each.message).split(",")[0] for each in warned] == [
+        "things_of_a_test.cracked does not load",
+        "things_of_a_test.torn does not load",
+    ]
+    assert "No module named 'no_such_library'" in str(warned[0].message)
+    assert things["Brick"] == "a thing"
+    with pytest.raises(UnknownNameError, match="did you mean 'brick'"):
+        things["bricks"]
+    for name, reason in (("cracked", "no_such_library"), ("torn", "libGL")):
+        assert name not in things
+        with pytest.raises(MissingExtraError, match=f"the thing '{name}' does not load .*{reason}.*; reinstall"):
+            things[name]
 
 
-@pytest.mark.parametrize("cls", EVERY, ids=lambda cls: cls.__name__)
-def test_a_word_in_place_of_a_number_is_refused(cls) -> None:
-    for name, field in options_of(cls).items():
-        if field.type in ("int", "float", "bool", "int | None", "float | None"):
-            with pytest.raises(OptionError, match=rf"{name}='many' must be an? (integer|number|boolean)"):
-                check_options(made(cls, **{name: "many"}))
-
-
-@pytest.mark.parametrize(
-    ("values", "advice"),
-    [
-        ({"n": 2.5}, "n=2.5 must be an integer"),
-        ({"n": None}, "n=None must be an integer"),
-        ({"n": True}, "n=True must be an integer"),
-        ({"part": [1]}, r"part=\[1\] must be a number"),
-        ({"yes": 1}, "yes=1 must be a boolean"),
-        ({"word": 3}, "word=3 must be a string"),
-        ({"maybe": "x"}, "maybe='x' must be an integer or None"),
-    ],
-)
-def test_the_wrong_kind_of_value_is_named(values, advice) -> None:
-    with pytest.raises(OptionError, match=advice):
-        check_options(made(Asked, **values))
-
-
-def test_numbers_of_numpy_and_whole_floats_pass() -> None:
-    for values in (
-        {"n": np.int64(3)},
-        {"part": np.float32(2)},
-        {"part": 1},
-        {"yes": np.True_},
-        {"maybe": 4},
-        {"free": "anything"},
+def test_a_method_module_that_does_not_load_leaves_the_errors_of_others_as_they_are(monkeypatch):
+    monkeypatch.setattr(METHODS, "_filled", False)
+    monkeypatch.setattr(METHODS, "_broken", {})
+    monkeypatch.setitem(sys.modules, "seewhy.methods.perturbation.rise", None)
+    with (
+        pytest.warns(UserWarning, match=r"perturbation\.rise does not load, so its method is missing"),
+        pytest.raises(RequirementError, match=r"Attention rollout cannot serve .*; these can: .*grad_cam"),
     ):
-        check_options(made(Asked, **values))
+        Rollout(toys.toy_cnn())

@@ -15,9 +15,9 @@ from seewhy.bench import plan_file
 from seewhy.bench.plan_file import DataTable, EntryTable, Protocol
 from seewhy.bench.reference_maps import REFERENCE_MAPS
 from seewhy.bench.toml import parse_toml
-from seewhy.core.options import options_of
+from seewhy.core.options import check_option_names, options_of
 from seewhy.data import DATASETS
-from seewhy.errors import OptionError, SeewhyError, UnknownNameError, suggestion
+from seewhy.errors import OptionError, SeewhyError, UnknownNameError
 from seewhy.methods import METHODS
 from seewhy.metrics import METRICS, Metric
 
@@ -182,12 +182,8 @@ def _label(entry: PlanEntry, entries: Sequence[PlanEntry]) -> str:
 
 
 def _check_option_names(cls: type, options: dict[str, Any], plan: str) -> None:
-    known = list(options_of(cls))
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        near = suggestion(unknown[0], known) or f"; its options: {', '.join(known) or 'none'}"
-        title = cls.card.title  # type: ignore[attr-defined] # registered classes have a card
-        raise OptionError(f"{plan}: {title} has no option {unknown[0]!r}{near}")
+    title = cls.card.title  # type: ignore[attr-defined] # registered classes have a card
+    check_option_names(f"{plan}: {title}", options, options_of(cls))
 
 
 def _check_distinct(kind: str, entries: Sequence[PlanEntry], plan: str) -> None:

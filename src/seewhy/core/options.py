@@ -7,11 +7,12 @@ import functools
 import inspect
 import sys
 import types
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
-from seewhy.errors import OptionError
+from seewhy.errors import OptionError, suggestion
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -52,6 +53,47 @@ def options_of(cls: type) -> dict[str, dataclasses.Field[Any]]:
 def repeated_options(cls: type) -> list[str]:
     """Return the names of the options that are numbers of repetitions."""
     return [name for name, field in options_of(cls).items() if field.metadata["repeats"]]
+
+
+def check_option_names(owner: str, given: Iterable[str], accepted: Iterable[str]) -> None:
+    """Check that every name is one of an option.
+
+    Args:
+        owner: What has the options, for the message (`"Grad-CAM"`).
+        given: The names that the caller wrote.
+        accepted: The names that there are.
+
+    Raises:
+        OptionError: One of them is unknown; the message suggests the nearest.
+    """
+    accepted = list(accepted)
+    unknown = sorted(set(given) - set(accepted))
+    if unknown:
+        near = suggestion(unknown[0], accepted)
+        advice = near if near.endswith("?") else f"; its options: {', '.join(accepted) or 'none'}"
+        raise OptionError(f"{owner} has no option {unknown[0]!r}{advice}")
+
+
+class Configurable:
+    """Base of classes that are made from options: an unknown one is an `OptionError`, not Python's `TypeError`."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Check the names before `__init__` takes the values.
+
+        Raises:
+            OptionError: There is no such option.
+        """
+        if kwargs:
+            parameters = inspect.signature(cls.__init__).parameters.values()
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                others = {p.name for p in parameters} - {"self"} - set(options_of(cls))
+                check_option_names(_title(cls), set(kwargs) - others, options_of(cls))
+        return super().__new__(cls)
+
+
+def _title(cls: type) -> str:
+    card = getattr(cls, "card", None)
+    return card.title if card is not None else cls.__name__
 
 
 def check_options(instance: Any) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from seewhy.core.images import load_image
+from seewhy.core.options import check_option_names
 from seewhy.errors import OptionError
 
 Region = tuple[float, float, float, float]
@@ -141,9 +142,7 @@ class Preprocess:
         Raises:
             OptionError: When an option is unknown or has a value that it does not accept.
         """
-        unknown = sorted(set(options) - set(cls.__dataclass_fields__))
-        if unknown:
-            raise OptionError(f"preprocess has no option {unknown[0]!r}; use {', '.join(cls.__dataclass_fields__)}")
+        check_option_names("preprocess", options, cls.__dataclass_fields__)
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
         return cls(**values)
 

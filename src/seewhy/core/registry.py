@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 
-from seewhy.errors import UnknownNameError
+from seewhy.core.io import first_line
+from seewhy.errors import MissingExtraError, UnknownNameError
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class Registry(Mapping[str, T]):
         self._package = package
         self._group = group
         self._entries: dict[str, T] = {}
+        self._broken: dict[str, Exception] = {}
         self._filled = not package
         self._filling = False
         self._lock = threading.RLock()
@@ -60,12 +62,19 @@ class Registry(Mapping[str, T]):
 
         Raises:
             UnknownNameError: There is none; the message suggests the nearest names.
+            MissingExtraError: Its module does not load.
         """
         entries = self._all()
         key = self._key(name)
-        if key not in entries:
-            raise UnknownNameError(self.kind, name, entries, self.hint)
-        return entries[key]
+        if key in entries:
+            return entries[key]
+        if key in self._broken:
+            error = self._broken[key]
+            raise MissingExtraError(
+                f"the {self.kind} {name!r} does not load ({type(error).__name__}: {first_line(error)}); "
+                "reinstall the library that the error names"
+            ) from error
+        raise UnknownNameError(self.kind, name, entries, self.hint)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the entry of that name, or the default."""
@@ -101,12 +110,24 @@ class Registry(Mapping[str, T]):
         try:
             package = importlib.import_module(self._package)
             for module in pkgutil.walk_packages(package.__path__, prefix=f"{self._package}."):
-                self._take_module(importlib.import_module(module.name))
+                self._import(module.name)
             for entry_point in importlib.metadata.entry_points(group=self._group):
                 self._load(entry_point)
             self._filled = True
         finally:
             self._filling = False
+
+    def _import(self, module: str) -> None:
+        """Import a module of our package; one that a broken library stops costs its own entries only."""
+        try:
+            self._take_module(importlib.import_module(module))
+        except Exception as error:
+            self._broken[module.rpartition(".")[2]] = error
+            warnings.warn(
+                f"{module} does not load, so its {self.kind} is missing ({type(error).__name__}: {error}); "
+                "reinstall the library that the error names",
+                stacklevel=5,
+            )
 
     def _load(self, entry_point: importlib.metadata.EntryPoint) -> None:
         """Import what another package declares; a broken package costs its own entries only."""

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from seewhy.core.options import check_option_names
 from seewhy.data.base import DATASETS, Dataset
-from seewhy.errors import OptionError, suggestion
+from seewhy.errors import OptionError
 
 
 def load_data(name: str, root: str | Path | None = None, split: str | None = None, **options: Any) -> Dataset:
@@ -28,9 +29,7 @@ def load_data(name: str, root: str | Path | None = None, split: str | None = Non
     cls = cast(Callable[..., Dataset], DATASETS[name])  # each has arguments of its own
     card = DATASETS[name].card
     accepted = list(inspect.signature(cls).parameters)
-    unknown = sorted(set(options) - set(accepted))
-    if unknown:
-        raise OptionError(f"{card.title} has no option {unknown[0]!r}{suggestion(unknown[0], accepted)}")
+    check_option_names(card.title, options, accepted)
     if card.layout and root is None:
         raise OptionError(f"{card.title} is read from disk; pass root= the folder with {', '.join(card.layout)}")
     if split is not None:

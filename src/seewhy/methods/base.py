@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, MethodCard, folder_of
 from seewhy.core.maps import upcast
-from seewhy.core.options import check_options, option, options_of
+from seewhy.core.options import Configurable, check_options, option, options_of
 from seewhy.core.registry import Registry
 from seewhy.errors import RequirementError
 from seewhy.methods.gradients import activation_and_gradient, gradient, input_gradient
@@ -102,7 +102,7 @@ def method(
 
 
 @dataclass(eq=False)
-class Method:
+class Method(Configurable):
     """A map for each image of a batch. Subclasses are dataclasses of their options and implement `compute`.
 
     Args:
@@ -110,7 +110,7 @@ class Method:
 
     Raises:
         RequirementError: When the model does not offer what the method needs (before any forward).
-        OptionError: When an option has a value that it does not accept.
+        OptionError: When there is no such option, or it does not accept the value.
     """
 
     model: VisionModel

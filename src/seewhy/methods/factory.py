@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from seewhy.core.options import options_of, repeated_options
+from seewhy.core.options import check_option_names, options_of, repeated_options
 from seewhy.errors import OptionError
 from seewhy.methods.base import METHODS, Method
 from seewhy.models.adapter import VisionModel
@@ -47,10 +47,7 @@ def as_method(model: VisionModel, method: MethodLike | None = None, **options: A
     if method is None:
         method = next((name for name in DEFAULTS if not METHODS[name].why_incompatible(model)), DEFAULTS[0])
     cls = METHODS[method] if isinstance(method, str) else method
-    unknown = sorted(set(options) - set(options_of(cls)))
-    if unknown:
-        known = ", ".join(options_of(cls)) or "none"
-        raise OptionError(f"{cls.card.title} has no option {unknown[0]!r}; its options: {known}")
+    check_option_names(cls.card.title, options, options_of(cls))
     return cls(model, **options)
 
 

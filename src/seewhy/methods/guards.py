@@ -22,6 +22,11 @@ class NoTarget(Target):
     need = Capability.EMBEDDING
 
     def score(self, output: Output) -> Tensor:
+        """Refuse: there is nothing to score.
+
+        Raises:
+            AssertionError: Always; the method's card is wrong.
+        """
         raise AssertionError("a label-free method scored a target; say class_specific=True on its card")
 
 
@@ -34,23 +39,32 @@ class WatchedTarget(Target):
 
     @property
     def need(self) -> Capability:  # type: ignore[override]
+        """The part of the output that the target reads."""
         return self._target.need
 
     @property
     def depends_on_output(self) -> bool:
+        """Whether the target does."""
         return self._target.depends_on_output
 
     def score(self, output: Output) -> Float[Tensor, "batch"]:
+        """Compute the target's numbers, and note whether the answers are finite.
+
+        Raises:
+            RuntimeError: The target depends on the answer and is scored again.
+        """
         self._ensure_settled(self._scored)
         self._scored = True
         self.finite.append(torch.isfinite(output.require(self.need).detach()).flatten(1).all())
         return self._target.score(output)
 
     def at(self, rows: Sequence[int]) -> Target:
+        """Return the watched target of these rows."""
         self._ensure_settled(True)
         return WatchedTarget(self._target.at(rows), self.finite)
 
     def fixed(self, output: Output) -> Target:
+        """Return the watched target, settled by this output."""
         return WatchedTarget(self._target.fixed(output), self.finite)
 
     def _ensure_settled(self, again: bool) -> None:

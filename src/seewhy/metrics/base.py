@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seewhy.core.cards import MetricCard, Requirement, folder_of
 from seewhy.core.maps import resize_maps as resize_maps
-from seewhy.core.options import check_options, option, options_of
+from seewhy.core.options import Configurable, check_options, option, options_of
 from seewhy.core.registry import Registry
 from seewhy.metrics.inputs import MetricInputs, check_inputs, find_invalid_rows
 
@@ -102,14 +102,14 @@ class Measurement:
 
 
 @dataclass(eq=False)
-class Metric:
+class Metric(Configurable):
     """One number per map. Subclasses are dataclasses of their options and implement `score`.
 
     Attributes:
         card: What is known of the metric before it runs.
 
     Raises:
-        OptionError: When an option has a value that it does not accept.
+        OptionError: When there is no such option, or it does not accept the value.
     """
 
     card: ClassVar[MetricCard]
