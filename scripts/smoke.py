@@ -48,7 +48,7 @@ def command_line(folder: Path) -> None:
 
 
 def contracts() -> None:
-    """The public checks on toys: one method of each kind, metrics with and without a model, an adapter, a data set."""
+    """Run the public checks on toys: a method of each kind, metrics with and without a model, an adapter, a dataset."""
     import toys
 
     from seewhy.checks import check_dataset, check_method, check_metric, check_model
@@ -68,7 +68,7 @@ def contracts() -> None:
 
 
 def models(names: list[str]) -> None:
-    """A model of each source that is named, with random weights: load it and explain a batch."""
+    """Load a model of each source that is named, with random weights, and explain a batch."""
     from torchvision_ops import define_missing_operators
 
     import seewhy
