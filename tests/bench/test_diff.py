@@ -27,6 +27,15 @@ def test_a_run_has_not_changed_from_itself(runs):
     assert not any(c.significant or c.difference or c.better is not None for c in found.changes)
 
 
+def test_a_former_word_for_a_target_is_no_other_protocol(tmp_path):
+    folders = [synthetic.write(tmp_path / name) for name in ("former", "now")]
+    for folder, target in zip(folders, ("label", "truth"), strict=True):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["protocol"] = {**(manifest.get("protocol") or {}), "target": target}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert compare_runs(*folders).protocol == []
+
+
 def test_changes_are_those_of_a_literal_loop_and_know_the_direction(runs):
     found = {(c.method, c.metric): c for c in compare_runs(*runs).changes}
     sql = "SELECT entry, value FROM scores WHERE method = 'lafam' AND metric = 'pointing_game'"

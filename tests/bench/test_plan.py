@@ -49,6 +49,30 @@ def test_a_plan_is_read_and_survives_pickling():
     assert pickle.loads(pickle.dumps(plan)) == plan
 
 
+@pytest.mark.parametrize(
+    ("written", "target", "by_label", "rank", "class_name"),
+    [
+        (None, "truth", True, None, None),
+        ('"truth"', "truth", True, None, None),
+        ('"label"', "truth", True, None, None),
+        ('"First"', "first", True, None, None),
+        ('"prediction"', "top-1", False, 1, None),
+        ('"top"', "top-1", False, 1, None),
+        ('"TOP2"', "top-2", False, 2, None),
+        ('"Star "', "Star", False, None, "Star"),
+        ("3", "3", False, None, "3"),
+    ],
+)
+def test_targets_have_the_words_of_python_and_their_former_ones(written, target, by_label, rank, class_name):
+    protocol = Plan.parse(text(**({} if written is None else {"protocol": f"{{target={written}}}"}))).protocol
+    assert (protocol.target, protocol.by_label, protocol.rank, protocol.class_name) == (
+        target,
+        by_label,
+        rank,
+        class_name,
+    )
+
+
 def test_two_entries_of_a_method_are_told_apart():
     plan = Plan.parse(
         text(
@@ -116,7 +140,14 @@ def test_threshold_and_seed_reach_the_metrics_that_have_them():
         ({"metrics": '[{name="fidelity", n_steps=0}]'}, OptionError, "metric fidelity: n_steps"),
         ({"protocol": '{upsampling="bilinar"}'}, OptionError, "upsampling must be one of .*did you mean 'bilinear'"),
         ({"protocol": '{upsamplings="nearest"}'}, OptionError, "'protocol.upsamplings'; did you mean 'upsampling'"),
-        ({"protocol": '{target="labels"}'}, OptionError, "label, first, prediction, got 'labels'"),
+        (
+            {"protocol": '{target="embedding-sum"}'},
+            OptionError,
+            "must be a class, .*got 'embedding-sum'",
+        ),
+        ({"protocol": '{target="top-0"}'}, OptionError, "protocol.target must count from 1"),
+        ({"protocol": '{target=" "}'}, OptionError, "protocol.target must be truth, first, top-1"),
+        ({"protocol": "{target=true}"}, OptionError, "protocol.target must be truth, first, top-1"),
         ({"protocol": "{batch_size=0}"}, OptionError, "protocol.batch_size must be at least 1, got 0"),
         ({"protocol": "{batch_size=1.5}"}, OptionError, "protocol.batch_size must be an integer, got 1.5"),
         ({"protocol": "{size=[0, 3]}"}, OptionError, r"protocol.size must be .*\[rows, cols\].*got \[0, 3\]"),
@@ -163,7 +194,11 @@ def test_a_mistake_is_named_before_anything_is_loaded(changes, error, message):
             OptionError,
             "two classes",
         ),
-        ({"models": '["efficientnet_lite0"]'}, OptionError, "prediction"),
+        ({"models": '["efficientnet_lite0"]'}, OptionError, 'use target = "top-1"'),
+        ({"protocol": '{target="predicton"}'}, OptionError, "none of truth, first, top-1 …, nor .* mean 'prediction'"),
+        ({"protocol": '{target="mushrom"}'}, OptionError, "nor a class of scenes_.*; did you mean 'mushroom'"),
+        ({"protocol": "{target=12}"}, OptionError, "out of range; this model has 12"),
+        ({"protocol": '{target="top-13"}'}, SeewhyError, "rank 13 is out of range"),
     ],
 )
 def test_what_cannot_work_together_is_named_before_the_first_forward(changes, error, words, monkeypatch):

@@ -208,7 +208,7 @@ def test_the_models_predictions_by_hand(setup):
     assert found["dog", "probability"] == pytest.approx(softmax[2])
     assert {r["method"] for r in records} == {""}
     unmatched = make_setup(classes=None)
-    unmatched.plan.protocol.__dict__["target"] = "prediction"
+    unmatched.plan.protocol.__dict__["target"] = "top-1"
     correct = [
         r["value"] for r in model_records(unmatched, unmatched.batch(samples(0))) if r["metric"] == "model.correct"
     ]

@@ -98,6 +98,19 @@ def test_two_processes_share_a_folder(tmp_path, uninterrupted):
     check(folder, uninterrupted)
 
 
+def test_a_run_that_was_begun_with_the_former_words_goes_on(tmp_path):
+    """The manifest and the plan of an earlier version say `prediction`, which is called `top-1` now."""
+    folder = tmp_path / "run"
+    former = 'device = "cpu"\ntarget = "prediction"'
+    store = engine.run(small(n="n = 4", device=former), folder)
+    want = table(store)
+    manifest = store.manifest
+    manifest["protocol"]["target"] = "prediction"
+    store.write_manifest(manifest)
+    next(path for path in (folder / "rows").iterdir() if "--lafam--" in path.name).unlink()
+    assert table(engine.resume(folder, small(n="n = 4", device=former))) == want
+
+
 def test_resume_does_no_finished_work_again(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     store = engine.run(small(n="n = 4"), folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -121,16 +122,23 @@ def test_the_models_own_answers_images_maps_and_the_manifest(model, tmp_path):
     json.dumps(manifest)
 
 
-def test_the_models_answer_as_target_is_compared_with_all_objects(model, tmp_path):
-    store = engine.run(
-        small(n="n = 3", split='split = "multi"', device='device = "cpu"\ntarget = "prediction"'), tmp_path / "run"
-    )
+@pytest.mark.parametrize("target", ["prediction", "top-2", "star"])
+def test_a_word_of_explain_as_target_gives_the_map_of_explain(target, model, tmp_path):
+    plan = small(n="n = 3", split='split = "multi"', device=f'device = "cpu"\ntarget = "{target}"')
+    store = engine.run(plan, tmp_path / "run")
+    word = {"prediction": "top-1"}.get(target, target)
     data = Scenes("multi")
     want = []
     for i in sample_indices(3, len(data)):
         x = model.preprocess_batch([data[i].image])
-        full = resize_maps(seewhy.methods.GradCAM(model)(x), (96, 96))
-        want.append(PointingGame()(full, masks=torch.from_numpy(data[i].union[None])).item())
+        full = resize_maps(seewhy.methods.GradCAM(model)(x, word), (96, 96))
+        mask = data[i].union
+        if word == "star":  # its own objects, in the images that show one
+            mask = np.any(
+                [m for m, name in zip(data[i].masks, data[i].class_names, strict=True) if name == word], axis=0
+            )
+        score = PointingGame()(full, masks=torch.from_numpy(np.broadcast_to(mask, (1, 96, 96)).copy())).item()
+        want.append(None if math.isnan(score) else score)
     assert values(store, "grad_cam", "pointing_game") == want
 
 

@@ -176,6 +176,37 @@ def test_the_targets_are_each_class_once_the_first_or_the_prediction():
     assert batch.targets[0].name == "class 3"
 
 
+def test_a_plans_target_is_the_class_that_explain_explains():
+    """For each word: the class, as `as_target` settles it by the same output."""
+    for word in ("top-1", "top-2", "top-5", "cat", 3, "3"):
+        batch = make_batch(word, rows=(0, 1, 2))
+        batch.output.logits[:] = torch.tensor([[1.0, 5, 2, 4, 3], [9.0, 7, 8, 6, 0], [0.0, 1, 2, 3, 4]])
+        settled = batch.model.as_target(word).fixed(batch.output)
+        assert [t.class_index for t in batch.targets] == [settled.index[row % len(settled.index)] for row in range(3)]
+        assert [t.name for t in batch.targets] == [settled.label(row, batch.model.class_names) for row in range(3)]
+    for former, now in (("prediction", "top-1"), ("label", "truth")):
+        old, new = make_batch(former, rows=(0, 1)), make_batch(now, rows=(0, 1))
+        new.model = old.model
+        assert old.targets == new.targets
+
+
+def test_a_class_that_is_named_is_compared_with_its_objects():
+    batch = make_batch(4, rows=(0, 1, 2), contrast_maps=True)  # the dataset's cats
+    assert [(t.label, t.class_index) for t in batch.targets] == [(0, 4)] * 3
+    inputs = batch.metric_inputs((32, 48))
+    masks = Zoo()[0].masks
+    np.testing.assert_array_equal(inputs.masks[0], masks[1] | masks[2])
+    assert not inputs.masks[1:].any()  # no cat there
+    assert inputs.labels.tolist() == [4, 0, -1]  # the second image shows a bird, the third nothing
+    assert batch.contrasts == [(0, 2), (1, 0), None]
+
+
+def test_a_class_that_only_the_model_knows_is_compared_with_all_objects():
+    batch = make_batch("ant", classes=[4, 2, 1])
+    assert batch.targets[0] == ImageTarget(0, None, 0, "ant")
+    np.testing.assert_array_equal(batch.metric_inputs((32, 48)).masks[0], Zoo()[0].masks.any(0))
+
+
 def test_a_contrast_is_the_next_other_class_of_the_image():
     batch = make_batch(contrast_maps=True)
     assert batch.contrasts == [(0, 4), (0, 2), None]  # of the dog the cat, of the cat the dog, of the bird nothing
@@ -244,7 +275,7 @@ def test_objects_outside_of_the_view_are_left_out():
 def test_classes_are_matched_by_name_or_by_number():
     data, model = Zoo(), toy_cnn()
     model.class_names = None
-    with pytest.raises(OptionError, match=r"3 classes, the model 5.*prediction"):
+    with pytest.raises(OptionError, match=r'3 classes, the model 5.*use target = "top-1"'):
         match_classes(data, model)
     assert match_classes(data, model, required=False) is None
     model.class_names = ("a bird", "Bird", "dog", "fish", "cat, kitten")

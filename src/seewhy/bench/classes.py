@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from seewhy.bench.plan_file import FORMER_TARGETS, LABEL_TARGETS
 from seewhy.core.cards import Capability
 from seewhy.core.class_names import find_class, is_imagenet
 from seewhy.data.base import Dataset
-from seewhy.errors import OptionError, SeewhyError
+from seewhy.errors import OptionError, SeewhyError, suggestion
 from seewhy.models.adapter import VisionModel
+from seewhy.targets import ClassTarget, as_target
 
 
 def match_classes(data: Dataset, model: VisionModel, required: bool = True) -> list[int] | None:
@@ -44,8 +47,52 @@ def match_classes(data: Dataset, model: VisionModel, required: bool = True) -> l
             f"the dataset has {len(data_names)} classes, the model {model.classes}, and they cannot be matched by name"
         )
     if required:
-        raise OptionError(f'{model.name} on {data.card.title}: {reason}; use target = "prediction" in [protocol]')
+        raise OptionError(f'{model.name} on {data.card.title}: {reason}; use target = "top-1" in [protocol]')
     return None
+
+
+class NamedClass(NamedTuple):
+    """The one class that a plan explains in every image.
+
+    Attributes:
+        label: The class as the dataset counts; None if the dataset does not have it.
+        class_index: The class as the model counts; None for a model without classes.
+        name: Name of the class for people.
+    """
+
+    label: int | None
+    class_index: int | None
+    name: str
+
+
+def find_named_class(name: str, data: Dataset, model: VisionModel, classes: list[int] | None) -> NamedClass:
+    """Find the class that a plan names, as `seewhy.explain` finds it; without classes of the model, the dataset's.
+
+    Args:
+        name: Name or number of the class.
+        data: The dataset.
+        model: The model.
+        classes: Result of `match_classes`.
+
+    Raises:
+        OptionError: When there is no such class; the message suggests the nearest names and words.
+    """
+    has_classes = Capability.LOGITS in model.capabilities
+    names = (model.class_names if has_classes else data.class_names) or ()
+    try:
+        target = as_target(name, names)
+        target.check(1, model.classes if has_classes else len(names))
+    except SeewhyError as error:
+        owner = model.name if has_classes else data.card.title
+        words = ", ".join((*LABEL_TARGETS, "top-1"))
+        near = suggestion(name, (*LABEL_TARGETS, *FORMER_TARGETS, *names))
+        advice = near if near.endswith("?") else f" ({error})"
+        raise OptionError(f"target = {name!r} is none of {words} …, nor a class of {owner}{advice}") from None
+    assert isinstance(target, ClassTarget)  # the other words have been told apart by the plan's format
+    index, label = target.index[0], target.label(0, names)
+    if not has_classes:
+        return NamedClass(index, None, label)
+    return NamedClass(classes.index(index) if classes is not None and index in classes else None, index, label)
 
 
 def _find_class(name: str, model_names: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from seewhy.bench import stats
+from seewhy.bench.plan_file import as_target_word
 from seewhy.bench.report.leaderboard import to_matrices
 from seewhy.bench.report.run_data import RunData
 
@@ -97,11 +98,20 @@ def compare_runs(first: str | Path, second: str | Path, seed: int = 0) -> RunCom
         MissingExtraError: When DuckDB is not installed.
     """
     a, b = RunData(first), RunData(second)
-    protocol = list(_differences({k: a.manifest.get(k) for k in PROTOCOL}, {k: b.manifest.get(k) for k in PROTOCOL}))
+    protocol = list(_differences(_protocol(a), _protocol(b)))
     environment = list(
         _differences({k: a.manifest.get(k) for k in ENVIRONMENT}, {k: b.manifest.get(k) for k in ENVIRONMENT})
     )
     return RunComparison(protocol, environment, _only(a, b), _changes(a, b, seed))
+
+
+def _protocol(run: RunData) -> dict[str, Any]:
+    """Return what a run was asked, its target in today's words."""
+    values = {key: run.manifest.get(key) for key in PROTOCOL}
+    protocol = values["protocol"]
+    if protocol and "target" in protocol:
+        values["protocol"] = {**protocol, "target": as_target_word(protocol["target"])}
+    return values
 
 
 def _differences(a: Any, b: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

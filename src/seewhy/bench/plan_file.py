@@ -14,6 +14,7 @@ from seewhy.data import DATASETS
 from seewhy.errors import OptionError, suggestion
 from seewhy.methods import METHODS
 from seewhy.metrics import METRICS
+from seewhy.targets.parse import rank_of
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -63,11 +64,40 @@ def _as_size(value: Any) -> Any:
     return value if value is None else tuple(sides)
 
 
+def as_target_word(value: Any) -> Any:
+    """Write a target as Python and the command line do: `truth`, `first`, `top-2`, or a class by name or number."""
+    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
+        raise ValueError("must be truth, first, top-1, top-2 … or a class by name or number")
+    word = str(value).strip()
+    key = FORMER_TARGETS.get(word.lower(), word.lower())
+    if key.startswith("embedding-"):
+        raise ValueError("must be a class, which the metrics know the objects of")
+    if rank_of(key) == 0:
+        raise ValueError("must count from 1: top-1 is the class that the model answers")
+    if rank := rank_of(key):
+        return f"top-{rank}"
+    return key if key in LABEL_TARGETS else word
+
+
 def _as_threshold(value: Any) -> Any:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float | str)):
         raise ValueError("must be a rule (mean, otsu) or a share of the maximum")
     return value
 
+
+LABEL_TARGETS = ("truth", "first")
+"""Targets that an image's own annotation tells."""
+
+FORMER_TARGETS = {"label": "truth", "prediction": "top-1"}
+"""Words of earlier versions, and what they are called now; both can be written."""
+
+TARGET_SCHEMA = {
+    "anyOf": [
+        {"enum": [*LABEL_TARGETS, "top-1"]},
+        {"type": "string", "minLength": 1},
+        {"type": "integer", "minimum": 0},
+    ],
+}
 
 SIZE_SCHEMA = {
     "anyOf": [
@@ -107,14 +137,31 @@ class Protocol(_Table):
         description="For every metric that makes a region of a map and has no rule or level of its own: a rule "
         "(mean, otsu), or a share of the maximum.",
     )
-    target: Literal["label", "first", "prediction"] = Field(
-        default="label",
-        description="label: a map for each class that the image shows; first: for the first of them; prediction: for "
-        "the class that the model predicts, compared with all objects together.",
+    target: Annotated[str, BeforeValidator(as_target_word), WithJsonSchema(TARGET_SCHEMA)] = Field(
+        default="truth",
+        description="What is explained. truth (or label): a map for each class that the image shows, compared with the "
+        "objects of that class; first: for the first of them; top-1 (or prediction): for the class that the model "
+        "answers, top-2 for the one that it ranks second …, compared with all objects together; a class by name or "
+        "number: for that class in every image, compared with its objects.",
     )
     batch_size: int = Field(default=16, ge=1, description="Images at a time.")
     device: str | None = Field(default=None, description="Device of the models, such as cpu or cuda:0.")
     keep_maps: bool = Field(default=True, description="Whether maps and images are stored for galleries.")
+
+    @property
+    def by_label(self) -> bool:
+        """Whether the image's own annotation tells what is explained."""
+        return self.target in LABEL_TARGETS
+
+    @property
+    def rank(self) -> int | None:
+        """The rank of the explained class among the model's answers, if that tells it."""
+        return rank_of(self.target)
+
+    @property
+    def class_name(self) -> str | None:
+        """The name or number of the one class that is explained in every image, if there is one."""
+        return None if self.by_label or self.rank else self.target
 
 
 class _OpenTable(BaseModel):

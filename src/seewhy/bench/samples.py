@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
 
+from seewhy.bench.classes import find_named_class
 from seewhy.bench.plan import Protocol
 from seewhy.bench.view import boxes_in_model_view, has_known_view, mask_in_model_view
 from seewhy.core.boxes import masks_to_boxes
@@ -31,7 +32,7 @@ class ImageTarget:
 
     Attributes:
         row: Position of the image in the batch.
-        label: The class as the dataset counts; None where the model's prediction is explained.
+        label: The class as the dataset counts; None where all objects count, as for the model's own answer.
         class_index: The class as the model counts; None for a model without classes.
         name: Name of the class for people.
     """
@@ -87,8 +88,12 @@ class SampleBatch:
     @cached_property
     def targets(self) -> list[ImageTarget]:
         """The maps that are scored."""
-        if self.protocol.target == "prediction":
-            return [ImageTarget(row, None, k, self._model_class_name(k)) for row, k in enumerate(self._predictions())]
+        if self.protocol.rank:
+            ranked = self._ranked(self.protocol.rank)
+            return [ImageTarget(row, None, k, self._model_class_name(k)) for row, k in enumerate(ranked)]
+        if self.protocol.class_name is not None:
+            named = find_named_class(self.protocol.class_name, self.data, self.model, self.classes)
+            return [ImageTarget(row, *named) for row in range(len(self.samples))]
         at_most = 1 if self.protocol.target == "first" else None
         return [
             ImageTarget(row, label, self._model_class(label), self._data_class_name(label))
@@ -123,10 +128,12 @@ class SampleBatch:
         return np.any(masks, axis=0)
 
     # ── classes ───────────────────────────────────────────────────────────────────────────────────────────────────
-    def _predictions(self) -> list[int | None]:
+    def _ranked(self, rank: int) -> Sequence[int | None]:
+        """Return the class that the model ranks so for each image; None for a model without classes."""
         if Capability.LOGITS not in self.model.capabilities:
             return [None] * len(self.samples)
-        return class_logits(self.output).argmax(1).tolist()
+        logits = class_logits(self.output)
+        return logits.argmax(1).tolist() if rank == 1 else logits.topk(rank, dim=1).indices[:, -1].tolist()
 
     def _model_class(self, label: int) -> int | None:
         return None if self.classes is None else self.classes[label]
@@ -145,7 +152,7 @@ class SampleBatch:
         labels = _distinct(self.samples[target.row][1].labels)
         if self.classes is None or not labels:
             return None
-        start = labels.index(target.label) + 1 if target.label is not None else 0
+        start = labels.index(target.label) + 1 if target.label in labels else 0
         following = [self.classes[label] for label in labels[start:] + labels[:start]]
         return next(((target.row, k) for k in following if k != target.class_index), None)
 
@@ -186,9 +193,9 @@ class SampleBatch:
 
     def _true_class(self, target: ImageTarget) -> int:
         """Return the class that the image truly shows, as the model counts; -1 if it is not known."""
-        if target.label is not None:
-            return -1 if target.class_index is None else target.class_index
         labels = _distinct(self.samples[target.row][1].labels)
+        if target.label in labels:
+            return -1 if target.class_index is None else target.class_index
         shown = [] if self.classes is None else [self.classes[label] for label in labels]
         if target.class_index in shown:
             return target.class_index

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from seewhy.bench.classes import match_classes
+from seewhy.bench.classes import find_named_class, match_classes
 from seewhy.bench.geometry import change_geometry
 from seewhy.bench.manifest import describe_model
 from seewhy.bench.map_maker import MapMaker
@@ -27,6 +27,7 @@ from seewhy.methods.factory import as_method
 from seewhy.metrics import Metric
 from seewhy.models.adapter import VisionModel
 from seewhy.models.load import load_model
+from seewhy.targets import Rank
 
 PROBED_SAMPLES = 32
 """Samples that are looked at before the start, for whether any shows two classes."""
@@ -212,7 +213,7 @@ class Benchmark:
             except SeewhyError as error:
                 reasons[index] = str(error)
                 continue
-            if sample.labels or self.plan.protocol.target == "prediction":
+            if sample.labels or not self.plan.protocol.by_label:
                 samples.append((index, sample))
             else:
                 reasons[index] = "the image shows no class"
@@ -221,8 +222,12 @@ class Benchmark:
     def _build_setup(self, entry: PlanEntry) -> ModelSetup:
         model = load_model(entry.name, **{"device": self.plan.protocol.device, **entry.options})
         change_geometry(model, self.plan.protocol.preprocess)
-        by_class = self.plan.protocol.target != "prediction"
-        classes = match_classes(self.data, model, required=by_class)
+        protocol = self.plan.protocol
+        classes = match_classes(self.data, model, required=protocol.by_label)
+        if protocol.rank:
+            Rank(protocol.rank).check(1, model.classes)
+        if protocol.class_name is not None:
+            find_named_class(protocol.class_name, self.data, model, classes)
         seed = self.plan.seed
         map_makers = {name: MapMaker(name, REFERENCE_MAPS[name], seed) for name in self.plan.reference_maps}
         skipped = {}
@@ -251,8 +256,8 @@ class Benchmark:
                         f"metric {label} needs {ANNOTATION_NAMES[requirement]}, which {self.data.card.title} does not "
                         "have; remove the metric or choose other data"
                     )
-        if self.plan.protocol.target != "prediction" and Requirement.LABEL not in has:
-            raise OptionError(f'{self.data.card.title} has no classes; use target = "prediction" in [protocol]')
+        if self.plan.protocol.by_label and Requirement.LABEL not in has:
+            raise OptionError(f'{self.data.card.title} has no classes; use target = "top-1" in [protocol]')
         contrasting = [label for label, m in self.metrics.items() if Requirement.CONTRAST in m.card.needs]
         if contrasting and not self._shows_two_classes():
             raise OptionError(

@@ -81,12 +81,18 @@ def as_target(
     raise TargetError(f"{kind} is not a target; give a class number or name, a list or a callable")
 
 
+def rank_of(word: str) -> int | None:
+    """Return the 2 of `"top-2"` (`"top"` is `"top-1"`), None for every other word."""
+    rank = re.fullmatch(r"top-?([0-9]*)", word.strip().lower())
+    return int(rank[1] or 1) if rank else None
+
+
 def _parse(word: str, names: Sequence[str] | None, embed_text: EmbedText | None) -> Target:
     key = word.strip().lower()
     if key in WORDS:
         return WORDS[key]()
-    if rank := re.fullmatch(r"top-?([0-9]*)", key):
-        return Rank(int(rank[1] or 1))
+    if (rank := rank_of(word)) is not None:
+        return Rank(rank)
     if embed_text and not names and not re.fullmatch(r"-?[0-9]+", key):
         return Similarity(embed_text([word])[0], "cosine", word, kind="text")
     return ClassTarget((class_index(word, names),))
