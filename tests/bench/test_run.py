@@ -134,9 +134,7 @@ def test_a_word_of_explain_as_target_gives_the_map_of_explain(target, model, tmp
         full = resize_maps(seewhy.methods.GradCAM(model)(x, word), (96, 96))
         mask = data[i].union
         if word == "star":  # its own objects, in the images that show one
-            mask = np.any(
-                [m for m, name in zip(data[i].masks, data[i].class_names, strict=True) if name == word], axis=0
-            )
+            mask = np.any(data[i].masks[[name == word for name in data[i].class_names]], axis=0)
         score = PointingGame()(full, masks=torch.from_numpy(np.broadcast_to(mask, (1, 96, 96)).copy())).item()
         want.append(None if math.isnan(score) else score)
     assert values(store, "grad_cam", "pointing_game") == want

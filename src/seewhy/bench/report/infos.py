@@ -122,6 +122,7 @@ def _title(label: str, card: dict[str, Any]) -> str:
 
 
 def method_info(label: str, about: dict[str, Any]) -> MethodInfo:
+    """Return what a report says of a method, from its entry in the manifest."""
     card = about.get("card") or about
     return MethodInfo(
         label=label,
