@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from seewhy.bench.plan_file import FORMER_TARGETS, LABEL_TARGETS
+from seewhy.bench.target_words import FORMER_TARGETS, LABEL_TARGETS
 from seewhy.core.cards import Capability
 from seewhy.core.class_names import find_class, is_imagenet
 from seewhy.data.base import Dataset

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from seewhy.bench import stats
-from seewhy.bench.plan_file import as_target_word
 from seewhy.bench.report.leaderboard import to_matrices
 from seewhy.bench.report.run_data import RunData
+from seewhy.bench.target_words import as_target_word
 
 ENVIRONMENT = ("versions", "hardware")
 PROTOCOL = ("seed", "data", "protocol", "models", "methods", "metrics")
