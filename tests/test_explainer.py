@@ -48,6 +48,11 @@ def test_several_images_in_one_are_refused_with_the_call_that_works(cat, tmp_pat
     cat.save(tmp_path / "b.png")
     with pytest.raises(ImageError, match=r"is a folder; pass its images: seewhy.image_paths\("):
         seewhy.explain(toys.toy_cnn(), tmp_path, "lafam")
+    with pytest.raises(ImageError, match=r"is a folder; pass its images: seewhy.image_paths\("):
+        seewhy.explain(toys.toy_cnn(), [tmp_path, tmp_path / "b.png"], "lafam")
+    with pytest.raises(ImageError, match=r"is a folder; pass its images: seewhy.image_paths\("):
+        seewhy.concept(toys.toy_cnn(), [tmp_path])
+    assert seewhy.concept(toys.toy_cnn(), tmp_path).vector.shape == (8,)  # one concept of many images takes a folder
     with pytest.raises(ImageError, match=r"a batch of 2 images; pass list\(batch\)"):
         seewhy.explain(toys.toy_cnn(), torch.zeros(2, 3, 8, 8), "lafam")
 

@@ -48,7 +48,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What came of one image in a run over many.
+    """Result for one image of many: its explanations, or the error.
 
     Attributes:
         source: The path, or a number for images from memory.
@@ -379,8 +379,6 @@ def _explanation_of(outcome: Outcome) -> Explanation:
 def _as_list(image: ImageLike | Sequence[ImageLike]) -> tuple[list[ImageLike], bool]:
     """Return the images as a list, and whether one image was given by itself."""
     if isinstance(image, str | Path):
-        if Path(image).is_dir():
-            raise ImageError(f"{image} is a folder; pass its images: seewhy.image_paths({str(image)!r})")
         return [image], True
     if isinstance(image, np.ndarray | Tensor):
         if image.ndim > 3:

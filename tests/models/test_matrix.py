@@ -18,6 +18,7 @@ import test_torchvision
 import toys
 
 from seewhy import targets
+from seewhy.checks.core import few_repetitions
 from seewhy.core.cards import Capability
 from seewhy.core.options import options_of
 from seewhy.errors import LayoutError, ModelError, RequirementError
@@ -49,8 +50,8 @@ MODELS = {
     "toy cnn": toys.toy_cnn,
     "toy vit": toys.toy_vit,
 }
-FEW = {"n_samples": 2, "n_steps": 2, "n_masks": 4, "relu": False}
-"""Small numbers for the methods that repeat themselves; no clipping, which can leave nothing in an untrained model."""
+FEW = 4
+"""Repetitions of the methods that repeat themselves."""
 NEEDS_ALL_TOKENS = {"Beit", "Eva", "VisionTransformerRelPos"}
 """Relative or rotary positions are tied to the whole grid."""
 
@@ -70,8 +71,10 @@ def outcome(model, cls, x) -> str:
         with pytest.raises(RequirementError):
             cls(model)
         return "not offered"
-    few = {name: value for name, value in FEW.items() if name in options_of(cls)}
-    method = cls(model, **few)
+    options = few_repetitions(cls, FEW)
+    if "relu" in options_of(cls):
+        options["relu"] = False  # clipping can leave nothing in an untrained model
+    method = cls(model, **options)
     output = model.forward_checked(x)
     if cls.card.target_kind == "concept":
         target = targets.Similarity(torch.randn(output.embedding.shape[1]))

@@ -65,7 +65,7 @@ class CAV:
 
 @dataclass(frozen=True, eq=False)
 class TCAV:
-    """How a score depends on a concept.
+    """Result of `tcav`: the dependence of a score on a concept.
 
     Attributes:
         score: Share of the images whose score grows towards the concept; mean over the runs.

@@ -1,4 +1,4 @@
-"""What analyses that differentiate a score need of a model and of a target."""
+"""Checks shared by analyses that differentiate a score."""
 
 from __future__ import annotations
 

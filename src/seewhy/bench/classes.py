@@ -1,4 +1,4 @@
-"""Which class of a model is which class of a dataset."""
+"""Match the classes of a dataset with those of a model."""
 
 from __future__ import annotations
 

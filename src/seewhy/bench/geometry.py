@@ -1,4 +1,4 @@
-"""How a plan changes what models see of an image: a paper's resize and crop in place of the library's."""
+"""Change of a model's preprocessing by a plan: a paper's resize and crop in place of the library's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's manifest says of models, methods, metrics, software and hardware; holds values only, no model."""
+"""Entries of a run's manifest: models, methods, metrics, software and hardware, as plain values."""
 
 from __future__ import annotations
 

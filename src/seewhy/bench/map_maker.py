@@ -1,4 +1,4 @@
-"""What computes the maps of a benchmark: a method on a model, or a map that does not use the model."""
+"""Map makers of a benchmark: a method on a model, or a map that does not use the model."""
 
 from __future__ import annotations
 

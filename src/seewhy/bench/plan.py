@@ -1,4 +1,4 @@
-"""What a benchmark is to do: a small TOML file, checked before anything is loaded."""
+"""Plans of benchmarks: a small TOML file, checked before anything is loaded."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class _Table(BaseModel):
 
 
 class Protocol(_Table):
-    """How maps are computed and compared."""
+    """Protocol of a run: how maps are computed and compared."""
 
     size: Annotated[tuple[int, int] | None, BeforeValidator(_as_size), WithJsonSchema(SIZE_SCHEMA)] = Field(
         default=None,

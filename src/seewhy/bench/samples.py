@@ -1,4 +1,4 @@
-"""What is scored: the image–target pairs of a batch of samples, and the ground truth in the model's view."""
+"""Image–target pairs of a batch of samples, and their ground truth in the model's view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan becomes before anything runs: its data, its metrics, and its models with the methods that serve them."""
+"""Setup of a benchmark before anything runs: data, metrics, and models with the methods that serve them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What is known of a model of a plan once it has been opened; holds no model.
+    """Summary of a model of a plan once it has been opened; holds no model.
 
     Attributes:
         label: Name in results.

@@ -1,4 +1,4 @@
-"""What the cards of methods and metrics have in common: words, names, options that are declared, and where they lie."""
+"""Checks that cards of methods and metrics share: texts, names, declared options, and the place of the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check is: a function with a name, a list that it enters by its decorator, and one kind of failure."""
+"""Machinery of checks: named functions, lists that a decorator fills, and one kind of failure."""
 
 from __future__ import annotations
 

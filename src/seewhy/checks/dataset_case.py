@@ -38,6 +38,7 @@ class DatasetCase:
 
 
 def make_dataset_case(data: Dataset, n: int) -> DatasetCase:
+    """Read `n` samples spread over a dataset; at least one must be readable."""
     samples: dict[int, Sample] = {}
     reasons: list[str] = []
     for i in np.unique(np.linspace(0, len(data) - 1, min(n, len(data))).round().astype(int)).tolist():

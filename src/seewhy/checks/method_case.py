@@ -24,7 +24,7 @@ METHOD_CHECKS: list[tuple[str, Check]] = []
 
 @dataclass
 class MethodCase:
-    """What a check of a method works with.
+    """A method on a model and a batch, for one check.
 
     Attributes:
         cls: The method.

@@ -46,7 +46,7 @@ EXACT = 1e-6
 
 @dataclass
 class MetricCase:
-    """What a check of a metric works with.
+    """A metric on maps and inputs, for one check.
 
     Attributes:
         metric: Configured, with few passes.

@@ -1,4 +1,4 @@
-"""What a model is like before and after, and how often each part of it runs."""
+"""Snapshots of a model's state, and counters of how often each part of it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands share: options, output, progress."""
+"""Shared parts of the commands: options, output, progress."""
 
 from __future__ import annotations
 

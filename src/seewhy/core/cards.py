@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Capability(StrEnum):
-    """What a model can offer and a method or target can need."""
+    """A capability that a model can offer and a method or target can need."""
 
     LOGITS = "logits"
     EMBEDDING = "embedding"
@@ -39,7 +39,7 @@ CAPABILITY_TEXT = {
 
 @dataclass(frozen=True)
 class Passes:
-    """How often one part of a model runs to explain one image."""
+    """Number of passes of one part of a model to explain one image."""
 
     forward: int = 1
     backward: int = 0
@@ -131,7 +131,7 @@ def _where(direction: str, part: str) -> str:
 
 @dataclass(frozen=True)
 class MethodCard:
-    """What is known of a method before it runs.
+    """Description of a method, known before it runs.
 
     Attributes:
         name: the name on the command line, `grad_cam`.
@@ -165,7 +165,7 @@ class MethodCard:
 
 
 class Requirement(StrEnum):
-    """What a metric needs to know beside the map."""
+    """An input that a metric needs beside the map."""
 
     MASK = "mask"
     OBJECTS = "objects"
@@ -189,7 +189,7 @@ REQUIREMENT_TEXT = {
 
 @dataclass(frozen=True)
 class MetricCard:
-    """What is known of a metric before it runs.
+    """Description of a metric, known before it runs.
 
     Attributes:
         name: the name in plans and on the command line, `pointing_game`.
@@ -229,7 +229,7 @@ class MetricCard:
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What is known of a dataset before it is read.
+    """Description of a dataset, known before it is read.
 
     Attributes:
         name: the name in plans, `voc`.

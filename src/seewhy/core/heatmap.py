@@ -27,7 +27,7 @@ DEFAULT_SIZE = (224, 224)
 
 
 class AttributionMap(Protocol):
-    """What a drawing needs to know about a map; `seewhy.Explanation` is one."""
+    """Protocol of a map that can be drawn; `seewhy.Explanation` is one."""
 
     @property
     def attribution(self) -> Float[Tensor, "rows cols"]:

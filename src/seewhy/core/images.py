@@ -116,7 +116,7 @@ def _read(path: str | Path, max_pixels: int, upright: bool) -> Image.Image:
         raise ImageError(f"{path} is an address, not a file; download it first and pass the file")
     path = Path(path).expanduser()
     if path.is_dir():
-        raise ImageError(f"{path} is a folder; pass one file, or read them all with seewhy.core.images.load_images")
+        raise ImageError(f"{path} is a folder; pass its images: seewhy.image_paths({str(path)!r})")
     if not path.exists():
         raise ImageError(f"{path} does not exist; check the path")
     with _bomb_guard(str(path)), _open(path) as image:

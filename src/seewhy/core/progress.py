@@ -1,4 +1,4 @@
-"""How long computations report their progress."""
+"""Progress reports of long computations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every dataset gives: samples with an image, its labels, and a mask and a box for each object where known."""
+"""Base of datasets: samples with an image, its labels, and a mask and a box for each object where known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every method shares: checking before any forward, running safely, and never returning NaN."""
+"""Base of methods: checks before any forward, safe runs, and no NaN in results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands between a caller and a method: checks of the batch and of the results, and targets that are watched."""
+"""Guards around a method: checks of the batch and of the results, and watched targets."""
 
 from __future__ import annotations
 

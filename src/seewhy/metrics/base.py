@@ -1,4 +1,4 @@
-"""What every metric shares: one value per map, never a guess where there is none.
+"""Base of metrics: one value per map, never a guess where there is none.
 
 A map that cannot be scored (an empty mask, NaN, no second class) gets NaN and a reason; its neighbors in the batch are
 scored as if it were not there. Nothing is normalized over the batch.

@@ -1,4 +1,4 @@
-"""What a metric is told beside the maps, and the checks that it fits them."""
+"""Inputs of metrics beside the maps, and the checks that they fit them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ModelInputs(NamedTuple):
 
 @dataclass(eq=False)
 class MetricInputs:
-    """What is known of a batch of maps beside the maps; one object for all maps (of any method) of the same images.
+    """Inputs of a metric beside the maps; one object serves all maps (of any method) of the same images.
 
     Attributes:
         masks: The object that each map should show, at the maps' size.

@@ -71,7 +71,7 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
 # ── unwrapping ────────────────────────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class Wrapping:
-    """How a training program stores the trunk: under a prefix, beside heads of its own that explain nothing.
+    """Layout of a training program's checkpoint: the trunk under a prefix, beside heads of no use here.
 
     Attributes:
         name: What it is called in messages.

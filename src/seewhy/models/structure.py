@@ -1,4 +1,4 @@
-"""Where a model keeps what: the one thing that a source (torchvision, timm, …) has to tell, a file for each.
+"""Structure of a model: its layers, blocks, tokens and head, as a source (torchvision, timm, …) describes them.
 
 Users whose model is found wrongly, or not at all, make a `Structure` of their own: `seewhy.wrap(module, structure=…)`.
 """
@@ -95,7 +95,7 @@ class OppositeLogits:
 
 @dataclass(frozen=True)
 class Structure:
-    """Where a model keeps what. One file per source makes these; users can make their own.
+    """Layers, blocks, tokens and head of a model. Each source makes these; users can make their own.
 
     Attributes:
         source: Where the model comes from (`timm`, `hf`, `torchvision`, `open_clip`, `module` …).

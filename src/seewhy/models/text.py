@@ -22,7 +22,7 @@ PLAIN = ("{}",)
 
 @dataclass(frozen=True)
 class TextSide:
-    """What a library's text tower does.
+    """Protocol of a library's text tower.
 
     Attributes:
         encode: From texts to vectors (texts, dim) in the space of the image embeddings, of any length.

@@ -1,4 +1,4 @@
-"""What is explained: a class, a concept, an embedding, an output, or any function of the output.
+"""Targets of explanations: a class, a concept, an embedding, an output, or any function of the output.
 
 A target turns a model's `Output` into one number per image. Every method takes any target, so each gradient or CAM
 method is also a label-free method when the target is made of the embedding.

@@ -1,4 +1,4 @@
-"""What speaks against a target: its score with the other sign."""
+"""Evidence against a target: its score with the other sign."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seewhy.targets.base import Output, Target
 
 
 class TargetReader(Protocol):
-    """What knows classes by name: a `VisionModel`."""
+    """Protocol of what knows classes by name: a `VisionModel`."""
 
     def as_target(self, spec: Any, /) -> Target:
         """Return the target that a user writes."""

@@ -20,7 +20,7 @@ from seewhy.targets.base import Output, Target
 
 
 class Embedder(Protocol):
-    """What a concept is made with: a `VisionModel`."""
+    """Protocol of what a concept is made with: a `VisionModel`."""
 
     def embed(self, images: ImageLike | Sequence[ImageLike], /) -> Float[Tensor, "batch dim"]:
         """Return the embeddings of images."""
@@ -155,7 +155,7 @@ def reference(
 
 
 class TextReader(Protocol):
-    """What a text target is made with: a `VisionModel` with a text side."""
+    """Protocol of what a text target is made with: a `VisionModel` with a text side."""
 
     def embed_text(self, prompts: Sequence[str], templates: Sequence[str], /) -> Float[Tensor, "prompts dim"]:
         """Return the unit vectors of prompts."""

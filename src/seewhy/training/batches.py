@@ -1,4 +1,4 @@
-"""What a training step sees: its images, their augmentation, its window and its learning rate.
+"""Batches of training: images, their augmentation, the window and the learning rate of a step.
 
 All are functions of (seed, step) alone, so a run can be resumed at any step.
 """

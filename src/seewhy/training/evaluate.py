@@ -1,4 +1,4 @@
-"""How well a reference model knows the scenes: ranking, calibration, and what it makes of marks and blanks."""
+"""Evaluation of reference models on scenes: ranking, calibration, and their answers to marks and blanks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How each reference model is trained: the one table that command, card and tests read."""
+"""Training recipes of the reference models: the one table that command, card and tests read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reference model learns from labels alone."""
+"""Training of a reference model from labels alone."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ LEADING = 1.3  # distance of lines of text, in units of their size
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things lie; lengths in pixels.
+    """Layout of a figure; lengths in pixels.
 
     Attributes:
         cell: The longest side of a cell.

@@ -28,7 +28,7 @@ EDGE = "#1a1a1a"
 
 
 class Segmented(Protocol):
-    """What a drawing needs to know; see `seewhy.analysis.ImageSegments`."""
+    """Protocol of segments that can be drawn; see `seewhy.analysis.ImageSegments`."""
 
     @property
     def image(self) -> Image.Image:

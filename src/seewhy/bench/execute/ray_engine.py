@@ -58,7 +58,7 @@ def on_ray(workers: int = 2, gpus: float = 0, cpus: float = 1, address: str | No
 
 
 class _RayWorker:
-    """What each process of Ray holds; a killed one is started again and its unit is done again, part by part."""
+    """State of one Ray process; a killed one is restarted and its unit is done again, part by part."""
 
     def __init__(self, plan: str, folder: str) -> None:
         self.plan = plan

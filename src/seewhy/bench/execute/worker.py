@@ -78,7 +78,7 @@ def work(benchmark: Benchmark, store: Store, unit: WorkUnit, on_part: OnPart) ->
 
 @dataclass(eq=False)
 class UnitPart:
-    """What one method gives on a batch.
+    """Records of one method on a batch.
 
     Attributes:
         rows: Records of scores.

@@ -1,4 +1,4 @@
-"""What a report's page consists of; `viz/templates/report.html` renders it."""
+"""Elements of a report's page; `viz/templates/report.html` renders them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table leaves out: methods that cannot serve a model, and rows of the paper that we do not run."""
+"""Gaps of a table: methods that cannot serve a model, and rows of the paper that we do not run."""
 
 from __future__ import annotations
 

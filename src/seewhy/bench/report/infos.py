@@ -1,4 +1,4 @@
-"""What a report knows of metrics, methods and panels, read from a run's manifest."""
+"""Metrics, methods and panels of a report, read from a run's manifest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seewhy.bench.manifest import REFERENCE_FAMILY
 
 @dataclass(frozen=True, kw_only=True)
 class MetricInfo:
-    """What the manifest says of a metric, or of a part of one (`fidelity.mif`).
+    """A metric of the manifest, or a part of one (`fidelity.mif`).
 
     Attributes:
         label: Name in results.
@@ -54,7 +54,7 @@ class MetricInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodInfo:
-    """What the manifest says of a method as the run configured it.
+    """A method of the manifest, as the run configured it.
 
     Attributes:
         label: Name in results.
@@ -77,7 +77,7 @@ class MethodInfo:
 
 @dataclass(frozen=True)
 class Panel:
-    """What is compared among itself: one model on one split of one dataset.
+    """Scores that can be compared with each other: one model on one split of one dataset.
 
     Attributes:
         model: Label of the model.

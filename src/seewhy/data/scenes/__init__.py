@@ -137,7 +137,7 @@ def _train_shortcut(rng: np.random.Generator, index: int) -> ScenePlan:
 
 @dataclass(frozen=True)
 class Split:
-    """What a split holds.
+    """Content of a split.
 
     Attributes:
         plan: Draws the plan of a sample from its random numbers and its index.

@@ -24,7 +24,7 @@ MARKS = tuple((a, b) for a in _MARK_COLORS for b in _MARK_COLORS if a != b)
 
 @dataclass(frozen=True)
 class ScenePlan:
-    """What a scene holds.
+    """Content of a scene.
 
     Attributes:
         classes: The class of each object.

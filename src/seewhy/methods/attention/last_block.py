@@ -1,4 +1,4 @@
-"""What Smooth and Integrated CDAM share: many runs of the last block, on tokens that they vary."""
+"""Base of Smooth and Integrated CDAM: many runs of the last block, on tokens that they vary."""
 
 from __future__ import annotations
 

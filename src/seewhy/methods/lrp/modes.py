@@ -1,4 +1,4 @@
-"""What the LRP methods share: a forward whose backward hands relevance down, and where relevance starts."""
+"""Base of the LRP methods: a forward whose backward propagates relevance, and its starting point."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from seewhy.metrics.inputs import MetricInputs
 
 @dataclass(frozen=True)
 class PerturbationOrder:
-    """How an image changes along a curve.
+    """Order in which an image's pixels change along a curve.
 
     Attributes:
         first: Which pixels change first, the "most" or the "least" important.

@@ -1,4 +1,4 @@
-"""What a trace says of one score: which calls all of its information passes, and which depend on the image how."""
+"""Evidence of a trace about one score: the calls that all its information passes, and their dependence on the image."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ LAYOUT_PRESERVING = (
 
 @dataclass(frozen=True)
 class LayoutHints:
-    """What the user said of layouts and tokens, where it is not None.
+    """The user's hints about layouts and tokens; None where there is none.
 
     Attributes:
         layout: Of maps whose layout is not evident, `nchw` or `nhwc`.

@@ -1,4 +1,4 @@
-"""What an unknown module returns: class scores or an embedding, and which of its parts is the classifier."""
+"""Inference of what an unknown module returns (class scores or an embedding) and of its classifier."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BINARY_NOTE = (
 
 @dataclass(frozen=True)
 class OutputHints:
-    """What the user said of the result, where it is not None.
+    """The user's hints about the result; None where there is none.
 
     Attributes:
         head: The module from embedding to logits.
@@ -52,7 +52,7 @@ class OutputHints:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """How to read the result.
+    """Reading of the result: where the scores and the embedding are.
 
     Attributes:
         result: The logits, or the embedding where there are none.

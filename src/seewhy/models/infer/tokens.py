@@ -1,4 +1,4 @@
-"""How tokens lie on the image: which are patches, and on how many rows and columns."""
+"""Inference of the token grid: which tokens are patches, and on how many rows and columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seewhy.models.infer.layouts import LayoutHints, sides
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """How tokens lie: prefix tokens first, then the patches, row by row.
+    """Layout of tokens: prefix tokens first, then the patches, row by row.
 
     Attributes:
         rows: Rows of patches.

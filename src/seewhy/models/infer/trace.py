@@ -76,7 +76,7 @@ class AttentionCall:
 
 @dataclass(eq=False)
 class Trace:
-    """What `trace_forward` recorded. It keeps every activation, so it should not live long.
+    """Record of `trace_forward`. It keeps every activation, so it should not live long.
 
     Attributes:
         size: Rows and columns of the input.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class ImageIndex:
-    """Which rows of a batch show the same image.
+    """Index of the rows of a batch that show the same image.
 
     Args:
         index: One number per row; rows with equal numbers show the same image.

@@ -1,1 +1,1 @@
-"""Where models come from: one file (or package) per library, each a `base.ModelSource`."""
+"""Sources of models: one file (or package) per library, each a `base.ModelSource`."""

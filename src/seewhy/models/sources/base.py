@@ -1,4 +1,4 @@
-"""What a source of models has to offer, and the registry of sources: our own files and those of other packages.
+"""Protocol of model sources, and their registry: our own files and those of other packages.
 
 A source is a module (or any object) with the parts of `ModelSource`. Ours lie beside this file; another package
 declares its own as an entry point:

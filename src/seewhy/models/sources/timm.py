@@ -163,7 +163,7 @@ def _structure(module: Any) -> Structure:
 
 @dataclass
 class _BlankRun:
-    """What one forward of a blank image showed.
+    """Record of one forward of a blank image.
 
     Attributes:
         shapes: By the name of a module, the shape of its output (empty: no tensor), in the order in which they ended.

@@ -1,4 +1,4 @@
-"""Where the vision models of transformers keep what: ViT, DeiT, DINOv2 and v3, CLIP, SigLIP, ResNet, ConvNeXt, Swin.
+"""Structure of the vision models of transformers: ViT, DeiT, DINOv2 and v3, CLIP, SigLIP, ResNet, ConvNeXt, Swin.
 
 A model is recognized by the `model_type` of its configuration. What it holds is then read from its modules and
 parameters, because the names of modules differ between versions of transformers.
@@ -26,7 +26,7 @@ _HALF = Preprocess(resize=None, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class ModelType:
-    """What is known of a `model_type` of transformers.
+    """Kind, example and preprocessing of a `model_type` of transformers.
 
     Attributes:
         kind: How it is built: `vit`, `conv` or `swin`.
