@@ -23,6 +23,8 @@ class Capability(StrEnum):
     CLASS_TOKEN = "class_token"
     LAST_BLOCK = "last_block"
     GRADIENTS = "gradients"
+    SEGMENTATION = "segmentation"
+    DETECTIONS = "detections"
 
 
 CAPABILITY_TEXT = {
@@ -34,6 +36,8 @@ CAPABILITY_TEXT = {
     Capability.CLASS_TOKEN: "a class token",
     Capability.LAST_BLOCK: "a last transformer block with a norm before its attention",
     Capability.GRADIENTS: "gradients",
+    Capability.SEGMENTATION: "class scores for each pixel",
+    Capability.DETECTIONS: "detected boxes",
 }
 
 

@@ -48,7 +48,7 @@ from seewhy.models.layers import LayerIndex, LayerLike
 from seewhy.models.partial import BlockTokens, ModelTail
 from seewhy.models.structure import Block, Layer, Structure
 from seewhy.models.text import PLAIN, TextEncoder, ZeroShotHead
-from seewhy.targets import Output, Target, TargetLike, as_outputs, as_target
+from seewhy.targets import Output, Target, TargetLike, as_detection, as_outputs, as_region, as_target
 
 PreprocessFunction = Callable[[Image.Image], Tensor]
 """From an image to the model's input, (channels, rows, cols)."""
@@ -130,6 +130,9 @@ class VisionModel:
             UnknownNameError: There is no class of that name.
         """
         has_logits = Capability.LOGITS in self.structure.capabilities
+        if not has_logits and (self.structure.has_segmentation or self.structure.boxes_in):
+            find = as_region if self.structure.has_segmentation else as_detection
+            return find(as_target(spec, self.class_names))
         if not self.structure.regression:
             return as_target(spec, self.class_names, has_logits, self.text and self.embed_text)
         if spec is None and self.classes != 1:
@@ -281,11 +284,7 @@ class VisionModel:
         index = image_index_of(self)
         if index is None:
             return self._forward(x)
-        output = self._forward(index.unique(x))
-        return Output(
-            logits=None if output.logits is None else index.expand(output.logits),
-            embedding=None if output.embedding is None else index.expand(output.embedding),
-        )
+        return self._forward(index.unique(x)).map(index.expand)
 
     @contextmanager
     def shared_images(self, index: Sequence[int]) -> Iterator[None]:
@@ -311,6 +310,10 @@ class VisionModel:
                 stack.enter_context(hooked(self.module.get_submodule(self.structure.head), keep_input))
             raw = self.module(x, **self.structure.call)
         output = self.structure.read(raw, head_inputs[0] if head_inputs else None)
+        if output.detections is not None and self.structure.boxes_in == "pixels":
+            size = torch.tensor([x.shape[-1], x.shape[-2]] * 2, dtype=output.detections.boxes.dtype)
+            boxes = output.detections.boxes / size.to(x.device, non_blocking=True)
+            output = replace(output, detections=replace(output.detections, boxes=boxes))
         if output.logits is not None and output.logits.ndim != 2:
             raise LayoutError(
                 f"the logits have shape {tuple(output.logits.shape)}, not (batch, classes); "
@@ -525,8 +528,8 @@ class VisionModel:
         """
         with self.shape_error_context(x), untouched(self.module):
             output = self.run(x)
-        for value in (output.logits, output.embedding):
-            if value is not None and not torch.isfinite(value).all():
+        for value in output.tensors:
+            if not torch.isfinite(value).all():
                 raise NonFiniteError(
                     f"{self.name} gives NaN or infinite values for this input; check the weights, "
                     "the preprocessing, and whether half precision overflows"

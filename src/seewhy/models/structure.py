@@ -117,6 +117,8 @@ class Structure:
         classes: The number of logits, where the head does not tell.
         multi_label: Whether each logit stands for itself (sigmoid), not against the others (softmax).
         regression: Whether the result holds quantities (ages, sizes), which have no probabilities.
+        has_segmentation: Whether the result holds class scores for each pixel.
+        boxes_in: Of a detector, what its boxes are measured in, `pixels` of the input or `fractions` of it.
         note: What a person should know (`seewhy info` prints it).
     """
 
@@ -138,6 +140,8 @@ class Structure:
     classes: int | None = None
     multi_label: bool = False
     regression: bool = False
+    has_segmentation: bool = False
+    boxes_in: str | None = None
     note: str = ""
 
     def with_opposite_logits(self) -> Structure:
@@ -157,5 +161,7 @@ class Structure:
             Capability.ATTENTION: bool(self.blocks),
             Capability.LAST_BLOCK: bool(self.blocks),
             Capability.CLASS_TOKEN: self.class_token,
+            Capability.SEGMENTATION: self.has_segmentation,
+            Capability.DETECTIONS: self.boxes_in is not None,
         }
         return frozenset(capability for capability, is_offered in offered.items() if is_offered)

@@ -5,7 +5,7 @@ method is also a label-free method when the target is made of the embedding.
 """
 
 from seewhy.targets.against import Against as Against, against as against
-from seewhy.targets.base import Output as Output, PerImage as PerImage, Target as Target
+from seewhy.targets.base import Detections as Detections, Output as Output, PerImage as PerImage, Target as Target
 from seewhy.targets.classes import (
     ClassTarget as ClassTarget,
     Rank as Rank,
@@ -15,6 +15,7 @@ from seewhy.targets.classes import (
     class_index as class_index,
     top as top,
 )
+from seewhy.targets.detections import Detection as Detection
 from seewhy.targets.functions import (
     MEASURES as MEASURES,
     Custom as Custom,
@@ -28,7 +29,10 @@ from seewhy.targets.functions import (
 from seewhy.targets.parse import (
     OneTarget as OneTarget,
     TargetLike as TargetLike,
+    as_detection as as_detection,
+    as_region as as_region,
     as_target as as_target,
     tiled_rows as tiled_rows,
 )
 from seewhy.targets.probability import Probability as Probability, as_probability as as_probability
+from seewhy.targets.regions import Region as Region

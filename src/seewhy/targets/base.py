@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,30 +16,78 @@ from seewhy.errors import TargetError
 
 
 @dataclass(frozen=True)
+class Detections:
+    """What a detector answers; rows of score 0 fill up images with fewer boxes.
+
+    Attributes:
+        boxes: (B, boxes, 4): left, top, right, bottom as fractions of the input's width and height.
+        scores: (B, boxes, classes), in [0, 1].
+    """
+
+    boxes: Float[Tensor, "batch boxes 4"]
+    scores: Float[Tensor, "batch boxes classes"]
+
+    def of_class(self, index: Tensor) -> Float[Tensor, "batch boxes"]:
+        """Return the score of one class for each image; 0 for a class that no box has.
+
+        Args:
+            index: Class numbers, (B,).
+        """
+        known = self.scores.shape[2]
+        if not known:
+            return self.scores.new_zeros(self.scores.shape[:2])
+        columns = index.clamp(max=known - 1)[:, None, None].expand(-1, self.scores.shape[1], 1)
+        return self.scores.gather(2, columns)[..., 0] * (index < known)[:, None]
+
+
+@dataclass(frozen=True)
 class Output:
     """The result of one forward pass.
 
     Attributes:
         logits: Class scores, (B, classes), if the model has any.
         embedding: What the head reads, (B, dim), if the model has one.
+        segmentation: Class scores for each pixel or cell, (B, classes, rows, cols), of a segmentation model.
+        detections: The boxes of a detector.
     """
 
     logits: Float[Tensor, "batch classes"] | None = None
     embedding: Float[Tensor, "batch dim"] | None = None
+    segmentation: Float[Tensor, "batch classes rows cols"] | None = None
+    detections: Detections | None = None
 
     def row(self, i: int) -> Output:
         """Return the output of image `i`, as a batch of one."""
-        logits = None if self.logits is None else self.logits[i : i + 1]
-        embedding = None if self.embedding is None else self.embedding[i : i + 1]
-        return Output(logits, embedding)
+        return self.map(lambda value: value[i : i + 1])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Output:
+        """Return the output with every tensor in it, each a batch, replaced by what `function` makes of it."""
+
+        def of(value: Tensor | None) -> Tensor | None:
+            return None if value is None else function(value)
+
+        boxes = self.detections and Detections(function(self.detections.boxes), function(self.detections.scores))
+        return Output(of(self.logits), of(self.embedding), of(self.segmentation), boxes)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that the model answers."""
+        boxes = [self.detections.boxes, self.detections.scores] if self.detections else []
+        return [t for t in (self.logits, self.embedding, self.segmentation, *boxes) if t is not None]
 
     def require(self, need: Capability) -> Tensor:
-        """Return the logits or the embedding.
+        """Return the logits, the embedding, the segmentation or the scores of detections.
 
         Raises:
             TargetError: The model has none.
         """
-        value = self.logits if need == Capability.LOGITS else self.embedding
+        values = {
+            Capability.LOGITS: self.logits,
+            Capability.EMBEDDING: self.embedding,
+            Capability.SEGMENTATION: self.segmentation,
+            Capability.DETECTIONS: self.detections and self.detections.scores,
+        }
+        value = values[need]
         if value is not None:
             return value
         if need == Capability.LOGITS:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
 
 from seewhy.errors import TargetError
+from seewhy.targets.against import Against
 from seewhy.targets.base import PerImage, Target
 from seewhy.targets.classes import ClassTarget, Rank, Truth, class_index
+from seewhy.targets.detections import Detection
 from seewhy.targets.functions import Custom, Similarity, embedding_norm, embedding_sum
+from seewhy.targets.regions import Region
 
 OneTarget: TypeAlias = int | str | Target | Callable[[Tensor], Tensor] | None
 """The model's answer (None), a class number or name, a word such as `"top-2"`, a `Target`, a function of the output."""
@@ -115,3 +119,23 @@ def _for_each(targets: list[Target]) -> Target:
 def tiled_rows(batch: int, n: int) -> list[int]:
     """Return the row numbers of `n` whole batches one after the other."""
     return list(range(batch)) * n
+
+
+def as_region(target: Target) -> Target:
+    """Return the target with each class in it as a region of a segmentation model."""
+    return _convert(target, lambda index, rank: Region(index=index, rank=rank))
+
+
+def as_detection(target: Target) -> Target:
+    """Return the target with each class in it as a detection of an object detector."""
+    return _convert(target, lambda index, rank: Detection(index=index, rank=rank))
+
+
+def _convert(target: Target, make: Callable[[tuple[int, ...], int], Target]) -> Target:
+    if isinstance(target, PerImage):
+        return PerImage(tuple(_convert(each, make) for each in target.targets))
+    if isinstance(target, Against):
+        return replace(target, target=_convert(target.target, make))
+    if isinstance(target, Rank):
+        return make((), target.rank)
+    return make(target.index, 1) if isinstance(target, ClassTarget) else target

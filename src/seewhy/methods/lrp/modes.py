@@ -81,14 +81,14 @@ def pixel_relevance(
 
 
 def output_gradients(output: Output, target: Target) -> list[tuple[Tensor, Tensor]]:
-    """Return pairs of the logits or the embedding and ∂ score / ∂ them: how the target begins its way down.
+    """Return pairs of what the target reads and ∂ score / ∂ it: how the target begins its way down.
 
     Returns:
         No pair if the target is constant.
     """
     leaves = {
         name: value.detach().requires_grad_()
-        for name in ("logits", "embedding")
+        for name in ("logits", "embedding", "segmentation")
         if (value := getattr(output, name)) is not None
     }
     with torch.enable_grad():
