@@ -10,7 +10,8 @@ from toys import ToyCNN, batch, toy_cnn, toy_vit
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import ModelError, OptionError, RequirementError
 from seewhy.methods import LRP, LaFAMLRP
-from seewhy.methods.lrp.layer_rules import COMPOSITES, input_bounds
+from seewhy.methods.lrp.layer_rules import COMPOSITES
+from seewhy.methods.lrp.sums import input_bounds
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Structure
 from seewhy.targets import Similarity, embedding_sum
@@ -123,7 +124,7 @@ def literal_lrp(net, x, R, composite, low, high):
 
 
 def bounds(model, shape):
-    return [b.double().expand(1, *shape).flatten() for b in input_bounds(model)]
+    return [b.double().flatten() for b in input_bounds(model, torch.zeros(1, *shape))]
 
 
 @pytest.mark.parametrize("composite", COMPOSITES)
@@ -165,21 +166,23 @@ def test_lafam_lrp_starts_with_the_embedding(composite, agree):
 
 
 def test_the_box_is_black_and_white_after_the_preprocessing():
-    low, high = input_bounds(toy_cnn())
+    low, high = input_bounds(toy_cnn(), batch())
     pre = Preprocess()
     for bound, level in ((low, 0.0), (high, 1.0)):
-        torch.testing.assert_close(bound.flatten(), (level - torch.tensor(pre.mean)) / torch.tensor(pre.std))
+        want = ((level - torch.tensor(pre.mean)) / torch.tensor(pre.std)).view(1, 3, 1, 1).expand(1, 3, 32, 48)
+        torch.testing.assert_close(bound, want)
     turned = VisionModel(
         ToyCNN(), Structure("t", head="head"), preprocess=lambda p: 1 - 2 * toy_cnn().preprocess(p.resize((48, 32)))
     )
-    assert (input_bounds(turned)[0] < input_bounds(turned)[1]).all()
+    low, high = input_bounds(turned, batch())
+    assert (low < high).all()
 
 
 def test_the_box_of_a_network_without_convolutions(agree):
     """R_i = Σ_j (x_i w_ij − low_i w_ij⁺ − high_i w_ij⁻) R_j / Σ_i' (…), for a flattened image and one score."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(60, 1, bias=False)).double().eval()
     model = VisionModel(net, Structure("test", head="1"), preprocess=Preprocess(size=(4, 5), resize=None))
-    low, high = (b.double().expand(1, 3, 4, 5) for b in input_bounds(model))
+    low, high = (b.double().view(1, 3, 4, 5) for b in input_bounds(model, image()))
     x, w = image(), net[1].weight.detach().view(1, 3, 4, 5)
     z = x * w - low * w.clamp(min=0) - high * w.clamp(max=0)
     want = z / z.sum((1, 2, 3), keepdim=True) * net(x).detach().view(-1, 1, 1, 1)
@@ -195,8 +198,9 @@ def test_the_box_of_a_network_without_convolutions(agree):
         Structure("test", head="3"),
         preprocess=Preprocess(size=(4, 5), resize=None),
     )
+    assert LRP(tokens, composite="epsilon_gamma_box")(image().float(), 0).shape == (2, 4, 5)
     with pytest.raises(ModelError, match="epsilon_plus_flat"):
-        LRP(tokens, composite="epsilon_gamma_box")(image().float(), 0)
+        LRP(wrap(nn.Flatten(), head=None), composite="epsilon_gamma_box")(image().float(), embedding_sum())
 
 
 # ── against zennit's own way: hooks on modules, canonizers ───────────────────────────────────────────────────────
@@ -205,7 +209,7 @@ def test_the_box_of_a_network_without_convolutions(agree):
 def zennit_map(module, x, target, composite, canonizer, model):
     from zennit import composites
 
-    low, high = (b.to(x).expand(1, *x.shape[1:]) for b in input_bounds(model))
+    low, high = (b.to(x) for b in input_bounds(model, x))
     made = {
         "epsilon_plus_flat": lambda: composites.EpsilonPlusFlat(canonizers=[canonizer]),
         "epsilon_gamma_box": lambda: composites.EpsilonGammaBox(low, high, canonizers=[canonizer]),
@@ -337,6 +341,70 @@ def test_biases_keep_a_share_and_the_rest_arrives():
     score = model.module(x)[:, 1]
     kept = 1 - LRP(model)(x, 1).double().sum((1, 2)) / score
     assert (kept.abs() > 1e-3).all()
+
+
+class Normalizing(nn.Module):
+    """Normalizes inside, in one of several spellings, before another model."""
+
+    def __init__(self, model, spelling):
+        super().__init__()
+        self.model, self.spelling = model, spelling
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1).double())
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1).double())
+
+    def before(self, x):
+        if self.spelling == "a buffer":
+            return (x - self.mean) / self.std
+        if self.spelling == "numbers":
+            return -2 + 4 * x
+        if self.spelling == "in place":
+            return x.clone().sub_(self.mean).div_(self.std)
+        if self.spelling == "turned":
+            return (1 - x) * 4 - 2
+        return torch.cat(
+            [x[:, c : c + 1] * (s / 0.5) + (m - 0.5) / 0.5 for c, (m, s) in enumerate(((0.4, 0.2),) * 3)], 1
+        )
+
+    def forward(self, x):
+        return self.model(self.before(x))
+
+
+@pytest.mark.parametrize("spelling", ["a buffer", "numbers", "in place", "turned", "channel by channel"])
+@pytest.mark.parametrize(
+    "composite", ["epsilon_plus_flat", "epsilon_gamma_box", "epsilon_alpha2_beta1_flat", "epsilon"]
+)
+def test_a_constant_takes_no_share(composite, spelling, agree):
+    """A model that normalizes inside gets the map of the same model on the normalized image, z^B bounds included."""
+    net = Residual()
+    both, x = Normalizing(net, spelling).eval(), image() / 2 + 0.5
+    pixels = Preprocess(size=(4, 5), resize=None, mean=(0, 0, 0), std=(1, 1, 1))
+    inside = VisionModel(both, Structure("test", head="model.head"), preprocess=pixels)
+    outside = VisionModel(
+        net, Structure("test", head="head"), preprocess=lambda p: both.before(pixels(p)[None].double())[0]
+    )
+    for cls in (LRP, LaFAMLRP):
+        got, want = (cls(m, composite=composite)(b, 2) for m, b in ((inside, x), (outside, both.before(x))))
+        agree(f"{cls.card.title} {composite}, normalized inside", "normalized outside", got, want)
+
+
+def test_a_shift_between_layers_takes_no_share(agree):
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.head, self.shift = nn.Conv2d(3, 4, 1), nn.Linear(4, 2), nn.Parameter(torch.randn(4, 1, 1))
+            self.double()
+
+        def forward(self, x):
+            return self.head((self.one(x) + self.shift).mean((2, 3)))
+
+    shifted = Shifted()
+    model, x = wrap(shifted), image()
+    h = shifted.one(x) + shifted.shift
+    R = literal(
+        "epsilon", h.mean((2, 3))[0], shifted.head.weight.T, shifted.head.bias, shifted(x)[0] * torch.tensor([0, 1])
+    )
+    R = h[0] / h[0].sum((1, 2), keepdim=True) * R.view(4, 1, 1)
+    agree("LRP", "flat below a shift", LRP(model, composite="epsilon_plus_flat")(x, 1)[0], R.sum(0), 1e-5)
 
 
 # ── what cannot be ───────────────────────────────────────────────────────────────────────────────────────────────

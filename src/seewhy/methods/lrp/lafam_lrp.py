@@ -47,7 +47,7 @@ class LaFAMLRP(LayerwiseRelevance):
         def start(embedding: Tensor) -> Starts:
             return [(embedding, embedding.detach())]
 
-        return pixel_relevance(x, self.rules(), self._embedding, start).float().sum(1)
+        return pixel_relevance(x, self.rules(x), self._embedding, start).float().sum(1)
 
     def _embedding(self, pixels: Tensor) -> Float[Tensor, "batch dim"]:
         head = self.model.structure.head

@@ -13,13 +13,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from seewhy.core.maps import upcast
-from seewhy.errors import ModelError
 from seewhy.methods.lrp.modes import ACTIVATIONS, RelevanceMode
 from seewhy.methods.lrp.rules import (
     CONVOLUTIONS,
@@ -30,8 +27,8 @@ from seewhy.methods.lrp.rules import (
     epsilon_rule,
     flat_rule,
     gamma_rule,
-    stabilized,
 )
+from seewhy.methods.lrp.sums import PRODUCTS, SUMS, sum_rule
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.modes import Operation, is_tracked, pass_through, with_backward
 
@@ -53,24 +50,6 @@ _RULES: dict[str, Callable[..., Tensor]] = {
 _USE_OUTPUT = ("epsilon", "gamma", "box")
 """Rules that go back through the layer's own output, which is kept for them."""
 
-_SUMS = (
-    "add",
-    "radd",
-    "iadd",
-    "sub",
-    "isub",
-    "rsub",
-    "mean",
-    "sum",
-    "avg_pool1d",
-    "avg_pool2d",
-    "avg_pool3d",
-    "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d",
-    "adaptive_avg_pool3d",
-    "interpolate",
-)
-_PRODUCTS = ("mul", "rmul", "imul", "div", "truediv", "idiv", "itruediv")
 _PASS = (
     *ACTIVATIONS,
     "sigmoid",
@@ -105,12 +84,12 @@ class LayerRules(RelevanceMode):
 
     Args:
         composite: A name of `COMPOSITES`.
-        box: Gives the lowest and highest input values, (1, C, 1, 1) each, for the z^B rule.
+        box: The lowest and highest values that the first layer gets, for the z^B rule (`input_bounds`).
         epsilon: The stabilizer, added to each denominator with its sign.
         gamma: How much more positive weights count.
     """
 
-    def __init__(self, composite: str, box: Callable[[], tuple[Tensor, Tensor]], epsilon: float, gamma: float) -> None:
+    def __init__(self, composite: str, epsilon: float, gamma: float, box: tuple[Tensor, Tensor] | None = None) -> None:
         super().__init__()
         self.first, self.convolution, self.linear = COMPOSITES[composite]
         self.box, self.epsilon, self.gamma = box, epsilon, gamma
@@ -119,8 +98,8 @@ class LayerRules(RelevanceMode):
         self.handlers = {
             **dict.fromkeys((*CONVOLUTIONS, "linear"), self.layer),
             "batch_norm": self.batch_norm,
-            **dict.fromkeys(_SUMS, self.sum),
-            **dict.fromkeys(_PRODUCTS, self.product),
+            **dict.fromkeys(SUMS, self.sum),
+            **dict.fromkeys(PRODUCTS, self.product),
             **dict.fromkeys(_PASS, pass_through),
             **dict.fromkeys(_REFUSED, self.refuse),
         }
@@ -160,8 +139,8 @@ class LayerRules(RelevanceMode):
         return pass_through(lambda _: operation(*args, **kwargs), (x,), {})
 
     def sum(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Run a linear function without weights: each input gets its share of the result."""
-        return shared_in_proportion(operation, args, kwargs, self.epsilon)
+        """Run a linear function without weights: each input gets its share of the result, a constant none."""
+        return sum_rule(operation, args, kwargs, self.epsilon)
 
     def product(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Run a product: relevance goes to the signal, or in equal shares to several of one size.
@@ -182,41 +161,12 @@ class LayerRules(RelevanceMode):
 
     def _rule(self, name: str, x: Tensor) -> Rule:
         if name == "box":
-            low, high = (_at_input(bound, x).to(upcast(x)) for bound in self.box())
+            assert self.box is not None
+            low, high = (bound.to(upcast(x)) for bound in self.box)
             return partial(box_rule, low=low, high=high, epsilon=self.epsilon)
         if name == "gamma":
             return partial(gamma_rule, gamma=self.gamma, epsilon=self.epsilon)
         return partial(_RULES[name], epsilon=self.epsilon)
-
-
-def shared_in_proportion(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], epsilon: float) -> Tensor:
-    """Run a function z that is linear in all its tensors together: R_i = x_i ∂z/∂x_i · R / (z + ε sign z).
-
-    Raises:
-        ModelError: When no tensor stands among the positional arguments.
-    """
-    places = [place for place, argument in enumerate(args) if is_tracked(argument)]
-    if not places:
-        raise ModelError(f"LRP cannot follow {operation.__name__} here; use input_x_gradient")
-
-    def backward(saved: tuple[Tensor, ...], upper: Tensor) -> list[Tensor]:
-        leaves = [tensor.detach().requires_grad_() for tensor in saved]
-        arguments = list(args)
-        for place, leaf in zip(places, leaves, strict=True):
-            arguments[place] = leaf
-        with torch.enable_grad():
-            z = operation(*arguments, **kwargs)
-        gradients = torch.autograd.grad(z, leaves, upper / stabilized(z.detach(), epsilon))
-        return [leaf.detach() * gradient for leaf, gradient in zip(leaves, gradients, strict=True)]
-
-    return with_backward(lambda: operation(*args, **kwargs), backward, *(args[place] for place in places))
-
-
-def input_bounds(model: VisionModel) -> tuple[Tensor, Tensor]:
-    """Return the lowest and highest values of the model's input, (1, C, 1, 1): black and white as it gets them."""
-    images = [Image.new("RGB", (256, 256), color) for color in ("black", "white")]
-    ends = torch.cat([model.preprocess_images(image) for image in images])
-    return ends.amin((0, 2, 3), keepdim=True), ends.amax((0, 2, 3), keepdim=True)
 
 
 def attention_inside(model: VisionModel) -> str:
@@ -225,22 +175,6 @@ def attention_inside(model: VisionModel) -> str:
         return "it has attention, for which convolutional LRP has no rule (attn_lrp has)"
     names = sorted({type(module).__name__ for module in model.module.modules() if _is_attention(module)})
     return f"it has {names[0]} inside, for which LRP has no rule" if names else ""
-
-
-def _at_input(bound: Float[Tensor, "1 channels 1 1"], x: Tensor) -> Tensor:
-    """Return a bound of the pixels as one of the first layer's input.
-
-    That input is images, or images flattened channel by channel.
-    """
-    channels = bound.shape[1]
-    if x.ndim == 4 and x.shape[1] == channels:
-        return bound
-    if x.ndim == 2 and x.shape[1] % channels == 0:
-        return bound.flatten().repeat_interleave(x.shape[1] // channels)[None]
-    raise ModelError(
-        f"the z^B rule needs the image's {channels} channels at the first layer, which gets "
-        f"{tuple(x.shape)}; use composite='epsilon_plus_flat'"
-    )
 
 
 def _is_attention(module: nn.Module) -> bool:

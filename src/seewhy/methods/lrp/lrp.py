@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
 from seewhy.methods.base import Method, method, option
-from seewhy.methods.lrp.layer_rules import COMPOSITES, LayerRules, attention_inside, input_bounds
+from seewhy.methods.lrp.layer_rules import COMPOSITES, LayerRules, attention_inside
 from seewhy.methods.lrp.modes import Starts, output_gradients, pixel_relevance
+from seewhy.methods.lrp.sums import input_bounds
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Output, Target
 
@@ -29,13 +28,10 @@ class LayerwiseRelevance(Method):
         """Return why the rules do not fit the model; empty if they do."""
         return super().why_incompatible(model) or attention_inside(model)
 
-    @cached_property
-    def _box(self) -> tuple[Tensor, Tensor]:
-        return input_bounds(self.model)
-
-    def rules(self) -> LayerRules:
-        """Return new rules, for one forward."""
-        return LayerRules(self.composite, lambda: self._box, self.epsilon, self.gamma)
+    def rules(self, x: Tensor) -> LayerRules:
+        """Return new rules, for one forward of a batch."""
+        box = input_bounds(self.model, x) if "box" in COMPOSITES[self.composite] else None
+        return LayerRules(self.composite, self.epsilon, self.gamma, box)
 
 
 @method(
@@ -54,8 +50,8 @@ class LRP(LayerwiseRelevance):
 
     ρ is the rule: ε: x w, with ε in the denominator; γ: x (w + γ w⁺); z⁺ = α1β0: (x w)⁺; α2β1: twice the
     positive minus once the negative shares; flat: 1; z^B (`box`): x w − low w⁺ − high w⁻, low and high being black
-    and white after the model's preprocessing (a module that normalizes inside gets other numbers at its first layer:
-    choose a composite without z^B). Biases stand in the denominators, so they keep a share; without them
+    and white as they arrive at the first layer. A constant that is added or multiplied (a normalization inside the
+    model) takes nothing. Biases stand in the denominators, so they keep a share; without them
     Σ R is the score (up to ε). A composite gives one rule to the first layer, one to convolutions, one to linear
     layers. A batch norm is merged into the layer before it. A residual sum and an average share out in proportion.
     Every activation passes relevance on as it is; the rules were made for ReLU, and with SiLU or GELU, whose
@@ -81,4 +77,4 @@ class LRP(LayerwiseRelevance):
         def start(output: Output) -> Starts:
             return [(value, value.detach() * gradient) for value, gradient in output_gradients(output, target)]
 
-        return pixel_relevance(x, self.rules(), self.model.run, start).float().sum(1)
+        return pixel_relevance(x, self.rules(x), self.model.run, start).float().sum(1)
