@@ -14,9 +14,13 @@ def stab(z: Tensor, eps: float) -> Tensor:
     return torch.where(z < 0, z - eps, z + eps)
 
 
-def linear(layer, x: Tensor, R: Tensor, rule: str, eps: float) -> Tensor:
+def linear(layer, x: Tensor, R: Tensor, rule: str | tuple[str, float], eps: float) -> Tensor:
     share = x[..., None, :] * layer.weight  # (…, out, in)
     bias = layer.bias
+    if rule[0] == "gamma":  # Andéol et al.: outputs favor the parts of their own sign
+        above = ((share.sum(-1) + bias) > 0)[..., None]
+        share = share + rule[1] * torch.where(above, share.clamp(min=0), share.clamp(max=0))
+        bias = bias + rule[1] * torch.where(above[..., 0], bias.clamp(min=0), bias.clamp(max=0))
     if rule == "zplus":
         share, bias = share.clamp(min=0), bias.clamp(min=0)
     return (share * (R / stab(share.sum(-1) + bias, eps))[..., None]).sum(-2)
@@ -45,7 +49,7 @@ class Found:
     lost: Tensor | float = 0.0
 
 
-def attention(layer, x: Tensor, R: Tensor, rule: str, eps: float, found: Found) -> Tensor:
+def attention(layer, x: Tensor, R: Tensor, rule: str, eps: float, found: Found, constant: bool) -> Tensor:
     dim, heads = x.shape[-1], layer.num_heads
     width = dim // heads
     qkv = literal.linear(layer.qkv, x)
@@ -56,7 +60,11 @@ def attention(layer, x: Tensor, R: Tensor, rule: str, eps: float, found: Found) 
     down, of_matrix = torch.zeros_like(qkv), []
     for h, (q, k, v) in enumerate(parts):
         A, here = matrices[:, h], slice(h * width, (h + 1) * width)
-        each = torch.einsum("bij,bjk->bijk", A, v) * (R[..., here] / mixed[..., here])[:, :, None] / 2
+        each = torch.einsum("bij,bjk->bijk", A, v) * (R[..., here] / mixed[..., here])[:, :, None]
+        if constant:
+            down[..., 2 * dim + here.start : 2 * dim + here.stop] = each.sum(1)
+            continue
+        each = each / 2
         of_matrix.append(each.sum(-1))
         scores = torch.einsum("bid,bjd->bij", q, k) / math.sqrt(width)
         R_scores = scores * (each.sum(-1) - A * each.sum((-1, -2))[..., None])
@@ -65,12 +73,25 @@ def attention(layer, x: Tensor, R: Tensor, rule: str, eps: float, found: Found) 
         pair = product * (R_scores / scores)[..., None] / 2
         for part, value in enumerate((pair.sum(2), pair.sum(1), each.sum(1))):
             down[..., part * dim + here.start : part * dim + here.stop] = value
-    found.matrices.insert(0, torch.stack(of_matrix, 1))
+    if not constant:
+        found.matrices.insert(0, torch.stack(of_matrix, 1))
     return linear(layer.qkv, x, down, rule, eps)
 
 
-def relevance(vit, x: Tensor, classes: list[int], start: str, rule: str = "epsilon", eps: float = 1e-6) -> Found:
-    """Relevance that starts with the logit (`start="logit"`) or with 1."""
+def relevance(
+    vit,
+    x: Tensor,
+    classes: list[int],
+    start: str,
+    rule: str | tuple[str, float, float] = "epsilon",
+    eps: float = 1e-6,
+    constant: bool = False,
+) -> Found:
+    """Relevance that starts with the logit (`start="logit"`) or with 1.
+
+    `rule` may be ("gamma", γ of linear layers, γ of the patch embedding): attention then has the ε rule.
+    """
+    inside, conv = ("epsilon", (rule[0], rule[2])) if rule[0] == "gamma" else (rule, rule)
     found, states = Found(x, x), [literal.embed(vit, x)]
     for block in vit.blocks:
         T = literal.layer_norm(block.norm1, states[-1])
@@ -92,9 +113,9 @@ def relevance(vit, x: Tensor, classes: list[int], start: str, rule: str = "epsil
         along, R = total(middle, literal.linear(block.mlp[2], active), R)
         R = linear(block.mlp[0], U, linear(block.mlp[2], active, R, rule, eps), rule, eps)  # GELU: identity
         along, R = total(before, middle - before, along + layer_norm(block.norm2, middle, R))
-        R = along + layer_norm(block.norm1, before, attention(block.attn, T, R, rule, eps, found))
+        R = along + layer_norm(block.norm1, before, attention(block.attn, T, R, inside, eps, found, constant))
     found.tokens = R
-    found.pixels = to_pixels(vit, x, R, rule, eps)
+    found.pixels = to_pixels(vit, x, R, conv, eps)
     return found
 
 

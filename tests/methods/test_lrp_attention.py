@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import literal
 import literal_lrp
@@ -15,6 +16,8 @@ from toys import batch, toy_cnn, toy_vit
 from seewhy.errors import OptionError, RequirementError
 from seewhy.methods import AttnLRP, PartialLRP, RelevancePropagation, TransformerAttribution
 from seewhy.methods.lrp.token_rules import TokenRules
+from seewhy.models.adapter import VisionModel
+from seewhy.models.structure import Block
 from seewhy.targets import ClassTarget
 
 VITS = {"class token": {}, "registers": {"prefix": 5, "depth": 2}, "four heads": {"heads": 4, "depth": 2}}
@@ -43,14 +46,48 @@ def grid(model, rows):
 # ── AttnLRP ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+PROPOSITIONS = {"rule": "epsilon", "attention": "shared"}
+
+
 def test_attn_lrp_is_the_propositions_step_by_step(model, x, agree):
     want = literal_lrp.relevance(model.module, x, CLASSES, "logit").pixels.sum(1)
-    agree("AttnLRP", "literal propositions", AttnLRP(model)(x, CLASSES), want, 1e-5)
+    agree("AttnLRP", "literal propositions", AttnLRP(model, **PROPOSITIONS)(x, CLASSES), want, 1e-5)
 
 
 def test_a_large_epsilon_absorbs(model, x, agree):
     want = literal_lrp.relevance(model.module, x, CLASSES, "logit", eps=0.1).pixels.sum(1)
-    agree("AttnLRP, ε = 0.1", "literal propositions", AttnLRP(model, epsilon=0.1)(x, CLASSES), want, 1e-5)
+    agree("AttnLRP, ε = 0.1", "literal", AttnLRP(model, epsilon=0.1, **PROPOSITIONS)(x, CLASSES), want, 1e-5)
+
+
+@pytest.mark.parametrize(("attention", "rule"), [("constant", "gamma"), ("shared", "gamma"), ("constant", "epsilon")])
+def test_attn_lrp_is_the_authors_recipe_for_vits_step_by_step(model, x, attention, rule, agree):
+    """γ in the patch embedding and, another one, in linear layers; ε in attention, whose matrices are constants."""
+    literal_rule = ("gamma", 0.3, 2.0) if rule == "gamma" else rule
+    want = literal_lrp.relevance(model.module, x, CLASSES, "logit", literal_rule, constant=attention == "constant")
+    got = AttnLRP(model, rule=rule, attention=attention, gamma_conv=2.0, gamma_linear=0.3)(x, CLASSES)
+    agree(f"AttnLRP {rule}, attention {attention}", "literal rules", got, want.pixels.sum(1), 1e-5)
+
+
+class Normalizing(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model((x - 0.4) / 0.2)
+
+
+@pytest.mark.parametrize("rule", ["gamma", "epsilon"])
+def test_a_normalization_inside_takes_no_share(rule, x, agree):
+    outside = lively(toy_vit())
+    inside = VisionModel(Normalizing(outside.module), prefixed(outside.structure, "model."))
+    got, want = AttnLRP(inside, rule=rule)(x * 0.2 + 0.4, CLASSES), AttnLRP(outside, rule=rule)(x, CLASSES)
+    agree("AttnLRP, normalized inside", "normalized outside", got, want, 1e-5)
+
+
+def prefixed(structure, prefix):
+    blocks = tuple(Block(prefix + b.name, prefix + b.norm1, prefix + b.attention) for b in structure.blocks)
+    return dataclasses.replace(structure, stages=(), cam_layer=None, blocks=blocks, head=prefix + "head")
 
 
 def without_biases(model):
@@ -66,7 +103,7 @@ def test_pixels_and_what_is_lost_on_the_way_sum_to_the_score(model, x, agree):
     without_biases(model)
     found = literal_lrp.relevance(model.module, x, CLASSES, "logit", eps=1e-12)
     kept = found.tokens[:, : model.module.prefix].sum((1, 2)) + found.lost
-    total = AttnLRP(model, epsilon=0.0)(x, CLASSES).double().sum((1, 2)) + kept
+    total = AttnLRP(model, epsilon=0.0, **PROPOSITIONS)(x, CLASSES).double().sum((1, 2)) + kept
     score = model.module(x)[[0, 1], CLASSES]
     agree("AttnLRP: Σ pixels + prefix tokens + softmax", "the score, no biases", total, score, 1e-5)
 
@@ -81,7 +118,7 @@ def test_without_attention_of_the_image_all_that_is_lost_is_lost_in_the_matrices
     attended = method.attend(x, ClassTarget(tuple(CLASSES)), TokenRules(epsilon=0.0))
     score = model.module(x)[[0, 1], CLASSES]
     in_matrices = sum(r.double().sum((1, 2, 3)) for r in method.relevance(attended)) * score
-    total = AttnLRP(model, epsilon=0.0)(x, CLASSES).double().sum((1, 2)) + in_matrices
+    total = AttnLRP(model, epsilon=0.0, **PROPOSITIONS)(x, CLASSES).double().sum((1, 2)) + in_matrices
     agree("AttnLRP: Σ pixels + matrices", "the score, no biases", total, score, 1e-5)
 
 

@@ -54,13 +54,13 @@ def case(kind, signs):
 def bounds(x):
     """Lowest and highest values, different for each channel (of images only)."""
     channels = x.shape[1] if x.ndim == 4 else 1
-    low = -3 - torch.arange(channels, dtype=torch.float64).view(1, -1, 1, 1)
+    low = -3 - torch.arange(channels, dtype=torch.float64).view(1, -1, *[1] * (x.ndim - 2))
     return low, 2.5 - low
 
 
 def by_us(module, x, relevance, rule, epsilon=EPSILON):
     leaf = x.clone().requires_grad_()
-    with LayerRules(COMPOSITE_OF[rule], lambda: bounds(x), epsilon, GAMMA):
+    with LayerRules(COMPOSITE_OF[rule], epsilon, GAMMA, bounds(x)):
         out = module(leaf.clone())
     return torch.autograd.grad(out, leaf, relevance)[0]
 

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from seewhy.core.maps import upcast
-from seewhy.methods.lrp.modes import ACTIVATIONS, RelevanceMode
+from seewhy.methods.lrp.modes import RelevanceMode
 from seewhy.methods.lrp.rules import (
     CONVOLUTIONS,
     Rule,
@@ -28,7 +27,7 @@ from seewhy.methods.lrp.rules import (
     flat_rule,
     gamma_rule,
 )
-from seewhy.methods.lrp.sums import PRODUCTS, SUMS, sum_rule
+from seewhy.methods.lrp.sums import PASS, PRODUCTS, SUMS, sum_rule
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.modes import Operation, is_tracked, pass_through, with_backward
 
@@ -50,18 +49,6 @@ _RULES: dict[str, Callable[..., Tensor]] = {
 _USE_OUTPUT = ("epsilon", "gamma", "box")
 """Rules that go back through the layer's own output, which is kept for them."""
 
-_PASS = (
-    *ACTIVATIONS,
-    "sigmoid",
-    "tanh",
-    "hardsigmoid",
-    "neg",
-    "layer_norm",
-    "group_norm",
-    "instance_norm",
-    "rms_norm",
-    "local_response_norm",
-)
 _REFUSED = (
     "softmax",
     "scaled_dot_product_attention",
@@ -100,7 +87,7 @@ class LayerRules(RelevanceMode):
             "batch_norm": self.batch_norm,
             **dict.fromkeys(SUMS, self.sum),
             **dict.fromkeys(PRODUCTS, self.product),
-            **dict.fromkeys(_PASS, pass_through),
+            **dict.fromkeys(PASS, pass_through),
             **dict.fromkeys(_REFUSED, self.refuse),
         }
 

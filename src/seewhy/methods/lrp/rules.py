@@ -168,7 +168,12 @@ def epsilon_rule(layer: WeightedLayer, x: Tensor, relevance: Tensor, *, epsilon:
 
 
 def gamma_rule(layer: WeightedLayer, x: Tensor, relevance: Tensor, *, gamma: float, epsilon: float) -> Tensor:
-    """Apply LRP-γ: R_i = Σ_j (x_i w_ij + γ (x_i w_ij)^±) / (z_j + γ z_j^±) R_j ([1], LRP-γ), ± the sign of z_j.
+    """Apply LRP-γ, see `gamma_slopes`: R_i = x_i times them."""
+    return x * gamma_slopes(layer, x, relevance, gamma=gamma, epsilon=epsilon)
+
+
+def gamma_slopes(layer: WeightedLayer, x: Tensor, relevance: Tensor, *, gamma: float, epsilon: float) -> Tensor:
+    """Return R_i / x_i by LRP-γ: R_i = Σ_j (x_i w_ij + γ (x_i w_ij)^±) / (z_j + γ z_j^±) R_j ([1], LRP-γ), ± the sign of z_j.
 
     The rule of [1] is the one for z_j > 0; for z_j < 0 the negative parts are favored in its place (Andéol et al.,
     Learning Domain Invariant Representations by Joint Wasserstein Distance Minimization, 2021). With
@@ -180,8 +185,9 @@ def gamma_rule(layer: WeightedLayer, x: Tensor, relevance: Tensor, *, gamma: flo
     z, up = output.detach(), positive.detach()
     above = torch.where(z > 0, relevance, 0) / stabilized(z + gamma * up, epsilon)
     below = torch.where(z < 0, relevance, 0) / stabilized(z + gamma * (z - up), epsilon)
-    plain = x * _back(output, [leaf], above + (1 + gamma) * below)[0]
-    return plain + gamma * _times(parts, _back(positive, parts, above - below))
+    plain = _back(output, [leaf], above + (1 + gamma) * below)[0]
+    grown = _back(positive, parts, above - below)
+    return plain + gamma * (grown[0] if len(grown) == 1 else torch.where(x < 0, grown[1], grown[0]))
 
 
 def alpha_beta_rule(

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from seewhy.errors import ModelError
 from seewhy.methods.baselines import starting_images
+from seewhy.methods.lrp.modes import ACTIVATIONS
 from seewhy.methods.lrp.rules import CONVOLUTIONS, WeightedLayer, stabilized
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.hooks import Stop
@@ -38,6 +39,20 @@ SUMS = (
 
 PRODUCTS = ("mul", "rmul", "imul", "div", "truediv", "idiv", "itruediv")
 """Names of products."""
+
+PASS = (
+    *ACTIVATIONS,
+    "sigmoid",
+    "tanh",
+    "hardsigmoid",
+    "neg",
+    "layer_norm",
+    "group_norm",
+    "instance_norm",
+    "rms_norm",
+    "local_response_norm",
+)
+"""Names of functions that hand relevance on as it is."""
 
 
 def sum_rule(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], epsilon: float) -> Tensor:

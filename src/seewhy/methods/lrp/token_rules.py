@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from seewhy.methods.lrp.modes import ACTIVATIONS, RelevanceMode
-from seewhy.methods.lrp.rules import CONVOLUTIONS, WeightedLayer, stabilized
+from seewhy.methods.lrp.rules import CONVOLUTIONS, WeightedLayer, gamma_slopes, stabilized
 from seewhy.models.instrument.attention import attention_matrix
 from seewhy.models.instrument.modes import Operation, is_tracked, with_backward
 
 LINEAR_RULES = ("epsilon", "zplus")
-"""Names of the rules of layers with weights."""
+"""Names of the rules of layers with weights that the methods on attention matrices offer."""
 
 _GATES = ("sigmoid", "tanh", "hardsigmoid", "rsqrt")
 _PRODUCTS = ("matmul", "rmatmul", "bmm", "mul", "rmul", "imul")
@@ -30,19 +30,30 @@ class TokenRules(RelevanceMode):
     """The rules of AttnLRP, for one forward.
 
     Args:
-        linear: The rule of layers with weights: `epsilon`, or `zplus` (α = 1, β = 0).
+        linear: The rule of layers with weights: `epsilon`, `zplus` (α = 1, β = 0) or `gamma`.
         epsilon: Their stabilizer.
+        gammas: γ of convolutions, of linear layers, and of linear layers inside attention, for the rule `gamma`.
+        constant_attention: Whether attention matrices take no relevance, as constants (CP-LRP), so that values get it all.
 
     Attributes:
         plain: While true, a backward gives the true gradient instead.
+        in_attention: Whether what runs is inside attention.
     """
 
-    def __init__(self, linear: str = "epsilon", epsilon: float = 1e-6) -> None:
+    def __init__(
+        self,
+        linear: str = "epsilon",
+        epsilon: float = 1e-6,
+        gammas: tuple[float, float, float] = (0.25, 0.05, 0.0),
+        constant_attention: bool = False,
+    ) -> None:
         super().__init__()
-        self.epsilon = epsilon
-        self.plain = False
+        self.epsilon, self.gammas = epsilon, gammas
+        self.plain = self.in_attention = False
+        layer = {"epsilon": self.epsilon_layer, "zplus": self.zplus_layer, "gamma": self.gamma_layer}[linear]
         self.handlers = {
-            **dict.fromkeys((*CONVOLUTIONS, "linear"), self.epsilon_layer if linear == "epsilon" else self.zplus_layer),
+            **dict.fromkeys((*CONVOLUTIONS, "linear"), layer),
+            **({"softmax": _constant} if constant_attention else {}),
             **dict.fromkeys(ACTIVATIONS, self.activation),
             **dict.fromkeys(_GATES, self.gate),
             **dict.fromkeys(_PRODUCTS, self.product),
@@ -79,6 +90,21 @@ class TokenRules(RelevanceMode):
             upper = upper * z.detach() / stabilized(positive.detach(), self.epsilon)
             gradients = torch.autograd.grad(positive, parts, upper)
             return (gradients[0] if len(gradients) == 1 else torch.where(x < 0, gradients[1], gradients[0]),)
+
+        return with_backward(lambda: layer.run(x, keep=True), backward, x)
+
+    def gamma_layer(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Run a layer with weights: LRP-γ, which favors the parts of the output's own sign; γ = 0 is ε."""
+        layer, x = WeightedLayer.of_call(operation, args, kwargs)
+        gamma = self.gammas[2 if self.in_attention else layer.is_linear]
+        if not gamma:
+            return self.epsilon_layer(operation, args, kwargs)
+
+        def backward(saved: tuple[Tensor, ...], upper: Tensor) -> Iterable[Tensor]:
+            leaf, z = layer.output(saved[0])
+            if self.plain:
+                return torch.autograd.grad(z, leaf, upper, retain_graph=True)
+            return (gamma_slopes(layer, saved[0], upper * z.detach(), gamma=gamma, epsilon=self.epsilon),)
 
         return with_backward(lambda: layer.run(x, keep=True), backward, x)
 
@@ -172,6 +198,10 @@ class TokenRules(RelevanceMode):
                 return torch.autograd.grad(compute(leaf), leaf, upper)
 
         return with_backward(lambda: compute(x), backward, x)
+
+
+def _constant(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return operation(*args, **kwargs).detach()
 
 
 _GATE_MARK = "_takes_no_relevance"

@@ -6,7 +6,7 @@ Nothing is patched process-wide, and each context manager undoes its work in `fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from typing import Any
@@ -143,6 +143,26 @@ def hooked(module: nn.Module, hook: ForwardHook) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def running(modules: Iterable[nn.Module], tell: Callable[[bool], None]) -> Iterator[None]:
+    """In the block, call `tell(True)` when one of the modules begins to run, and `tell(False)` when it has ended.
+
+    A module inside another of them does not count by itself.
+    """
+    depth = 0
+
+    def change(by: int) -> None:
+        nonlocal depth
+        depth += by
+        tell(depth > 0)
+
+    with ExitStack() as stack:
+        for module in set(modules):
+            stack.callback(module.register_forward_pre_hook(lambda *_: change(1)).remove)
+            stack.callback(module.register_forward_hook(lambda *_: change(-1)).remove)
+        yield
 
 
 @contextmanager
