@@ -33,7 +33,7 @@ class TokenRules(RelevanceMode):
         linear: The rule of layers with weights: `epsilon`, `zplus` (α = 1, β = 0) or `gamma`.
         epsilon: Their stabilizer.
         gammas: γ of convolutions, of linear layers, and of linear layers inside attention, for the rule `gamma`.
-        constant_attention: Whether attention matrices take no relevance, as constants (CP-LRP), so that values get it all.
+        constant_attention: Whether attention matrices take no relevance (CP-LRP), so that values get it all.
 
     Attributes:
         plain: While true, a backward gives the true gradient instead.
