@@ -74,7 +74,6 @@ class AttnLRP(Method):
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
-
         rules = PixelTokenRules(
             linear=self.rule,
             epsilon=self.epsilon,
