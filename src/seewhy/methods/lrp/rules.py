@@ -175,10 +175,11 @@ def gamma_rule(layer: WeightedLayer, x: Tensor, relevance: Tensor, *, gamma: flo
 def gamma_slopes(layer: WeightedLayer, x: Tensor, relevance: Tensor, *, gamma: float, epsilon: float) -> Tensor:
     """Return R_i / x_i by LRP-γ ([1], LRP-γ).
 
-    R_i = Σ_j (x_i w_ij + γ (x_i w_ij)^±) / (z_j + γ z_j^±) R_j, ± the sign of z_j. The rule of [1] is the one for z_j > 0;
-    for z_j < 0 the negative parts are favored in its place (Andéol et al., Learning Domain Invariant Representations by
-    Joint Wasserstein Distance Minimization, 2021). With (x w)⁻ = x w − (x w)⁺ both come from the passes back of W and of
-    the positive part: Wᵀ(s⁺ + (1 + γ) s⁻) + γ (W⁺)ᵀ(s⁺ − s⁻), where s⁺ and s⁻ are s at outputs of either sign, else 0.
+    R_i = Σ_j (x_i w_ij + γ (x_i w_ij)^±) / (z_j + γ z_j^±) R_j, ± the sign of z_j. The rule of [1] is the one for
+    z_j > 0; for z_j < 0 the negative parts are favored in its place (Andéol et al., Learning Domain Invariant
+    Representations by Joint Wasserstein Distance Minimization, 2021). With (x w)⁻ = x w − (x w)⁺ both come from the
+    passes back of W and of the positive part: Wᵀ(s⁺ + (1 + γ) s⁻) + γ (W⁺)ᵀ(s⁺ − s⁻), where s⁺ and s⁻ are s at
+    outputs of either sign, else 0.
     """
     leaf, output = layer.output(x)
     parts, positive = layer.part(x, positive=True)
