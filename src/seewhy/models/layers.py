@@ -106,7 +106,7 @@ class LayerIndex:
         layouts = {stage.layout for stage in self.structure.stages}
         if len(layouts) == 1:
             return layouts.pop()
-        raise LayoutError(f"the layout of {name!r} is ambiguous; say layout='nchw', 'nhwc' or 'tokens'")
+        raise LayoutError(f"the layout of {name!r} is ambiguous; pass layout='nchw', 'nhwc' or 'tokens'")
 
     # ── laying its output out ─────────────────────────────────────────────────────────────────────────────────────
     def grid(self, height: int, width: int, stride: tuple[int, int] | None) -> tuple[int, int]:
@@ -125,7 +125,7 @@ class LayerIndex:
         if value.ndim != 4:
             raise LayoutError(
                 f"layer {layer.name!r} gives shape {tuple(value.shape)}, not a {layer.layout} map; "
-                "choose a layer on a grid, or say layout='tokens'"
+                "choose a layer on a grid, or pass layout='tokens'"
             )
         return value.permute(0, 3, 1, 2) if layer.layout == "nhwc" else value
 

@@ -206,7 +206,7 @@ def _infer(
     output_hints: OutputHints,
 ) -> Structure:
     if made_in_inference_mode(module):
-        raise ModelError(f"looking inside takes a backward pass, and gradients do not pass {INFERENCE}")
+        raise ModelError(f"inferring the structure takes a backward pass, which cannot go through {INFERENCE}")
     with torch.inference_mode(False), torch.enable_grad():
         trace = trace_forward(module, size)
         return _structure(trace, infer_output(trace, output_hints), layers, layout_hints)
