@@ -1,11 +1,12 @@
 """From a map to a region: the rules by which a threshold is chosen.
 
-`range` and `max` take a share of the map's maximum; `range` counts it from the map's minimum where that is above zero,
-because a map whose values all lie far from zero (RISE, RELAX, NAVE's similarity, attention rollout) is above half of its
-maximum everywhere. They are the same for any map that reaches zero or less.
+`range` and `max` take a share of the map's maximum. `range` counts it from the map's minimum where that is above zero,
+because a map whose values all lie far from zero (RISE, RELAX, NAVE's similarity, attention rollout) is above half of
+its maximum everywhere. They are the same for any map that reaches zero or less.
 
-Every rule is strict (value > threshold), so that a map of zeros has no region and a constant map none by `range`, `mean`
-and `otsu`. By `max` a constant positive map is all region. A map without a positive value has no region by either.
+Every rule is strict (value > threshold), so that a map of zeros has no region and a constant map none by `range`,
+`mean` and `otsu`. By `max` a constant positive map is all region. A map without a positive value has no region by
+either.
 """
 
 from __future__ import annotations
