@@ -31,7 +31,7 @@ lint: $(VENV)/.installed-lint  ## style, spelling, docstrings, imports and types
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell $(PATHS)
 	$(BIN)/lint-imports
-	$(BIN)/pydoclint --quiet src/seewhy
+	$(BIN)/python .ci/docstrings src/seewhy
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 

@@ -180,8 +180,8 @@ def explain_each(
         batch_size: Images per forward pass.
         max_pixels: The largest image that is decoded.
 
-    Yields:
-        An outcome for each image, in order.
+    Returns:
+        An iterator over the outcomes, one for each image, in order.
 
     Raises:
         SeewhyError: A method or target cannot work for any image (before the first one).

@@ -127,6 +127,13 @@ class ScannedNodule:
 def find_nodules(root: Path, annotations: Path) -> Iterator[ScannedNodule]:
     """Yield the nodules of the CT series below `root` that have an XML file below `annotations`, series by series.
 
+    Args:
+        root: Folder of the scans.
+        annotations: Folder of the readers' marks.
+
+    Yields:
+        A nodule with the marks of its readers.
+
     Raises:
         DataError: When there are no scans, no annotations, or none that belong together.
     """

@@ -88,6 +88,9 @@ def read_table(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]
         path: The file.
         *columns: Those that it must have.
 
+    Yields:
+        The number of a line and its cells by column.
+
     Raises:
         DataError: When it cannot be read, or lacks one of the columns.
     """

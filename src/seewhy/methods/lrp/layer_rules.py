@@ -71,9 +71,9 @@ class LayerRules(RelevanceMode):
 
     Args:
         composite: A name of `COMPOSITES`.
-        box: The lowest and highest values that the first layer gets, for the z^B rule (`input_bounds`).
         epsilon: The stabilizer, added to each denominator with its sign.
         gamma: How much more positive weights count.
+        box: The lowest and highest values that the first layer gets, for the z^B rule (`input_bounds`).
     """
 
     def __init__(self, composite: str, epsilon: float, gamma: float, box: tuple[Tensor, Tensor] | None = None) -> None:

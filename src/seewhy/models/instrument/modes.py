@@ -33,7 +33,7 @@ def with_backward(
     Args:
         compute: The operation; it runs without autograd.
         backward: Its backward, called with the saved tensors and what comes down to the result.
-        inputs: The tensors that it hands something down to.
+        *inputs: The tensors that it hands something down to.
         saved: What is kept for it; the inputs by default.
 
     Returns:

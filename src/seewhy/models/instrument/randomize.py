@@ -85,6 +85,9 @@ def randomized_models(model: VisionModel, groups: list[list[str]], seed: int) ->
         model: The trained model; it stays as it is.
         groups: Names of layers, as `layer_groups` gives them.
         seed: Seed of the first layer's weights; each further layer takes the next number.
+
+    Yields:
+        The deepest random layer, and the model.
     """
     randomized = copy.copy(model)
     # parameters made in inference mode could not be differentiated through

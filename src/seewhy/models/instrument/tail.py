@@ -115,6 +115,9 @@ class Tail:
         Args:
             values: `n` whole batches of the layer's values one after the other, shape (n·B, …).
 
+        Yields:
+            The input to call the module with.
+
         Raises:
             LayoutError: The block is entered from a hook that fires in a run of the same tail: it would never end.
         """
