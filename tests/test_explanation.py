@@ -11,6 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+import seewhy
+import seewhy.models
+import seewhy.targets
 from seewhy.core.maps import resize
 from seewhy.errors import ImageError, NonFiniteError, OptionError, SeewhyError
 from seewhy.explanation import CONSTANT_WARNING, OWN_FILES, SCHEMA, Explanation
@@ -238,3 +241,103 @@ def test_its_words_fit_on_a_line(explanation):
     assert explanation.model in text
     assert "tensor" not in text
     assert len(text) < 160
+
+
+# --- back to the original image ---
+
+
+def test_the_map_lies_where_the_model_looked(cat):
+    """Against the resize of the map to the box, and against the pixels of the input where the map is one of them."""
+    from seewhy.core.preprocess import Preprocess
+
+    whole = Explanation(torch.rand(7, 5), "lafam", box=(0.0, 0.0, 40.0, 30.0), image_size=(30, 40))
+    torch.testing.assert_close(whole.on_image(), whole.resized((30, 40)))
+    torch.testing.assert_close(whole.on_image(mode="nearest"), whole.resized((30, 40), "nearest"))
+    recipe = Preprocess(size=(64, 64), resize=80, interpolation="bilinear")
+    left, top, right, bottom = recipe.box(cat)
+    seen = Explanation(recipe(cat)[0], "saliency", box=(left, top, right, bottom), image_size=(300, 451))
+    placed = seen.on_image(outside=float("nan"))
+    inside = ~placed.isnan()
+    rows, cols = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
+    assert (rows[0], rows[-1] + 1, cols[0], cols[-1] + 1) == (round(top), round(bottom), round(left), round(right))
+    gray = (torch.tensor(np.asarray(cat))[..., 0] / 255 - recipe.mean[0]) / recipe.std[0]
+    together = torch.stack([placed[inside], gray[inside]]).corrcoef()[0, 1]
+    assert together > 0.9
+    assert seen.on_image()[~inside].abs().max() == 0
+    padded = Explanation(torch.ones(2, 2), "lafam", box=(-10.0, -5.0, 20.0, 15.0), image_size=(8, 9))
+    assert padded.on_image().shape == (8, 9)
+    assert padded.on_image().min() == 1
+    with pytest.raises(OptionError, match="not known which part"):
+        Explanation(torch.ones(2, 2), "lafam").on_image()
+    with pytest.raises(OptionError, match="bilinear or nearest"):
+        whole.on_image(mode="bicubic")
+
+
+def test_boxes_are_around_the_parts_of_the_mask(tmp_path):
+    values = torch.zeros(10, 10)
+    values[1:3, 1:3], values[6:9, 5:8], values[0, 9] = 0.6, 1.0, 0.4
+    explanation = Explanation(values, "lafam", box=(100.0, 50.0, 200.0, 150.0), image_size=(200, 300))
+    assert explanation.mask(0.5).dtype == torch.bool
+    boxes = explanation.boxes(0.5)
+    expected = [(150, 110, 180, 140), (110, 60, 130, 80)]
+    for box, (left, top, right, bottom) in zip(boxes, expected, strict=True):  # half a cell of blur on each side
+        assert abs(box.left - left) <= 5 >= abs(box.top - top)
+        assert abs(box.right - right) <= 5 >= abs(box.bottom - bottom)
+    assert len(explanation.boxes(0.35, min_area=0)) == 3
+    assert Explanation(torch.ones(3, 3), "lafam", box=(0, 0, 9, 9), image_size=(9, 9)).boxes() == []
+    assert Explanation(-values, "lafam", box=(0, 0, 9, 9), image_size=(9, 9), signed=True).boxes() == []
+    with pytest.raises(OptionError, match="threshold"):
+        explanation.mask(1.0)
+    again = Explanation.load(explanation.save(tmp_path / "e"))
+    assert (again.box, again.image_size) == (explanation.box, explanation.image_size)
+    manifest = json.loads((tmp_path / "e" / "manifest.json").read_text())
+    assert manifest["box"] == [100.0, 50.0, 200.0, 150.0]
+    (tmp_path / "e" / "manifest.json").write_text(
+        json.dumps({k: v for k, v in manifest.items() if k not in ("box", "image_size")})
+    )
+    assert Explanation.load(tmp_path / "e").box is None  # saved by an older version
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_rotated_photo_is_explained_upright(orientation, tmp_path):
+    """The object of an image that a camera stored turned is found where people see it."""
+    from seewhy.core.decoding import BACK
+    from seewhy.core.preprocess import Preprocess
+
+    upright = np.zeros((120, 200, 3), np.uint8)
+    upright[20:50, 130:160] = 255
+    stored = Image.fromarray(upright)
+    if orientation in BACK:
+        stored = stored.transpose(BACK[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "p.png", exif=exif)
+    model = seewhy.wrap(
+        torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Conv2d(3, 1, 1), torch.nn.ReLU()),
+        preprocess=Preprocess(size=(64, 64), resize=64),
+        structure=seewhy.models.Structure(
+            "toy",
+            (seewhy.models.Layer("2", "nchw"),),
+            has_logits=False,
+            read=lambda raw, _: seewhy.targets.Output(embedding=raw.mean((2, 3))),
+        ),
+    )
+    model.module[1].weight.data.fill_(1.0)
+    explanation = seewhy.explain(model, tmp_path / "p.png", "lafam")
+    (box,) = explanation.boxes(0.6)
+    assert explanation.image_size == (120, 200)
+    assert abs((box.left + box.right) / 2 - 145) < 8
+    assert abs((box.top + box.bottom) / 2 - 35) < 8
+    figure = np.asarray(explanation.overlay_on_image(), int)
+    assert figure.shape == upright.shape
+    np.testing.assert_array_equal(figure[:, 165:], upright[:, 165:])  # beside the crop it stays as it is
+    assert (figure[:, 45:155] != upright[:, 45:155]).any()
+    with pytest.raises(OptionError, match="has 60×50 pixels, and the one that was explained 120×200"):
+        explanation.overlay_on_image(np.zeros((60, 50, 3), np.uint8))
+
+
+def test_a_name_that_is_not_utf8_is_saved(explanation, tmp_path):
+    import os
+
+    explanation.source = os.fsdecode(b"bad_\xff.png")
+    assert Explanation.load(explanation.save(tmp_path / "e")).source == explanation.source

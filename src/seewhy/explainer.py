@@ -7,25 +7,35 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
-import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from seewhy.core.images import MAX_PIXELS, ImageLike, load_image
+from seewhy.core.images import MAX_PIXELS, ImageLike, Picture, load_image
+from seewhy.core.preprocess import Preprocess
+from seewhy.core.streams import AnyImage, Images, Lazy, Prepared, as_stream, read_ahead
 from seewhy.errors import ImageError, OptionError, SeewhyError
 from seewhy.explanation import Explanation
 from seewhy.methods.base import Method
 from seewhy.methods.factory import MethodLike, as_method
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Output, Target, TargetLike, tiled_rows
+from seewhy.targets.base import PerImage
 
 MAPS_PER_CALL = 64
 """Upper bound of the maps (images × targets) that a method makes in one call where targets share its forwards."""
+
+
+MOST_AHEAD = 8
+"""How many images are decoded before the model needs them, at most: each may be large."""
 
 
 class ConstantMapWarning(UserWarning):
@@ -77,7 +87,7 @@ def explain(
 @overload
 def explain(
     model: VisionModel,
-    image: Sequence[ImageLike],
+    image: Iterable[ImageLike] | Dataset[Any] | DataLoader[Any],
     method: MethodLike | None = None,
     target: TargetLike = None,
     *,
@@ -87,7 +97,7 @@ def explain(
 ) -> list[Explanation]: ...
 def explain(
     model: VisionModel,
-    image: ImageLike | Sequence[ImageLike],
+    image: Images,
     method: MethodLike | None = None,
     target: TargetLike = None,
     *,
@@ -99,8 +109,10 @@ def explain(
 
     Args:
         model: A model of `seewhy.load_model` or `seewhy.wrap`.
-        image: A path, PIL image, array or tensor (an image, not a preprocessed batch), or a list of them
-            (`seewhy.image_paths("images/")` lists a folder).
+        image: A path, PIL image, array or tensor (an image, not a preprocessed batch); a list or generator of them
+            (`seewhy.image_paths("images/")` lists a folder), or a shell pattern (`"images/**/*.png"`); a `Dataset`,
+            whose labels are left aside; or a `DataLoader`, whose batches are the model's inputs as they are. Levels and
+            channels that 8-bit RGB cannot hold reach the model's preprocessing as they came.
         method: A name of `seewhy.list_methods()`, a method class or a configured method; by default the
             first of `seewhy.methods.factory.DEFAULTS` that can serve the model.
         target: What is explained, see `seewhy.targets.as_target`; a list has one target for each image.
@@ -123,9 +135,11 @@ def explain(
         ConstantMapWarning: A map has the same value everywhere.
     """
     configured = as_method(model, method, **options)
-    images, single = _as_list(image)
+    images, single = as_stream(image)
     run = _Run(model, [configured], [target], batch_size, max_pixels, with_answers=False)
     explanations = [_explanation_of(outcome) for outcome in run.over(images)]
+    if not explanations:
+        raise ImageError("no images given; pass at least one")
     for explanation in explanations:
         if explanation.is_constant:
             warnings.warn(explanation.constant_advice, ConstantMapWarning, stacklevel=2)
@@ -163,7 +177,7 @@ def compare(
 
 def explain_each(
     model: VisionModel,
-    images: Sequence[ImageLike],
+    images: Iterable[ImageLike] | Dataset[Any] | DataLoader[Any],
     methods: Sequence[MethodLike],
     targets: Sequence[TargetLike] = (None,),
     *,
@@ -174,7 +188,7 @@ def explain_each(
 
     Args:
         model: A model of `seewhy.load_model` or `seewhy.wrap`.
-        images: Paths, PIL images, arrays or tensors.
+        images: Paths, PIL images, arrays or tensors, in whatever `explain` takes them.
         methods: Names, method classes or configured methods.
         targets: What is explained, each for all images (or a list with one for each image).
         batch_size: Images per forward pass.
@@ -187,7 +201,7 @@ def explain_each(
         SeewhyError: A method or target cannot work for any image (before the first one).
     """
     configured = [as_method(model, method) for method in methods]
-    return _Run(model, configured, targets, batch_size, max_pixels, with_answers=True).over(images)
+    return _Run(model, configured, targets, batch_size, max_pixels, with_answers=True).over(as_stream(images)[0])
 
 
 def top_answers(model: VisionModel, output: Output, row: int = 0, k: int = 5) -> list[Answer]:
@@ -208,6 +222,20 @@ def top_answers(model: VisionModel, output: Output, row: int = 0, k: int = 5) ->
     ]
 
 
+class _Seen(NamedTuple):
+    """What the model saw of one image.
+
+    Attributes:
+        view: The region, for people.
+        box: Its place in the image: left, top, right, bottom; None: not known.
+        size: Rows and columns of the image.
+    """
+
+    view: Image.Image
+    box: tuple[float, float, float, float] | None
+    size: tuple[int, int] | None
+
+
 class _Batch(NamedTuple):
     """Images that go through the model together.
 
@@ -217,13 +245,35 @@ class _Batch(NamedTuple):
         rows: Their places among all images of the run, for targets with one entry for each image.
     """
 
-    images: list[Image.Image]
+    images: list[Picture | Prepared]
     sources: list[str]
     rows: list[int]
 
     def one_by_one(self) -> Iterator[_Batch]:
         for image, source, row in zip(self.images, self.sources, self.rows, strict=True):
             yield _Batch([image], [source], [row])
+
+    def inputs(self, model: VisionModel) -> Tensor:
+        """Return the model's inputs: of a DataLoader as they are, of images by the model's preprocessing."""
+        tensors = [image.tensor for image in self.images if isinstance(image, Prepared)]
+        if tensors:
+            return torch.stack(tensors).to(model.device, model.dtype)
+        return model.preprocess_batch([image for image in self.images if not isinstance(image, Prepared)])
+
+    def seen(self, model: VisionModel) -> Callable[[], list[_Seen]]:
+        """Return what tells what the model saw, once that is needed: an input that breaks the model has no view."""
+        return cache(lambda: [_seen(model, image) for image in self.images])
+
+
+def _seen(model: VisionModel, image: Picture | Prepared) -> _Seen:
+    if not isinstance(image, Prepared):
+        return _Seen(model.visible_region(image), model.box(image), (image.height, image.width))
+    pixels = image.tensor.float()
+    if isinstance(model.preprocess, Preprocess) and model.preprocess.channels == len(pixels):
+        pixels = model.preprocess.denormalize(pixels)
+    else:
+        pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
+    return _Seen(load_image(pixels if len(pixels) in (1, 3) else pixels[:1]), None, None)
 
 
 class _Run:
@@ -249,28 +299,36 @@ class _Run:
         needs_target = with_answers or any(method.card.class_specific for method in methods)
         self.targets = [model.as_target(target) for target in targets] if needs_target else []
 
-    def over(self, images: Sequence[ImageLike]) -> Iterator[Outcome]:
+    def over(self, images: Sequence[AnyImage] | Lazy[AnyImage]) -> Iterator[Outcome]:
         """Check what can be checked before the first forward, then yield the outcomes."""
-        for target in self.targets:
-            target.check(len(images), self.model.classes)
+        if isinstance(images, Lazy) and any(isinstance(target, PerImage) for target in self.targets):
+            images = list(images)
+        if not isinstance(images, Lazy):
+            for target in self.targets:
+                target.check(len(images), self.model.classes)
         return self._outcomes(images)
 
-    def _outcomes(self, images: Sequence[ImageLike]) -> Iterator[Outcome]:
-        for start in range(0, len(images), self.batch_size):
+    def _outcomes(self, images: Sequence[AnyImage] | Lazy[AnyImage]) -> Iterator[Outcome]:
+        ahead = 0 if isinstance(images, Sequence) and len(images) < 2 else min(self.batch_size, MOST_AHEAD)
+        read = enumerate(read_ahead(images, self._opened, ahead))
+        while pairs := list(islice(read, self.batch_size)):
             batch = _Batch([], [], [])
             outcomes: dict[int, Outcome] = {}
-            for row in range(start, min(start + self.batch_size, len(images))):
-                source = _source(images[row], row)
-                try:
-                    image = load_image(images[row], max_pixels=self.max_pixels)
-                except SeewhyError as error:
-                    outcomes[row] = Outcome(source, error=error)
+            for row, (image, result) in pairs:
+                source = _source(image, row)
+                if isinstance(result, SeewhyError):
+                    outcomes[row] = Outcome(source, error=result)
                     continue
-                batch.images.append(image)
+                batch.images.append(result)
                 batch.sources.append(source)
                 batch.rows.append(row)
             outcomes.update(zip(batch.rows, self._explained(batch), strict=True))
             yield from (outcomes[row] for row in sorted(outcomes))
+
+    def _opened(self, image: AnyImage) -> Callable[[], Picture | Prepared]:
+        if isinstance(image, Prepared):
+            return lambda: image
+        return self.model.opened(image, self.max_pixels)
 
     def _explained(self, batch: _Batch) -> list[Outcome]:
         """Explain all images in one batch; if that fails, one by one, to find out which are to blame."""
@@ -284,13 +342,13 @@ class _Run:
         return [self._explained(one)[0] for one in batch.one_by_one()]
 
     def _explain_batch(self, batch: _Batch) -> list[Outcome]:
-        x = self.model.preprocess_batch(batch.images)
+        x, seen = batch.inputs(self.model), batch.seen(self.model)
         targets = [self._at(target, batch) for target in self.targets]
         output = None
         if self.with_answers or any(target.depends_on_output for target in self.targets):
             output = self.model.forward_checked(x)
             targets = [target.fixed(output) for target in targets]
-        columns = [self._column(method, x, targets, output, batch) for method in self.methods]
+        columns = [self._column(method, x, targets, output, batch, seen) for method in self.methods]
         return [
             Outcome(
                 source,
@@ -307,19 +365,31 @@ class _Run:
         return settled
 
     def _column(
-        self, method: Method, x: Tensor, targets: list[Target], output: Output | None, batch: _Batch
+        self,
+        method: Method,
+        x: Tensor,
+        targets: list[Target],
+        output: Output | None,
+        batch: _Batch,
+        seen: Callable[[], list[_Seen]],
     ) -> list[list[Explanation]]:
         """Explain every image by one method: a row for each target."""
         if not method.card.class_specific:
-            return self._call(method, x, [None], output, batch) * self.rows
+            return self._call(method, x, [None], output, batch, seen) * self.rows
         step = max(1, MAPS_PER_CALL // len(x)) if method.shares_forwards else 1
         rows: list[list[Explanation]] = []
         for start in range(0, len(targets), step):
-            rows += self._call(method, x, targets[start : start + step], output, batch)
+            rows += self._call(method, x, targets[start : start + step], output, batch, seen)
         return rows
 
     def _call(
-        self, method: Method, x: Tensor, targets: Sequence[Target | None], output: Output | None, batch: _Batch
+        self,
+        method: Method,
+        x: Tensor,
+        targets: Sequence[Target | None],
+        output: Output | None,
+        batch: _Batch,
+        seen: Callable[[], list[_Seen]],
     ) -> list[list[Explanation]]:
         """Call the method once: a row for each target, an explanation for each image."""
         started = time.perf_counter()
@@ -334,7 +404,9 @@ class _Run:
                     target=self._describe(method, target, output, i),
                     layer=method.cut_layer.name if method.cut_layer else None,
                     options=method.options,
-                    image=self.model.visible_region(batch.images[i]),
+                    image=seen()[i].view,
+                    box=seen()[i].box,
+                    image_size=seen()[i].size,
                     signed=method.is_signed,
                     seconds=seconds,
                     source=batch.sources[i],
@@ -376,21 +448,5 @@ def _explanation_of(outcome: Outcome) -> Explanation:
     return outcome.explanations[0][0]
 
 
-def _as_list(image: ImageLike | Sequence[ImageLike]) -> tuple[list[ImageLike], bool]:
-    """Return the images as a list, and whether one image was given by itself."""
-    if isinstance(image, str | Path):
-        return [image], True
-    if isinstance(image, np.ndarray | Tensor):
-        if image.ndim > 3:
-            raise ImageError(f"got a batch of {len(image)} images; pass list(batch) to explain each of them")
-        return [image], True
-    if isinstance(image, Image.Image):
-        return [image], True
-    images = list(image)
-    if not images:
-        raise ImageError("no images given; pass at least one")
-    return images, False
-
-
-def _source(image: ImageLike, number: int) -> str:
+def _source(image: AnyImage, number: int) -> str:
     return str(image) if isinstance(image, str | Path) else f"image {number}"

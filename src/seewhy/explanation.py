@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
 from seewhy import __version__
-from seewhy.core.heatmap import heatmap, overlay
-from seewhy.core.images import load_image
+from seewhy.core.boxes import Box, boxes_of_parts
+from seewhy.core.deep import DeepImage
+from seewhy.core.heatmap import heatmap, overlay, overlay_in_box
+from seewhy.core.images import ImageLike, load_image, read_image
 from seewhy.core.io import atomic_folder, first_line, json_default
-from seewhy.core.maps import is_constant, normalize, resize
+from seewhy.core.maps import is_constant, normalize, place, resize
 from seewhy.core.options import options_of
 from seewhy.errors import NonFiniteError, OptionError, SeewhyError, install_hint
 from seewhy.methods.base import METHODS, Method
@@ -27,6 +29,7 @@ SCHEMA = 1
 FORMAT = "seewhy.explanation"
 MANIFEST, MAP, IMAGE, OVERLAY = "manifest.json", "map.safetensors", "image.png", "overlay.png"
 OWN_FILES = {MANIFEST, MAP, IMAGE, OVERLAY}
+NEWER_FIELDS = ("box", "image_size")
 CONSTANT_WARNING = "constant map: it says nothing about where"
 
 
@@ -51,6 +54,9 @@ class Explanation:
         versions: Versions of seewhy, torch and Python.
         source: The file that the image came from.
         input_size: Rows and columns of the model's input.
+        box: What the model saw of the original image, upright: left, top, right, bottom in its pixels; it reaches
+            beyond the image where that was padded. None: not known.
+        image_size: Rows and columns of the original image, upright.
 
     Raises:
         NonFiniteError: The map holds NaN or infinity.
@@ -69,6 +75,8 @@ class Explanation:
     versions: dict[str, str] = field(default_factory=_versions)
     source: str | None = None
     input_size: tuple[int, int] | None = None
+    box: tuple[float, float, float, float] | None = None
+    image_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         self.attribution = self.attribution.detach().to("cpu", torch.float32)
@@ -119,6 +127,77 @@ class Explanation:
         stays 0. A constant map becomes all zeros.
         """
         return normalize(self.attribution, self.signed)
+
+    # --- back to the original image ---
+
+    def on_image(self, outside: float = 0.0, mode: str = "bilinear") -> Float[Tensor, "rows cols"]:
+        """Return the map on the original image (upright, `image_size`), where the model saw it.
+
+        Args:
+            outside: The value where the model saw nothing; `float("nan")` draws it transparent in matplotlib.
+            mode: `bilinear` or `nearest`.
+
+        Raises:
+            OptionError: The place of the map is not known, or the mode.
+        """
+        if self.box is None or self.image_size is None:
+            raise OptionError(
+                "it is not known which part of the image the model saw; explain an image file or array with a model "
+                "whose preprocess is a seewhy.Preprocess"
+            )
+        return place(self.attribution, self.box, self.image_size, outside, mode)
+
+    def mask(self, threshold: float = 0.5) -> Bool[Tensor, "rows cols"]:
+        """Return where the map, on the original image, is above a share of its largest value; nowhere if constant.
+
+        Args:
+            threshold: The share, in [0, 1).
+
+        Raises:
+            OptionError: The threshold is out of range, or the place of the map is not known.
+        """
+        if not 0 <= threshold < 1:
+            raise OptionError(f"threshold must be in [0, 1), got {threshold}; pass e.g. threshold=0.5")
+        values = self.on_image(outside=-torch.inf)
+        if self.is_constant or float(self.attribution.max()) <= 0:
+            return torch.zeros_like(values, dtype=torch.bool)
+        return values > threshold * values.max()
+
+    def boxes(self, threshold: float = 0.5, min_area: float = 0.001) -> list[Box]:
+        """Return a box around each connected part (4 neighbors) of `mask`, in pixels of the original image.
+
+        Args:
+            threshold: As in `mask`.
+            min_area: Parts that cover a smaller share of the image are left out.
+
+        Returns:
+            The boxes, that of the largest value first.
+
+        Raises:
+            OptionError: As `mask`.
+            MissingExtraError: When `pip install 'seewhy[cluster]'` has not been done.
+        """
+        return boxes_of_parts(self.mask(threshold), self.on_image(), min_area)
+
+    def overlay_on_image(
+        self, image: ImageLike | None = None, alpha: float = 0.8, long_side: int = 2048
+    ) -> Image.Image:
+        """Draw the map over the whole original image; what the model did not see stays as it is.
+
+        Args:
+            image: The original image; by default the file `source`.
+            alpha: As in `overlay`.
+            long_side: The largest number of pixels on the long side of the figure.
+
+        Raises:
+            OptionError: The place of the map is not known, or the image is another one.
+            ImageError: The image cannot be read.
+        """
+        if self.box is None or self.image_size is None:
+            self.on_image()
+        read = read_image(self.source or "" if image is None else image, channels=None)
+        whole = read.view() if isinstance(read, DeepImage) else read
+        return overlay_in_box(self, whole, alpha, long_side)
 
     # --- titles and figures ---
 
@@ -215,7 +294,9 @@ class Explanation:
         self.overlay().save(draft / OVERLAY)
         manifest = {"format": FORMAT, "schema": SCHEMA, "has_image": self.image is not None}
         manifest |= {name: getattr(self, name) for name in _plain_fields()}
-        (draft / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False, default=json_default), "utf-8")
+        text = json.dumps(manifest, indent=2, ensure_ascii=False, default=json_default)
+        # a file name that is not UTF-8 holds half a character, which JSON has an escape for
+        (draft / MANIFEST).write_bytes(text.encode("utf-8", "backslashreplace"))
 
     @classmethod
     def load(cls, folder: str | Path) -> Explanation:
@@ -230,8 +311,10 @@ class Explanation:
         folder = Path(folder)
         manifest = _read_manifest(folder)
         try:
-            kept = {name: manifest[name] for name in _plain_fields()}
-            kept["input_size"] = kept["input_size"] and tuple(kept["input_size"])
+            # what older versions did not know is None
+            kept = {name: manifest[name] for name in _plain_fields() if name in manifest or name not in NEWER_FIELDS}
+            for name in ("input_size", *NEWER_FIELDS):
+                kept[name] = tuple(kept[name]) if kept.get(name) else None
             image = load_image(folder / IMAGE) if manifest["has_image"] else None
             return cls(attribution=_read_map(folder), image=image, **kept)
         except KeyError as error:

@@ -117,7 +117,7 @@ class IgnoresTheTarget(Honest):
         return super().compute(x, ClassTarget((0,)))
 
 
-@sabotages("check_class_specificity", "another target gives a different map", class_specific=False)
+@sabotages("check_class_specificity", "another target gives another map", class_specific=False)
 class SecretlyClassSpecific(Honest):
     def _resolve_target(self, target, batch):
         return as_target(target)
@@ -185,7 +185,7 @@ class TrustsTheGradMode(Unguarded):
     pass
 
 
-@sabotages("check_grad_modes", "carries an autograd graph")
+@sabotages("check_grad_modes", "drags a graph")
 class KeepsTheGraph(Honest):
     def __call__(self, x, target=None):
         return super().__call__(x, target) * next(self.model.module.parameters()).sum()
@@ -465,7 +465,7 @@ class TakesAnything(Honest):
         self.setup()
 
 
-@sabotages("check_option_declarations", "steps must be declared as option")
+@sabotages("check_option_declarations", "steps is no option")
 class HasABareField(Honest):
     steps: int = 3
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from seewhy.core.deep import DeepImage
 from seewhy.core.preprocess import CLIP, IMAGENET, IMAGENET_BICUBIC, Preprocess
-from seewhy.errors import OptionError
+from seewhy.errors import ImageError, OptionError
 
 SIZES = [(451, 300), (300, 451), (299, 224), (224, 224), (333, 500), (40, 30), (256, 257), (1000, 31)]
 
@@ -213,7 +214,57 @@ def test_dict_round_trip():
 def test_impossible_options(options):
     with pytest.raises(OptionError):
         Preprocess(**options)
-    with pytest.raises(OptionError):
-        Preprocess.from_timm({"input_size": (1, 8, 8)})
+    with pytest.raises(OptionError, match="levels"):
+        Preprocess(levels=(3, 3))
     with pytest.raises(OptionError, match="border"):
         Preprocess.from_timm({"crop_mode": "border"})
+
+
+def test_recipes_for_other_channels():
+    gray = Preprocess.from_timm({"input_size": (1, 8, 8), "mean": (0.1, 0.2, 0.6), "std": (0.5, 0.5, 0.5)})
+    assert (gray.channels, gray.mean, gray.std) == (1, (0.3,), (0.5,))
+    assert Preprocess.from_hf({"image_mean": [0.4], "image_std": [0.2], "size": 8}).channels == 1
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    levels = np.asarray(image.convert("L").resize((10, 8), Image.Resampling.BILINEAR).crop((1, 0, 9, 8)), np.float32)
+    torch.testing.assert_close(gray.changed(crop=1.0)(image)[0], torch.tensor((levels / 255 - 0.3) / 0.5))
+    five = Preprocess(size=(8, 8), resize=None).with_channels(5)
+    with pytest.raises(ImageError, match="takes 5 channels and an RGB image has 3"):
+        five(image)
+    bands = np.random.default_rng(0).random((8, 8, 5)).astype(np.float32)
+    x = five(DeepImage(bands))
+    torch.testing.assert_close(x, (torch.tensor(bands).permute(2, 0, 1) - five.mean[0]) / five.std[0])
+
+
+@pytest.mark.parametrize("size", [(3, 4000), (4000, 3), (20, 3000)])
+def test_only_what_is_seen_of_a_long_image_is_made(size, monkeypatch):
+    """The same levels, up to the rounding of 8 bits, as of the whole image."""
+    levels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    for interpolation, image, atol in (
+        ("bilinear", Image.fromarray(levels), 1.01 / 255),
+        ("bicubic", DeepImage(levels / np.float32(255)), 1e-4),  # 8-bit steps are clipped in an order that depends
+    ):
+        recipe = Preprocess(size=(56, 56), resize=64, interpolation=interpolation, std=(1.0,) * 3)
+        monkeypatch.setattr("seewhy.core.preprocess.LARGE", 0)
+        seen = recipe(image)
+        monkeypatch.setattr("seewhy.core.preprocess.LARGE", 10**12)
+        torch.testing.assert_close(seen, recipe(image), atol=atol, rtol=0)
+
+
+def test_what_a_person_changes():
+    recipe = Preprocess().changed(size=384, mean=0.5, std=(0.2, 0.3, 0.4), crop=None)
+    assert (recipe.size, recipe.resize, recipe.mean, recipe.std) == ((384, 384), 438, (0.5,) * 3, (0.2, 0.3, 0.4))
+    assert recipe.origin.endswith("; size, mean, std as given")
+    assert Preprocess().changed(crop=0.875).resize == 256
+    assert Preprocess().changed(crop="squash").resize is None
+    assert Preprocess().changed() == Preprocess()
+    assert Preprocess().describe() == (
+        "resize short side to 256, bilinear, center crop 224×224, levels / 255, mean 0.485 0.456 0.406, "
+        "std 0.229 0.224 0.225"
+    )
+    assert (
+        "stretch to 384×384, bicubic, levels / 255, mean 0.5 each"
+        in Preprocess((384, 384), None, (0.5,) * 3, interpolation="bicubic").describe()
+    )
+    for wrong in ({"crop": "left"}, {"crop": 1.5}, {"color": 1}):
+        with pytest.raises(OptionError):
+            Preprocess().changed(**wrong)

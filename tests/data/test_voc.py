@@ -136,7 +136,7 @@ def test_a_list_chooses_images_by_id_or_position(kit, lines, ids):
 @pytest.mark.parametrize("lines", ["0\n2", "a\nb", "0\n2007_000001", "index"])
 def test_a_list_of_other_images_is_refused(kit, lines):
     (kit / "chosen.csv").write_text(lines)
-    with pytest.raises(DataError, match=r"names .*(neither an image of the split|twice)"):
+    with pytest.raises(DataError, match=r"names .*(no image of the split|twice)"):
         load_data("voc", kit, ids_file=kit / "chosen.csv")
 
 

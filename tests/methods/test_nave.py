@@ -15,7 +15,7 @@ from seewhy.core.segmentation import foreground_cluster
 from seewhy.errors import ModelError, NonFiniteError, OptionError, RequirementError, UnknownNameError
 from seewhy.methods import NAVE
 from seewhy.methods.clustering.clusters import by_size
-from seewhy.methods.clustering.features import NORMALIZE, layer_weights, positions
+from seewhy.methods.clustering.features import layer_weights, positions
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Layer, Structure
 
@@ -48,26 +48,20 @@ def taps(n_in: int, n_out: int):
         yield [(min(max(j, 0), n_in - 1), kernel(center - j)) for j in range(low - 1, low + 3)]
 
 
-def unit_norm(m: torch.Tensor) -> torch.Tensor:
-    unit = torch.zeros_like(m)
-    for i, j in itertools.product(*map(range, m.shape[1:])):
-        unit[:, i, j] = m[:, i, j] / m[:, i, j].square().sum().sqrt()
-    return unit
-
-
-def literal_features(maps: list[torch.Tensor], grid: tuple[int, int], normalize: str = "after_resize") -> torch.Tensor:
+def literal_features(maps: list[torch.Tensor], grid: tuple[int, int]) -> torch.Tensor:
     """One image's (C, rows, cols) maps → (positions, Σ C), cell by cell."""
     first = maps[0].shape[0]
     found = []
     for m in maps:
-        unit = unit_norm(m) if normalize == "before_resize" else m
+        unit = torch.zeros_like(m)
+        for i, j in itertools.product(*map(range, m.shape[1:])):
+            unit[:, i, j] = m[:, i, j] / m[:, i, j].square().sum().sqrt()
         out = torch.zeros(m.shape[0], *grid, dtype=m.dtype)
         for (i, row_taps), (j, col_taps) in itertools.product(
             enumerate(taps(m.shape[1], grid[0])), enumerate(taps(m.shape[2], grid[1]))
         ):
             for (r, u), (c, v) in itertools.product(row_taps, col_taps):
                 out[:, i, j] += u * v * unit[:, r, c]
-        out = unit_norm(out) if normalize == "after_resize" else out
         found.append(out * (1 + first) / (1 + m.shape[0]))
     return torch.cat(found).flatten(1).T
 
@@ -104,13 +98,13 @@ def test_features_against_loops(agree):
     cnn.module.double()
     maps = [m + 0.1 for m in layer_maps(cnn, x.double(), ["stage1", "stage2"])]  # no position is zero
     maps[1] = torch.cat([maps[1], maps[1].flip(1)], 1)  # 16 channels beside 8: weights differ
-    for grid, normalize in itertools.product(((16, 24), (5, 7)), NORMALIZE):
-        want = torch.stack([literal_features([m[i] for m in maps], grid, normalize) for i in range(2)])
-        found = positions(maps, grid, layer_weights([8, 16], "channels"), normalize)
+    for grid in ((16, 24), (5, 7)):
+        want = torch.stack([literal_features([m[i] for m in maps], grid) for i in range(2)])
+        found = positions(maps, grid, layer_weights([8, 16], "channels"))
         agree("nave", f"loops, features on {grid}", found, want, 2e-6)
         assert found.dtype == torch.float32
         want[..., 8:] *= 17 / 9
-        equal = positions(maps, grid, layer_weights([8, 16], "equal"), normalize)
+        equal = positions(maps, grid, layer_weights([8, 16], "equal"))
         agree("nave", f"loops, equal weights, on {grid}", equal, want, 2e-6)
 
 

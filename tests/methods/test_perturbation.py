@@ -250,5 +250,5 @@ def test_rise_takes_sigmoids_where_classes_do_not_exclude_each_other(x, agree):
 
 def test_a_probability_that_is_none_is_refused():
     for p in (0, -0.1, 1.1):
-        with pytest.raises(OptionError, match=r"must be in \(0, 1\]"):
+        with pytest.raises(OptionError, match="is not above 0 and at most 1"):
             RISE(toy_cnn(), p=p)

@@ -145,9 +145,9 @@ CONSTANT = {
     "auc": 0.5,
     "relevance_rank_accuracy": 0.25,
     "attribution_localization": 0.25,
-    "miou": 0,  # half of no range is above nothing
+    "miou": 0.25,
     "energy_pointing": 0.25,
-    "box_iou": 0,
+    "box_iou": 0.25,
     "multi_object": 0.25,
     "sparseness": 0,
     "entropy": math.log(16),
@@ -158,11 +158,13 @@ ZERO = {
     "relevance_mass_accuracy": NONE,
     "attribution_localization": NONE,
     "energy_pointing": NONE,
+    "miou": 0,
+    "box_iou": 0,
     "sparseness": NONE,
     "entropy": NONE,
     "compactness": NONE,
 }
-FULL = {**dict.fromkeys(CONSTANT, 1), "miou": 0, "box_iou": 0, "auc": NONE}
+FULL = {**dict.fromkeys(CONSTANT, 1), "auc": NONE}
 PIXEL = {**FULL, "sparseness": 0, "entropy": 0, "compactness": 0}
 
 

@@ -91,7 +91,7 @@ def test_an_ambiguous_layout_is_asked_for():
     module = ToyViT()
     mixed = VisionModel(module, Structure("toy", stages=(Layer("patch_embed", "nchw"), Layer("blocks.0", "tokens"))))
     assert mixed.layer("blocks.0.mlp").layout == "tokens"  # inside a stage
-    with pytest.raises(LayoutError, match="'norm' is ambiguous; pass layout="):
+    with pytest.raises(LayoutError, match="'norm' is ambiguous; say layout="):
         mixed.layer("norm")
     with pytest.raises(LayoutError, match="name one with layer="):
         VisionModel(module, Structure("toy")).layer()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seewhy.core.cards import Capability
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import UnknownNameError, WeightsError
-from seewhy.models.checkpoints import load_into, misfit, read_state, recognize, strip_layout
+from seewhy.models.checkpoints import Checkpoint, load_into, misfit, read_state, recognize, unwrap
 from seewhy.models.load import load_model
 
 torchvision = pytest.importorskip("torchvision")
@@ -78,7 +78,7 @@ def moco_v3(module: nn.Module) -> dict:
 )
 def test_self_supervised_resnet_is_its_trunk(layout: Callable, name: str, resnet, tmp_path: Path) -> None:
     torch.save(layout(resnet), tmp_path / "checkpoint.pth.tar")
-    assert strip_layout(read_state(tmp_path / "checkpoint.pth.tar"))[1] == name
+    assert unwrap(read_state(tmp_path / "checkpoint.pth.tar")).layout == name
     model = load_model(tmp_path / "checkpoint.pth.tar", device="cpu")
     assert Capability.LOGITS not in model.capabilities
     assert (model.preprocess, model.class_names, model.name) == (Preprocess(), None, "checkpoint.pth.tar")
@@ -132,24 +132,42 @@ def test_dino_vit_is_the_teacher(layout: Callable, vit, tmp_path: Path) -> None:
     assert Capability.LOGITS not in model.capabilities
 
 
-@pytest.mark.parametrize(
-    ("dim", "patch", "name"),
-    [
-        (384, 16, "timm/vit_small_patch16_224.dino"),
-        (384, 8, "timm/vit_small_patch8_224.dino"),
-        (768, 16, "timm/vit_base_patch16_224.dino"),
-        (192, 16, "timm/vit_tiny_patch16_224"),
-        (100, 16, None),
-    ],
-)
-def test_vit_is_recognized_by_its_width_and_patch(dim: int, patch: int, name: str | None) -> None:
-    state = {
-        "patch_embed.proj.weight": torch.zeros(dim, 3, patch, patch),
-        "blocks.0.attn.qkv.weight": torch.zeros(3 * dim, dim),
-    }
-    assert recognize(state) == (name and (name, {}))
-    if name:
-        assert timm.is_model(name.removeprefix("timm/").split(".")[0])
+def small(dim: int, patch: int, **more: Tensor) -> Checkpoint:
+    """The least that a ViT of 12 blocks is recognized by."""
+    with torch.device("meta"):
+        blocks = {f"blocks.{i}.attn.qkv.weight": torch.zeros(3 * dim, dim) for i in range(12)}
+        return Checkpoint({"patch_embed.proj.weight": torch.zeros(dim, 3, patch, patch), **blocks, **more}, "plain")
+
+
+def names(checkpoint: Checkpoint, filename: str = "") -> list[str]:
+    return [each.name.removeprefix("timm/") for each in recognize(checkpoint, filename)]
+
+
+def test_vits_that_differ_in_their_preprocessing_only_are_all_named() -> None:
+    """DeiT (ImageNet's mean) and ViT (0.5) have the same weights, with any classes; so has DINO's backbone."""
+    head = {"head.weight": torch.zeros(5, 1)}
+    assert names(small(192, 16, **head)) == ["deit_tiny_patch16_224", "vit_tiny_patch16_224"]
+    assert names(small(384, 16, **head)) == ["deit_small_patch16_224", "vit_small_patch16_224"]
+    assert names(small(768, 16, **head)) == ["deit_base_patch16_224", "vit_base_patch16_224"]
+    assert names(small(384, 16)) == ["vit_small_patch16_224.dino", "vit_small_patch16_224"]
+    assert names(small(384, 8, **head)) == ["vit_small_patch8_224"]  # timm knows one recipe
+    assert names(small(384, 8)) == ["vit_small_patch8_224.dino"]
+    assert names(small(100, 16)) == []
+
+
+def test_what_stands_beside_or_over_the_weights_settles_it() -> None:
+    assert names(small(384, 16), "my_dino.pth") == ["vit_small_patch16_224.dino"]
+    assert names(small(384, 16), "dino_deitsmall16_pretrain.pth") == ["vit_small_patch16_224.dino"]
+    assert names(small(192, 16, **{"head.weight": torch.zeros(1000, 1)}), "deit_tiny_patch16_224-a1311bcf.pth") == [
+        "deit_tiny_patch16_224.fb_in1k"
+    ]
+    assert names(small(192, 16), "resnet50-0676ba61.pth") != ["torchvision/resnet50"]  # the name of another file
+    trained = Checkpoint(
+        small(192, 16).state, "plain", about={"arch": "vit_tiny_patch16_224", "timm": True, "args": {}}
+    )
+    assert names(trained) == ["vit_tiny_patch16_224"]
+    registers = {"blocks.0.ls1.gamma": torch.zeros(1), "register_tokens": torch.zeros(1, 4, 384)}
+    assert names(small(384, 14, **registers)) == ["vit_small_patch14_reg4_dinov2"]
 
 
 def test_dino_pictures_are_normalized_as_imagenet() -> None:
@@ -157,11 +175,17 @@ def test_dino_pictures_are_normalized_as_imagenet() -> None:
     assert (model.preprocess.mean, model.preprocess.std) == (Preprocess().mean, Preprocess().std)
 
 
-def test_resnet_is_recognized_by_its_depth() -> None:
+def test_resnets_of_two_libraries_have_the_same_weights() -> None:
     with torch.device("meta"):
         for name in ("resnet18", "resnet34", "resnet50", "resnet101"):
-            assert recognize(getattr(torchvision.models, name)().state_dict())[0] == f"torchvision/{name}"
-        assert recognize(torchvision.models.wide_resnet50_2().state_dict()) is None
+            plain = Checkpoint(getattr(torchvision.models, name)().state_dict(), "plain")
+            assert names(plain) == [f"torchvision/{name}", name]
+            published = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+            (one,) = recognize(plain, published.url.rpartition("/")[2])
+            assert (one.name, one.options) == (f"torchvision/{name}", {"weights": "IMAGENET1K_V1"})
+            assert names(Checkpoint(plain.state, "plain", about={"arch": name})) == [f"torchvision/{name}"]
+            assert names(Checkpoint(plain.state, "moco")) == [f"torchvision/{name}"]
+        assert names(Checkpoint(torchvision.models.wide_resnet50_2().state_dict(), "plain")) == []
 
 
 @pytest.mark.parametrize(

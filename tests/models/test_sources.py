@@ -109,6 +109,7 @@ def installed(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(importlib.metadata, "entry_points", fake)
         registry = SourceRegistry()
         monkeypatch.setattr(load, "SOURCES", registry)
+        monkeypatch.setattr("seewhy.models.catalog.SOURCES", registry)
         monkeypatch.setattr(base, "SOURCES", registry)
         return registry
 

@@ -622,7 +622,7 @@ def test_frozen_and_no_grad_and_half_precision() -> None:
 def test_weights_made_in_inference_mode_are_refused_in_words() -> None:
     with torch.inference_mode():
         module = ToyCNN()
-    with pytest.raises(ModelError, match=r"cannot go through weights .* outside of it"):
+    with pytest.raises(ModelError, match=r"gradients do not pass weights .* outside of it"):
         wrap(module, input_size=SIZE)
 
 

@@ -263,7 +263,7 @@ def _folder_images(folder: Path, kind: str) -> list[Path]:
     try:
         return image_paths(folder)
     except ImageError as error:
-        raise TargetError(f"the {kind} folder {str(folder)!r} has no images; add some") from error
+        raise TargetError(f"the {kind} folder {str(folder)!r} has no images; put some into it") from error
 
 
 def _activations(model: VisionModel, images: ImageSet, layer: Layer, pool: str, batch_size: int, kind: str) -> Tensor:

@@ -49,7 +49,7 @@ def options_are_declared(made: Method | Metric, besides: Iterable[str] = ()) -> 
     """Check that every field is an option with a help text (`besides` are no options), and `options` has them all."""
     declared = options_of(type(made))
     bare = [f.name for f in fields(made) if f.name not in {*declared, *besides}]
-    ensure(not bare, f"{', '.join(bare)} must be declared as option(default=…, help=…)")
+    ensure(not bare, f"{', '.join(bare)} is no option(default, help)")
     for name, field in declared.items():
         ensure(len(field.metadata["help"]) > 3, f"the option {name} has no help text")
     ensure(set(made.options) == set(declared), "not all options are in `options`")

@@ -68,7 +68,7 @@ def check_ids_unique(case: DatasetCase) -> None:
     """Check for as many ids as samples, all different strings, and the same as the samples'."""
     ids = list(case.data.ids)
     ensure(len(ids) == len(case.data), f"{len(ids)} ids for {len(case.data)} samples")
-    ensure(all(isinstance(i, str) and i for i in ids), "an id is not a non-empty string")
+    ensure(all(isinstance(i, str) and i for i in ids), "an id is empty or no string")
     ensure(len(set(ids)) == len(ids), "two samples have one id")
     for i, sample in case.samples.items():
         ensure(sample.id == ids[i], f"sample {i} calls itself {sample.id!r}, the list {ids[i]!r}")
@@ -120,15 +120,12 @@ def check_image_rgb(case: DatasetCase) -> None:
 def check_labels(case: DatasetCase) -> None:
     """Check that labels are ints into `class_names`, which are different strings; without objects no class twice."""
     names = case.data.class_names
-    ensure(
-        isinstance(names, tuple) and all(isinstance(n, str) and n for n in names),
-        "class_names must be a tuple of non-empty strings",
-    )
+    ensure(isinstance(names, tuple) and all(isinstance(n, str) and n for n in names), "class_names are no texts")
     ensure(len(set(names)) == len(names), "two classes have one name")
     for sample in case.samples.values():
         ensure(
             isinstance(sample.labels, tuple) and all(type(label) is int for label in sample.labels),
-            f"{sample.id}: labels must be a tuple of ints, got {sample.labels!r}",
+            f"{sample.id}: its labels are no tuple of ints but {sample.labels!r}",
         )
         ensure(
             all(0 <= label < len(names) for label in sample.labels),
@@ -142,7 +139,7 @@ def check_labels(case: DatasetCase) -> None:
 def check_masks_match_image(case: DatasetCase) -> None:
     """Check for masks of booleans (objects, rows, cols) of the image's size, one for each label."""
     for sample, masks in each_with(case, "masks"):
-        ensure(isinstance(masks, ndarray) and masks.dtype == bool, f"{sample.id}: masks must be a boolean array")
+        ensure(isinstance(masks, ndarray) and masks.dtype == bool, f"{sample.id}: the masks are no booleans")
         wanted = (len(sample.labels), sample.image.height, sample.image.width)
         ensure(masks.shape == wanted, f"{sample.id}: the masks' shape is {masks.shape}, not {wanted}")
     ensure(
@@ -155,7 +152,7 @@ def check_masks_match_image(case: DatasetCase) -> None:
 def check_boxes_in_image(case: DatasetCase) -> None:
     """Check for finite boxes (objects, 4), left ≤ right, top ≤ bottom, inside the image, one for each label."""
     for sample, boxes in each_with(case, "boxes"):
-        ensure(isinstance(boxes, ndarray) and boxes.dtype.kind == "f", f"{sample.id}: boxes must be a float array")
+        ensure(isinstance(boxes, ndarray) and boxes.dtype.kind == "f", f"{sample.id}: the boxes are no floats")
         ensure(boxes.shape == (len(sample.labels), 4), f"{sample.id}: the boxes' shape is {boxes.shape}")
         ensure(np.isfinite(boxes).all(), f"{sample.id}: a box is not finite")
         ensure((boxes[:, :2] <= boxes[:, 2:]).all(), f"{sample.id}: a box ends before it begins: {boxes.tolist()}")
@@ -182,7 +179,7 @@ def check_boxes_contain_masks(case: DatasetCase) -> None:
 def check_ignore_disjoint_from_masks(case: DatasetCase) -> None:
     """Check that `ignore` is a boolean mask of the image's size that shares no pixel with a mask."""
     for sample, ignore in each_with(case, "ignore"):
-        ensure(isinstance(ignore, ndarray) and ignore.dtype == bool, f"{sample.id}: ignore must be a boolean array")
+        ensure(isinstance(ignore, ndarray) and ignore.dtype == bool, f"{sample.id}: ignore is no boolean")
         ensure(
             ignore.shape == (sample.image.height, sample.image.width), f"{sample.id}: ignore's shape is {ignore.shape}"
         )
@@ -198,9 +195,7 @@ def check_about_json(case: DatasetCase) -> None:
         try:
             back = json.loads(json.dumps(sample.about, allow_nan=False))
         except (TypeError, ValueError) as error:
-            message = (
-                f"{sample.id}: about cannot be written as JSON ({error}); use plain numbers, strings, lists and dicts"
-            )
+            message = f"{sample.id}: about is no JSON ({error}); use plain numbers, strings, lists and dicts"
             raise Broken(message) from None
         ensure(
             back == sample.about, f"{sample.id}: about is not the same after JSON; use lists for tuples, and text keys"

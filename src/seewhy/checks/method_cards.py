@@ -106,7 +106,7 @@ def _compare(counter: PassCounter, once: dict[str, int], leaves: list[str], part
     backward = max((counter.backward[name] / once[name] for name in leaves), default=passes.backward)
     ensure(backward == passes.backward, f"{backward:g} backward passes {place}; the cost says {passes.backward}")
     graph = [name for name in leaves if name in counter.graph] if not passes.backward and passes.forward else []
-    ensure(not graph, f"{(graph or [''])[0]}, {place}, runs with gradients that are not needed")
+    ensure(not graph, f"{(graph or [''])[0]}, {place}, runs with gradients that nobody needs")
 
 
 @method_check

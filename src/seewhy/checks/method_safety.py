@@ -85,8 +85,8 @@ def check_batch_untouched(case: MethodCase) -> None:
         maps = case.maps(x)
         what = change(before, tensor_state(x, "the batch")) or ("the batch" if x._version != version else "")
         ensure(not what, f"{what} is not what it was")
-        ensure(not maps.requires_grad, "the map of a batch that requires gradients still carries an autograd graph")
-        ensure_same(case.plain, maps, "a batch that requires gradients gets a different map")
+        ensure(not maps.requires_grad, "the map of a batch that requires gradients drags a graph behind it")
+        ensure_same(case.plain, maps, "a batch that requires gradients gets another map")
 
 
 @method_check
@@ -95,7 +95,7 @@ def check_training_mode(case: MethodCase) -> None:
     evaluated, trained = clone(case.model), clone(case.model)
     evaluated.module.eval()
     trained.module.train()
-    ensure_same(case.maps(model=evaluated), case.maps(model=trained), "a model in training mode gets a different map")
+    ensure_same(case.maps(model=evaluated), case.maps(model=trained), "a model in training mode gets another map")
 
 
 @method_check
@@ -103,4 +103,4 @@ def check_frozen_model(case: MethodCase) -> None:
     """Check that a model whose parameters want no gradients gets the same map."""
     model = clone(case.model)
     model.module.requires_grad_(False)
-    ensure_same(case.plain, case.maps(model=model), "a frozen model gets a different map")
+    ensure_same(case.plain, case.maps(model=model), "a frozen model gets another map")

@@ -97,12 +97,12 @@ def check_default_target(case: MethodCase) -> None:
 
 @method_check
 def check_class_specificity(case: MethodCase) -> None:
-    """Check that another target gives a different map if, and only if, the card says class-specific."""
+    """Check that another target gives another map if, and only if, the card says class-specific."""
     other = gap(case.plain, case.maps(target=case.other_target()))
     if case.card.class_specific:
         ensure(other > TOLERANCE, "the card says class-specific, but another target gives the same map")
     else:
-        ensure(other == 0, "the card says label-free, but another target gives a different map")
+        ensure(other == 0, "the card says label-free, but another target gives another map")
 
 
 @method_check
@@ -197,7 +197,7 @@ def check_batch_size_invariance(case: MethodCase) -> None:
 def check_grad_modes(case: MethodCase) -> None:
     """Check for the same map inside `torch.no_grad()` and `torch.inference_mode()`, batch and target made there."""
     maps = case.plain
-    ensure(not maps.requires_grad, "the map still carries an autograd graph")
+    ensure(not maps.requires_grad, "the map drags a graph behind it")
     modes: dict[str, AbstractContextManager] = {"no_grad": torch.no_grad(), "inference_mode": torch.inference_mode()}
     for name, mode in modes.items():
         with mode:
@@ -215,7 +215,7 @@ def check_inference_weights(case: MethodCase) -> None:
         with expect(RequirementError, "a model made in inference mode"):
             case.method(model)
     else:
-        ensure_same(case.plain, case.maps(model=model), "a model made in inference mode gets a different map")
+        ensure_same(case.plain, case.maps(model=model), "a model made in inference mode gets another map")
 
 
 @method_check
@@ -242,14 +242,14 @@ def check_input_forms(case: MethodCase) -> None:
         "a channels-last batch": case.x.to(memory_format=torch.channels_last),
     }
     for name, x in forms.items():
-        ensure_same(maps, case.maps(x), f"{name} gives a different map")
+        ensure_same(maps, case.maps(x), f"{name} gives another map")
     channels_last = clone(case.model)
     for p in channels_last.module.parameters():
         if p.ndim == 4:  # as Module.to(memory_format=…) does, whose signature in torch has no such argument
             p.data = p.data.to(memory_format=torch.channels_last)
-    ensure_same(maps, case.maps(model=channels_last), "a channels-last model gives a different map")
+    ensure_same(maps, case.maps(model=channels_last), "a channels-last model gives another map")
     double = clone(case.model)
     double.module.double()
     exact = case.maps(case.x.double(), model=double)
     ensure(exact.dtype == torch.float32, f"a float64 model gives a {exact.dtype} map, not torch.float32")
-    ensure_same(maps, exact, "a float64 model gives a different map")
+    ensure_same(maps, exact, "a float64 model gives another map")

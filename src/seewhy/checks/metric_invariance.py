@@ -41,7 +41,7 @@ def check_monotone_invariance(case: MetricCase) -> None:
     if case.card.monotone_invariant:
         ensure(not changed, f"the card says monotone-invariant, but {', '.join(changed)} changes the value")
     else:
-        ensure(changed, "the card says not monotone-invariant, but no increasing change of the map changes the value")
+        ensure(changed, "the card says not monotone-invariant, but no increasing change of the map moves the value")
 
 
 @metric_check
@@ -52,7 +52,7 @@ def check_scale_invariance(case: MetricCase) -> None:
     if case.card.scale_invariant:
         ensure(not changed, f"the card says scale-invariant, but times {', '.join(changed)} changes the value")
     else:
-        ensure(changed, "the card says not scale-invariant, but no factor changes the value")
+        ensure(changed, "the card says not scale-invariant, but no factor moves the value")
 
 
 def _unmoved(case: MetricCase, fn: Callable[[Tensor], Tensor], value_only: bool) -> bool:

@@ -29,7 +29,7 @@ def check_value_per_map(case: MetricCase) -> None:
         ensure(value.dtype == torch.float64, f"{name} is {value.dtype}, not torch.float64")
         ensure(value.device == case.maps.device, f"{name} is on {value.device}, the maps on {case.maps.device}")
         ensure(not torch.isinf(value).any(), f"{name} is infinite")
-        ensure(not value.requires_grad, f"{name} still carries an autograd graph")
+        ensure(not value.requires_grad, f"{name} drags a graph behind it")
     bare = [i for i, bad in enumerate(found.value.isnan().tolist()) if bad != (i in found.reasons)]
     ensure(not bare, f"row {bare[:1]} has NaN without a reason, or a reason without NaN")
     ensure(
@@ -44,8 +44,8 @@ def check_aggregates(case: MetricCase) -> None:
     found = {"": case.plain.value, **case.plain.parts}
     for values in (found, {name: column * torch.nan for name, column in found.items()}):
         made, named = case.metric.aggregate(values), sorted(case.card.aggregates)
-        ensure(sorted(made) == named, f"aggregates {sorted(made)}, the card says {named}")
-        ensure(all(isinstance(value, float) for value in made.values()), "an aggregate must be one float")
+        ensure(sorted(made) == named, f"of a set: {sorted(made)}, the card says {named}")
+        ensure(all(isinstance(value, float) for value in made.values()), "a value of a set is one float")
 
 
 @metric_check

@@ -66,13 +66,10 @@ def check_attention_rows(model: VisionModel, x: Tensor) -> None:
     for block, matrix in found.items():
         ensure(
             matrix.ndim == 4 and tuple(matrix.shape[-2:]) == (tokens, tokens) and len(matrix) == len(x),
-            f"block {block} gives attention of shape {tuple(matrix.shape)}, not (B, heads, {tokens}, {tokens})",
+            f"block {block} attends {tuple(matrix.shape)}, not (B, heads, {tokens}, {tokens})",
         )
         sums = matrix.float().sum(-1)
-        ensure(
-            matrix.min() >= 0 and (sums - 1).abs().max() < 1e-2,
-            f"rows of block {block} are not a probability distribution",
-        )
+        ensure(matrix.min() >= 0 and (sums - 1).abs().max() < 1e-2, f"rows of block {block} are no distribution")
     some: dict[int, Tensor] = {}
     with model.attention(some.__setitem__, x, blocks=[-1], rows=slice(0, 1)):
         model.run(x)

@@ -89,7 +89,7 @@ def check_tail(model: VisionModel, x: Tensor) -> None:
         tail = model.tail(x, layer)
         ensure_same(answer(tail(tail.value)), plain, f"from the value at {layer.name!r} on, the answer differs")
         twice = answer(tail(torch.cat([tail.value, tail.value])))
-        ensure_same(twice, torch.cat([plain, plain]), f"two batches at {layer.name!r} give a different answer than one")
+        ensure_same(twice, torch.cat([plain, plain]), f"two batches at {layer.name!r} give another answer than one")
 
 
 @model_check

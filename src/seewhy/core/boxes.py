@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Float64, Integer
 from numpy import ndarray
 from torch import Tensor
 
-from seewhy.errors import OptionError
+from seewhy.errors import OptionError, require
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,31 @@ def _around_median(counts: Integer[ndarray, " n"], low: int, high: int) -> tuple
     return median - half, median + half + 1
 
 
+def boxes_of_parts(
+    mask: Bool[Tensor, "rows cols"], values: Float[Tensor, "rows cols"], min_area: float = 0.0
+) -> list[Box]:
+    """Return the tight box around each connected part (4 neighbors) of a mask, that of the largest value first.
+
+    Args:
+        mask: The mask.
+        values: By which the parts are ordered.
+        min_area: Parts that cover a smaller share of the image are left out.
+
+    Raises:
+        MissingExtraError: When `pip install 'seewhy[cluster]'` has not been done.
+    """
+    ndimage = require("scipy.ndimage", "cluster")
+    parts, number = ndimage.label(mask.numpy())
+    if not number:
+        return []
+    numbers = np.arange(1, number + 1)
+    areas = np.bincount(parts.ravel(), minlength=number + 1)[1:]
+    peaks = ndimage.maximum(values.numpy(), parts, numbers)
+    found = ndimage.find_objects(parts)
+    kept = [i for i in np.argsort(-np.asarray(peaks), kind="stable") if areas[i] >= min_area * mask.numel()]
+    return [Box(found[i][1].start, found[i][0].start, found[i][1].stop, found[i][0].stop) for i in kept]
+
+
 def masks_to_boxes(masks: Bool[ndarray, "objects rows cols"]) -> Float[ndarray, "objects 4"]:
     """Return the tightest box around each mask: left, top, right, bottom in pixels, right and bottom not included.
 
@@ -117,4 +142,13 @@ def _area(boxes: Float64[Tensor, "... 4"]) -> Float64[Tensor, "..."]:
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
 
 
-__all__ = ["Box", "box_iou", "inner_box", "masks_to_boxes", "pad_boxes", "pixels_in_boxes", "tight_box"]
+__all__ = [
+    "Box",
+    "box_iou",
+    "boxes_of_parts",
+    "inner_box",
+    "masks_to_boxes",
+    "pad_boxes",
+    "pixels_in_boxes",
+    "tight_box",
+]

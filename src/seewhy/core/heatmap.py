@@ -64,6 +64,20 @@ class AttributionMap(Protocol):
         ...
 
 
+class Placed(AttributionMap, Protocol):
+    """A map whose place in the original image may be known."""
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """What the model saw of the original image."""
+        ...
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Rows and columns of the original image."""
+        ...
+
+
 def heatmap(
     explanation: AttributionMap,
     size: tuple[int, int] | None = None,
@@ -117,6 +131,33 @@ def overlay(
         figure = Image.fromarray(_blend(_pale(explanation.image, size), heat, opacity))
     if explanation.warnings:
         _draw_banner(figure, explanation.warnings[0])
+    return figure
+
+
+def overlay_in_box(explanation: Placed, whole: Image.Image, alpha: float, long_side: int) -> Image.Image:
+    """Draw the map over its part of the original image.
+
+    Args:
+        explanation: The map, whose place is known.
+        whole: The original image, upright.
+        alpha: As in `overlay`.
+        long_side: The largest number of pixels on the long side of the figure.
+
+    Raises:
+        OptionError: When the image has another size than the one that was explained.
+    """
+    rows, cols = explanation.image_size or (whole.height, whole.width)
+    if whole.size != (cols, rows):
+        raise OptionError(
+            f"the image has {whole.height}×{whole.width} pixels, and the one that was explained {rows}×{cols}; "
+            "pass that one"
+        )
+    scale = min(1.0, long_side / max(rows, cols))
+    size = max(1, round(cols * scale)), max(1, round(rows * scale))
+    figure = whole.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    left, top, right, bottom = (round(edge * scale) for edge in explanation.box or (0, 0, cols, rows))
+    drawn = overlay(explanation, alpha, (max(1, bottom - top), max(1, right - left)))
+    figure.paste(drawn, (left, top))
     return figure
 
 

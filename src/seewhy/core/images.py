@@ -1,34 +1,27 @@
-"""Images in, RGB out: every kind of source becomes one 8-bit RGB `PIL.Image`, or a one-line error.
+"""Images in: every kind of source becomes an upright 8-bit RGB image, or keeps all its levels and channels.
 
 Nothing here changes Pillow's process-wide settings.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import glob
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from seewhy.core.io import first_line
+from seewhy.core.decoding import MAX_PIXELS, OWN_SCALE, ImageLike, Picture, opened
+from seewhy.core.deep import DeepImage
+from seewhy.core.files import DICOM_SUFFIXES
 from seewhy.errors import ImageError
 
-ImageLike = str | Path | Image.Image | np.ndarray | Tensor
-
-MAX_PIXELS = 100_000_000
 # Image formats only: Pillow's own table also claims .pdf, .h5, .mpg and other files that lie about in folders.
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2"]
-)
-ORIENTATION_TAG = 0x0112
-TRANSPARENT_MODES = {"LA", "PA", "RGBA", "La", "RGBa"}
-# float images that went through a resize or a color transform overshoot by rounding; more than this is not an image
-FLOAT_SLACK = 1e-4
-PREPROCESSED = "looks like an already preprocessed tensor; call the method directly: seewhy.methods.X(model)(batch)"
+) | set(DICOM_SUFFIXES)
 
 
 def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> Image.Image:
@@ -40,7 +33,8 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS, upright: bool 
 
     Args:
         image: A file, a Pillow image, an array (rows, cols) or (rows, cols, 1|3|4), or a tensor (1|3|4, rows, cols)
-            or (rows, cols). Values are uint8, uint16, bool, other integers in [0, 255], or floats in [0, 1].
+            or (rows, cols). Values are uint8, uint16, bool, other integers in [0, 255], or floats in [0, 1]. Of files,
+            also DICOM and `.npy`.
         max_pixels: Larger files are refused before they are decoded (rows x cols).
         upright: Whether to turn the image as its EXIF orientation says; annotations of datasets are about the pixels as
             stored.
@@ -48,15 +42,26 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS, upright: bool 
     Raises:
         ImageError: When it is missing, broken, too large, or not an image.
     """
-    if isinstance(image, str | Path):
-        return _read(image, max_pixels, upright)
-    if isinstance(image, Image.Image):
-        return _finish(image, _name(image), max_pixels, upright)
-    if isinstance(image, Tensor):
-        return _from_array(_channels_last(image), max_pixels)
-    if isinstance(image, np.ndarray):
-        return _from_array(image, max_pixels)
-    raise ImageError(f"a {type(image).__name__} is not an image; pass a path, a PIL image, an array or a tensor")
+    read = read_image(image, max_pixels=max_pixels, upright=upright)
+    return read.rgb() if isinstance(read, DeepImage) else read
+
+
+def read_image(
+    image: ImageLike, *, channels: int | None = OWN_SCALE, max_pixels: int = MAX_PIXELS, upright: bool = True
+) -> Picture:
+    """Read one image as `load_image` does, but keep what 8-bit RGB cannot hold: a `DeepImage` then.
+
+    Args:
+        image: As in `load_image`; also with any number of channels.
+        channels: How many channels the model takes; None: any. Other numbers than 1 and 3 are read from the pages of a
+            TIFF, and from RGBA without compositing.
+        max_pixels: As in `load_image`.
+        upright: As in `load_image`.
+
+    Raises:
+        ImageError: As `load_image`.
+    """
+    return opened(image, channels=channels, max_pixels=max_pixels, upright=upright)()
 
 
 def load_images(images: ImageLike | Iterable[ImageLike], *, max_pixels: int = MAX_PIXELS) -> list[Image.Image]:
@@ -70,7 +75,7 @@ def load_images(images: ImageLike | Iterable[ImageLike], *, max_pixels: int = MA
     Raises:
         ImageError: When one of them cannot be read, or there are none.
     """
-    return [load_image(image, max_pixels=max_pixels) for image in _as_list(images)]
+    return [load_image(image, max_pixels=max_pixels) for image in as_list(images)]
 
 
 def image_paths(folder: str | Path) -> list[Path]:
@@ -89,13 +94,41 @@ def image_paths(folder: str | Path) -> list[Path]:
     return paths
 
 
+def matching(pattern: str | Path) -> list[Path]:
+    """Return the image files that match a shell pattern (`scans/**/*.png`), sorted; none if it is the name of a file.
+
+    Raises:
+        ImageError: Nothing matches.
+    """
+    if not glob.has_magic(str(pattern)) or _exists(pattern):
+        return []
+    paths = sorted(Path(found) for found in glob.glob(str(pattern), recursive=True))
+    files = [path for path in paths if path.is_file() and path.suffix.lower() in (*SUFFIXES, ".npy")]
+    if not files:
+        raise ImageError(f"no images match {pattern}; check the pattern")
+    return files
+
+
+def _exists(path: str | Path) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # a name that is too long
+        return False
+
+
 def _hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _as_list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
+def as_list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
+    """Return one or several images, or those of a folder, as a list.
+
+    Raises:
+        ImageError: There are none.
+    """
     if isinstance(images, str | Path):
-        return list(image_paths(images)) if Path(images).is_dir() else [images]
+        found: list[ImageLike] = [*(image_paths(images) if Path(images).is_dir() else matching(images))]
+        return found or [images]
     if isinstance(images, Image.Image):
         return [images]
     if isinstance(images, np.ndarray | Tensor) and images.ndim != 4:
@@ -106,202 +139,3 @@ def _as_list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     if not several:
         raise ImageError("there are no images; pass at least one")
     return several
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def _read(path: str | Path, max_pixels: int, upright: bool) -> Image.Image:
-    if str(path).startswith(("http://", "https://")):
-        raise ImageError(f"{path} is an address, not a file; download it first and pass the file")
-    path = Path(path).expanduser()
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder; pass its images: seewhy.image_paths({str(path)!r})")
-    if not path.exists():
-        raise ImageError(f"{path} does not exist; check the path")
-    with _bomb_guard(str(path)), _open(path) as image:
-        return _finish(image, str(path), max_pixels, upright)
-
-
-@contextmanager
-def _bomb_guard(name: str) -> Iterator[None]:
-    """Let our own limit decide; Pillow's refusal of what is larger still becomes an ImageError."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            yield
-        except Image.DecompressionBombError as error:
-            raise ImageError(
-                f"{name} is larger than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels that Pillow opens; shrink it, "
-                "or raise PIL.Image.MAX_IMAGE_PIXELS and max_pixels=… / --max-pixels"
-            ) from error
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path} is empty (0 bytes); get the file again")
-        return Image.open(path)
-    except (ImageError, Image.DecompressionBombError):
-        raise
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image that Pillow knows; convert it to PNG or JPEG") from None
-    except PermissionError:
-        raise ImageError(f"{path} cannot be read; check its permissions") from None
-    except Exception as error:  # format plugins raise anything on broken headers
-        raise ImageError(f"{path} cannot be opened ({first_line(error)}); get the file again") from error
-
-
-def _name(image: Image.Image) -> str:
-    return str(getattr(image, "filename", "")) or "the image"
-
-
-def _check_size(cols: int, rows: int, name: str, max_pixels: int) -> None:
-    if rows < 1 or cols < 1:
-        raise ImageError(f"{name} has no pixels ({cols}x{rows}); pass an image")
-    if rows * cols > max_pixels:
-        raise ImageError(
-            f"{name} has {rows * cols:,} pixels, more than the limit of {max_pixels:,}; "
-            "raise the limit with max_pixels=… / --max-pixels"
-        )
-
-
-# --- modes -----------------------------------------------------------------------------------------------------------
-
-
-def _finish(image: Image.Image, name: str, max_pixels: int, upright: bool) -> Image.Image:
-    """Check the size on the header, then decode, turn upright and convert to RGB."""
-    _check_size(*image.size, name, max_pixels)
-    try:
-        image.load()
-        return _upright(image, _rgb(image), upright)
-    except ImageError:
-        raise
-    except Exception as error:  # decoders raise anything on broken bytes: OSError, SyntaxError, zlib.error …
-        raise ImageError(f"{name} is truncated or broken ({first_line(error)}); get the file again") from error
-
-
-def _upright(source: Image.Image, rgb: Image.Image, turn: bool) -> Image.Image:
-    """Apply the EXIF orientation of `source` to `rgb`, whose metadata are dropped so that it is never applied twice."""
-    try:
-        orientation = source.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # an image with broken metadata is still an image
-        orientation = 1
-    rgb = rgb.copy() if rgb is source else rgb
-    rgb.info = {}
-    if not turn:
-        return rgb
-    exif = Image.Exif()
-    exif[ORIENTATION_TAG] = orientation if orientation in range(1, 9) else 1
-    rgb.info["exif"] = exif.tobytes()
-    turned = ImageOps.exif_transpose(rgb)
-    turned.info = {}
-    return turned
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_array(_gray_levels(image), max_pixels=image.width * image.height)
-    if image.mode in TRANSPARENT_MODES or "transparency" in image.info:
-        return _on_white(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode in {"La", "RGBa"}:  # premultiplied
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-
-
-def _gray_levels(image: Image.Image) -> np.ndarray:
-    """Return modes I;16*, I and F as an array that `_from_array` scales the right way."""
-    levels = np.asarray(image)
-    if image.mode == "F":
-        return levels if np.nanmax(levels) <= 1 else levels / 255
-    # a 16-bit PNG or PGM reaches mode I in older Pillows; there even a dark image is on the 16-bit scale
-    sixteen = image.mode != "I" or image.format in {"PNG", "PPM"} or levels.max() > 255
-    if sixteen and levels.min() >= 0 and levels.max() <= 65535:
-        return levels.astype(np.uint16)
-    return levels
-
-
-# --- arrays ----------------------------------------------------------------------------------------------------------
-
-
-def _channels_last(tensor: Tensor) -> np.ndarray:
-    if tensor.ndim == 4:
-        raise ImageError(f"a tensor of shape {tuple(tensor.shape)} is a batch; pass one image, or use load_images")
-    if tensor.ndim not in (2, 3):
-        raise ImageError(f"a tensor of shape {tuple(tensor.shape)} is not an image; pass (channels, rows, cols)")
-    if tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4):
-        hint = "; it looks channels-last: pass tensor.permute(2, 0, 1)" if tensor.shape[2] in (1, 3, 4) else ""
-        raise ImageError(
-            f"a tensor of shape {tuple(tensor.shape)} has {tensor.shape[0]} channels, not 1, 3 or 4"
-            f"{hint or '; pass (channels, rows, cols)'}"
-        )
-    tensor = tensor.detach().cpu()
-    if tensor.is_complex() or tensor.is_quantized:
-        raise ImageError(f"a tensor of dtype {tensor.dtype} is not an image; pass uint8, or floats in [0, 1]")
-    array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    return array.transpose(1, 2, 0) if array.ndim == 3 else array
-
-
-def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
-    _check_shape(array)
-    _check_size(array.shape[1], array.shape[0], "the array", max_pixels)
-    levels = np.ascontiguousarray(_to_uint8(array))
-    if levels.ndim == 3 and levels.shape[2] == 1:
-        levels = levels[..., 0]
-    image = Image.fromarray(levels)
-    return _on_white(image) if image.mode == "RGBA" else image.convert("RGB")
-
-
-def _check_shape(array: np.ndarray) -> None:
-    shape = array.shape
-    if array.size == 0:
-        raise ImageError(f"an array of shape {shape} has no pixels; pass an image")
-    if array.ndim == 4:
-        raise ImageError(f"an array of shape {shape} is a batch; pass one image, or use load_images")
-    if array.ndim not in (2, 3):
-        raise ImageError(f"an array of shape {shape} is not an image; pass (rows, cols) or (rows, cols, channels)")
-    if array.ndim == 3 and shape[2] not in (1, 3, 4):
-        first = shape[0] in (1, 3, 4)
-        hint = "it looks channels-first: pass array.transpose(1, 2, 0)" if first else "pass gray or RGB(A)"
-        raise ImageError(f"an array of shape {shape} has {shape[2]} channels, not 1, 3 or 4; {hint}")
-
-
-def _to_uint8(array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint16:
-        return np.rint(array / 257).astype(np.uint8)
-    if np.issubdtype(array.dtype, np.integer):
-        return _integers(array)
-    if np.issubdtype(array.dtype, np.floating):
-        return _floats(array)
-    raise ImageError(f"an array of dtype {array.dtype} is not an image; pass uint8, or floats in [0, 1]")
-
-
-def _integers(array: np.ndarray) -> np.ndarray:
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high > 255:
-        raise ImageError(
-            f"the image's {array.dtype} values run from {low} to {high}; pass uint8 in [0, 255], "
-            "or uint16 for 16-bit images"
-        )
-    return array.astype(np.uint8)
-
-
-def _floats(array: np.ndarray) -> np.ndarray:
-    if not np.isfinite(array).all():
-        raise ImageError("the image holds NaN or infinity; repair it first, e.g. with numpy.nan_to_num")
-    low, high = float(array.min()), float(array.max())
-    if low < -FLOAT_SLACK:
-        raise ImageError(f"the image's values run from {low:.3g} to {high:.3g}, not [0, 1]; {PREPROCESSED}")
-    if high > 1 + FLOAT_SLACK:
-        hint = "divide by 255" if high <= 255 else "scale it to [0, 1]"
-        raise ImageError(f"the image's values run from {low:.3g} to {high:.3g}, not [0, 1]; {hint}")
-    return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)

@@ -83,6 +83,56 @@ def resize(
     return torch.nn.functional.interpolate(values, size=tuple(size), mode=mode, align_corners=False)[0, 0]
 
 
+def place(
+    attribution: Float[Tensor, "r c"],
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+    outside: float = 0.0,
+    mode: str = "bilinear",
+) -> Float[Tensor, "rows cols"]:
+    """Return a larger image with a map in its place, as `resize` would draw it there.
+
+    Args:
+        attribution: The map.
+        box: The part of the image that it covers: left, top, right, bottom in pixels, also fractions and beyond it.
+        size: Rows and columns of the image.
+        outside: The value of pixels whose center lies outside the box.
+        mode: `bilinear` or `nearest`.
+
+    Raises:
+        OptionError: The mode is another one.
+    """
+    if mode not in MODES[:2]:
+        raise OptionError(f"a map is placed with the interpolation bilinear or nearest, not {mode!r}")
+    left, top, right, bottom = box
+    placed = torch.full(size, outside)
+    (rows, y), (cols, x) = _inside(top, bottom, size[0]), _inside(left, right, size[1])
+    if len(y) and len(x):
+        values = _along(_along(attribution.float(), y, mode).T, x, mode).T
+        placed[rows, cols] = values
+    return placed
+
+
+def _inside(low: float, high: float, n: int) -> tuple[slice, Float64[Tensor, " m"]]:
+    """Return which pixels of one axis have their center in the box, and where in it they are, from 0 to 1."""
+    centers = torch.arange(n, dtype=torch.float64) + 0.5
+    within = (centers >= low) & (centers < high)
+    first = int(within.int().argmax())
+    count = int(within.sum())
+    return slice(first, first + count), (centers[first : first + count] - low) / (high - low)
+
+
+def _along(values: Float[Tensor, "r c"], at: Float64[Tensor, " m"], mode: str) -> Float[Tensor, "m c"]:
+    """Read a map at shares of its height."""
+    last = len(values) - 1
+    if mode == "nearest":
+        return values[(at * len(values)).floor().long().clamp(0, last)]
+    cell = (at * len(values) - 0.5).clamp(0, last)
+    low = cell.floor().long()
+    share = (cell - low).to(values)[:, None]
+    return torch.lerp(values[low], values[(low + 1).clamp(max=last)], share)
+
+
 def resize_maps(
     maps: Float[Tensor, "batch r c"], size: tuple[int, int], mode: str = "bilinear"
 ) -> Float[Tensor, "batch rows cols"]:

@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
+from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from seewhy.core.images import load_image
+from seewhy.core.deep import DeepImage
+from seewhy.core.images import Picture, load_image
 from seewhy.core.options import check_option_names
-from seewhy.errors import OptionError
+from seewhy.core.recipes import FILTERS, changed, check, described, hf_recipe, timm_recipe
+from seewhy.errors import ImageError, OptionError
 
 Region = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of an image."""
 
-CROPS = ("center", "squash", "none", "pad")
-FILTERS = {filter.name.lower(): filter for filter in Image.Resampling}
+LARGE, FAR = 4_000_000, 8
+"""Only a resized image of more pixels, and so many times more than are seen, is not made whole before its crop."""
+
+MOST = 400_000_000
+"""Pixels of an input that are more than any memory holds in a batch."""
+
+ASSUMED = "assumed: ImageNet's, nothing tells another"
 
 
 @dataclass(frozen=True)
@@ -37,14 +45,18 @@ class Preprocess:
         resize: How large the image becomes before the crop. With crop "center" or "none" an int is its short side,
             and (rows, cols) the frame that it must cover, proportions kept; with "squash" it is stretched to that.
             None: no crop at all, the whole image is stretched to `size` (crop "none" and "pad": it keeps its own size).
-        mean: Per channel, on the scale after `rescale`.
+        mean: One for each channel that the model takes, on the scale after `rescale`. With one, images become gray.
         std: Likewise.
         interpolation: A Pillow filter: nearest, box, bilinear, hamming, bicubic, lanczos.
         crop: "center" cuts `size` out of the middle (black where the image is too small), "squash" stretches first,
             "none" leaves the image as resized, so that inputs differ in size, and "pad" fills it up, below and on the
             right, to multiples of `size` (a ViT's patch) with zeros, the mean color.
-        rescale: What the 8-bit levels are multiplied by.
+        rescale: What the 8-bit levels are multiplied by; levels of deeper images are brought to the same scale, with
+            fractions.
         offset: How half a pixel of crop offset is rounded: "round" as torchvision, "floor" as transformers.
+        levels: Which values of images with more than 8 bits are black and white (a window of a CT, (0, 4095) of 12
+            bits); None: as their type, or their file, says.
+        origin: From where all this is known, for people; two recipes that differ in nothing else are equal.
 
     Raises:
         OptionError: When an option has a value that it does not accept.
@@ -52,24 +64,34 @@ class Preprocess:
 
     size: tuple[int, int] = (224, 224)
     resize: int | tuple[int, int] | None = 256
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
     crop: str = "center"
     rescale: float = 1 / 255
     offset: str = "round"
+    levels: tuple[float, float] | None = None
+    origin: str = field(default=ASSUMED, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("size", "mean", "std", "resize"):  # a frozen value must hash
+        for name in ("size", "mean", "std", "resize", "levels"):  # a frozen value must hash
             value = getattr(self, name)
             if isinstance(value, list | tuple):
                 object.__setattr__(self, name, tuple(value))
-        _check(self)
+        check(self)
 
-    def __call__(self, image: Image.Image) -> Float[Tensor, "3 rows cols"]:
-        """Return the model's input for one image, float32."""
-        levels = np.array(self._geometry(_as_rgb(image)), dtype=np.float32)
-        pixels = torch.from_numpy(levels).permute(2, 0, 1).contiguous() * self.rescale
+    @property
+    def channels(self) -> int:
+        """How many channels the input has."""
+        return len(self.mean)
+
+    def __call__(self, image: Picture) -> Float[Tensor, "channels rows cols"]:
+        """Return the model's input for one image, float32.
+
+        Raises:
+            ImageError: The image has other channels, or would become larger than memory.
+        """
+        pixels = torch.from_numpy(self._levels(image)).permute(2, 0, 1).contiguous() * self.rescale
         values = (pixels - _channel(self.mean, pixels)) / _channel(self.std, pixels)
         if self.crop == "pad":
             (rows, cols), _, (height, width) = self._plan(image)
@@ -77,7 +99,19 @@ class Preprocess:
             values[:, :, cols:width] = 0
         return values
 
-    def batch(self, images: Iterable[Image.Image]) -> Float[Tensor, "batch 3 rows cols"]:
+    def uniform(self, color: tuple[int, int, int], rows: int, cols: int) -> Picture:
+        """Return an image of one color with the channels of the model; gray for other numbers than three.
+
+        Raises:
+            OptionError: The color is no gray, and the model does not take RGB.
+        """
+        if self.channels in (1, 3):
+            return Image.new("RGB", (cols, rows), color)
+        if len(set(color)) > 1:
+            raise OptionError(f"the color {color} has no meaning in {self.channels} channels; use a gray, or a tensor")
+        return DeepImage(np.full((rows, cols, self.channels), color[0], np.uint8))
+
+    def batch(self, images: Iterable[Picture]) -> Float[Tensor, "batch channels rows cols"]:
         """Return the inputs for several images.
 
         Raises:
@@ -103,25 +137,50 @@ class Preprocess:
         keep_short = frame[0] == frame[1] and self.crop == "center"
         return replace(self, size=(rows, cols), resize=frame[0] if keep_short else frame)
 
-    def denormalize(self, inputs: Float[Tensor, "... 3 rows cols"]) -> Float[Tensor, "... 3 rows cols"]:
+    def with_channels(self, channels: int) -> Preprocess:
+        """Return the same recipe for another number of channels, with the mean of its means and stds for each."""
+        if channels == self.channels:
+            return self
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        origin = f"{self.origin}; mean and std of {channels} channel{'s' * (channels > 1)}: the mean of those"
+        return replace(self, mean=(mean,) * channels, std=(std,) * channels, origin=origin)
+
+    def changed(self, **changes: Any) -> Preprocess:
+        """Return the recipe with what a person says differs.
+
+        Args:
+            **changes: Attributes; `size` also as one number (the cropped margin keeps its proportion), `mean` and `std`
+                as one number for all channels, `crop` also as the share of the resized image that is kept (0.875), and
+                None for what stays.
+
+        Raises:
+            OptionError: When an attribute is unknown or has a value that it does not accept.
+        """
+        return changed(self, changes)
+
+    def describe(self) -> str:
+        """Return everything that happens to an image, in one line."""
+        return described(self)
+
+    def denormalize(self, inputs: Float[Tensor, "... channels rows cols"]) -> Float[Tensor, "... channels rows cols"]:
         """Bring an input back to [0, 1] (clamped)."""
         levels = inputs.float() * _channel(self.std, inputs) + _channel(self.mean, inputs)
         return (levels / (self.rescale * 255)).clamp(0, 1)
 
-    def box(self, image: Image.Image) -> Region:
+    def box(self, image: Picture) -> Region:
         """Return the region of `image` that the input covers; it reaches beyond the image where that is padded."""
         (rows, cols), (top, left), (height, width) = self._plan(image)
         x, y = image.width / cols, image.height / rows
         return left * x, top * y, (left + width) * x, (top + height) * y
 
-    def visible_region(self, image: Image.Image, long_side: int = 1024) -> Image.Image:
+    def visible_region(self, image: Picture, long_side: int = 1024) -> Image.Image:
         """Return what the model saw, in the image's own resolution and proportions.
 
         Args:
             image: The whole image.
             long_side: The largest number of pixels on its long side.
         """
-        image = _as_rgb(image)
+        image = _as_rgb(image) if isinstance(image, Image.Image) else image.view()
         left, top, right, bottom = self.box(image)
         if left < 0 or top < 0 or right > image.width or bottom > image.height:  # padding: black, as in the input
             x, y = math.floor(left), math.floor(top)
@@ -151,24 +210,11 @@ class Preprocess:
         """Read a timm model's `pretrained_cfg` (or what `resolve_data_config` returns).
 
         Raises:
-            OptionError: When there are not three channels, or the crop mode is timm's padding "border".
+            OptionError: When the crop mode is timm's padding "border".
         """
-        channels, rows, cols = cfg.get("input_size") or (3, 224, 224)
-        if channels != 3:
-            raise OptionError(f"the model takes {channels} channels, not 3; call the method with your own batch")
-        mode = cfg.get("crop_mode") or "center"
-        if mode not in ("center", "squash"):
-            raise OptionError(f"timm's crop mode {mode!r} is not supported; pass preprocess=Preprocess(...)")
-        crop_share = cfg.get("crop_pct") or 0.875
-        frame = math.floor(rows / crop_share), math.floor(cols / crop_share)
-        return cls(
-            size=(rows, cols),
-            resize=frame[0] if mode == "center" and frame[0] == frame[1] else frame,
-            mean=_triple(cfg.get("mean") or cls.mean),
-            std=_triple(cfg.get("std") or cls.std),
-            interpolation=cfg.get("interpolation") or "bilinear",
-            crop=mode,
-        )
+        channels = (cfg.get("input_size") or (3,))[0]
+        recipe = cls(**timm_recipe(cfg), origin="timm's configuration of these weights")
+        return recipe if recipe.channels == channels else recipe.with_channels(channels)
 
     @classmethod
     def from_hf(cls, processor: Mapping[str, Any]) -> Preprocess:
@@ -179,11 +225,11 @@ class Preprocess:
         Raises:
             OptionError: When it resizes in a way that is not supported.
         """
-        return cls(**_hf_geometry(processor), **_hf_values(processor))
+        return cls(**hf_recipe(processor), origin="preprocessor_config.json")
 
     # --- geometry ---
 
-    def _plan(self, image: Image.Image) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    def _plan(self, image: Picture) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """Return (rows, cols) after the resize, (top, left) and (rows, cols) of the crop within it."""
         rows, cols = self._resized(image.height, image.width)
         if self.crop == "none":
@@ -209,11 +255,37 @@ class Preprocess:
             return -((part - whole) // 2)
         return round((whole - part) / 2) if self.offset == "round" else (whole - part) // 2
 
+    def _levels(self, image: Picture) -> Float32[ndarray, "rows cols channels"]:
+        """Return the levels between 0 and 255 of what the model sees."""
+        if isinstance(image, DeepImage):
+            bands = np.moveaxis(image.levels(self.channels, self.levels), -1, 0)
+            seen = [self._geometry(Image.fromarray(np.ascontiguousarray(band))) for band in bands]
+            return np.stack([np.asarray(band, dtype=np.float32) for band in seen], -1)
+        if self.channels not in (1, 3):
+            raise ImageError(
+                f"the model takes {self.channels} channels and an RGB image has 3; pass an array (rows, cols, "
+                "channels), a .npy file, or a TIFF with a page for each"
+            )
+        image = _as_rgb(image)
+        levels = np.array(self._geometry(image if self.channels == 3 else image.convert("L")), dtype=np.float32)
+        return levels if self.channels == 3 else levels[..., None]
+
     def _geometry(self, image: Image.Image) -> Image.Image:
         (rows, cols), (top, left), (height, width) = self._plan(image)
-        if image.size != (cols, rows):
-            image = image.resize((cols, rows), FILTERS[self.interpolation])
-        return image.crop((left, top, left + width, top + height))
+        if image.size == (cols, rows):
+            return image.crop((left, top, left + width, top + height))
+        if height * width > MOST:
+            raise ImageError(
+                f"an image of {image.height}×{image.width} would become an input of {height}×{width}; crop it first"
+            )
+        kind = FILTERS[self.interpolation]
+        if rows * cols > max(LARGE, FAR * height * width):  # make only what is seen
+            x, y = image.width / cols, image.height / rows
+            inside = max(0, left), max(0, top), min(cols, left + width), min(rows, top + height)
+            box = inside[0] * x, inside[1] * y, inside[2] * x, inside[3] * y
+            part = image.resize((inside[2] - inside[0], inside[3] - inside[1]), kind, box=box)
+            return part.crop((left - inside[0], top - inside[1], left + width - inside[0], top + height - inside[1]))
+        return image.resize((cols, rows), kind).crop((left, top, left + width, top + height))
 
     def _margins(self) -> tuple[float, float]:
         """Return resize / size along rows and cols."""
@@ -227,96 +299,19 @@ class Preprocess:
         return margin, margin
 
 
-def _check(p: Preprocess) -> None:
-    if len(p.size) != 2 or min(p.size) < 1:
-        raise OptionError(f"preprocess size {p.size} is not accepted; pass (rows, cols) of at least 1")
-    frame = (p.resize,) if isinstance(p.resize, int) else p.resize
-    if frame is not None and (len(frame) not in (1, 2) or min(frame) < 1):
-        raise OptionError(f"preprocess resize {p.resize} is not accepted; pass the short side, (rows, cols) or None")
-    if p.interpolation not in FILTERS:
-        raise OptionError(f"unknown interpolation {p.interpolation!r}; choose from {', '.join(FILTERS)}")
-    if p.crop not in CROPS:
-        raise OptionError(f"unknown crop {p.crop!r}; choose from {', '.join(CROPS)}")
-    if p.offset not in ("round", "floor"):
-        raise OptionError(f"unknown crop offset {p.offset!r}; choose from round, floor")
-    if len(p.mean) != 3 or len(p.std) != 3 or min(p.std) <= 0 or p.rescale <= 0:
-        raise OptionError("preprocess needs three means, three positive stds and a positive rescale; check them")
-
-
 def _as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else load_image(image)
 
 
-def _channel(values: tuple[float, ...], like: Tensor) -> Float[Tensor, "3 1 1"]:
+def _channel(values: tuple[float, ...], like: Tensor) -> Float[Tensor, "channels 1 1"]:
     return torch.tensor(values, dtype=torch.float32, device=like.device).view(-1, 1, 1)
-
-
-# --- transformers' processor configurations --------------------------------------------------------------------------
-
-
-def _hf_values(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    normalize, rescale = cfg.get("do_normalize", True), cfg.get("do_rescale", True)
-    return {
-        "mean": _triple(cfg.get("image_mean") or 0.5) if normalize else (0.0, 0.0, 0.0),
-        "std": _triple(cfg.get("image_std") or 0.5) if normalize else (1.0, 1.0, 1.0),
-        "rescale": (cfg.get("rescale_factor") or 1 / 255) if rescale else 1.0,
-        "interpolation": Image.Resampling(int(cfg.get("resample", 2))).name.lower(),
-        "offset": "floor",
-    }
-
-
-def _hf_geometry(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    size, crop = _hf_size(cfg), _hf_crop(cfg)
-    if not cfg.get("do_resize", True):
-        if crop:
-            raise OptionError("a processor that crops but does not resize is not supported; pass your own preprocess=")
-        return {"size": size if isinstance(size, tuple) else (size, size), "resize": None, "crop": "none"}
-    if cfg.get("crop_pct") is not None:  # ConvNeXT's and ResNet's processor: its own margin, none from 384 on
-        side = size if isinstance(size, int) else min(size)
-        resize = int(side / cfg["crop_pct"]) if side < 384 else None
-        return {"size": (side, side), "resize": resize, "crop": "center" if resize else "squash"}
-    if isinstance(size, int):
-        return {"size": crop or (size, size), "resize": size, "crop": "center" if crop else "none"}
-    return {"size": crop or size, "resize": size if crop else None, "crop": "squash"}
-
-
-def _hf_size(cfg: Mapping[str, Any]) -> int | tuple[int, int]:
-    """Return the short side, or (rows, cols) to stretch to."""
-    size = cfg.get("size") or 224
-    if isinstance(size, int):  # old files: a bare number is the short side only where a crop follows
-        return size if cfg.get("do_center_crop") else (size, size)
-    if isinstance(size, list | tuple) and len(size) == 2:
-        return size[0], size[1]
-    if isinstance(size, Mapping) and size.get("height") and size.get("width"):
-        return size["height"], size["width"]
-    if isinstance(size, Mapping) and size.get("shortest_edge") and not size.get("longest_edge"):
-        return size["shortest_edge"]
-    raise OptionError(f"a processor of size {size} is not supported; pass preprocess=Preprocess(...)")
-
-
-def _hf_crop(cfg: Mapping[str, Any]) -> tuple[int, int] | None:
-    crop = cfg.get("crop_size")
-    if not cfg.get("do_center_crop", False):
-        return None
-    if isinstance(crop, Mapping):
-        return crop["height"], crop["width"]
-    side = crop or _hf_size(cfg)
-    return side if isinstance(side, tuple) else (side, side)
-
-
-def _triple(values: float | Iterable[float]) -> tuple[float, float, float]:
-    if isinstance(values, int | float):
-        return values, values, values
-    triple = tuple(values)
-    if len(triple) != 3:
-        raise OptionError(f"preprocessing needs one value per channel, got {triple}; pass three")
-    return triple[0], triple[1], triple[2]
 
 
 IMAGENET = Preprocess()
 IMAGENET_BICUBIC = replace(IMAGENET, interpolation="bicubic")
 CLIP = Preprocess(
     resize=224,
+    origin="CLIP's, as this kind of model has it",
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
     interpolation="bicubic",

@@ -76,7 +76,7 @@ def read_choice(path: Path, ids: tuple[str, ...]) -> tuple[str, ...]:
         lines, chosen = lines[1:], chosen[1:]
     if None in chosen or not chosen:
         wrong = lines[chosen.index(None)] if chosen else "nothing"
-        raise DataError(f"{path} names {wrong!r}, neither an image of the split nor a position; correct the list")
+        raise DataError(f"{path} names {wrong!r}, which is no image of the split and no position; correct the list")
     taken = set(check_unique((name for name in chosen if name), path))
     return tuple(name for name in ids if name in taken)
 

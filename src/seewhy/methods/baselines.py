@@ -14,6 +14,8 @@ from jaxtyping import Float
 from PIL import Image, ImageColor
 from torch import Tensor
 
+from seewhy.core.io import first_line
+from seewhy.core.preprocess import Preprocess
 from seewhy.errors import OptionError
 from seewhy.methods.base import make_generator
 from seewhy.models.adapter import VisionModel
@@ -94,10 +96,38 @@ def color(name: str) -> Baseline:
     pixel = ImageColor.getrgb(name)[:3]
 
     def function(model: VisionModel, x: Tensor) -> Tensor:
-        image = model.preprocess(Image.new("RGB", (x.shape[-1], x.shape[-2]), pixel))
+        image = _preprocessed(model, pixel, x)
         return image[:, :1, :1].to(x).expand_as(x)
 
     return function
+
+
+def _preprocessed(model: VisionModel, pixel: tuple[int, ...], x: Tensor) -> Tensor:
+    """Return an image of one color as the model gets it, with the channels of the batch.
+
+    Raises:
+        OptionError: The model's preprocessing makes none with as many channels.
+    """
+    rows, cols, rgb = x.shape[-2], x.shape[-1], (pixel[0], pixel[1], pixel[2])
+    try:
+        if isinstance(model.preprocess, Preprocess):
+            image = model.preprocess_batch([model.preprocess.uniform(rgb, rows, cols)])[0]
+        else:
+            image = model.preprocess(Image.new("RGB", (cols, rows), rgb))
+    except OptionError:
+        raise
+    except Exception as error:  # a function of the user's own, which may not know RGB
+        raise _no_color(x, first_line(error)) from error
+    if image.shape[0] != x.shape[1]:
+        raise _no_color(x, f"it makes {image.shape[0]}")
+    return image
+
+
+def _no_color(x: Tensor, reason: str) -> OptionError:
+    return OptionError(
+        f"the model's preprocessing makes no image of one color with the batch's {x.shape[1]} channels ({reason}); use "
+        "baseline='zero', 'mean' or 'blur', or a tensor with the value of each channel"
+    )
 
 
 BASELINE = f"{', '.join(BASELINE_IMAGES)}, a color (white, #7f7f7f), a tensor or a function"

@@ -11,13 +11,15 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
 from seewhy.core.cards import CAPABILITY_TEXT, Capability
-from seewhy.core.images import ImageLike, load_image, load_images
+from seewhy.core.deep import DeepImage
+from seewhy.core.images import MAX_PIXELS, ImageLike, Picture, as_list, load_image, opened
 from seewhy.core.io import first_line
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import (
@@ -480,25 +482,61 @@ class VisionModel:
         Raises:
             ImageError: An image cannot be read.
         """
-        return self.preprocess_batch(load_images(images))
+        return self.preprocess_batch([self.opened(image)() for image in as_list(images)])
 
-    def preprocess_batch(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch channels height width"]:
+    @property
+    def channels(self) -> int | None:
+        """How many channels the model's input has; None where only a preprocess function of the user's own knows."""
+        return getattr(self.preprocess, "channels", None)
+
+    def opened(self, image: ImageLike, max_pixels: int = MAX_PIXELS) -> Callable[[], Picture]:
+        """Check an image's size and format, and return what decodes it, with all its levels and channels.
+
+        Args:
+            image: A path, PIL image, array or tensor.
+            max_pixels: Larger files are refused before they are decoded.
+
+        Raises:
+            ImageError: It cannot be read, as far as its header tells.
+        """
+        return opened(image, channels=self.channels, max_pixels=max_pixels)
+
+    def preprocess_batch(self, images: Sequence[Picture]) -> Float[Tensor, "batch channels height width"]:
         """Preprocess images that are read already; see `preprocess_images`.
 
         Raises:
             ImageError: The inputs differ in size.
         """
-        inputs = [self.preprocess(image) for image in images]
+        inputs = [self._input(image) for image in images]
         if len({tuple(x.shape) for x in inputs}) > 1:
             raise ImageError("the images have different sizes after preprocessing; pass them one by one")
         return torch.stack(inputs).to(self.device, self.dtype)
 
-    def visible_region(self, image: Image.Image) -> Image.Image:
+    def _input(self, image: Picture) -> Tensor:
+        """Return the model's input for one image; functions of the user's own get it as it came."""
+        if not isinstance(image, DeepImage) or isinstance(self.preprocess, Preprocess):
+            return self.preprocess(image)  # type: ignore[arg-type]  # a Preprocess takes both
+        native = image.native()
+        try:
+            return self.preprocess(native)  # type: ignore[arg-type]
+        except (TypeError, AttributeError, ValueError) as error:
+            what = "array (rows, cols, channels)" if isinstance(native, np.ndarray) else f"image of mode {native.mode}"
+            raise ImageError(
+                f"{image.name} reached preprocess as it is, an {what} of {image.values.dtype}, and that failed "
+                f"({first_line(error)}); convert it in preprocess, or pass an 8-bit RGB image"
+            ) from error
+
+    def box(self, image: Picture) -> tuple[float, float, float, float] | None:
+        """Return the region of the image that the model sees (left, top, right, bottom in pixels), where known."""
+        find = getattr(self.preprocess, "box", None)
+        return None if find is None else find(image)
+
+    def visible_region(self, image: Picture) -> Image.Image:
         """Return the region of the image that the model sees, in the image's own resolution where that is known."""
         crop = getattr(self.preprocess, "visible_region", None)
         if crop is not None:
             return crop(image)
-        pixels = self.preprocess(image).float()
+        pixels = self._input(image).float()
         pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min()).clamp(min=1e-12)
         return load_image(pixels if pixels.shape[0] in (1, 3) else pixels[:1])
 

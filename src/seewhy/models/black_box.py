@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seewhy.errors import LayoutError, ModelError, OptionError, UnknownNameError
 from seewhy.models.adapter import PreprocessFunction, VisionModel
-from seewhy.models.infer.wrapping import ClassNames, read_class_names
+from seewhy.models.class_names import ClassNames, read_class_names
 from seewhy.models.structure import ReadOutput, Structure
 from seewhy.targets import Output
 

@@ -21,6 +21,19 @@ _CHANNELS_SECOND = (
 )
 
 
+MOST_CHANNELS = 32
+"""A first convolution with more inputs than this is not taken for the one that reads images."""
+
+
+def input_channels(module: nn.Module) -> int:
+    """Return how many channels a module's images have: those of its first convolution, 3 where that does not tell."""
+    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d) and part.groups == 1]
+    if not convolutions or any(part.in_channels == 3 for part in convolutions):
+        return 3
+    first = convolutions[0].in_channels
+    return first if first <= MOST_CHANNELS else 3
+
+
 class LayerIndex:
     """The layers of one model, and how their outputs lie.
 
@@ -106,7 +119,7 @@ class LayerIndex:
         layouts = {stage.layout for stage in self.structure.stages}
         if len(layouts) == 1:
             return layouts.pop()
-        raise LayoutError(f"the layout of {name!r} is ambiguous; pass layout='nchw', 'nhwc' or 'tokens'")
+        raise LayoutError(f"the layout of {name!r} is ambiguous; say layout='nchw', 'nhwc' or 'tokens'")
 
     # ── laying its output out ─────────────────────────────────────────────────────────────────────────────────────
     def grid(self, height: int, width: int, stride: tuple[int, int] | None) -> tuple[int, int]:
@@ -125,7 +138,7 @@ class LayerIndex:
         if value.ndim != 4:
             raise LayoutError(
                 f"layer {layer.name!r} gives shape {tuple(value.shape)}, not a {layer.layout} map; "
-                "choose a layer on a grid, or pass layout='tokens'"
+                "choose a layer on a grid, or say layout='tokens'"
             )
         return value.permute(0, 3, 1, 2) if layer.layout == "nhwc" else value
 

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-import difflib
+import argparse
 import fnmatch
+import json
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from seewhy.core.io import first_line
-from seewhy.errors import MissingExtraError, ModelError, OptionError, UnknownNameError, WeightsError
+from seewhy.core.preprocess import Preprocess
+from seewhy.errors import ModelError, OptionError, UnknownNameError, WeightsError
 from seewhy.models import checkpoints
-from seewhy.models.adapter import VisionModel
-from seewhy.models.sources.base import SOURCES, ModelSource
+from seewhy.models.adapter import PreprocessFunction, VisionModel
+from seewhy.models.catalog import all_names, nearest, source_named, warn_of
+from seewhy.models.class_names import ClassNames, read_class_names
+from seewhy.models.heads import HeadLike, attach_head
+from seewhy.models.layers import input_channels
+from seewhy.models.sources.base import SOURCES, FollowsCheckpoints, ModelSource
 from seewhy.models.text import PLAIN
 
 Name = str | os.PathLike[str]
 """The name of a model, or a path."""
+
+FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""How the weights of a folder with config.json are called."""
 
 
 def load_model(
     name: Name,
     *,
     architecture: str | None = None,
+    head: HeadLike | None = None,
+    class_names: ClassNames | None = None,
+    preprocess: PreprocessFunction | Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
     pretrained: bool = True,
     zero_shot: Sequence[str] | None = None,
@@ -41,8 +52,11 @@ def load_model(
         name: `efficientnet_lite0`, `scenes_vit`, `scenes_cnn`, `timm/NAME`, `torchvision/NAME`, `hf/REPO`,
             `open_clip/MODEL:PRETRAINED` (`list_models` lists them), a folder in the Hugging Face format, or a
             checkpoint file.
-        architecture: For a checkpoint file, the name of the model that it fits; None: recognized where the names
-            and shapes of the weights tell (ViT in DINO's names, ResNet).
+        architecture: For a checkpoint file, the name of the model that it fits; None: recognized where the file tells.
+        head: A linear classifier for it: a file, an `nn.Linear`, or one of scikit-learn (`seewhy.models.heads`).
+        class_names: See `seewhy.models.class_names.read_class_names`.
+        preprocess: A function from a PIL image to (channels, rows, cols); or what differs from the model's own, as
+            `{"mean": 0.5, "std": 0.5, "size": 384}` (see `Preprocess.changed`).
         device: None: a CUDA device where there is one, else the CPU.
         pretrained: Whether weights are loaded, or drawn at random.
         zero_shot: Of a model of images and texts: the texts that are its classes (`VisionModel.zero_shot`).
@@ -52,14 +66,23 @@ def load_model(
     Raises:
         UnknownNameError: There is no such model; the nearest are suggested.
         MissingExtraError: The library is not installed; the message has the pip command.
-        WeightsError: The weights cannot be read safely, or do not fit the architecture.
+        WeightsError: The weights cannot be read safely, or do not fit the architecture, or fit several.
         ModelError: The folder holds no model.
         OptionError: There is no such device, or an option does not go with the model.
         TargetError: The model has no text side, or a text cannot be used.
     """
     place = _device(device)
+    _refuse_code(options)
+    changes = dict(preprocess) if isinstance(preprocess, Mapping) else {}
     with torch.inference_mode(False):  # nothing could be differentiated through weights that are made inside
-        model = _open(os.fspath(name), architecture, pretrained, options)
+        model = _open(os.fspath(name), architecture, pretrained, options, changes.get("size"))
+        if head is not None:
+            model = attach_head(model, head)
+        if changes:
+            model.preprocess = _changed(model, changes)
+        elif callable(preprocess):
+            model.preprocess = preprocess
+        model.class_names = _names_for(model, class_names) or model.class_names
         model.module.eval()
         if zero_shot is not None:
             model = model.zero_shot(zero_shot, templates)
@@ -68,7 +91,7 @@ def load_model(
 
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names that `load_model` knows, from the libraries that are installed, matching a shell pattern."""
-    return sorted(fnmatch.filter(_all_names(), pattern))
+    return sorted(fnmatch.filter(all_names(), pattern))
 
 
 def source_of(module: nn.Module) -> ModelSource | None:
@@ -80,7 +103,7 @@ def source_of(module: nn.Module) -> ModelSource | None:
             if source.recognizes(module):
                 return source
         except Exception as error:  # of another package: it must not cost the others
-            _warn_of(source, "cannot tell whether it knows a module", error)
+            warn_of(source, "cannot tell whether it knows a module", error)
     return None
 
 
@@ -89,110 +112,166 @@ def source_packages() -> tuple[str, ...]:
     return tuple(sorted({package for source in SOURCES.values() for package in source.DISTRIBUTIONS}))
 
 
-def _open(name: str, architecture: str | None, pretrained: bool, options: dict[str, Any]) -> VisionModel:
-    path = Path(name).expanduser()
-    source = _source(name)
+def _refuse_code(options: Mapping[str, Any]) -> None:
+    """Refuse options that would run code of a repository or folder, or read its pickles."""
+    for option in ("trust_remote_code", "weights_only"):
+        if option in options:
+            raise OptionError(
+                f"load_model never runs code that comes with weights, so it takes no {option}; load the module with "
+                "its library and use seewhy.wrap(module)"
+            )
+
+
+def _changed(model: VisionModel, changes: Mapping[str, Any]) -> Preprocess:
+    if not isinstance(model.preprocess, Preprocess):
+        raise OptionError(f"{model.name} has a preprocess function of its own, of which nothing can be changed")
+    return model.preprocess.changed(**changes)
+
+
+def _names_for(model: VisionModel, class_names: ClassNames | None) -> tuple[str, ...] | None:
+    names = read_class_names(class_names)
+    if names and model.classes not in (None, len(names)):
+        raise OptionError(f"{len(names)} class names for {model.classes} classes; give one for each")
+    return tuple(names) if names else None
+
+
+Size = int | tuple[int, int] | None
+
+
+def _open(
+    name: str, architecture: str | None, pretrained: bool, options: dict[str, Any], size: Size = None
+) -> VisionModel:
+    path = _path(name)
+    source = source_named(name)
     is_file = not source and (path.is_file() or path.suffix in checkpoints.SUFFIXES)
     if architecture is not None and not is_file:
         raise OptionError(f"architecture= goes with a checkpoint file, which {name!r} is not; leave it out")
     if source:
-        return source.load(name.removeprefix(source.PREFIX), pretrained=pretrained, **options)
+        model = source.load(name.removeprefix(source.PREFIX), pretrained=pretrained, **options)
+        sized = _options_for_size(source, model, size, options)
+        return (
+            source.load(name.removeprefix(source.PREFIX), pretrained=pretrained, **options, **sized) if sized else model
+        )
     if is_file:
-        return _from_checkpoint(path, architecture, options)
+        beside = path.parent / "config.json"
+        if architecture is None and beside.is_file() and path.name in FOLDER_WEIGHTS:
+            return _from_folder(path.parent, pretrained, options)
+        return _from_checkpoint(path, architecture, options, size)
     if path.is_dir():
         return _from_folder(path, pretrained, options)
     raise UnknownNameError(
-        "model", name, _nearest(name), "`seewhy models` lists the names; a path must lead to a file or folder"
+        "model", name, nearest(name), "`seewhy models` lists the names; a path must lead to a file or folder"
     )
 
 
-def _source(name: str) -> ModelSource | None:
-    """Return the source of a model's name, by its prefix or by a name of its own."""
-    for source in SOURCES.values():
-        if name.startswith(source.PREFIX) if source.PREFIX else name in _names(source):
-            return source
-    return None
+def _path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~ of a user that there is not
+        return Path(name)
+
+
+def _options_for_size(
+    source: ModelSource, model: VisionModel, size: Size, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options with which a model that takes one size only takes the one that was asked for."""
+    if size is None or not isinstance(source, FollowsCheckpoints):
+        return {}
+    rows, cols = (size, size) if isinstance(size, int) else size
+    return {k: v for k, v in source.options_for_size(model.module, rows, cols).items() if k not in options}
 
 
 def _from_folder(path: Path, pretrained: bool, options: dict[str, Any]) -> VisionModel:
-    if not (path / "config.json").is_file():
+    config = path / "config.json"
+    if not config.is_file():
         raise ModelError(
             f"{path} has no config.json, so it is not a model folder; save one with save_pretrained(…), "
             "or pass the checkpoint file"
         )
+    if _is_timms(config):
+        return SOURCES["timm"].load(f"local-dir:{path}", pretrained=pretrained, **options)
     return SOURCES["hf"].load(str(path), pretrained=pretrained, **options)
 
 
-def _from_checkpoint(path: Path, architecture: str | None, options: dict[str, Any]) -> VisionModel:
-    state, layout = checkpoints.strip_layout(checkpoints.read_state(path))
-    if architecture is None:
-        architecture, defaults = checkpoints.recognize(state) or (None, {})
-        options = {**defaults, **options}
-    if architecture is None:
+def _is_timms(config: Path) -> bool:
+    try:
+        content = json.loads(config.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False  # the library says what is wrong with it
+    return isinstance(content, dict) and "architecture" in content and "model_type" not in content
+
+
+def _from_checkpoint(path: Path, architecture: str | None, options: dict[str, Any], size: Size) -> VisionModel:
+    content = checkpoints.read_state(path)
+    chosen = checkpoints.Candidate(architecture) if architecture else _recognized(path, content)
+    source = source_named(chosen.name)
+    if source is None:
+        raise UnknownNameError("architecture", chosen.name, nearest(chosen.name))
+    given = {**chosen.options, **options}
+    model = _open(chosen.name, None, False, given, size)
+
+    def reopen(more: Mapping[str, Any]) -> VisionModel:
+        return _open(chosen.name, None, False, {**given, **more}, size)
+
+    fixed = set(options) | ({"img_size", "image_size"} if size is not None else set())
+    model = checkpoints.fit(model, content, source, reopen, fixed, path.name)
+    if chosen.reason:
+        note = f"recognized as {chosen.name} by {chosen.reason}"
+        model.structure = replace(model.structure, note="; ".join(filter(None, (model.structure.note, note))))
+    if isinstance(model.preprocess, Preprocess):
+        model.preprocess = _as_trained(model.preprocess, content).with_channels(input_channels(model.module))
+    return model
+
+
+def _recognized(path: Path, content: Mapping[str, Any]) -> checkpoints.Candidate:
+    checkpoint = checkpoints.unwrap(content)
+    candidates = checkpoints.recognize(checkpoint, path.name)
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        fits = " and ".join(f"{each.name} ({each.about})" for each in candidates)
         raise WeightsError(
-            f"cannot infer the architecture of {path} ({layout} layout); pass architecture='timm/…' or 'torchvision/…'"
+            f"{path} fits {fits}, which have the same weights and take images differently; say which with "
+            f"architecture='{candidates[0].name}' / --architecture"
         )
-    if _source(architecture) is None:
-        raise UnknownNameError("architecture", architecture, _nearest(architecture))
-    model = _open(architecture, None, False, options)
-    return checkpoints.load_state(model, state, name=path.name)
+    raise WeightsError(
+        f"cannot infer the architecture of {path} ({checkpoint.layout} layout); pass architecture='timm/…' or "
+        "'torchvision/…' / --architecture"
+    )
+
+
+def _as_trained(preprocess: Preprocess, content: Mapping[str, Any]) -> Preprocess:
+    """Return the preprocessing with what timm's training program wrote beside the weights."""
+    args = content.get("args")
+    values = vars(args) if isinstance(args, argparse.Namespace) else {}
+    names = {"mean": "mean", "std": "std", "interpolation": "interpolation", "crop_pct": "crop"}
+    written = {new: values[old] for old, new in names.items() if values.get(old)}
+    if written.get("interpolation") in ("random", "random,bilinear"):
+        del written["interpolation"]
+    if not written or "model" not in values:
+        return preprocess
+    return replace(
+        preprocess.changed(**written), origin=f"{preprocess.origin}; {', '.join(written)} as in training (args)"
+    )
 
 
 def _device(device: torch.device | str | None) -> torch.device:
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
-        raise OptionError(f"there is no device {str(device)!r}; use cpu, cuda or cuda:0") from None
+        raise OptionError(f"there is no device {str(device)!r}; use cpu, cuda, cuda:0 or mps") from None
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not usable.get(place.type, place.type not in ("meta",) and _has(place)):
+        raise OptionError(f"there is no device {str(place)!r} here; use device='cpu'")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise OptionError(f"there is no device {str(place)!r} here; use device='cpu'")
     return place
 
 
-def _all_names() -> Iterator[str]:
-    for source in SOURCES.values():
-        yield from (source.PREFIX + name for name in _names(source))
-
-
-def _names(source: ModelSource) -> list[str]:
-    """Return a source's names; none if its library is missing, or (with a warning) if another package is broken."""
+def _has(place: torch.device) -> bool:
+    """Tell whether a tensor can be made there (xpu, hpu …)."""
     try:
-        return source.names()
-    except MissingExtraError:
-        return []
-    except Exception as error:
-        _warn_of(source, "cannot list its models", error)
-        return []
-
-
-def _warn_of(source: ModelSource, problem: str, error: Exception) -> None:
-    warnings.warn(
-        f"the model source {getattr(source, '__name__', source)!r} {problem} "
-        f"({type(error).__name__}: {first_line(error)}); update or uninstall its package",
-        stacklevel=4,
-    )
-
-
-def _nearest(name: str, n: int = 4) -> list[str]:
-    """Return names like this one, in any source: `resnet50` is near `torchvision/resnet50` and `timm/resnet50`."""
-    by_architecture: dict[str, list[str]] = {}
-    for known in _all_names():
-        by_architecture.setdefault(_architecture_of(known), []).append(known)
-    wanted = _architecture_of(name)
-    near = [wanted] if wanted in by_architecture else []
-    near = near or difflib.get_close_matches(wanted, by_architecture, n=n, cutoff=0.7)
-    firsts: list[str] = []
-    for architecture in near:
-        # the first of each source: a name like resnet50 has a dozen sets of weights in timm
-        of_source: dict[str, str] = {}
-        for known in by_architecture[architecture]:
-            of_source.setdefault(known.split("/")[0], known)
-        firsts += of_source.values()
-    if firsts:
-        return firsts[:n]
-    last_part = name.split("/")[-1].lower()
-    return [known for known in _all_names() if last_part in known.lower()][:n]
-
-
-def _architecture_of(name: str) -> str:
-    """Return the part of a name between source and weights, in lower case."""
-    return name.split("/")[-1].split(".")[0].lower()
+        torch.zeros(1, device=place)
+    except (RuntimeError, NotImplementedError, AssertionError):
+        return False
+    return True

@@ -126,7 +126,7 @@ def _concept_images(images: ImageLike | Sequence[ImageLike]) -> Sequence[Path | 
         try:
             return image_paths(Path(images))
         except ImageError as error:
-            raise TargetError(f"the concept folder {str(images)!r} holds no images; add some") from error
+            raise TargetError(f"the concept folder {str(images)!r} holds no images; put some into it") from error
     if isinstance(images, Sequence) and not images:
         raise TargetError("a concept needs at least one image; give a folder or a list")
     return load_images(images)

@@ -16,9 +16,6 @@ from seewhy.models.structure import Layer
 
 CNN_STAGES = 3  # of a ResNet: stages 2 to 4
 
-NORMALIZE = ("after_resize", "before_resize")
-"""When positions get unit norm."""
-
 
 def kept_layers(model: VisionModel, specs: Any) -> list[Layer]:
     """Return the layers that are clustered, from shallow to deep, each once.
@@ -54,30 +51,19 @@ def layer_weights(channels: Sequence[int], balance: str) -> list[float]:
 
 
 def positions(
-    maps: Sequence[Float[Tensor, "batch _ _ _"]],
-    size: tuple[int, int],
-    weights: Sequence[float],
-    normalize: str = NORMALIZE[0],
+    maps: Sequence[Float[Tensor, "batch _ _ _"]], size: tuple[int, int], weights: Sequence[float]
 ) -> Float[Tensor, "batch positions channels"]:
     """Put all layers' channels at every position of one grid together.
 
-    Each layer goes to the grid by bicubic interpolation, then each of its positions gets unit L2 norm, then the layer's
-    weight. float32; the result is written once, and one layer at a time is held beside it.
-
-    Args:
-        maps: The outputs of the layers.
-        size: (rows, cols) of the grid.
-        weights: One for each layer.
-        normalize: `after_resize`, or `before_resize`: interpolation then makes vectors that are shorter than 1.
+    Each position of each layer gets unit L2 norm, then the layer's weight, then bicubic interpolation to `size`.
+    float32; the result is written once, and one layer at a time is held beside it.
     """
     rows, cols = size
     widths = [m.shape[1] for m in maps]
     features = torch.empty(len(maps[0]), rows * cols, sum(widths), device=maps[0].device, dtype=torch.float32)
     for layer_map, weight, part in zip(maps, weights, features.split(widths, dim=2), strict=True):
-        unit = layer_map.float()
-        unit = F.normalize(unit, dim=1) if normalize == "before_resize" else unit
+        unit = F.normalize(layer_map.float(), dim=1)
         if unit.shape[-2:] != (rows, cols):
             unit = F.interpolate(unit, (rows, cols), mode="bicubic", align_corners=False)
-        unit = F.normalize(unit, dim=1) if normalize == "after_resize" else unit
         part.copy_(unit.flatten(2).transpose(1, 2)).mul_(weight)
     return features

@@ -14,7 +14,7 @@ from seewhy.core.segmentation import foreground_cluster
 from seewhy.errors import OptionError, require
 from seewhy.methods.base import Method, method, option
 from seewhy.methods.clustering.clusters import ALGORITHMS, Clusters, Components, Settings, check_count, cluster
-from seewhy.methods.clustering.features import NORMALIZE, kept_layers, layer_weights, positions
+from seewhy.methods.clustering.features import kept_layers, layer_weights, positions
 from seewhy.methods.guards import check_batch
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Target
@@ -37,9 +37,8 @@ ImageClusters = tuple[Int64[Tensor, "rows cols"], Float[Tensor, "rows cols k"]]
 class NAVE(Method):
     """k-means over the positions of a grid, each described by several layers at once.
 
-    For each kept layer l of C_l channels: features bicubic to one grid, to unit L2 norm per position (the order of the
-    authors' script; `normalize` has the other), times (1 + C_0)/(1 + C_l) with C_0 the first kept layer's; all layers
-    concatenated; k-means++ with K = 3 … 10. Prefix tokens are
+    For each kept layer l of C_l channels: features to unit L2 norm per position, times (1 + C_0)/(1 + C_l) with C_0
+    the first kept layer's, bicubic to one grid; all layers concatenated; k-means++ with K = 3 … 10. Prefix tokens are
     dropped. One forward, truncated after the deepest kept layer, whatever the number of layers.
 
     The weights let shallow layers rule where the channels grow fast; in EfficientNet-Lite0 (40, 112, 1280) the last one
@@ -85,11 +84,6 @@ class NAVE(Method):
         default="channels",
         help="weights of the layers: by their channels (the paper), or equal",
         choices=("channels", "equal"),
-    )
-    normalize: str = option(
-        default="after_resize",
-        help="when the positions of a layer get unit norm: after it came to the grid (the authors), or before",
-        choices=NORMALIZE,
     )
     seed: int = option(default=0, help="seed of k-means", at_least=0)
 
@@ -195,12 +189,12 @@ class NAVE(Method):
         maps = list(self._activations(x).values())
         grid = self._grid(maps[0])
         for i in range(len(x)):
-            yield positions([m[i : i + 1] for m in maps], grid, self._weights, self.normalize)[0], grid
+            yield positions([m[i : i + 1] for m in maps], grid, self._weights)[0], grid
 
     def _all_features(self, x: Tensor) -> tuple[Float[Tensor, "batch n channels"], tuple[int, int]]:
         maps = list(self._activations(x).values())
         grid = self._grid(maps[0])
-        return positions(maps, grid, self._weights, self.normalize), grid
+        return positions(maps, grid, self._weights), grid
 
     def _activations(self, x: Tensor) -> dict[str, Tensor]:
         maps = self.model.activations(x, self._kept)
@@ -215,7 +209,7 @@ class NAVE(Method):
         return rows, cols
 
     def _cluster(self, features: Float[Tensor, "n channels"]) -> tuple[Int64[Tensor, " n"], Clusters | Components]:
-        # Σ w²: the squared norm of a position's vector (interpolation after the norm would change it a little)
+        # Σ w²: the squared norm of a position's vector before interpolation (bicubic changes it a little)
         energy = sum(w**2 for w in self._weights)
         return cluster(features, self._settings, energy, tuple(layer.name for layer in self._kept))
 

@@ -53,7 +53,7 @@ class GuidedIG(PixelShares):
         """Check the baseline and the fraction."""
         check_baseline(self.baseline)
         if not 0 < self.fraction <= 1:
-            raise OptionError(f"fraction={self.fraction!r} must be in (0, 1]; use for example 0.05")
+            raise OptionError(f"fraction={self.fraction!r} is not above 0 and at most 1; use for example 0.05")
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""

@@ -51,7 +51,7 @@ class SpectralIG(PixelShares):
         """Check the baseline and the width."""
         check_baseline(self.baseline)
         if not 0 < self.width <= 1:
-            raise OptionError(f"width={self.width!r} must be in (0, 1]; use for example 0.4")
+            raise OptionError(f"width={self.width!r} is not above 0 and at most 1; use for example 0.4")
 
     def check_target(self, target: Target) -> None:
         """Raise `TargetError` for a regression output, which has no probability."""

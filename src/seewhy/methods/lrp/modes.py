@@ -107,7 +107,7 @@ def _at_pixels(starts: list[tuple[Tensor, Tensor]], pixels: Tensor) -> Tensor:
         relevance = backward(values, pixels, uppers)[0]
     if relevance is None:
         raise ModelError(
-            "no relevance arrives: the target is constant, or the model's forward switches gradients "
+            "no relevance comes down: the target is constant, or the model's forward switches gradients "
             "off (no gradient); use another target, or lafam"
         )
     return relevance

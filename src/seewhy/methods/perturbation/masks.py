@@ -115,4 +115,4 @@ def apply_masks(x: Float[Tensor, "batch channels height width"], masks: Float[Te
 def check_probability(p: float) -> None:
     """Raise `OptionError` unless p is a probability above 0."""
     if not 0 < p <= 1:
-        raise OptionError(f"p={p!r} must be in (0, 1]; use for example 0.5")
+        raise OptionError(f"p={p!r} is not above 0 and at most 1; use for example 0.5")

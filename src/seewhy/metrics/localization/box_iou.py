@@ -37,10 +37,8 @@ class BoxIoU(Metric):
     in the map's box; `objects` = how many boxes the image has. Of a whole set: `ap50`, see `average_precision`.
     """
 
-    rule: str = option(default="range", help="how the threshold is chosen", choices=RULES)
-    level: float | None = option(
-        default=None, help="share of the maximum, for the rules range, max (default 0.5) and best"
-    )
+    rule: str = option(default="max", help="how the threshold is chosen", choices=RULES)
+    level: float | None = option(default=None, help="share of the maximum, for the rules max (default 0.5) and best")
     shape: str = option(
         default="tight", help="box around all pixels of the region, or around its median", choices=tuple(BOX_KINDS)
     )

@@ -24,17 +24,14 @@ from seewhy.metrics.masked_values import pixels
 class MeanIoU(Metric):
     """Intersection over union of the mask and the pixels above a threshold; the mean over images is mIoU.
 
-    Rules: `range`: a share (0.5) of the way from the map's minimum to its maximum, from zero if it goes below; `max`: a
-    share of the maximum, whatever the minimum; `mean`: the map's mean; `otsu`: Otsu's, of 256 bins; `best`: the
+    Rules: `max`: a share of the map's maximum (0.5); `mean`: the map's mean; `otsu`: Otsu's, of 256 bins; `best`: the
     share of the maximum that was best on validation images (`thresholds.best_level`), given as `level`. The rule moves
     the score more than many methods do, so it is stored with it; the ALA paper does not name its own.
-    A region of no pixels gives 0. Negative values are below every threshold of `range` and `max`.
+    A region of no pixels gives 0. Negative values are below every `max` threshold.
     """
 
-    rule: str = option(default="range", help="how the threshold is chosen", choices=RULES)
-    level: float | None = option(
-        default=None, help="share of the maximum, for the rules range, max (default 0.5) and best"
-    )
+    rule: str = option(default="max", help="how the threshold is chosen", choices=RULES)
+    level: float | None = option(default=None, help="share of the maximum, for the rules max (default 0.5) and best")
     absolute: bool = option(default=False, help="look at |value|")
 
     def __post_init__(self) -> None:

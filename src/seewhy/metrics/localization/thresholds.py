@@ -1,12 +1,7 @@
 """From a map to a region: the rules by which a threshold is chosen.
 
-`range` and `max` take a share of the map's maximum. `range` counts it from the map's minimum where that is above zero,
-because a map whose values all lie far from zero (RISE, RELAX, NAVE's similarity, attention rollout) is above half of
-its maximum everywhere. They are the same for any map that reaches zero or less.
-
-Every rule is strict (value > threshold), so that a map of zeros has no region and a constant map none by `range`,
-`mean` and `otsu`. By `max` a constant positive map is all region. A map without a positive value has no region by
-either.
+Every rule is strict (value > threshold), so that a map of zeros has no region and a constant map none by `mean` and
+`otsu`. By `max` a constant positive map is all region, and one without a positive value has none.
 """
 
 from __future__ import annotations
@@ -21,7 +16,7 @@ from seewhy.errors import OptionError
 from seewhy.metrics.base import MetricInputs
 from seewhy.metrics.masked_values import Pixels, pixels
 
-RULES = ("range", "max", "mean", "otsu", "best")
+RULES = ("max", "mean", "otsu", "best")
 BINS = 256
 LEVELS = tuple(i / 100 for i in range(100))
 
@@ -52,9 +47,7 @@ def region(flat: Pixels, rule: str, level: float | None) -> Bool[Tensor, "batch 
     elif rule == "otsu":
         threshold = otsu(flat)
     else:
-        zero = _lowest(flat).clamp(min=0) if rule == "range" else torch.zeros_like(flat.ranked[:, 0])
-        highest = flat.ranked.amax(1)
-        threshold = zero + (0.5 if level is None else level) * (highest - zero)
+        threshold = (0.5 if level is None else level) * flat.ranked.amax(1)
     return (flat.values > threshold[:, None]) & flat.valid
 
 

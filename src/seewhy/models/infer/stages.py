@@ -110,7 +110,7 @@ class StageFinder:
                 return call
         times = sum(call.name == name for call in self.evidence.trace.calls)
         if times:
-            raise LayoutError(f"{name!r} runs {times} times in a forward, or returns no tensor; choose another layer")
+            raise LayoutError(f"{name!r} runs {times} times in a forward, or gives no tensor; choose another layer")
         raise UnknownNameError("layer", name, [call.name for call in self.evidence.calls])
 
     def reaches_score(self, layer: GridLayer) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import LayoutError, ModelError, OptionError
 from seewhy.models.adapter import PreprocessFunction, VisionModel
+from seewhy.models.class_names import ClassNames, read_class_names
 from seewhy.models.infer.blocks import find_blocks
 from seewhy.models.infer.evidence import Evidence
 from seewhy.models.infer.layouts import LayoutHints
@@ -22,12 +22,10 @@ from seewhy.models.infer.stages import StageFinder
 from seewhy.models.infer.tokens import find_token_grid
 from seewhy.models.infer.trace import Trace, trace_forward
 from seewhy.models.instrument.hooks import INFERENCE, made_in_inference_mode
+from seewhy.models.layers import input_channels
 from seewhy.models.load import source_of
 from seewhy.models.sources.base import HasPreprocess, HasText, HasTower, ModelSource
 from seewhy.models.structure import Layer, ReadOutput, Structure
-
-ClassNames = Sequence[str] | Mapping[Any, str] | str | Path
-"""A list, a dict from index to name, or a text file with a name on each line."""
 
 
 def wrap(
@@ -59,8 +57,8 @@ def wrap(
             are taken off.
         preprocess: From a PIL image to (channels, rows, cols); default: what the library tells of its module, else
             ImageNet's (see `seewhy.core.preprocess`).
-        class_names: A list, a dict from index to name, or a text file with a name on each line. A head with one
-            logit can have two: "no" and "yes".
+        class_names: A list, a dict, or a file with them, see `seewhy.models.class_names`. A head with one logit can
+            have two: "no" and "yes".
         name: For messages and manifests.
         layers: The feature layers from shallow to deep, by dotted name, instead of those found.
         layout: Of maps whose layout is not evident, `nchw` or `nhwc`; with `layers` also `tokens`.
@@ -95,6 +93,8 @@ def wrap(
         module = source.tower(module)
     if preprocess is None:
         preprocess = source.preprocess(module) if isinstance(source, HasPreprocess) else Preprocess()
+        if isinstance(preprocess, Preprocess):
+            preprocess = preprocess.with_channels(_channels(input_size, module))
     if structure is None:
         layout_hints = LayoutHints(layout, _pair(patch_size), prefix_tokens)
         output_hints = OutputHints(head, output, read, named=class_names is not None)
@@ -146,46 +146,27 @@ def unwrapped(module: Any) -> nn.Module:
     return module
 
 
-def read_class_names(names: ClassNames | None) -> list[str] | None:
-    """Return class names in the order of their indices.
-
-    Raises:
-        OptionError: The file cannot be read, or the keys of the dict are not the indices from 0 on.
-    """
-    if names is None:
-        return None
-    if isinstance(names, (str, Path)):
-        try:
-            return [line.strip() for line in Path(names).read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise OptionError(
-                f"cannot read class names from {names} ({error}); give a text file with a name on each line"
-            ) from None
-    if isinstance(names, Mapping):
-        try:
-            by_index = {int(key): str(value) for key, value in names.items()}
-        except ValueError:
-            raise OptionError("class_names must map an index to a name; pass it as {0: 'cat', 1: 'dog'}") from None
-        if sorted(by_index) != list(range(len(by_index))):
-            raise OptionError(f"class_names lacks some of 0 … {max(by_index)}; give a name for each class")
-        return [by_index[i] for i in range(len(by_index))]
-    return [str(n) for n in names]
-
-
 def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else size
+
+
+def _channels(input_size: int | tuple[int, ...] | None, module: nn.Module) -> int:
+    """Return how many channels the images have, as the user says or the module's first convolution tells."""
+    has_channels = isinstance(input_size, tuple) and len(input_size) == 3
+    return input_size[0] if has_channels and isinstance(input_size, tuple) else input_channels(module)
 
 
 def _size(input_size: int | tuple[int, ...] | None, preprocess: PreprocessFunction) -> tuple[int, int, int]:
     """Return channels, rows and columns of the images to trace with."""
     if input_size is None:
         if isinstance(preprocess, Preprocess):
-            return 3, *preprocess.size
+            return preprocess.channels, *preprocess.size
         channels, rows, cols = preprocess(Image.new("RGB", (256, 256))).shape
         return channels, rows, cols
+    known = preprocess.channels if isinstance(preprocess, Preprocess) else 3
     if isinstance(input_size, int):
-        return 3, input_size, input_size
-    channels, rows, cols = (3, *input_size) if len(input_size) == 2 else input_size
+        return known, input_size, input_size
+    channels, rows, cols = (known, *input_size) if len(input_size) == 2 else input_size
     return channels, rows, cols
 
 
@@ -206,7 +187,7 @@ def _infer(
     output_hints: OutputHints,
 ) -> Structure:
     if made_in_inference_mode(module):
-        raise ModelError(f"inferring the structure takes a backward pass, which cannot go through {INFERENCE}")
+        raise ModelError(f"looking inside takes a backward pass, and gradients do not pass {INFERENCE}")
     with torch.inference_mode(False), torch.enable_grad():
         trace = trace_forward(module, size)
         return _structure(trace, infer_output(trace, output_hints), layers, layout_hints)

@@ -221,5 +221,5 @@ def reading_attention(
     missing = set(modules) - blocks_read
     if missing:
         raise LayoutError(
-            f"the attention of block {min(missing)} did not run; name its modules: wrap(module, structure=Structure(…))"
+            f"the attention of block {min(missing)} did not run; say where it is: wrap(module, structure=Structure(…))"
         )

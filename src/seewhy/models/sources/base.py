@@ -12,25 +12,34 @@ declares its own as an entry point:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from seewhy.core.registry import Registry
 from seewhy.models.adapter import PreprocessFunction, VisionModel
 from seewhy.models.structure import Structure
 from seewhy.models.text import TextEncoder
 
-__all__ = ["SOURCES", "HasPreprocess", "HasText", "HasTower", "ModelSource", "SourceRegistry", "missing_parts"]
+__all__ = [
+    "SOURCES",
+    "FollowsCheckpoints",
+    "HasPreprocess",
+    "HasText",
+    "HasTower",
+    "ModelSource",
+    "SourceRegistry",
+    "missing_parts",
+]
 
 
 class ModelSource(Protocol):
     """A library of models: how to load them, and where its modules keep what.
 
     The library itself is imported when one of the functions needs it, never when the source is. A source may also have
-    `preprocess` (`HasPreprocess`), `tower` (`HasTower`) and `text` (`HasText`).
+    `preprocess` (`HasPreprocess`), `tower` (`HasTower`), `text` (`HasText`), and the parts of `FollowsCheckpoints`.
     """
 
     @property
@@ -110,6 +119,23 @@ class HasText(Protocol):
         ...
 
 
+@runtime_checkable
+class FollowsCheckpoints(Protocol):
+    """A source whose architectures can follow a file of weights: its size, channels and classes, its names."""
+
+    def options_for(self, module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return the options of `load` with which the architecture of `module` takes these weights; none: as it is."""
+        ...
+
+    def options_for_size(self, module: nn.Module, rows: int, cols: int) -> dict[str, Any]:
+        """Return the options of `load` with which the architecture takes inputs of that size; none: it takes any."""
+        ...
+
+    def converted(self, module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the weights under the names of `module`, where they came under those of their authors."""
+        ...
+
+
 _CONSTANTS = {"PREFIX": str, "PACKAGE": str, "DISTRIBUTIONS": tuple, "EXTRA": str}
 _SIGNATURES = {
     "names": "(pattern)",
@@ -119,8 +145,11 @@ _SIGNATURES = {
     "preprocess": "(module)",
     "tower": "(module)",
     "text": "(module, tokenizer)",
+    "options_for": "(module, state)",
+    "options_for_size": "(module, rows, cols)",
+    "converted": "(module, state)",
 }
-_OPTIONAL = ("preprocess", "tower", "text")
+_OPTIONAL = ("preprocess", "tower", "text", "options_for", "options_for_size", "converted")
 
 
 def missing_parts(source: Any) -> list[str]:
@@ -135,15 +164,15 @@ def missing_parts(source: Any) -> list[str]:
             continue
         if not callable(function):
             problems.append(f"{name} must be a function {signature}")
-        elif not _takes(function, 2 if name == "text" else 1, pretrained=name == "load"):
+        elif not _can_be_called(function, 1 if name == "load" else 1 + signature.count(","), pretrained=name == "load"):
             problems.append(f"{name} must take {signature}")
     return problems
 
 
-def _takes(function: Callable[..., Any], n: int, pretrained: bool) -> bool:
-    """Tell whether a function can be called with `n` arguments, and with `pretrained=` if asked."""
+def _can_be_called(function: Callable[..., Any], arguments: int, pretrained: bool) -> bool:
+    """Tell whether a function can be called with so many arguments, and with `pretrained=` if asked."""
     try:
-        inspect.signature(function).bind(*[None] * n, **({"pretrained": False} if pretrained else {}))
+        inspect.signature(function).bind(*[None] * arguments, **({"pretrained": False} if pretrained else {}))
     except TypeError:
         return False
     except ValueError:  # it has no signature that Python knows of

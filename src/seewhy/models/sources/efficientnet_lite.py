@@ -29,11 +29,12 @@ NAME = "efficientnet_lite0"
 LAST_MAP = "_avg_pooling.features"
 PREPROCESS = Preprocess(
     size=(224, 224),
-    resize=224,
+    resize=256,
     interpolation="bicubic",
     rescale=1.0,
     mean=(127.0, 127.0, 127.0),
     std=(128.0, 128.0, 128.0),
+    origin="EfficientNet-Lite's evaluation: a margin of 32 pixels, bicubic",
 )
 
 

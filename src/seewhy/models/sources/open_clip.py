@@ -202,7 +202,7 @@ def structure(module: nn.Module) -> Structure:
 
 def _vision_transformer(module: Any) -> Structure:
     if not getattr(module.transformer, "batch_first", True):
-        raise LayoutError("this tower keeps (tokens, batch, dim); create it again with open_clip_torch >= 2.30")
+        raise LayoutError("this tower keeps (tokens, batch, dim); make it anew with open_clip_torch >= 2.30")
     where = [f"transformer.resblocks.{i}" for i in range(len(module.transformer.resblocks))]
     blocks = tuple(Block(name, f"{name}.ln_1", f"{name}.attn") for name in where)
     return Structure(

@@ -8,6 +8,9 @@ what does not lie as it should is left out instead of being reshaped by force.
 from __future__ import annotations
 
 import fnmatch
+import math
+import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -110,6 +113,48 @@ def _class_names(module: Any) -> tuple[str, ...] | None:
     if label_names and len(label_names) == classes:
         return tuple(label_names)
     return imagenet_classes() if classes == 1000 and "in1k" in (config.get("tag") or "") else None
+
+
+# ── files of weights ──────────────────────────────────────────────────────────────────────────────────────────────────
+def options_for(module: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what `timm.create_model` must be told so that the architecture takes these weights."""
+    options: dict[str, Any] = {}
+    expected = module.state_dict()
+    head = (getattr(module, "pretrained_cfg", None) or {}).get("classifier")
+    if not module.num_classes and isinstance(head, str) and f"{head}.weight" in state:
+        options["num_classes"] = len(state[f"{head}.weight"])
+    old, new = state.get("pos_embed"), expected.get("pos_embed")
+    patches = getattr(getattr(module, "patch_embed", None), "num_patches", 0)
+    if old is not None and new is not None and old.ndim == 3 and old.shape[1] != new.shape[1] and patches:
+        side = math.isqrt(max(0, old.shape[1] - (new.shape[1] - patches)))
+        if side and side**2 + new.shape[1] - patches == old.shape[1]:
+            options["img_size"] = side * _patch_size(module, 0)[0]
+    first = next((key for key, value in expected.items() if value.ndim == 4), "")
+    if first in state and state[first].ndim == 4 and state[first].shape[1] != expected[first].shape[1]:
+        options["in_chans"] = state[first].shape[1]
+    if "fc_norm.weight" in state and "fc_norm.weight" not in expected and "norm.weight" not in state:
+        options["global_pool"] = "avg"  # fine-tuned MAE
+    return options
+
+
+def options_for_size(module: Any, rows: int, cols: int) -> dict[str, Any]:
+    """Return what makes a model with a table of positions for one size take another."""
+    fixed = getattr(getattr(module, "patch_embed", None), "img_size", None)
+    return {"img_size": (rows, cols)} if fixed and tuple(fixed) != (rows, cols) else {}
+
+
+def converted(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the weights under timm's names, by timm's own conversion of what the authors published."""
+    if state.keys() == module.state_dict().keys():
+        return state
+    own = sys.modules.get(type(module).__module__)
+    convert = getattr(own, "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        return convert(dict(state), module)
+    except Exception:  # written for the files that it knows
+        return state
 
 
 # ── where it keeps what ───────────────────────────────────────────────────────────────────────────────────────────────

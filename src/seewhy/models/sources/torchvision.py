@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,6 +44,10 @@ def load(name: str, *, pretrained: bool = True, weights: Any = "DEFAULT", **opti
     """
     models = require("torchvision", EXTRA).models
     entry = _weights(models, name, weights)
+    if weights == "DEFAULT" and "image_size" in options:
+        # SWAG's weights are made for a larger image, with preprocessing of their own
+        sizes = {each: each.transforms().crop_size[0] for each in models.get_model_weights(name)}
+        entry = next((each for each, side in sizes.items() if side == options["image_size"]), entry)
     if pretrained:
         _fetch(name, entry)
     try:
@@ -105,9 +110,32 @@ def _preprocess(entry: Any, module: Any) -> Preprocess:
         mean=tuple(recipe.mean),
         std=tuple(recipe.std),
         interpolation=recipe.interpolation.value,
+        origin=f"torchvision's weights {entry.name}",
     )
     fixed_side = getattr(module, "image_size", side)  # a ViT takes one size only
     return preprocess if fixed_side == side else preprocess.with_size(fixed_side, fixed_side)
+
+
+# ── files of weights ──────────────────────────────────────────────────────────────────────────────────────────────────
+def options_for(module: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what the builder must be told so that the architecture takes these weights: a ViT's image size."""
+    table = state.get("encoder.pos_embedding")
+    if table is None or not hasattr(module, "image_size") or table.ndim != 3:
+        return {}
+    side = math.isqrt(table.shape[1] - 1)
+    if side**2 + 1 != table.shape[1] or side * module.patch_size == module.image_size:
+        return {}
+    return {"image_size": side * module.patch_size}
+
+
+def options_for_size(module: Any, rows: int, cols: int) -> dict[str, Any]:
+    """Return what makes a ViT take another size than the one that it has a table of positions for."""
+    return {"image_size": rows} if getattr(module, "image_size", rows) != rows and rows == cols else {}
+
+
+def converted(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the weights as they are: torchvision's have their names from the start."""
+    return state
 
 
 # ── where it keeps what ───────────────────────────────────────────────────────────────────────────────────────────────
