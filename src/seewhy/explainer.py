@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from seewhy.core.images import MAX_PIXELS, ImageLike, Picture, load_image
+from seewhy.core.images import MAX_PIXELS, ImageLike, ReadImage, load_image
 from seewhy.core.preprocess import Preprocess
 from seewhy.core.streams import AnyImage, Images, Lazy, Prepared, as_stream, read_ahead
 from seewhy.errors import ImageError, OptionError, SeewhyError
@@ -245,7 +245,7 @@ class _Batch(NamedTuple):
         rows: Their places among all images of the run, for targets with one entry for each image.
     """
 
-    images: list[Picture | Prepared]
+    images: list[ReadImage | Prepared]
     sources: list[str]
     rows: list[int]
 
@@ -265,7 +265,7 @@ class _Batch(NamedTuple):
         return cache(lambda: [_seen(model, image) for image in self.images])
 
 
-def _seen(model: VisionModel, image: Picture | Prepared) -> _Seen:
+def _seen(model: VisionModel, image: ReadImage | Prepared) -> _Seen:
     if not isinstance(image, Prepared):
         return _Seen(model.visible_region(image), model.box(image), (image.height, image.width))
     pixels = image.tensor.float()
@@ -325,7 +325,7 @@ class _Run:
             outcomes.update(zip(batch.rows, self._explained(batch), strict=True))
             yield from (outcomes[row] for row in sorted(outcomes))
 
-    def _opened(self, image: AnyImage) -> Callable[[], Picture | Prepared]:
+    def _opened(self, image: AnyImage) -> Callable[[], ReadImage | Prepared]:
         if isinstance(image, Prepared):
             return lambda: image
         return self.model.opened(image, self.max_pixels)

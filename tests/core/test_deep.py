@@ -83,8 +83,8 @@ def test_a_preprocess_of_ones_own_gets_the_image_as_it_came(tmp_path: Path) -> N
 
 
 def test_white_is_zero_in_some_tiffs(tmp_path: Path) -> None:
-    photo = RAMP * 64
-    np.testing.assert_allclose(fractions(tiff(tmp_path / "a.tif", photo, t262=0)), 1 - photo / 65535, atol=1e-6)
+    scan = RAMP * 64
+    np.testing.assert_allclose(fractions(tiff(tmp_path / "a.tif", scan, t262=0)), 1 - scan / 65535, atol=1e-6)
     floats = (RAMP / 1023).astype(np.float32)
     np.testing.assert_allclose(fractions(tiff(tmp_path / "b.tif", floats, t262=0)), 1 - floats, atol=1e-6)
     np.testing.assert_array_equal(np.asarray(load_image(tmp_path / "a.tif"))[0, 0], 255)
@@ -146,7 +146,7 @@ def test_dicom_is_windowed_and_its_values_are_kept(kind: str, tmp_path: Path) ->
 
 
 def test_no_file_starts_a_program(tmp_path: Path, monkeypatch) -> None:
-    """A PostScript file with the name of a photo: Pillow would hand it to Ghostscript."""
+    """A PostScript file with the name of a JPEG: Pillow would hand it to Ghostscript."""
 
     def run(*_: object, **__: object) -> None:
         raise AssertionError("a program was started")
@@ -154,15 +154,15 @@ def test_no_file_starts_a_program(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("subprocess.check_call", run)
     monkeypatch.setattr("subprocess.Popen", run)
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n{} loop\nshowpage\n"
-    (tmp_path / "photo.jpg").write_bytes(eps)
+    (tmp_path / "image.jpg").write_bytes(eps)
     for name, content in {"p.npy": np.array([print], dtype=object), "q.npy": {"a": 1}}.items():
         np.save(tmp_path / name, content, allow_pickle=True)
-    for name in ("photo.jpg", "p.npy", "q.npy"):
+    for name in ("image.jpg", "p.npy", "q.npy"):
         with pytest.raises(ImageError, match=r"not an image that seewhy reads|no \.npy array of numbers"):
             load_image(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["~nosuchuser_photo.jpg", "x" * 300 + ".jpg", "a\0b.jpg"])
+@pytest.mark.parametrize("name", ["~nosuchuser_image.jpg", "x" * 300 + ".jpg", "a\0b.jpg"])
 def test_names_that_no_file_has_are_one_line(name: str) -> None:
     with pytest.raises(ImageError, match=r"cannot be read|does not exist"):
         load_image(name)

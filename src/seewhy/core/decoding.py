@@ -19,7 +19,7 @@ from seewhy.core.io import first_line
 from seewhy.errors import ImageError
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
-Picture = Image.Image | DeepImage
+ReadImage = Image.Image | DeepImage
 """An image that has been read: 8-bit RGB, or one with more levels or other channels."""
 
 MAX_PIXELS = 100_000_000
@@ -53,7 +53,7 @@ TRANSPARENT_MODES = {"LA", "PA", "RGBA", "La", "RGBa"}
 
 def opened(
     image: ImageLike, *, channels: int | None = OWN_SCALE, max_pixels: int = MAX_PIXELS, upright: bool = True
-) -> Callable[[], Picture]:
+) -> Callable[[], ReadImage]:
     """Check an image's size and format, and return what decodes it: that may be called in another thread.
 
     Args:
@@ -81,7 +81,7 @@ def opened(
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _opened_file(path: str | Path, channels: int | None, max_pixels: int, upright: bool) -> Callable[[], Picture]:
+def _opened_file(path: str | Path, channels: int | None, max_pixels: int, upright: bool) -> Callable[[], ReadImage]:
     path = _checked_path(path)
     name = str(path)
     if path.suffix.lower() == ".npy":
@@ -96,7 +96,7 @@ def _opened_file(path: str | Path, channels: int | None, max_pixels: int, uprigh
             image.close()
             raise
 
-    def decode() -> Picture:
+    def decode() -> ReadImage:
         with image:
             return _decoded(image, name, channels, upright)
 
@@ -166,7 +166,7 @@ def _name(image: Image.Image) -> str:
 # --- modes -----------------------------------------------------------------------------------------------------------
 
 
-def _decoded(image: Image.Image, name: str, channels: int | None, upright: bool) -> Picture:
+def _decoded(image: Image.Image, name: str, channels: int | None, upright: bool) -> ReadImage:
     """Decode, turn upright and convert."""
     try:
         stored = orientation(image)  # Pillow forgets it in a TIFF, which it turns by itself
@@ -195,7 +195,7 @@ def _turn(stored: int, turned_already: bool, upright: bool) -> Image.Transpose |
     return TURNS.get(stored) if upright else None
 
 
-def _upright(read: Picture, turn: Image.Transpose | None) -> Picture:
+def _upright(read: ReadImage, turn: Image.Transpose | None) -> ReadImage:
     """Turn the image; its metadata are dropped so that it is never turned twice."""
     if isinstance(read, DeepImage):
         if turn is None:
@@ -207,7 +207,7 @@ def _upright(read: Picture, turn: Image.Transpose | None) -> Picture:
     return turned
 
 
-def _converted(image: Image.Image, name: str, channels: int | None) -> Picture:
+def _converted(image: Image.Image, name: str, channels: int | None) -> ReadImage:
     pages = getattr(image, "n_frames", 1)
     if channels not in (None, 1, OWN_SCALE) and image.format == "TIFF" and pages == channels:
         return DeepImage(_pages(image, pages), name=name)

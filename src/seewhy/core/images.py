@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from seewhy.core.decoding import MAX_PIXELS, OWN_SCALE, ImageLike, Picture, opened
+from seewhy.core.decoding import MAX_PIXELS, OWN_SCALE, ImageLike, ReadImage, opened
 from seewhy.core.deep import DeepImage
 from seewhy.core.files import DICOM_SUFFIXES
 from seewhy.errors import ImageError
@@ -48,7 +48,7 @@ def load_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS, upright: bool 
 
 def read_image(
     image: ImageLike, *, channels: int | None = OWN_SCALE, max_pixels: int = MAX_PIXELS, upright: bool = True
-) -> Picture:
+) -> ReadImage:
     """Read one image as `load_image` does, but keep what 8-bit RGB cannot hold: a `DeepImage` then.
 
     Args:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from seewhy.core.deep import DeepImage
-from seewhy.core.images import Picture, load_image
+from seewhy.core.images import ReadImage, load_image
 from seewhy.core.options import check_option_names
 from seewhy.core.recipes import FILTERS, changed, check, described, hf_recipe, timm_recipe
 from seewhy.errors import ImageError, OptionError
@@ -85,7 +85,7 @@ class Preprocess:
         """How many channels the input has."""
         return len(self.mean)
 
-    def __call__(self, image: Picture) -> Float[Tensor, "channels rows cols"]:
+    def __call__(self, image: ReadImage) -> Float[Tensor, "channels rows cols"]:
         """Return the model's input for one image, float32.
 
         Raises:
@@ -99,7 +99,7 @@ class Preprocess:
             values[:, :, cols:width] = 0
         return values
 
-    def uniform(self, color: tuple[int, int, int], rows: int, cols: int) -> Picture:
+    def uniform(self, color: tuple[int, int, int], rows: int, cols: int) -> ReadImage:
         """Return an image of one color with the channels of the model; gray for other numbers than three.
 
         Raises:
@@ -111,7 +111,7 @@ class Preprocess:
             raise OptionError(f"the color {color} has no meaning in {self.channels} channels; use a gray, or a tensor")
         return DeepImage(np.full((rows, cols, self.channels), color[0], np.uint8))
 
-    def batch(self, images: Iterable[Picture]) -> Float[Tensor, "batch channels rows cols"]:
+    def batch(self, images: Iterable[ReadImage]) -> Float[Tensor, "batch channels rows cols"]:
         """Return the inputs for several images.
 
         Raises:
@@ -167,13 +167,13 @@ class Preprocess:
         levels = inputs.float() * _channel(self.std, inputs) + _channel(self.mean, inputs)
         return (levels / (self.rescale * 255)).clamp(0, 1)
 
-    def box(self, image: Picture) -> Region:
+    def box(self, image: ReadImage) -> Region:
         """Return the region of `image` that the input covers; it reaches beyond the image where that is padded."""
         (rows, cols), (top, left), (height, width) = self._plan(image)
         x, y = image.width / cols, image.height / rows
         return left * x, top * y, (left + width) * x, (top + height) * y
 
-    def visible_region(self, image: Picture, long_side: int = 1024) -> Image.Image:
+    def visible_region(self, image: ReadImage, long_side: int = 1024) -> Image.Image:
         """Return what the model saw, in the image's own resolution and proportions.
 
         Args:
@@ -229,7 +229,7 @@ class Preprocess:
 
     # --- geometry ---
 
-    def _plan(self, image: Picture) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    def _plan(self, image: ReadImage) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """Return (rows, cols) after the resize, (top, left) and (rows, cols) of the crop within it."""
         rows, cols = self._resized(image.height, image.width)
         if self.crop == "none":
@@ -255,7 +255,7 @@ class Preprocess:
             return -((part - whole) // 2)
         return round((whole - part) / 2) if self.offset == "round" else (whole - part) // 2
 
-    def _levels(self, image: Picture) -> Float32[ndarray, "rows cols channels"]:
+    def _levels(self, image: ReadImage) -> Float32[ndarray, "rows cols channels"]:
         """Return the levels between 0 and 255 of what the model sees."""
         if isinstance(image, DeepImage):
             bands = np.moveaxis(image.levels(self.channels, self.levels), -1, 0)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from seewhy.core.cards import CAPABILITY_TEXT, Capability
 from seewhy.core.deep import DeepImage
-from seewhy.core.images import MAX_PIXELS, ImageLike, Picture, as_list, load_image, opened
+from seewhy.core.images import MAX_PIXELS, ImageLike, ReadImage, as_list, load_image, opened
 from seewhy.core.io import first_line
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import (
@@ -489,7 +489,7 @@ class VisionModel:
         """How many channels the model's input has; None where only a preprocess function of the user's own knows."""
         return getattr(self.preprocess, "channels", None)
 
-    def opened(self, image: ImageLike, max_pixels: int = MAX_PIXELS) -> Callable[[], Picture]:
+    def opened(self, image: ImageLike, max_pixels: int = MAX_PIXELS) -> Callable[[], ReadImage]:
         """Check an image's size and format, and return what decodes it, with all its levels and channels.
 
         Args:
@@ -501,7 +501,7 @@ class VisionModel:
         """
         return opened(image, channels=self.channels, max_pixels=max_pixels)
 
-    def preprocess_batch(self, images: Sequence[Picture]) -> Float[Tensor, "batch channels height width"]:
+    def preprocess_batch(self, images: Sequence[ReadImage]) -> Float[Tensor, "batch channels height width"]:
         """Preprocess images that are read already; see `preprocess_images`.
 
         Raises:
@@ -512,7 +512,7 @@ class VisionModel:
             raise ImageError("the images have different sizes after preprocessing; pass them one by one")
         return torch.stack(inputs).to(self.device, self.dtype)
 
-    def _input(self, image: Picture) -> Tensor:
+    def _input(self, image: ReadImage) -> Tensor:
         """Return the model's input for one image; functions of the user's own get it as it came."""
         if not isinstance(image, DeepImage) or isinstance(self.preprocess, Preprocess):
             return self.preprocess(image)  # type: ignore[arg-type]  # a Preprocess takes both
@@ -526,12 +526,12 @@ class VisionModel:
                 f"({first_line(error)}); convert it in preprocess, or pass an 8-bit RGB image"
             ) from error
 
-    def box(self, image: Picture) -> tuple[float, float, float, float] | None:
+    def box(self, image: ReadImage) -> tuple[float, float, float, float] | None:
         """Return the region of the image that the model sees (left, top, right, bottom in pixels), where known."""
         find = getattr(self.preprocess, "box", None)
         return None if find is None else find(image)
 
-    def visible_region(self, image: Picture) -> Image.Image:
+    def visible_region(self, image: ReadImage) -> Image.Image:
         """Return the region of the image that the model sees, in the image's own resolution where that is known."""
         crop = getattr(self.preprocess, "visible_region", None)
         if crop is not None:

@@ -157,15 +157,15 @@ def _resize_positions(module: nn.Module, state: dict[str, Tensor]) -> list[str]:
         old, new = state.get(key), expected.get(key)
         if old is None or new is None or old.shape == new.shape or old.ndim != 3 or old.shape[2] != new.shape[2]:
             continue
-        side, goal = (_square(table.shape[1]) for table in (old, new))
-        if not side or not goal or side[1] != goal[1]:
+        side, wanted = (_square(table.shape[1]) for table in (old, new))
+        if not side or not wanted or side[1] != wanted[1]:
             continue
         prefix = side[1]
         grid = old[:, prefix:].float().unflatten(1, (side[0], side[0])).permute(0, 3, 1, 2)
-        grid = F.interpolate(grid, (goal[0], goal[0]), mode="bicubic", antialias=True, align_corners=False)
+        grid = F.interpolate(grid, (wanted[0], wanted[0]), mode="bicubic", antialias=True, align_corners=False)
         tokens = grid.flatten(2).transpose(1, 2).to(old)
         state[key] = tokens if not prefix else torch.cat([old[:, :prefix], tokens], 1)
-        return [f"the table of positions was resized from {side[0]}×{side[0]} to {goal[0]}×{goal[0]}"]
+        return [f"the table of positions was resized from {side[0]}×{side[0]} to {wanted[0]}×{wanted[0]}"]
     return []
 
 
