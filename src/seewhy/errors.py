@@ -183,7 +183,8 @@ def _direct_url() -> dict[str, Any]:
     from importlib import metadata  # slow to import, and rarely needed
 
     try:
-        return json.loads(metadata.distribution("seewhy").read_text("direct_url.json") or "{}")
+        url: dict[str, Any] = json.loads(metadata.distribution("seewhy").read_text("direct_url.json") or "{}")
+        return url
     except metadata.PackageNotFoundError:
         source = Path(__file__).parents[2]  # a checkout that is on the path, but not installed
         is_checkout = (source / "pyproject.toml").is_file()

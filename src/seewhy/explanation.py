@@ -336,7 +336,7 @@ def _plain_fields() -> list[str]:
 
 def _is_own(folder: Path) -> bool:
     try:
-        return json.loads((folder / MANIFEST).read_text("utf-8")).get("format") == FORMAT
+        return bool(json.loads((folder / MANIFEST).read_text("utf-8")).get("format") == FORMAT)
     except (OSError, ValueError, AttributeError):
         return False
 

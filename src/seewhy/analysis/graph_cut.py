@@ -17,7 +17,7 @@ from torch import Tensor
 from seewhy.core.boxes import tight_box
 from seewhy.core.images import ImageLike, load_image
 from seewhy.core.maps import resize
-from seewhy.core.segmentation import Segmentation, largest_part, resize_labels
+from seewhy.core.segmentation import Segmentation as Segmentation, largest_part, resize_labels
 from seewhy.errors import ConstantMapError, NonFiniteError, OptionError, SeewhyError, require
 from seewhy.explanation import Explanation
 

@@ -166,7 +166,7 @@ def _size(change: ScoreChange) -> float:
     return abs(change.difference) / (change.high - change.low)
 
 
-def _paired(a: RunData, b: RunData) -> tuple[list[tuple], dict[str, np.ndarray]]:
+def _paired(a: RunData, b: RunData) -> tuple[list[tuple[Any, ...]], dict[str, np.ndarray]]:
     """Return for each common cell its identity, number of maps and both means; and the differences summed by image."""
     keys = ", ".join(IDENTITY)
     rows = b.database.sql(f"SELECT {keys}, entry, value FROM scores WHERE method <> '' AND value IS NOT NULL")

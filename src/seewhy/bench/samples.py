@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from seewhy.bench.classes import find_named_class
-from seewhy.bench.plan import Protocol
+from seewhy.bench.plan_file import Protocol
 from seewhy.bench.view import boxes_in_model_view, has_known_view, mask_in_model_view
 from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Capability

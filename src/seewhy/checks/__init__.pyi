@@ -1,8 +1,8 @@
 from .core import (
     ContractError as ContractError,
 )
+from .dataset_case import DATASET_CHECKS as DATASET_CHECKS
 from .datasets import (
-    DATASET_CHECKS as DATASET_CHECKS,
     check_about_json as check_about_json,
     check_boxes_contain_masks as check_boxes_contain_masks,
     check_boxes_in_image as check_boxes_in_image,
@@ -26,6 +26,7 @@ from .method_cards import (
     check_option_declarations as check_option_declarations,
     check_option_values as check_option_values,
 )
+from .method_case import METHOD_CHECKS as METHOD_CHECKS
 from .method_safety import (
     check_batch_untouched as check_batch_untouched,
     check_frozen_model as check_frozen_model,
@@ -53,7 +54,6 @@ from .method_values import (
     check_target_per_image as check_target_per_image,
 )
 from .methods import (
-    METHOD_CHECKS as METHOD_CHECKS,
     check_method as check_method,
 )
 from .metric_cards import (
@@ -62,6 +62,7 @@ from .metric_cards import (
     check_passes as check_passes,
     check_requirements_first as check_requirements_first,
 )
+from .metric_case import METRIC_CHECKS as METRIC_CHECKS
 from .metric_invariance import (
     check_invalid_pixels_ignored as check_invalid_pixels_ignored,
     check_map_forms as check_map_forms,
@@ -88,9 +89,9 @@ from .metric_values import (
     check_value_per_map as check_value_per_map,
 )
 from .metrics import (
-    METRIC_CHECKS as METRIC_CHECKS,
     check_metric as check_metric,
 )
+from .model_case import MODEL_CHECKS as MODEL_CHECKS
 from .model_layers import (
     check_attention_rows as check_attention_rows,
     check_cam_layer_reached as check_cam_layer_reached,
@@ -109,7 +110,6 @@ from .model_outputs import (
     check_tail as check_tail,
 )
 from .models import (
-    MODEL_CHECKS as MODEL_CHECKS,
     check_model as check_model,
 )
 from .sources import (

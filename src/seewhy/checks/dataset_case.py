@@ -75,7 +75,7 @@ def same_sample(a: Sample, b: Sample) -> bool:
 
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Image.Image):
-        return a.mode == b.mode and a.size == b.size and a.tobytes() == b.tobytes()
+        return isinstance(b, Image.Image) and a.mode == b.mode and a.size == b.size and a.tobytes() == b.tobytes()
     if isinstance(a, ndarray):
         return isinstance(b, ndarray) and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-    return a == b
+    return bool(a == b)

@@ -198,7 +198,10 @@ def check_grad_modes(case: MethodCase) -> None:
     """Check for the same map inside `torch.no_grad()` and `torch.inference_mode()`, batch and target made there."""
     maps = case.plain
     ensure(not maps.requires_grad, "the map drags a graph behind it")
-    modes: dict[str, AbstractContextManager] = {"no_grad": torch.no_grad(), "inference_mode": torch.inference_mode()}
+    modes: dict[str, AbstractContextManager[None]] = {
+        "no_grad": torch.no_grad(),
+        "inference_mode": torch.inference_mode(),
+    }
     for name, mode in modes.items():
         with mode:
             inside = case.maps(case.x * 1, case.copied_target())

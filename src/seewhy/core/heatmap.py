@@ -168,7 +168,8 @@ def is_fine(explanation: AttributionMap) -> bool:
 
 def _blend(image: ndarray, heat: ndarray, opacity: Float[ndarray, "rows cols"]) -> ndarray:
     opacity = opacity[..., None]
-    return np.rint(image * (1 - opacity) + heat * opacity).astype(np.uint8)
+    blended: ndarray = np.rint(image * (1 - opacity) + heat * opacity).astype(np.uint8)
+    return blended
 
 
 def _pale(image: Image.Image, size: tuple[int, int]) -> ndarray:

@@ -6,8 +6,6 @@ brought to a displayable range is decided here, once.
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -189,12 +187,16 @@ def ssim(
     """
     one, two = (normalize(maps.double(), signed)[:, None] for maps in (a, b))
     side = min(7, *a.shape[1:])
-    mean = partial(F.avg_pool2d, kernel_size=side, stride=1)
+
+    def mean(maps: Tensor) -> Tensor:
+        pooled: Tensor = F.avg_pool2d(maps, kernel_size=side, stride=1)
+        return pooled
+
     unbiased = side**2 / max(1, side**2 - 1)
     mean1, mean2 = mean(one), mean(two)
     variances = unbiased * (mean(one * one) - mean1 * mean1 + mean(two * two) - mean2 * mean2)
     covariance = unbiased * (mean(one * two) - mean1 * mean2)
     c1, c2 = ((k * (2 if signed else 1)) ** 2 for k in (0.01, 0.03))  # (k · range of the values)²
-    similarity = (2 * mean1 * mean2 + c1) * (2 * covariance + c2)
+    similarity: Tensor = (2 * mean1 * mean2 + c1) * (2 * covariance + c2)
     similarity = similarity / ((mean1 * mean1 + mean2 * mean2 + c1) * (variances + c2))
     return similarity.mean((1, 2, 3))

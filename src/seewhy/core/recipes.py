@@ -100,9 +100,9 @@ def _hf_size(cfg: Mapping[str, Any]) -> int | tuple[int, int]:
     if isinstance(size, list | tuple) and len(size) == 2:
         return size[0], size[1]
     if isinstance(size, Mapping) and size.get("height") and size.get("width"):
-        return size["height"], size["width"]
+        return int(size["height"]), int(size["width"])
     if isinstance(size, Mapping) and size.get("shortest_edge") and not size.get("longest_edge"):
-        return size["shortest_edge"]
+        return int(size["shortest_edge"])
     raise OptionError(f"a processor of size {size} is not supported; pass preprocess=Preprocess(...)")
 
 

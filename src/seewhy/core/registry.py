@@ -14,12 +14,13 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from seewhy.core.io import first_line
 from seewhy.errors import MissingExtraError, UnknownNameError
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 
 class Registry(Mapping[str, T]):
@@ -76,6 +77,10 @@ class Registry(Mapping[str, T]):
             ) from error
         raise UnknownNameError(self.kind, name, entries, self.hint)
 
+    @overload
+    def get(self, name: str, default: None = None) -> T | None: ...
+    @overload
+    def get(self, name: str, default: T | D) -> T | D: ...
     def get(self, name: str, default: Any = None) -> Any:
         """Return the entry of that name, or the default."""
         return self._all().get(self._key(name), default)

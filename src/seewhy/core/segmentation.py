@@ -192,7 +192,8 @@ def largest_part(mask: Bool[ndarray, "rows cols"]) -> Bool[ndarray, "rows cols"]
         return np.zeros_like(mask)
     areas = np.bincount(parts.ravel())
     areas[0] = 0
-    return parts == areas.argmax()
+    largest: ndarray = parts == areas.argmax()
+    return largest
 
 
 def resize_labels(

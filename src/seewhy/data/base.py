@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -108,7 +108,13 @@ class Sample:
         return union
 
 
-class Dataset(Sequence):  # not Sequence[Sample]: beartype would read one to check the type
+if TYPE_CHECKING:
+    _Samples = Sequence[Sample]
+else:
+    _Samples = Sequence  # beartype would read a sample to check that a dataset is a Sequence[Sample]
+
+
+class Dataset(_Samples):
     """Samples by number; subclasses register with `@dataset(...)` and implement `ids` and `read`.
 
     Building one reads lists and annotations only; an image is read when its sample is, so that a corrupt file costs

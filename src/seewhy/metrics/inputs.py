@@ -105,7 +105,8 @@ class MetricInputs:
         """Return `compute()`, or what it returned the first time for this key."""
         if key not in self.cache:
             self.cache[key] = compute()
-        return self.cache[key]
+        value: T = self.cache[key]
+        return value
 
     def select(self, rows: list[int]) -> MetricInputs:
         """Return the inputs for other rows of maps of the same images.

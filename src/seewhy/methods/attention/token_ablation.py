@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ class TokenAblation(Method):
         return (whole - torch.cat(scores)).T.unflatten(1, (rows, cols))
 
     def _score_without(self, x: Tensor, removed: Tensor, target: Target) -> Tensor:
-        def drop(_: nn.Module, args: tuple) -> tuple:
+        def drop(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             tokens = args[0]
             kept = torch.arange(tokens.shape[1] - 1, device=x.device).expand(len(tokens), -1)
             kept = kept + (kept >= removed.repeat_interleave(len(tokens) // len(removed))[:, None])

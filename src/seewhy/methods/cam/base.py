@@ -105,7 +105,7 @@ def _cut_and_collected(modules: dict[str, nn.Module]) -> Iterator[dict[str, Tens
         raise LayoutError(f"layer {missing[0]!r} did not run in this forward; choose another layer")
 
 
-def _collect(outputs: dict[str, Tensor], name: str, _: nn.Module, __: tuple, output: Any) -> Any:
+def _collect(outputs: dict[str, Tensor], name: str, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
     """Collect a layer's output in its hook; gradients begin at whichever layer runs first."""
     if name in outputs:
         raise LayoutError(f"layer {name!r} runs more than once in a forward; choose one that runs once")

@@ -48,7 +48,7 @@ class GuidedGradCAM(ReLUMethod):
         """Compute the maps as the class describes them."""
         kept: list[Tensor] = []
 
-        def keep(_: Any, __: tuple, output: Any) -> Any:
+        def keep(_: Any, __: tuple[Any, ...], output: Any) -> Any:
             kept.append(first_tensor(output))
             return with_first_tensor(output, kept[-1].clone())  # an in-place ReLU must not change what was kept
 

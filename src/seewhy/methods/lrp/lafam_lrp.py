@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -55,7 +57,7 @@ class LaFAMLRP(LayerwiseRelevance):
             return self.model.run(pixels).require(Capability.EMBEDDING)
         embeddings: list[Tensor] = []
 
-        def stop(_: nn.Module, args: tuple) -> None:
+        def stop(_: nn.Module, args: tuple[Any, ...]) -> None:
             embeddings.append(args[0].flatten(1))
             raise Stop
 

@@ -54,11 +54,11 @@ class RISE(Method):
         batch, size = len(x), (x.shape[-2], x.shape[-1])
         masks = RandomMasks("rise", size, cells=self.cells, p=self.p, seed=self.seed, like=x)
         total = upcast(x.new_zeros(batch, *size))
-        ends: tuple[Tensor, ...] = ()  # least and greatest score of each image so far
+        ends: list[Tensor] = []  # least and greatest score of each image so far
         for part in masks.pieces(self.n_masks, batch, self.batch_size):
             scores = repeat_target(target, batch, len(part)).score(self.model.run(apply_masks(x, part)))
             scores = upcast(scores).unflatten(0, (-1, batch))
-            ends = tuple(torch.stack([*ends, *scores.aminmax(dim=0)]).aminmax(dim=0))
+            ends = list(torch.stack([*ends, *scores.aminmax(dim=0)]).aminmax(dim=0))
             for mask, score in zip(part, scores, strict=True):
                 total += mask * score[:, None, None]
         uninformative = all_scores_equal(torch.stack(ends, 1))[:, None, None] & (self.n_masks > 1)
