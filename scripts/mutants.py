@@ -17,6 +17,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -189,28 +190,46 @@ def copied(folder: Path) -> Path:
     return root
 
 
-def first_failure(root: Path, tests: list[str], limit: float) -> str:
-    """Run tests in a copy of the repository; return the first that fails, "timeout", or nothing if all pass."""
+def first_failure(root: Path, tests: list[str], limit: float, memory: float) -> str:
+    """Run tests in a copy of the repository; return the first that fails, or nothing if all pass.
+
+    "timeout" and "killed" (by a signal, such as the kernel's for want of memory) count as failures, too.
+
+    Args:
+        root: The copy.
+        tests: Files, or the name of one test.
+        limit: Seconds for all of them; then the processes are killed, with those that they started.
+        memory: GiB that each of the processes may allocate; the test that asks for more fails.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": str(root / "src"),
         "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-rfE", "-m", "not slow", "-p", "no:cacheprovider", *tests]
-    try:
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return "timeout"
-    if done.returncode == 0:
+    pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-rfE", "-m", "not slow", "-p", "no:cacheprovider", *tests]
+    # RLIMIT_DATA: what is allocated, without the address space that libraries only reserve
+    command = ["sh", "-c", f'ulimit -d {int(memory * 2**20)}; exec "$@"', "sh", *pytest]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=root, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as running:
+        try:
+            shown, errors = running.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)
+            return "timeout"
+    if running.returncode == 0:
         return ""
-    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
-    if failed is None:
-        raise RuntimeError(f"pytest ended with {done.returncode} and names no test:\n{done.stdout}{done.stderr}")
-    return failed[1]
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", shown, re.MULTILINE)
+    if failed is not None:
+        return failed[1]
+    if running.returncode < 0:
+        return "killed"
+    raise RuntimeError(f"pytest ended with {running.returncode} and names no test:\n{shown}{errors}")
 
 
-def judge(mutation: Mutation, roots: SimpleQueue[Path], limit: float) -> str:
+def judge(mutation: Mutation, roots: SimpleQueue[Path], limit: float, memory: float) -> str:
     """Apply a mutation to a free copy, run its area's tests, take it back; print and return the verdict.
 
     The verdict is "void" if the test that fails does so without the mutation, too.
@@ -221,9 +240,9 @@ def judge(mutation: Mutation, roots: SimpleQueue[Path], limit: float) -> str:
     began = time.monotonic()
     try:
         target.write_bytes(source[: mutation.start] + mutation.after.encode() + source[mutation.stop :])
-        failed = first_failure(root, mutation.tests, limit)
+        failed = first_failure(root, mutation.tests, limit, memory)
         target.write_bytes(source)
-        void = failed not in ("", "timeout") and first_failure(root, [failed], limit)
+        void = failed not in ("", "timeout", "killed") and first_failure(root, [failed], limit, memory)
     finally:
         target.write_bytes(source)
         roots.put(root)
@@ -240,7 +259,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], metavar="PATH", help="files or folders to mutate")
     parser.add_argument("--jobs", type=int, default=1, help="mutations at the same time (default: %(default)s)")
     parser.add_argument("--bound", type=float, default=0.4, help="largest share of survivors (default: %(default)s)")
-    parser.add_argument("--limit", type=float, default=900, help="seconds for the tests of one area")
+    parser.add_argument(
+        "--limit", type=float, default=900, help="seconds for the tests of one mutation (default: %(default)s)"
+    )
+    parser.add_argument("--memory", type=float, default=6, help="GiB for each process (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="print the sample and stop")
     return parser.parse_args()
 
@@ -271,7 +293,7 @@ def main() -> int:
         for job in range(options.jobs):
             roots.put(copied(Path(scratch) / str(job)))
         assert all(mutation.tests for mutation in sample)  # looked up before the working tree changes
-        verdicts = Counter(pool.map(partial(judge, roots=roots, limit=options.limit), sample))
+        verdicts = Counter(pool.map(partial(judge, roots=roots, limit=options.limit, memory=options.memory), sample))
     killed, survived, void = (verdicts[verdict] for verdict in ("killed", "SURVIVED", "void"))
     print(f"{killed} killed, {survived} survived, {void} void (bound on survivors: {options.bound:.0%})")
     return 2 if void else int(survived > options.bound * len(sample))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 import toys
@@ -10,6 +12,7 @@ import seewhy
 from seewhy.errors import ImageError, NonFiniteError, OptionError, RequirementError, TargetError, UnknownNameError
 from seewhy.explainer import MAPS_PER_CALL, ConstantMapWarning, explain_each
 from seewhy.methods import CDAM, RISE, GradCAM
+from seewhy.methods.factory import ARGUMENTS
 from seewhy.targets import top
 
 
@@ -35,6 +38,18 @@ def test_several_photos_with_a_target_each(cat, coffee):
     for explanation, image, target in zip(both, [cat, coffee, cat], [0, 4, 3], strict=True):
         expected = GradCAM(model, relu=False)(model.preprocess_images(image), target)[0]
         torch.testing.assert_close(explanation.attribution, expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("methd", "method"), ("taget", "target"), ("batchsize", "batch_size"), ("layr", "layer")]
+)
+def test_a_misspelt_argument_is_an_error_that_names_the_right_one(wrong: str, meant: str) -> None:
+    with pytest.raises(OptionError, match=rf"has no option '{wrong}'; did you mean '{meant}'"):
+        seewhy.explain(toys.toy_cnn(), "not read.png", **{"method": "grad_cam", wrong: "x"})
+
+
+def test_what_a_wrong_option_may_have_meant_are_the_arguments_of_explain() -> None:
+    assert tuple(inspect.signature(seewhy.explain).parameters) == ("model", *ARGUMENTS, "options")
 
 
 def test_the_images_of_a_folder_keep_their_file_names(cat, coffee, tmp_path):

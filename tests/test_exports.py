@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,16 @@ def test_everything_registered_is_exported(package: str) -> None:
         if cls.__name__ not in exports(package)
     ]
     assert not missing, f"add to {stub_of(package)}: {'; '.join(missing)}"
+
+
+def test_registries_are_full_at_the_first_look() -> None:
+    """In a process that has imported nothing else, the names are those that this one knows."""
+    names = {"data": "DATASETS", "metrics": "METRICS", "methods": "METHODS"}
+    code = "; ".join(f"from seewhy.{package} import {name}; print(*{name})" for package, name in names.items())
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for package, line in zip(names, shown.splitlines(), strict=True):
+        ours = {key for key, cls in REGISTRIES[package].items() if cls.__module__.startswith("seewhy.")}
+        assert set(line.split()) >= ours
 
 
 def test_every_check_is_exported() -> None:

@@ -118,7 +118,8 @@ def explain(
         target: What is explained, see `seewhy.targets.as_target`; a list has one target for each image.
         batch_size: Images per forward pass.
         max_pixels: The largest image that is decoded.
-        **options: Options of the method (`layer=`, `n_samples=` …).
+        **options: Options of the method (`layer=`, `n_samples=` …). A type checker knows those of a method's class:
+            `explain(model, image, GradCAM(model, layer=-1))`.
 
     Returns:
         An `Explanation` for one image, a list for several.

@@ -55,13 +55,16 @@ def repeated_options(cls: type) -> list[str]:
     return [name for name, field in options_of(cls).items() if field.metadata["repeats"]]
 
 
-def check_option_names(owner: str, given: Iterable[str], accepted: Iterable[str]) -> None:
+def check_option_names(
+    owner: str, given: Iterable[str], accepted: Iterable[str], arguments: Iterable[str] = ()
+) -> None:
     """Check that every name is one of an option.
 
     Args:
         owner: What has the options, for the message (`"Grad-CAM"`).
         given: The names that the caller wrote.
         accepted: The names that there are.
+        arguments: What else the caller may have meant: the other arguments of the call that takes the options.
 
     Raises:
         OptionError: One of them is unknown; the message suggests the nearest.
@@ -69,7 +72,7 @@ def check_option_names(owner: str, given: Iterable[str], accepted: Iterable[str]
     accepted = list(accepted)
     unknown = sorted(set(given) - set(accepted))
     if unknown:
-        near = suggestion(unknown[0], accepted)
+        near = suggestion(unknown[0], [*accepted, *arguments])
         advice = near if near.endswith("?") else f"; its options: {', '.join(accepted) or 'none'}"
         raise OptionError(f"{owner} has no option {unknown[0]!r}{advice}")
 

@@ -179,7 +179,7 @@ class VOC(Dataset):
         short = min(rows, cols)
         top, left = round((rows - short) / 2), round((cols - short) / 2)
         square = Image.fromarray(numbers[top : top + short, left : left + short])
-        seen = np.unique(square.resize((side, side), Image.Resampling.NEAREST)).tolist()
+        seen = np.unique(np.asarray(square.resize((side, side), Image.Resampling.NEAREST))).tolist()
         return {CLASSES[number - 1] for number in seen if 0 < number <= len(CLASSES)}
 
 

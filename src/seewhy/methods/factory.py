@@ -12,6 +12,9 @@ from seewhy.models.adapter import VisionModel
 MethodLike: TypeAlias = str | type[Method] | Method
 """A method's name, a method class, or a configured method."""
 
+ARGUMENTS = ("image", "method", "target", "batch_size", "max_pixels")
+"""The arguments of `seewhy.explain` beside the options: what a name that is no option may have meant."""
+
 DEFAULTS = ("cdam", "grad_cam", "occlusion", "relax")
 """What explains a model when no method is named: the first of these that can serve it."""
 
@@ -47,7 +50,7 @@ def as_method(model: VisionModel, method: MethodLike | None = None, **options: A
     if method is None:
         method = next((name for name in DEFAULTS if not METHODS[name].why_incompatible(model)), DEFAULTS[0])
     cls = METHODS[method] if isinstance(method, str) else method
-    check_option_names(cls.card.title, options, options_of(cls))
+    check_option_names(cls.card.title, options, options_of(cls), ARGUMENTS)
     return cls(model, **options)
 
 

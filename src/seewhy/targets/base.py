@@ -81,11 +81,11 @@ class Output:
         Raises:
             TargetError: The model has none.
         """
-        values = {
+        values: dict[Capability, Tensor | None] = {
             Capability.LOGITS: self.logits,
             Capability.EMBEDDING: self.embedding,
             Capability.SEGMENTATION: self.segmentation,
-            Capability.DETECTIONS: self.detections and self.detections.scores,
+            Capability.DETECTIONS: self.detections.scores if self.detections else None,
         }
         value = values[need]
         if value is not None:
