@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from seewhy.core.arrays import OWN_SCALE, channels_last, channels_of_file, check_size, from_array, on_white
@@ -150,7 +150,7 @@ def _open(path: Path) -> Image.Image:
         return image
     except (ImageError, Image.DecompressionBombError):
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         kinds = "JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF, JPEG 2000, DICOM or .npy"
         raise ImageError(f"{path} is not an image that seewhy reads ({kinds}); convert it to PNG or JPEG") from None
     except PermissionError:

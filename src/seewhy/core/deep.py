@@ -46,12 +46,12 @@ class DeepImage:
     @property
     def width(self) -> int:
         """Number of columns."""
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
     @property
     def height(self) -> int:
         """Number of rows."""
-        return self.values.shape[0]
+        return int(self.values.shape[0])
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,7 +61,7 @@ class DeepImage:
     @property
     def channels(self) -> int:
         """Number of channels."""
-        return self.values.shape[2]
+        return int(self.values.shape[2])
 
     def native(self) -> Image.Image | ndarray:
         """Return it as a Pillow image where one can hold it (16 bits or floats, one channel), else the values."""
@@ -101,7 +101,8 @@ class DeepImage:
         values = _with_channels(self.values, channels, self.name)
         black, white = window or self.range
         shares = (values.astype(np.float32) - np.float32(black)) / np.float32(white - black)
-        return np.clip(shares, 0, 1) * np.float32(255)
+        levels: ndarray = np.clip(shares, 0, 1) * np.float32(255)
+        return levels
 
     @cached_property
     def range(self) -> tuple[float, float]:

@@ -13,7 +13,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from seewhy.core.decoding import MAX_PIXELS, OWN_SCALE, ImageLike, ReadImage, opened
+from seewhy.core.arrays import OWN_SCALE
+from seewhy.core.decoding import (
+    MAX_PIXELS as MAX_PIXELS,
+    ImageLike as ImageLike,
+    ReadImage as ReadImage,
+    opened as opened,
+)
 from seewhy.core.deep import DeepImage
 from seewhy.core.files import DICOM_SUFFIXES
 from seewhy.errors import ImageError

@@ -533,7 +533,7 @@ class VisionModel:
 
     def visible_region(self, image: ReadImage) -> Image.Image:
         """Return the region of the image that the model sees, in the image's own resolution where that is known."""
-        crop: Callable[[Image.Image], Image.Image] | None = getattr(self.preprocess, "visible_region", None)
+        crop: Callable[[ReadImage], Image.Image] | None = getattr(self.preprocess, "visible_region", None)
         if crop is not None:
             return crop(image)
         pixels = self._input(image).float()
