@@ -193,13 +193,8 @@ def copied(folder: Path) -> Path:
 def first_failure(root: Path, tests: list[str], limit: float, memory: float) -> str:
     """Run tests in a copy of the repository; return the first that fails, or nothing if all pass.
 
-    "timeout" and "killed" (by a signal, such as the kernel's for want of memory) count as failures, too.
-
-    Args:
-        root: The copy.
-        tests: Files, or the name of one test.
-        limit: Seconds for all of them; then the processes are killed, with those that they started.
-        memory: GiB that each of the processes may allocate; the test that asks for more fails.
+    A run of more than `limit` seconds is a "timeout", one that a signal ends (for want of memory) is "killed". A process
+    may allocate `memory` GiB; the test that asks for more fails.
     """
     environment = {
         **os.environ,
@@ -259,9 +254,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], metavar="PATH", help="files or folders to mutate")
     parser.add_argument("--jobs", type=int, default=1, help="mutations at the same time (default: %(default)s)")
     parser.add_argument("--bound", type=float, default=0.4, help="largest share of survivors (default: %(default)s)")
-    parser.add_argument(
-        "--limit", type=float, default=900, help="seconds for the tests of one mutation (default: %(default)s)"
-    )
+    parser.add_argument("--limit", type=float, default=900, help="seconds for each (default: %(default)s)")
     parser.add_argument("--memory", type=float, default=6, help="GiB for each process (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="print the sample and stop")
     return parser.parse_args()

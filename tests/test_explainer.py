@@ -41,7 +41,7 @@ def test_several_photos_with_a_target_each(cat, coffee):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "meant"), [("methd", "method"), ("taget", "target"), ("batchsize", "batch_size"), ("layr", "layer")]
+    ("wrong", "meant"), [("methodx", "method"), ("targetx", "target"), ("batchsize", "batch_size"), ("layr", "layer")]
 )
 def test_a_misspelt_argument_is_an_error_that_names_the_right_one(wrong: str, meant: str) -> None:
     with pytest.raises(OptionError, match=rf"has no option '{wrong}'; did you mean '{meant}'"):
