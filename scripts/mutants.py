@@ -193,8 +193,8 @@ def copied(folder: Path) -> Path:
 def first_failure(root: Path, tests: list[str], limit: float, memory: float) -> str:
     """Run tests in a copy of the repository; return the first that fails, or nothing if all pass.
 
-    A run of more than `limit` seconds is a "timeout", one that a signal ends (for want of memory) is "killed". A process
-    may allocate `memory` GiB; the test that asks for more fails.
+    A run of more than `limit` seconds is a "timeout", one that a signal ends (for want of memory) is "killed". Each
+    process may allocate `memory` GiB; the test that asks for more fails.
     """
     environment = {
         **os.environ,
