@@ -6,9 +6,11 @@ OUT    ?= out/demo
 ARGS   ?=
 BIN    := $(VENV)/bin
 FLOOR  := 95
+# how packages get into an environment: INSTALL, then the environment's python, then what pip takes
+INSTALL ?= .ci/install
 PATHS  := src tests docs scripts README.md CONTRIBUTING.md SECURITY.md
 
-.PHONY: help demo test test-all lint typing format coverage mutants dist lanes ci ci-full clean
+.PHONY: help demo test test-all lint mypy pyright typing format coverage mutants dist lanes ci ci-full clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -32,11 +34,16 @@ lint: $(VENV)/.installed-lint  ## style, spelling, docstrings, imports and types
 	$(BIN)/codespell $(PATHS)
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/docstrings src/seewhy
+	$(MAKE) --jobs 2 mypy pyright
+
+mypy: $(VENV)/.installed-lint
 	$(BIN)/mypy
+
+pyright: $(VENV)/.installed-lint
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 typing: $(VENV)/.installed-test $(VENV)/.installed-lint  ## what mypy and pyright tell a user
-	$(BIN)/python -m pytest -q tests/typing
+	$(BIN)/python -m pytest -q -n $(JOBS) tests/typing
 
 format: $(VENV)/.installed-lint  ## put code and imports in the project's form
 	$(BIN)/ruff format .
@@ -64,7 +71,7 @@ clean:  ## remove the virtual environments, the output and the caches
 # one stamp for each extra: pip runs again only when the requirements change
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing seewhy[$*] into $(VENV) (PyTorch is large: this can take minutes)"
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[$*]' -c constraints.txt
+	$(INSTALL) $(BIN)/python -e '.[$*]' -c constraints.txt
 	@touch $@
 
 $(BIN)/python:
