@@ -29,12 +29,12 @@ def find_class(name: str, names: Sequence[str]) -> int:
         UnknownNameError: There is no such class; the message suggests the nearest.
         TargetError: The name is that of several classes.
     """
-    for found in _candidates(name.strip(), tuple(names)):
-        if len(found) > 1:
-            listed = ", ".join(f"{i} ({names[i]})" for i in found)
+    for matches in _candidates(name.strip(), tuple(names)):
+        if len(matches) > 1:
+            listed = ", ".join(f"{i} ({names[i]})" for i in matches)
             raise TargetError(f"{name!r} is the name of several classes: {listed}; give the class number")
-        if found:
-            return found[0]
+        if matches:
+            return matches[0]
     raise UnknownNameError("class", name, names)
 
 
@@ -61,7 +61,7 @@ def _synonyms(name: str, spelled: Callable[[str], str]) -> list[str]:
 
 @lru_cache(maxsize=8192)
 def _fold(name: str) -> str:
-    """Drop what people do not mind: case, hyphens, underscores, punctuation."""
+    """Normalize case, hyphens, underscores and punctuation."""
     return " ".join(re.sub(r"[-_(),]", " ", name.lower()).split())
 
 

@@ -133,15 +133,15 @@ def _validate(name: str, value: Any, adapter: TypeAdapter[Any], hint: Any) -> No
 
 
 def _advice(error: ValidationError, optional: bool) -> str:
-    """Word pydantic's findings: what the value must be instead."""
-    found = error.errors(include_url=False, include_input=False)
-    for each in found:
+    """Put pydantic's errors in words: what the value must be instead."""
+    errors = error.errors(include_url=False, include_input=False)
+    for each in errors:
         context = each.get("ctx", {})
         if each["type"] == "greater_than_equal":
             return f"is too small; use {context['ge']:g} or more"
         if each["type"] == "literal_error":
             return f"is not one of {context['expected'].replace(' or ', ', ')}".replace("'", "")
-    wanted = [each["msg"].removeprefix("Input should be ").removeprefix("a valid ") for each in found]
+    wanted = [each["msg"].removeprefix("Input should be ").removeprefix("a valid ") for each in errors]
     words = [word if word.startswith(("a ", "an ", "None")) else f"{_article(word)} {word}" for word in wanted]
     words += ["None"] if optional else []
     return f"must be {' or '.join(dict.fromkeys(words))}"
@@ -156,11 +156,11 @@ def _adapters(cls: type[Any]) -> dict[str, TypeAdapter[Any]]:
     from pydantic import ConfigDict, TypeAdapter
 
     config = ConfigDict(arbitrary_types_allowed=True)
-    found = {}
+    adapters = {}
     for name, field in options_of(cls).items():
         hint = _constrained(_hint(cls, field), field.metadata)
-        found[name] = TypeAdapter(hint, config=config)
-    return found
+        adapters[name] = TypeAdapter(hint, config=config)
+    return adapters
 
 
 def _hint(cls: type, field: dataclasses.Field[Any]) -> Any:

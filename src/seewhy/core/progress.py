@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Yields items again, and shows how many are done."""
+    """Protocol of a progress report: it yields items again, and shows how many are done."""
 
     def __call__(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
         """Yield the items.

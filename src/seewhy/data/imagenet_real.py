@@ -51,7 +51,7 @@ class ImageNetReal(Dataset):
         self._real = read_json(Path(labels) if labels else folder / "real.json")
         if not isinstance(self._real, list) or not all(map(_is_label_list, self._real)):
             raise DataError("the ReaL labels are not a list of lists of classes 0 to 999; use the official real.json")
-        self._paths = _photos(folder)
+        self._paths = _image_files(folder)
         if not self._paths:
             check_layout(folder, "ILSVRC2012_val_*.JPEG", card=self.card)
         self._rows = tuple(i for i, row in enumerate(self._real) if len(row) >= MIN_LABELS[split])
@@ -77,7 +77,7 @@ def _name(row: int) -> str:
     return f"ILSVRC2012_val_{row + 1:08d}"
 
 
-def _photos(folder: Path) -> dict[str, Path]:
+def _image_files(folder: Path) -> dict[str, Path]:
     """Return the images by name, from the first place that has any."""
     for place in FOLDERS:
         for pattern in ("ILSVRC2012_val_*.JPEG", "n*/ILSVRC2012_val_*.JPEG"):

@@ -1,4 +1,4 @@
-"""Who works on what: several processes, also of several machines, share one run's folder.
+"""Locks on units of work: several processes, also on several machines, share one run's folder.
 
 Claims only save work that would be done twice. Parts are written atomically and follow from the plan alone, so two
 processes that work on the same unit write the same file.

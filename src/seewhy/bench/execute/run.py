@@ -27,7 +27,7 @@ Engine: TypeAlias = Callable[[Benchmark, Store, list[WorkUnit], OnPart], None]
 
 
 class Watcher:
-    """Is called with the progress of a run; subclasses override what they need."""
+    """Callbacks for the progress of a run; subclasses override what they need."""
 
     def begin(self, benchmark: Benchmark, models: Sequence[ModelSummary]) -> None:
         """Prepare for the first batch; everything has been checked."""
@@ -65,7 +65,7 @@ def resume(
     watcher: Watcher | None = None,
     engine: Engine | None = None,
 ) -> Store:
-    """Do what a run has left to do; finished parts are not touched.
+    """Finish a run; parts that are done are not touched.
 
     Args:
         folder: The run's folder.

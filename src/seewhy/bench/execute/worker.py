@@ -62,7 +62,7 @@ def part_names(summary: ModelSummary, batch: int) -> dict[str, str]:
 
 
 def work(benchmark: Benchmark, store: Store, unit: WorkUnit, on_part: OnPart) -> None:
-    """Do what `do_unit` does, with a benchmark that is set up already."""
+    """Run a unit with a benchmark that is set up already."""
     names = part_names(benchmark.summary(unit.model), unit.batch)
     runner: _UnitRunner | None = None
     for label, name in names.items():

@@ -64,7 +64,7 @@ def describe_skipped(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def short_reason(reason: str) -> str:
-    """Return why, without what to do next, which is for who writes the plan."""
+    """Return the reason without the advice, which is for the author of the plan."""
     return reason.partition("; ")[0]
 
 
