@@ -192,3 +192,33 @@ def test_layers_that_cannot_work_are_refused():
     GradCAM(toy_vit(prefix=0, pool="mean"), layer="blocks.2")  # the mean of patches listens to the last block
     with pytest.raises(RequirementError, match="feature maps"):
         LaFAM(VisionModel(nn.Conv2d(3, 1, 1), Structure("bare")))
+
+
+class Functional(torch.nn.Module):
+    """Two convolutions whose ReLUs are functions, as in DenseNet."""
+
+    def __init__(self, inplace):
+        super().__init__()
+        self.one, self.two, self.head = torch.nn.Conv2d(3, 6, 3), torch.nn.Conv2d(6, 6, 3, 2), torch.nn.Linear(6, 4)
+        self.inplace = inplace
+
+    def forward(self, x):
+        x = torch.nn.functional.relu(self.one(x), inplace=self.inplace)
+        x = self.two(x)
+        assert x.shape[1] == 6  # asking is no operation
+        return self.head(torch.nn.functional.relu(x, self.inplace).mean((2, 3)))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_lafam_takes_what_a_relu_makes_of_the_layer(x, inplace, agree):
+    """The paper's A is the activation: the ReLU counts where it is a function; one that is a module has a name."""
+    module = Functional(inplace).double()
+    stages = (Layer("one", "nchw"), Layer("two", "nchw"))
+    model = VisionModel(module, Structure("test", stages=stages, head="head"), name="functional")
+    two = module.two(module.one(x).relu())
+    assert two.min() < 0
+    agree("LaFAM", "mean of relu(layer)", LaFAM(model)(x), two.relu().mean(1))
+    agree("LaFAM", "mean of relu(layer)", LaFAM(model, layer="one")(x), module.one(x).relu().mean(1))
+    for after in (module.two, torch.nn.ReLU(inplace)):
+        other = VisionModel(torch.nn.Sequential(module.one, after), Structure("test", stages=(Layer("0", "nchw"),)))
+        agree("LaFAM", "mean of a layer without a ReLU", LaFAM(other, layer="0")(x), module.one(x).mean(1))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pytorch_grad_cam import (
     GradCAMPlusPlus as TheirGradCAMPlusPlus,
     LayerCAM as TheirLayerCAM,
+    RefineCAM as TheirRefineCAM,
     ScoreCAM as TheirScoreCAM,
 )
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -23,7 +24,9 @@ from torchcam.methods import (
 )
 from toys import batch, toy_cnn, toy_vit
 
+import seewhy
 from seewhy.core.cards import Cost, Passes
+from seewhy.data.scenes import Scenes
 from seewhy.errors import LayoutError, ModelError, OptionError
 from seewhy.methods import GradCAM, GradCAMPlusPlus, LaFAM, LayerCAM, RefineCAM, ScoreCAM
 from seewhy.methods.cam.base import unit_range
@@ -164,6 +167,26 @@ def test_grad_cam_plus_plus_stays_bounded_where_activations_are_negative(x):
     torch.testing.assert_close(GradCAMPlusPlus.combine(A, G)[0, :, 0], torch.full((2,), 4 * 0.5 * 0.5 * 0.5).double())
 
 
+def test_literal_grad_cam_plus_plus_is_the_grad_cam_packages_where_activations_are_negative(x, agree):
+    model = toy_vit()
+    model.module.double().eval()
+    module, norm1 = copy.deepcopy(model.module), "blocks.1.norm1"
+
+    def reshape(tokens):
+        return tokens[:, 1:].reshape(len(tokens), 4, 6, -1).permute(0, 3, 1, 2)
+
+    with TheirGradCAMPlusPlus(module, [module.blocks[1].norm1], reshape_transform=reshape) as cam:
+        cam(x, TARGETS)
+        held = cam.activations_and_grads
+        A, G = held.activations[0], held.gradients[0]
+        want = cam.get_cam_image(x, module, TARGETS, A.numpy(), G.numpy())
+    assert A.sum((2, 3)).min() < 0
+    ours = GradCAMPlusPlus(model, layer=norm1, alpha="literal")(x, CLASSES)
+    agree("Grad-CAM++, literal α", "grad-cam package, tokens", ours, torch.from_numpy(want).clamp(min=0), 1e-5)
+    bounded = GradCAMPlusPlus(model, layer=norm1)(x, CLASSES)
+    assert not torch.allclose(ours, bounded, rtol=0.1)
+
+
 @pytest.mark.parametrize("layer", ["stage1", "stage2"])
 def test_layer_cam_is_its_equation_and_the_packages(cnn, x, layer, agree):
     module = plain(cnn)
@@ -291,8 +314,9 @@ def test_score_cam_looks_through_dead_channels_without_nan(mild, x, agree):
 def test_refine_cam_is_the_product_over_layers(cnn, x, cam, agree):
     single = {"grad_cam_plus_plus": GradCAMPlusPlus, "grad_cam": GradCAM, "layer_cam": LayerCAM}[cam]
     want = torch.ones(2, 16, 24)
+    how = {"alpha": "literal"} if cam == "grad_cam_plus_plus" else {}
     for layer in ("stage2", "stage1"):
-        maps = single(cnn, layer=layer)(x, CLASSES)
+        maps = single(cnn, layer=layer, **how)(x, CLASSES)
         for b in range(2):
             scaled = (maps[b] - maps[b].min()) / (maps[b].max() - maps[b].min())
             want[b] *= F.interpolate(scaled[None, None], (16, 24), mode="bilinear", align_corners=False)[0, 0]
@@ -310,14 +334,28 @@ def test_refine_cam_is_torchcams_over_layer_cam(cnn, x, agree):
     agree("RefineCAM", "torchcam over Layer-CAM", RefineCAM(cnn, cam="layer_cam")(x, CLASSES), want, 1e-5)
 
 
-def test_refine_cam_of_a_vit_leaves_out_what_the_class_token_does_not_hear():
-    method = RefineCAM(toy_vit())
-    assert [layer.name for layer in method._layers] == ["blocks.0", "blocks.1", "blocks.2.norm1"]
-    assert method(batch(), CLASSES).shape == (2, 4, 6)
-    pooled = RefineCAM(toy_vit(prefix=0, pool="mean"))
-    assert "blocks.2" in [layer.name for layer in pooled._layers]
+def test_refine_cam_of_a_vit_is_the_grad_cam_packages(agree):
+    """The authors' list: the first norms of the last four blocks; their products at the pixels."""
+    model, depth, x = seewhy.load_model("scenes_vit"), 4, scene_batch(3)
+    method = RefineCAM(model, grid="input")
+    norms = [block.norm1 for block in model.structure.blocks[-depth:]]
+    assert [layer.name for layer in method._layers] == norms
+
+    def reshape(tokens):
+        return tokens[:, model.structure.prefix_tokens :].unflatten(1, model.grid(96, 96)).permute(0, 3, 1, 2)
+
+    module = copy.deepcopy(model.module)
+    package = TheirRefineCAM(module, [module.get_submodule(norm) for norm in norms], reshape)
+    want = package(x, [ClassifierOutputTarget(0)] * 3)
+    agree("RefineCAM, ViT", "grad-cam package", method(x, 0), torch.from_numpy(want), 5e-3)
+    assert [layer.name for layer in RefineCAM(toy_vit(depth=2))._layers] == ["blocks.0.norm1", "blocks.1.norm1"]
     with pytest.raises(LayoutError, match=r"blocks\.2\.norm1"):
         RefineCAM(toy_vit(), layers=["blocks.2"])
+
+
+def scene_batch(n):
+    scenes = Scenes("single", seed=5)
+    return seewhy.load_model("scenes_vit").preprocess_batch([scenes[i].image for i in range(n)])
 
 
 def test_refine_cam_names_what_is_not_a_list_of_layers():

@@ -44,6 +44,7 @@ from seewhy.models.instrument.hooks import (
     untouched,
 )
 from seewhy.models.instrument.locks import exclusive
+from seewhy.models.instrument.next_relu import activation_of
 from seewhy.models.instrument.shared_images import image_index_of, sharing_images
 from seewhy.models.instrument.tail import Tail
 from seewhy.models.layers import LayerIndex, LayerLike
@@ -354,6 +355,19 @@ class VisionModel:
         """
         values = self._collect(x, [layer.name for layer in layers])
         return {layer.name: self.to_grid(values[layer.name], layer, x.shape[-2:]) for layer in layers}
+
+    def activation(self, x: Tensor, layer: Layer) -> Float[Tensor, "batch channels rows cols"]:
+        """Return the map of a layer, after the ReLU that comes next if one does that is a function, not a layer.
+
+        One forward that stops there; no gradients.
+
+        Raises:
+            LayoutError: The layer did not run, or its output does not lie as the layer says.
+        """
+        reading = activation_of(self.module, self.submodule(layer.name))
+        with self.shape_error_context(x), torch.no_grad(), untouched(self.module), reading as found:
+            self.module(x, **self.structure.call)
+        return self.to_grid(found[0], layer, x.shape[-2:])
 
     def tokens(self, x: Tensor, blocks: Sequence[int] | None = None) -> dict[int, Float[Tensor, "batch tokens dim"]]:
         """Return the outputs of transformer blocks by number, prefix tokens included; no gradients.

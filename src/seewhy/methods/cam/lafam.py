@@ -27,7 +27,9 @@ from seewhy.targets import Target
 class LaFAM(Method):
     """M = (1/C) Σ_c A_c, the channel mean of a layer's output A, (B, C, rows, cols).
 
-    No weights, no ReLU: on the last stage of a ResNet, which ends in a ReLU, the map is not negative by itself.
+    No weights, no ReLU of its own. A is the activation: where a ReLU that is a function, not a layer with a name, comes
+    right after the layer (DenseNet), A is what comes out of it. On the last stage of a ResNet, which ends in a ReLU,
+    the map is not negative by itself.
     One truncated forward; nothing above the layer runs. By default the map is raw. The paper goes on with min-max to
     [0, 1], an optional threshold (`threshold`, which implies the min-max) and nearest upsampling
     (`Explanation.resized(mode="nearest")`).
@@ -55,7 +57,7 @@ class LaFAM(Method):
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
-        features = upcast(self.model.activations(x, [self.layer_])[self.layer_.name])
+        features = upcast(self.model.activation(x, self.layer_))
         maps = features.mean(1) if self.reduce == "mean" else features.norm(dim=1)
         if self.threshold is None:
             return maps

@@ -21,6 +21,9 @@ from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Layer
 from seewhy.targets import Target
 
+VIT_BLOCKS = 4
+"""How many of a transformer's blocks count by default."""
+
 CAMS = {cls.card.name: cls for cls in (GradCAMPlusPlus, GradCAM, LayerCAM)}
 
 
@@ -40,12 +43,27 @@ class RefineCAM(Method):
     The product goes from coarse to fine. A layer that says nothing (its map is the same everywhere: no position
     raises the score) makes the product zero, and a map of zeros is reported as constant. One forward, and one
     backward down to the shallowest layer, whatever the number of layers. On a ViT all layers have one grid and the
-    product refines nothing but agreement: name a few `layers`.
+    product refines nothing but agreement.
+
+    As in the authors' code, the layers are every stage of a CNN and the first norms of the last four blocks of a ViT,
+    and Grad-CAM++ is the grad-cam package's (`alpha`). With our bounded α each map of a ViT may be zero where
+    another is not, and then the product is zero everywhere. Their maps go up to the image before the product, which
+    `grid="input"` does (min-max once more between); on the finest layer's grid it costs less and is nearly the same
+    for a CNN.
     """
 
     scores_once = True
 
-    layers: Any = option(default=None, help="layers by dotted name, module or stage number; default: every stage")
+    layers: Any = option(
+        default=None,
+        help="layers by dotted name, module or stage number; default: every stage, of a ViT norm1 of the last 4 blocks",
+    )
+    alpha: str = option(default="literal", help="α of grad_cam_plus_plus, see there", choices=("bounded", "literal"))
+    grid: str = option(
+        default="finest",
+        help="where the maps are multiplied: on the grid of the finest layer, or at the image's pixels (the authors)",
+        choices=("finest", "input"),
+    )
     cam: str = option(default="grad_cam_plus_plus", help="the CAM of each layer", choices=tuple(CAMS))
 
     def setup(self) -> None:
@@ -56,17 +74,23 @@ class RefineCAM(Method):
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
         pairs = activations_and_gradients(self.model, x, self._layers, target)
-        cams = [unit_range(CAMS[self.cam].combine(*pair).relu()) for pair in pairs]
+        literal = self.cam == "grad_cam_plus_plus" and self.alpha == "literal"
+        combine = GradCAMPlusPlus.combine_literally if literal else CAMS[self.cam].combine
+        cams = [unit_range(combine(*pair).relu()) for pair in pairs]
         finest = [max(side) for side in zip(*(cam.shape[-2:] for cam in cams), strict=True)]
+        size = finest if self.grid == "finest" else x.shape[-2:]
         refined = torch.ones_like(cams[-1][:, :1, :1])
         for cam in reversed(cams):
-            refined = refined * F.interpolate(cam[:, None], finest, mode="bilinear", align_corners=False)[:, 0]
+            up = F.interpolate(cam[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+            refined = refined * (up if self.grid == "finest" else unit_range(up))
         return unit_range(refined)
 
 
 def _layers(model: VisionModel, specs: Any) -> list[Layer]:
     """Return the layers from shallow to deep, each once."""
-    if specs is None:
+    if specs is None and model.structure.blocks:
+        layers = [model.cam_layer(block.norm1) for block in model.structure.blocks[-VIT_BLOCKS:]]
+    elif specs is None:
         layers = [s for s in model.structure.stages if _leads_to_the_score(model, s)] + [model.cam_layer()]
     elif isinstance(specs, Sequence) and not isinstance(specs, str) and specs:
         layers = [model.cam_layer(spec) for spec in specs]
