@@ -45,7 +45,11 @@ def test_figures_as_the_papers_print_them():
 
 
 def test_what_runs_offline_needs_nothing():
-    assert {preset.name for preset in KNOWN if not preset.needs} == {"scenes_multi", "scenes_shortcut"}
+    assert {preset.name for preset in KNOWN if not preset.needs} == {
+        "scenes_multi",
+        "scenes_objects",
+        "scenes_shortcut",
+    }
 
 
 def test_changes_on_the_command_line_change_that_and_nothing_else():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,28 +25,27 @@ def bench() -> None:
 
 @app.command()
 def scenes(
-    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Reference models; may repeat.")] = None,
-    method: common.Methods = None,
-    n: Annotated[int, typer.Option(help="How many scenes.")] = 300,
-    thin: Annotated[bool, typer.Option(help="Show expensive methods a fifth of the scenes only.")] = True,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a Markdown page.")] = None,
-    as_json: common.AsJson = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The Markdown page.")] = Path("scenes.md"),
+    n: Annotated[int | None, typer.Option("--n", help="Number of scenes, in place of the preset's.")] = None,
+    folder: Annotated[Path | None, typer.Option("--run", help="Keep the run here; one that is there goes on.")] = None,
 ) -> None:
-    """Tell which methods put their maximum into the right one of several objects."""
-    from seewhy.bench import scenes as scene_table
-    from seewhy.models.load import load_model
+    """Write which methods put their maximum into the right one of several objects: the preset scenes_objects."""
+    from tempfile import TemporaryDirectory
 
-    tables = {
-        name: scene_table.table(load_model(name), n, method, thin=thin, progress=common.progress)
-        for name in model or ["scenes_vit", "scenes_cnn"]
-    }
-    if out:
-        scene_table.write(tables, n, out, thin)
-    if as_json:
-        common.print_json({name: [asdict(row) for row in rows] for name, rows in tables.items()})
-        return
-    for name, rows in tables.items():
-        typer.echo(f"{name}\n{scene_table.markdown(rows)}\n")
+    from seewhy.bench.execute import run as runner
+    from seewhy.bench.plan import Plan
+    from seewhy.bench.presets import plan_text
+    from seewhy.bench.report.objects_page import write_objects_page
+    from seewhy.cli.progress import Bars
+
+    with TemporaryDirectory() as scratch, Bars() as bars:
+        place = folder or Path(scratch) / "run"
+        if (place / "plan.toml").is_file():
+            runner.resume(place, None, bars)
+        else:
+            runner.run(Plan.parse(plan_text("scenes_objects", n=n), "scenes_objects"), place, bars)
+        write_objects_page(place, out)
+    typer.echo(out)
 
 
 ENGINES = ("local", "ray")

@@ -28,6 +28,7 @@ from .localization.cluster_boxes import ClusterBoxes as ClusterBoxes
 from .localization.energy_pointing import EnergyPointing as EnergyPointing
 from .localization.miou import MeanIoU as MeanIoU
 from .localization.multi_object import MultiObject as MultiObject
+from .localization.object_choice import ObjectChoice as ObjectChoice
 from .localization.pointing_game import PointingGame as PointingGame
 from .localization.relevance_mass_accuracy import RelevanceMassAccuracy as RelevanceMassAccuracy
 from .localization.relevance_rank_accuracy import RelevanceRankAccuracy as RelevanceRankAccuracy
