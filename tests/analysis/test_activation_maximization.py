@@ -174,7 +174,7 @@ def test_overflow_is_an_error_and_no_black_image():
 def test_the_command_writes_a_gif_and_an_image(monkeypatch, tmp_path, capsys):
     from seewhy.cli import main
 
-    monkeypatch.setattr("seewhy.cli.common.load", lambda *_: toy_cnn())
+    monkeypatch.setattr("seewhy.cli.loading.Loading.model", lambda *_: toy_cnn())
     monkeypatch.setattr(
         sys,
         "argv",

@@ -157,7 +157,7 @@ def test_the_command_writes_the_figure_and_says_so(image, monkeypatch, tmp_path,
     from seewhy.cli import main
 
     image.save(tmp_path / "cat.png")
-    monkeypatch.setattr("seewhy.cli.common.load", lambda *_: toy_cnn())
+    monkeypatch.setattr("seewhy.cli.loading.Loading.model", lambda *_: toy_cnn())
     monkeypatch.setattr(
         sys,
         "argv",

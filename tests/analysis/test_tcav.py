@@ -180,7 +180,7 @@ def test_the_command_prints_the_score_and_what_it_is_worth(monkeypatch, tmp_path
         (tmp_path / name).mkdir()
         for i, image in enumerate(some):
             image.save(tmp_path / name / f"{i}.png")
-    monkeypatch.setattr("seewhy.cli.common.load", lambda *_: toy_cnn())
+    monkeypatch.setattr("seewhy.cli.loading.Loading.model", lambda *_: toy_cnn())
     words = [
         "tcav",
         "cats",

@@ -112,7 +112,7 @@ def test_each_mistake_has_one_line_and_an_exit_code(run, image, tmp_path, words,
 def test_a_constant_map_is_an_error_row_but_is_still_saved(run, image, tmp_path, monkeypatch):
     model = toys.toy_cnn()
     torch.nn.init.zeros_(model.module.head.weight)
-    monkeypatch.setattr("seewhy.cli.common.load", lambda *_: model)
+    monkeypatch.setattr("seewhy.cli.loading.Loading.model", lambda *_: model)
     code, out, _ = run("explain", image, "-M", "grad_cam", "-M", "lafam", "-t", "ant", "--json", "-o", "out")
     cam, lafam = json.loads(out)
     assert code == cam["exit_code"] == 8

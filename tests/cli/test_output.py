@@ -22,7 +22,7 @@ def run(monkeypatch, capsys, tmp_path):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("COLUMNS", "60")
         monkeypatch.setattr(sys, "argv", ["seewhy", *map(str, words)])
-        monkeypatch.setattr("seewhy.cli.common.load", lambda *_: model or toys.toy_cnn())
+        monkeypatch.setattr("seewhy.cli.loading.Loading.model", lambda *_: model or toys.toy_cnn())
         with pytest.raises(SystemExit) as stop:
             main()
         return stop.value.code or 0, *capsys.readouterr()
@@ -103,7 +103,7 @@ def test_what_cannot_work_is_said_in_one_line_before_the_work(run, images, words
 def test_a_place_that_cannot_be_written_is_named(run, images):
     code, _, err = run("explain", "a.png", "-M", "lafam", "-o", "b.png")
     assert (code, err.count("\n")) == (1, 1)
-    assert err.startswith("error: b.png/a: ")
+    assert err.startswith("error: a.png: b.png/a cannot be written")
 
 
 def test_figures_end_as_images_do(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import warnings
+from typing import Any
 
 import typer
 
@@ -67,13 +70,23 @@ def top(version: bool = typer.Option(False, "--version", help="Print the version
 
 def main() -> None:
     """Run the command line; every error of seewhy's own becomes one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names and arrows that the console has no characters for
+            stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _one_line
     try:
         app()
     except SeewhyError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        if not error.filename:
+        if not error.strerror:
             raise
-        print(f"error: {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
+        place = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        print(f"error: {place}; choose another path", file=sys.stderr)
         sys.exit(SeewhyError.exit_code)
+
+
+def _one_line(message: Warning | str, *_: Any) -> None:
+    """Print a warning as the commands print errors."""
+    print(f"warning: {(str(message).strip().splitlines() or [''])[0]}", file=sys.stderr)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from seewhy.errors import OptionError
+from seewhy.cli.loading import MODEL_HELP
+from seewhy.errors import ImageError, OptionError, SeewhyError
 
 if TYPE_CHECKING:  # nothing heavy is imported before a command runs
     from rich.progress import Progress
@@ -24,12 +25,11 @@ T = TypeVar("T")
 
 DEFAULT_MODEL = "efficientnet_lite0"
 DEFAULT_MAX_PIXELS = 100_000_000
+MOST_BYTES = 200
 
-Images = Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)]
-Model = Annotated[str, typer.Option("--model", "-m", help="A name of `seewhy models`, or the path of a checkpoint.")]
-Architecture = Annotated[
-    str | None, typer.Option(help="The architecture of a checkpoint file, e.g. timm/vit_small_patch16_224.")
-]
+# text, not paths: an unset variable gives an empty one, which as a path would be the current folder
+Images = Annotated[list[str], typer.Argument(help="Images, or folders of images.", show_default=False)]
+Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 ZeroShot = Annotated[
     str | None,
     typer.Option(help="Classes of a model of images and texts: texts with commas between them, 'cat, dog'."),
@@ -38,7 +38,6 @@ Templates = Annotated[
     list[str] | None,
     typer.Option("--template", help="What the texts are put into, 'a photo of a {}.'; several are averaged."),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps …; default: the fastest available.")]
 Methods = Annotated[list[str] | None, typer.Option("--method", "-M", help="A name of `seewhy methods`; repeatable.")]
 Targets = Annotated[
     list[str] | None,
@@ -63,34 +62,38 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing el
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 
 
-def load(
-    name: str,
-    architecture: str | None,
-    device: str | None,
-    zero_shot: str | None = None,
-    templates: Sequence[str] | None = None,
-) -> VisionModel:
-    """Return the model that the options name."""
-    from seewhy.models.load import load_model
+def expand_images(images: Sequence[str]) -> tuple[list[Path], int]:
+    """Return files as they are, and the images of folders and of shell patterns; what has none is reported.
 
-    texts: dict[str, Any] = {} if zero_shot is None else {"zero_shot": [t.strip() for t in zero_shot.split(",")]}
-    if templates:
-        if not texts:
-            raise OptionError(
-                "--template goes with --zero-shot; without it write the whole prompt: -t 'a photo of a cat'"
-            )
-        texts["templates"] = templates
-    return load_model(name, architecture=architecture, device=device, **texts)
+    Returns:
+        The files, and the exit code of the first report.
 
-
-def expand_folders(paths: Sequence[Path]) -> list[Path]:
-    """Return files as they are, and the images of folders."""
-    from seewhy.core.images import image_paths
+    Raises:
+        ImageError: There is no image at all.
+    """
+    from seewhy.core.images import image_paths, matching
 
     expanded: list[Path] = []
-    for path in paths:
-        expanded += image_paths(path) if path.is_dir() else [path]
-    return expanded
+    problems: list[SeewhyError] = []
+    for image in images:
+        try:
+            if not image.strip():
+                raise ImageError("one of the images has an empty name; is a variable of your script not set?")
+            expanded += (image_paths(image) if _is_folder(image) else matching(image)) or [Path(image)]
+        except ImageError as error:
+            problems.append(error)
+    if problems and not expanded:
+        raise problems[0]
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    return expanded, problems[0].exit_code if problems else 0
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # a name that no file can have is told when it is opened
+        return False
 
 
 def configured_methods(
@@ -169,13 +172,28 @@ def requested_targets(
 
 
 def number_repeats(names: Iterable[str]) -> list[str]:
-    """Return the names, each later one that repeats with its number behind it."""
-    counts: dict[str, int] = {}
+    """Return the names, each that was there before with the first free number behind it."""
+    taken: set[str] = set()
     numbered = []
     for name in names:
-        counts[name] = counts.get(name, 0) + 1
-        numbered.append(name if counts[name] == 1 else f"{name}-{counts[name]}")
+        count, free = 1, name
+        while free in taken:
+            count += 1
+            free = f"{name}-{count}"
+        taken.add(free)
+        numbered.append(free)
     return numbered
+
+
+def folder_names(paths: Iterable[Path]) -> list[str]:
+    """Return a name for the results of each image: its own, as far as a folder can have it."""
+    return number_repeats(_folder_name(path.stem) for path in paths)
+
+
+def _folder_name(stem: str) -> str:
+    """Leave out what would lead elsewhere (dots at the ends), is no character, or is too long."""
+    text = stem.encode("utf-8", "replace").decode().replace("?", "_") if not stem.isprintable() else stem
+    return text.strip(". ").encode()[:MOST_BYTES].decode(errors="ignore") or "image"
 
 
 def slug(text: str) -> str:

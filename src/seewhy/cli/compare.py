@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seewhy.cli import common
+from seewhy.cli.loading import Loading, with_model
 from seewhy.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from seewhy.models.adapter import VisionModel
 
 
+@with_model
 def compare(
     image: Annotated[Path, typer.Argument(help="One image.", show_default=False)],
     model: common.Model = common.DEFAULT_MODEL,
@@ -39,12 +41,11 @@ def compare(
     full: Annotated[
         bool, typer.Option(help="Use each method's default number of repetitions, not a quick look.")
     ] = False,
-    device: common.Device = None,
-    architecture: common.Architecture = None,
     zero_shot: common.ZeroShot = None,
     template: common.Templates = None,
     max_pixels: common.MaxPixels = common.DEFAULT_MAX_PIXELS,
     as_json: common.AsJson = False,
+    loading: Loading = Loading(),
 ) -> None:
     """Compare methods (columns) and targets (rows) side by side; by default every method that supports the model.
 
@@ -56,7 +57,7 @@ def compare(
     from seewhy.viz.comparison import save_comparison
 
     common.figure_path(out, ".html", ".htm")
-    loaded = common.load(model, architecture, device, zero_shot, template)
+    loaded = loading.model(model, zero_shot, template)
     targets = common.requested_targets(loaded, target, top, concept, reference, measure, against)
     catalog = [] if method else _supported_methods(loaded, with_concepts=concept is not None)
     quick: dict[str, dict[str, Any]] = {}

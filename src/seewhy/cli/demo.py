@@ -7,9 +7,10 @@ from pathlib import Path
 import typer
 
 from seewhy.cli import common
+from seewhy.cli.loading import Device
 
 
-def demo(out: common.Out = Path("out/demo"), device: common.Device = None) -> None:
+def demo(out: common.Out = Path("out/demo"), device: Device = None) -> None:
     """Explain two images of scikit-image with an ImageNet network, on one page; offline."""
     from seewhy.cli.demo_page import build
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from seewhy.cli import common
-from seewhy.errors import ConstantMapError
+from seewhy.cli.loading import Loading, with_model
+from seewhy.errors import ConstantMapError, MissingExtraError, SeewhyError
 
 if TYPE_CHECKING:
     from seewhy.explainer import Answer, Outcome
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
+@with_model
 def explain(
     images: common.Images,
     model: common.Model = common.DEFAULT_MODEL,
@@ -30,13 +32,13 @@ def explain(
     layer: common.LayerName = None,
     option: common.Options = None,
     out: common.Out = Path("out/explain"),
-    device: common.Device = None,
-    architecture: common.Architecture = None,
     zero_shot: common.ZeroShot = None,
     template: common.Templates = None,
     batch_size: int = typer.Option(8, help="Images per forward pass."),
+    on_image: bool = typer.Option(False, "--on-image", help="Also draw each map over the whole image."),
     max_pixels: common.MaxPixels = common.DEFAULT_MAX_PIXELS,
     as_json: common.AsJson = False,
+    loading: Loading = Loading(),
 ) -> None:
     """Explain images: one figure with all methods for each image, and each map in a folder of its own.
 
@@ -44,24 +46,35 @@ def explain(
     """
     from seewhy.explainer import explain_each
 
-    loaded = common.load(model, architecture, device, zero_shot, template)
+    loaded = loading.model(model, zero_shot, template)
     methods = common.configured_methods(loaded, method, layer, option)
     targets = common.requested_targets(loaded, target, top, concept, reference, measure, against)
-    paths = common.expand_folders(images)
-    names = common.number_repeats(path.stem for path in paths)
+    paths, code = common.expand_images(images)
+    names = common.folder_names(paths)
     outcomes = explain_each(loaded, paths, methods, targets, batch_size=batch_size, max_pixels=max_pixels)
     rows: list[Row] = []
     for outcome, name in zip(common.progress(outcomes, len(paths), "explaining"), names, strict=True):
-        new_rows = _save(outcome, out / name)
+        new_rows = _saved(outcome, out / name, on_image)
         rows += new_rows
         if not as_json:
             _report(outcome, out / name, new_rows)
     if as_json:
         common.print_json(rows)
-    raise typer.Exit(next((row["exit_code"] for row in rows if row["error"]), 0))
+    raise typer.Exit(next((row["exit_code"] for row in rows if row["error"]), code))
 
 
-def _save(outcome: Outcome, folder: Path) -> list[Row]:
+def _saved(outcome: Outcome, folder: Path, on_image: bool) -> list[Row]:
+    """Save everything of one image; what cannot be written costs this image only."""
+    try:
+        return _save(outcome, folder, on_image)
+    except OSError as error:
+        reason = f"{error.filename or folder} cannot be written ({error.strerror or error}); choose another --out"
+        return [_row(outcome.source, error=reason, exit_code=SeewhyError.exit_code)]
+    except SeewhyError as error:
+        return [_row(outcome.source, error=str(error), exit_code=error.exit_code)]
+
+
+def _save(outcome: Outcome, folder: Path, on_image: bool) -> list[Row]:
     """Save everything of one image; return a row for each map, or one with the error."""
     if outcome.error:
         return [_row(outcome.source, error=str(outcome.error), exit_code=outcome.error.exit_code)]
@@ -74,6 +87,8 @@ def _save(outcome: Outcome, folder: Path) -> list[Row]:
     rows = []
     for explanation, name in zip(explanations, names, strict=True):
         explanation.save(folder / name)
+        if on_image:
+            explanation.overlay_on_image().save(folder / f"{name}_on_image.png")
         rows.append(_map_row(outcome.source, explanation, folder / name))
     return rows
 
@@ -89,9 +104,22 @@ def _map_row(source: str, explanation: Explanation, folder: Path) -> Row:
         grid=list(explanation.attribution.shape),
         seconds=explanation.seconds,
         folder=str(folder),
+        box=explanation.box,
+        image_size=explanation.image_size,
+        boxes=_boxes(explanation),
         error=str(constant) if constant else None,
         exit_code=constant.exit_code if constant else 0,
     )
+
+
+def _boxes(explanation: Explanation) -> list[list[int]] | None:
+    """Return the boxes of the map in the whole image, for JSON; None where they are not known, or scipy is missing."""
+    if explanation.box is None:
+        return None
+    try:
+        return [[box.left, box.top, box.right, box.bottom] for box in explanation.boxes()]
+    except MissingExtraError:
+        return None
 
 
 def _row(source: str, **values: Any) -> Row:
@@ -102,7 +130,7 @@ def _report(outcome: Outcome, folder: Path, rows: list[Row]) -> None:
     for row in rows:
         if row["error"]:
             common.report_error(outcome.source, row["error"])
-    if not outcome.error:
+    if any("folder" in row for row in rows):
         best = ", ".join(map(_text, outcome.top[:3]))
         typer.echo(f"{outcome.source}: {best + ' → ' if best else ''}{folder / 'grid.png'}")
 

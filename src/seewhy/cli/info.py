@@ -7,18 +7,19 @@ from typing import Annotated
 import typer
 
 from seewhy.cli import common
+from seewhy.cli.loading import MODEL_HELP, Loading, with_model
 
 
+@with_model
 def info(
-    model: Annotated[str, typer.Argument(help="A name of `seewhy models`, or the path of a checkpoint.")],
-    architecture: common.Architecture = None,
-    device: common.Device = None,
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     as_json: common.AsJson = False,
+    loading: Loading = Loading(),
 ) -> None:
     """Show a model's layers, token grid and capabilities, which methods support it, and why others do not."""
     from seewhy.cli.model_report import model_report
 
-    loaded = common.load(model, architecture, device)
+    loaded = loading.model(model)
     facts = model_report(loaded)
     if as_json:
         common.print_json(facts)
@@ -35,6 +36,8 @@ def info(
     for key in ("classes", "embedding", "grid", "prefix_tokens", "note"):
         if facts[key]:
             console.print(f"{key.replace('_', ' ')}: {facts[key]}", highlight=False)
+    console.print(f"preprocessing: {facts['preprocess']}", highlight=False)
+    console.print(f"  known from: {facts['preprocess_origin']}", highlight=False)
     common.print_table(
         ("layer", "layout", "grid", "channels"),
         [

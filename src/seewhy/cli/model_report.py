@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from seewhy.core.preprocess import Preprocess
 from seewhy.methods import METHODS
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.hooks import untouched
@@ -21,7 +22,7 @@ def model_report(model: VisionModel) -> dict[str, Any]:
     """
     rows, cols = getattr(model.preprocess, "size", None) or (224, 224)
     structure = model.structure
-    x = torch.zeros(1, 3, rows, cols, device=model.device, dtype=model.dtype)
+    x = torch.zeros(1, model.channels or 3, rows, cols, device=model.device, dtype=model.dtype)
     layers = list(structure.stages)
     if structure.cam_layer and structure.cam_layer not in layers:
         layers.append(structure.cam_layer)
@@ -32,6 +33,8 @@ def model_report(model: VisionModel) -> dict[str, Any]:
         "name": model.name,
         "source": structure.source,
         "input": [rows, cols],
+        "preprocess": _preprocessing(model)[0],
+        "preprocess_origin": _preprocessing(model)[1],
         "parameters": sum(p.numel() for p in model.module.parameters()),
         "capabilities": sorted(model.capabilities),
         "classes": model.classes,
@@ -52,3 +55,10 @@ def model_report(model: VisionModel) -> dict[str, Any]:
         ],
         "methods": {cls.card.name: cls.why_incompatible(model) for cls in METHODS.values()},
     }
+
+
+def _preprocessing(model: VisionModel) -> tuple[str, str]:
+    """Return all that happens to an image, and from where that is known."""
+    if isinstance(model.preprocess, Preprocess):
+        return model.preprocess.describe(), model.preprocess.origin
+    return "a function of its own", "the function"

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seewhy.cli import common
+from seewhy.cli.loading import Loading, with_model
 
 if TYPE_CHECKING:
     from seewhy.analysis import CascadingRandomization
 
 
+@with_model
 def randomization_test(
     image: Annotated[Path, typer.Argument(help="One image.", show_default=False)],
     model: common.Model = common.DEFAULT_MODEL,
@@ -25,16 +27,15 @@ def randomization_test(
     steps: Annotated[int, typer.Option(help="How many models, from a random head to random weights only.")] = 7,
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="The figure.")] = Path("out/randomization_test.png"),
-    device: common.Device = None,
-    architecture: common.Architecture = None,
     as_json: common.AsJson = False,
+    loading: Loading = Loading(),
 ) -> None:
     """Randomize the model's weights from the head down (Adebayo et al. 2018); a faithful map changes with them."""
     from seewhy import analysis
     from seewhy.viz.randomization import randomization_figure
 
     common.figure_path(out)
-    loaded = common.load(model, architecture, device)
+    loaded = loading.model(model)
     methods = common.configured_methods(loaded, method, layer, option)
     cascades = analysis.randomization_test(
         loaded, image, methods, target, steps=steps, seed=seed, progress=common.progress

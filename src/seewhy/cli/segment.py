@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from seewhy.cli import common
+from seewhy.cli.loading import Loading, with_model
 from seewhy.errors import ConstantMapError, OptionError, SeewhyError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ Border = Annotated[int | None, typer.Option(help="Pixels along the edge that are
 Row = dict[str, Any]
 
 
+@with_model
 def segment(
     images: common.Images,
     model: common.Model = common.DEFAULT_MODEL,
@@ -48,10 +50,9 @@ def segment(
     min_area: MinArea = None,
     border: Border = None,
     out: common.Out = Path("out/segment"),
-    device: common.Device = None,
-    architecture: common.Architecture = None,
     max_pixels: common.MaxPixels = common.DEFAULT_MAX_PIXELS,
     as_json: common.AsJson = False,
+    loading: Loading = Loading(),
 ) -> None:
     """Segment images by clustering the model's activations (NAVE). Label-free.
 
@@ -62,9 +63,9 @@ def segment(
     model saw of the image, whose size is in the output. An image that fails is reported and the others are still
     segmented.
     """
-    loaded = common.load(model, architecture, device)
-    paths = common.expand_folders(images)
-    names = common.number_repeats(path.stem for path in paths)
+    loaded = loading.model(model)
+    paths, code = common.expand_images(images)
+    names = common.folder_names(paths)
     figures = [out / f"{name}.png" for name in names]
     if graphcut:
         (configured,) = common.configured_methods(loaded, [method], layer[0] if layer else None, option)
@@ -76,7 +77,7 @@ def segment(
         else:
             rows = _segment_each(nave, paths, figures, max_pixels, min_area, border)
     _report(rows, as_json)
-    raise typer.Exit(next((row["exit_code"] for row in rows if row["exit_code"]), 0))
+    raise typer.Exit(next((row["exit_code"] for row in rows if row["exit_code"]), code))
 
 
 def _nave(model: VisionModel, k: str, layers: list[str] | None, joint: bool, options: list[str] | None) -> NAVE:

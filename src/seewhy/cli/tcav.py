@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from seewhy.cli import common
+from seewhy.cli.loading import Loading, with_model
 
 
+@with_model
 def tcav(
     images: Annotated[Path, typer.Argument(help="A folder of images of the class.", show_default=False)],
     target: Annotated[str, typer.Option("--class", "-c", help="Class name or number.", show_default=False)],
@@ -23,14 +25,13 @@ def tcav(
     runs: Annotated[int, typer.Option(help="Random sets to compare with.")] = 20,
     alpha: Annotated[float | None, typer.Option(help="Also the smooth score, the mean of sigmoid(alpha·S).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random sets.")] = 0,
-    device: common.Device = None,
-    architecture: common.Architecture = None,
     as_json: common.AsJson = False,
+    loading: Loading = Loading(),
 ) -> None:
     """Measure the share of images whose class score grows towards a concept (TCAV), tested against random concepts."""
     from seewhy import analysis
 
-    loaded = common.load(model, architecture, device)
+    loaded = loading.model(model)
     result = analysis.tcav(loaded, images, target, concept, random, layer=layer, pool=pool, runs=runs, seed=seed)
     smooth = None if alpha is None else result.smooth(alpha)
     if as_json:

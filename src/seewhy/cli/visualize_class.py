@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from seewhy.cli import common
+from seewhy.cli.loading import Loading, with_model
 
 
+@with_model
 def visualize_class(
     target: Annotated[
         str,
@@ -29,14 +31,13 @@ def visualize_class(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The GIF; the last image is written beside it as PNG.")
     ] = Path("out/visualize_class.gif"),
-    device: common.Device = None,
-    architecture: common.Architecture = None,
     as_json: common.AsJson = False,
+    loading: Loading = Loading(),
 ) -> None:
     """Visualize a class by maximizing its score from a gray image; writes the ascent as a GIF."""
     from seewhy import analysis
 
-    loaded = common.load(model, architecture, device)
+    loaded = loading.model(model)
     result = analysis.visualize_class(
         loaded, target, steps=steps, step=step, l2=l2, jitter=jitter, blur=blur, seed=seed, progress=common.progress
     )

@@ -76,17 +76,39 @@ def load_model(
     changes = dict(preprocess) if isinstance(preprocess, Mapping) else {}
     with torch.inference_mode(False):  # nothing could be differentiated through weights that are made inside
         model = _open(os.fspath(name), architecture, pretrained, options, changes.get("size"))
-        if head is not None:
-            model = attach_head(model, head)
-        if changes:
-            model.preprocess = _changed(model, changes)
-        elif callable(preprocess):
+        if callable(preprocess):
             model.preprocess = preprocess
-        model.class_names = _names_for(model, class_names) or model.class_names
-        model.module.eval()
-        if zero_shot is not None:
-            model = model.zero_shot(zero_shot, templates)
-        return model.to(place)
+        model = finished(model, head, class_names, changes, place)
+        return model if zero_shot is None else model.zero_shot(zero_shot, templates)
+
+
+def finished(
+    model: VisionModel,
+    head: HeadLike | None,
+    class_names: ClassNames | None,
+    changes: Mapping[str, Any],
+    device: torch.device | str | None,
+) -> VisionModel:
+    """Return a model with a head, class names and preprocessing that somebody gives, in eval mode on a device.
+
+    Args:
+        model: The model.
+        head: As in `load_model`.
+        class_names: As in `load_model`.
+        changes: What differs from the model's preprocessing.
+        device: As in `load_model`.
+
+    Raises:
+        SeewhyError: As `load_model`.
+    """
+    place = _device(device)
+    if head is not None:
+        model = attach_head(model, head)
+    if changes:
+        model.preprocess = _changed(model, changes)
+    model.class_names = _names_for(model, class_names) or model.class_names
+    model.module.eval()
+    return model.to(place)
 
 
 def list_models(pattern: str = "*") -> list[str]:
