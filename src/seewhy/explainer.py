@@ -68,8 +68,8 @@ class Outcome:
     """
 
     source: str
-    explanations: list[list[Explanation]] = field(default_factory=list)
-    top: list[Answer] = field(default_factory=list)
+    explanations: list[list[Explanation]] = field(default_factory=list[list[Explanation]])
+    top: list[Answer] = field(default_factory=list[Answer])
     error: SeewhyError | None = None
 
 

@@ -66,9 +66,9 @@ class Explanation:
     attribution: Float[Tensor, "rows cols"]
     method: str
     model: str = "model"
-    target: dict[str, Any] = field(default_factory=dict)
+    target: dict[str, Any] = field(default_factory=dict[str, Any])
     layer: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
     image: Image.Image | None = None
     signed: bool = False
     seconds: float | None = None

@@ -26,7 +26,7 @@ class Asked:
     part: float = option(default=0.5, help="a share")
     yes: bool = option(default=False, help="a switch")
     word: str = option(default="a", help="a word")
-    maybe: int | None = option(default=None, help="a count")
+    maybe: int | None = option(default=None, help="a count", at_least=2)
     free: Any = option(default=None, help="anything")
 
 
@@ -61,6 +61,8 @@ def test_a_word_in_place_of_a_number_is_refused(cls) -> None:
         ({"yes": 1}, "yes=1 must be a boolean"),
         ({"word": 3}, "word=3 must be a string"),
         ({"maybe": "x"}, "maybe='x' must be an integer or None"),
+        ({"n": 0}, "n=0 is too small; use 1 or more"),
+        ({"maybe": 1}, "maybe=1 is too small; use 2 or more"),
     ],
 )
 def test_the_wrong_kind_of_value_is_named(values, advice) -> None:

@@ -224,8 +224,8 @@ class MetricCard:
     citation: str
     passes: Callable[[Any], int] = lambda metric: 0
     unit: str = ""
-    parts: dict[str, bool | None] = dataclasses.field(default_factory=dict)
-    aggregates: dict[str, bool | None] = dataclasses.field(default_factory=dict)
+    parts: dict[str, bool | None] = dataclasses.field(default_factory=dict[str, bool | None])
+    aggregates: dict[str, bool | None] = dataclasses.field(default_factory=dict[str, bool | None])
     monotone_invariant: bool = False
     scale_invariant: bool = True
     stochastic: bool = False

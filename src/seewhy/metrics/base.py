@@ -96,9 +96,9 @@ class Measurement:
     """
 
     value: Float[Tensor, "batch"]
-    parts: dict[str, Float[Tensor, "batch"]] = field(default_factory=dict)
-    curves: dict[str, Float[Tensor, "batch points"]] = field(default_factory=dict)
-    reasons: dict[int, str] = field(default_factory=dict)
+    parts: dict[str, Float[Tensor, "batch"]] = field(default_factory=dict[str, Tensor])
+    curves: dict[str, Float[Tensor, "batch points"]] = field(default_factory=dict[str, Tensor])
+    reasons: dict[int, str] = field(default_factory=dict[int, str])
 
 
 @dataclass(eq=False)

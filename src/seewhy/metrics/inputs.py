@@ -67,7 +67,7 @@ class MetricInputs:
     labels: Int[Tensor, "batch"] | None = None
     contrast_maps: Float[Tensor, "batch rows cols"] | None = None
     method: Method | None = None
-    cache: dict[Hashable, Any] = field(default_factory=dict)
+    cache: dict[Hashable, Any] = field(default_factory=dict[Hashable, Any])
 
     def __post_init__(self) -> None:
         if self.model is not None and self.x is not None:

@@ -133,7 +133,7 @@ class Structure:
     pads: bool = True
     head: str | None = None
     read: ReadOutput = read_tensor
-    call: dict[str, Any] = field(default_factory=dict)
+    call: dict[str, Any] = field(default_factory=dict[str, Any])
     has_logits: bool | None = None
     has_embedding: bool = True
     has_gradients: bool = True

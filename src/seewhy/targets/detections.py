@@ -75,9 +75,9 @@ class Detection(Target):
         if self.box is not None:
             return self
         batch = len(found.boxes)
-        if self.index:
-            labels = torch.tensor(self.index, device=found.boxes.device).expand(batch)
-            scores = found.of_class(labels).detach()
+        named = torch.tensor(self.index, device=found.boxes.device).expand(batch) if self.index else None
+        if named is not None:
+            scores = found.of_class(named).detach()
         else:
             scores = found.scores.detach().sum(2) if 0 in found.scores.shape else found.scores.detach().amax(2)
         for row, values in enumerate(scores):
@@ -90,8 +90,7 @@ class Detection(Target):
                 )
         place = scores.topk(self.rank, dim=1).indices[:, -1]
         rows = torch.arange(batch, device=place.device)
-        if not self.index:
-            labels = found.scores[rows, place].argmax(1)
+        labels = found.scores[rows, place].argmax(1) if named is None else named
         return Detection(tuple(labels.tolist()), found.boxes[rows, place].detach())
 
     @property
