@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seewhy.bench import plan_file
+from seewhy.bench import plan_file, plan_schema
 from seewhy.bench.plan_file import DataTable, EntryTable, Protocol
 from seewhy.bench.reference_maps import REFERENCE_MAPS
 from seewhy.bench.toml import parse_toml
@@ -117,7 +117,7 @@ class Plan:
     @staticmethod
     def json_schema() -> dict[str, Any]:
         """Return the JSON schema of plans, with the options of every registered method and metric."""
-        return plan_file.json_schema()
+        return plan_schema.json_schema()
 
     @property
     def digest(self) -> str:
