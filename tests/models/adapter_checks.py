@@ -1,4 +1,7 @@
-"""What every adapter must get right, checked on real modules of the libraries. Used by the tests of each source."""
+"""Adapters of real modules against references that a test brings: plain modules, grids, matrices, whole graphs.
+
+`seewhy.checks.check_model` asks what a model can be asked by itself.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from seewhy.checks.model_case import answer
+from seewhy.checks.state import change, model_state
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.hooks import untouched
 from seewhy.models.structure import Layer
-from seewhy.targets import Output
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -30,24 +34,10 @@ def shaken(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def left_alone(module: nn.Module):
-    """Weights, buffers, modes, hooks, gradients and forwards are afterwards what they were."""
-
-    def state() -> list:
-        return [
-            (
-                m.training,
-                len(m._forward_hooks),
-                len(m._forward_pre_hooks),
-                "forward" in m.__dict__,
-                [(n, id(p), p._version, p.requires_grad, p.grad) for n, p in m.named_parameters(recurse=False)],
-                [(n, id(b), b._version) for n, b in m.named_buffers(recurse=False)],
-            )
-            for m in module.modules()
-        ]
-
-    before = state()
+    """Everything that `seewhy.checks` compares of a module is afterwards what it was."""
+    before = model_state(module)
     yield
-    assert state() == before
+    assert not change(before, model_state(module))
 
 
 def image(rows: int, cols: int, batch: int = 2) -> Tensor:
@@ -64,25 +54,6 @@ def check_run(model: VisionModel, x: Tensor, logits: Tensor | None, embedding: T
         assert model.classes == logits.shape[1]
     assert torch.equal(output.embedding, embedding)
     assert ("logits" in model.capabilities) == (logits is not None)
-
-
-def check_grids(model: VisionModel, x: Tensor, shapes: Sequence[tuple[int, int]]) -> None:
-    """Every stage lies on the expected grid, and the cell that changes most is where the image was changed."""
-    stages = model.structure.stages
-    with left_alone(model.module):
-        maps = model.activations(x, stages)
-    assert [tuple(maps[s.name].shape[-2:]) for s in stages] == list(shapes)
-    corners = {"top right": (slice(0, 4), slice(-4, None)), "bottom left": (slice(-4, None), slice(0, 4))}
-    for name, (rows, cols) in corners.items():
-        y = x.clone()
-        y[..., rows, cols] += 8
-        change = (model.activations(y, stages)[stages[0].name] - maps[stages[0].name]).abs().sum(1)
-        height, width = change.shape[-2:]
-        row, col = (0, width - 1) if name == "top right" else (height - 1, 0)
-        near = 0 if stages[0].layout == "tokens" else 1  # convolutions spread it
-        for found in change.flatten(1).argmax(1).tolist():
-            assert abs(found // width - row) <= near, name
-            assert abs(found % width - col) <= near, name
 
 
 def check_places(model: VisionModel, x: Tensor, stages: Sequence[Layer], grids: Sequence[tuple[int, int]]) -> None:
@@ -108,7 +79,7 @@ def check_places(model: VisionModel, x: Tensor, stages: Sequence[Layer], grids: 
 def check_attention(model: VisionModel, x: Tensor, reference: Sequence[Tensor]) -> None:
     """The matrices are those of the slow path, and the output is the same while they are read."""
     with torch.no_grad():
-        plain = vector(model.run(x))
+        plain = answer(model.run(x))
     for differentiable in (False, True):
         found: dict[int, Tensor] = {}
         with (
@@ -116,14 +87,14 @@ def check_attention(model: VisionModel, x: Tensor, reference: Sequence[Tensor]) 
             left_alone(model.module),
             model.attention(found.__setitem__, x, differentiable=differentiable),
         ):
-            output = vector(model.run(x))
+            output = answer(model.run(x))
         assert len(found) == len(reference) == len(model.structure.blocks)
         for block, matrix in enumerate(reference):
             torch.testing.assert_close(found[block], matrix, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(output, plain, atol=1e-5, rtol=1e-4)
     some: dict[int, Tensor] = {}
     with torch.no_grad(), model.attention(some.__setitem__, x, blocks=[-1], rows=slice(0, 1)):
-        assert torch.equal(vector(model.run(x)), plain)
+        assert torch.equal(answer(model.run(x)), plain)
     last = len(reference) - 1
     assert list(some) == [last]
     torch.testing.assert_close(some[last], reference[last][:, :, :1], atol=1e-5, rtol=1e-4)
@@ -132,15 +103,15 @@ def check_attention(model: VisionModel, x: Tensor, reference: Sequence[Tensor]) 
 def check_tail(model: VisionModel, x: Tensor, layer: Layer) -> None:
     """What is above the layer gives the same output from the stored value, also for several batches in a row."""
     with torch.no_grad(), left_alone(model.module):
-        expected = vector(model.run(x))
+        expected = answer(model.run(x))
         tail = model.tail(x, layer)
-        torch.testing.assert_close(vector(tail(tail.value)), expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(answer(tail(tail.value)), expected, atol=1e-6, rtol=1e-5)
         other = tail.value + torch.randn_like(tail.value)
         three = torch.cat([tail.value, other, tail.value])
-        tiled = vector(tail(three)).unflatten(0, (3, len(x)))
+        tiled = answer(tail(three)).unflatten(0, (3, len(x)))
         torch.testing.assert_close(tiled[0], expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(tiled[2], expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(tiled[1], vector(tail(other)), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(tiled[1], answer(tail(other)), atol=1e-5, rtol=1e-5)
         assert not torch.allclose(tiled[1], expected, atol=1e-3)
 
 
@@ -148,7 +119,7 @@ def check_cut(model: VisionModel, x: Tensor, layer: Layer) -> None:
     """Gradients at the layer are those of the whole graph, reach every cell, and no parameter gets one."""
 
     def score() -> Tensor:
-        output = vector(model.run(x))
+        output = answer(model.run(x))
         return (output * torch.linspace(-1, 1, output.shape[1])).sum()
 
     with left_alone(model.module), torch.no_grad(), model.leaf_at(layer) as leaf:
@@ -166,10 +137,6 @@ def check_cut(model: VisionModel, x: Tensor, layer: Layer) -> None:
     assert (cells > 0).all(), "a cell of this layer does not reach the score"
 
 
-def vector(output: Output) -> Tensor:
-    return output.embedding if output.logits is None else output.logits
-
-
 def check_all(
     model: VisionModel,
     x: Tensor,
@@ -180,6 +147,6 @@ def check_all(
     with torch.no_grad():
         logits, embedding = plain(x)
     check_run(model, x, logits, embedding)
-    check_grids(model, x, shapes)
+    check_places(model, x, model.structure.stages, shapes)
     check_tail(model, x, model.structure.cam_layer)
     check_cut(model, x, model.structure.cam_layer)

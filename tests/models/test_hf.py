@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_checks import check_all, check_attention, image, left_alone, shaken, vector
+from adapter_checks import check_all, check_attention, image, left_alone, shaken
 from PIL import Image
 from torch import Tensor, nn
 
+from seewhy.checks.model_case import answer
 from seewhy.core.cards import Capability
 from seewhy.errors import LayoutError, ModelError, WeightsError
 from seewhy.models.adapter import VisionModel
@@ -221,9 +222,9 @@ def test_attention_is_that_of_the_eager_path(name: str) -> None:
 
     found: dict[int, Tensor] = {}
     with model.attention(found.__setitem__, x, differentiable=True):
-        score = vector(model.run(x)).square().sum()
+        score = answer(model.run(x)).square().sum()
     (expected,) = torch.autograd.grad(
-        vector(model.structure.read(slow, _head_input(eager, model, x))).square().sum(), slow.attentions[1]
+        answer(model.structure.read(slow, _head_input(eager, model, x))).square().sum(), slow.attentions[1]
     )
     (gradient,) = torch.autograd.grad(score, found[1])
     torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-3)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_checks import check_all, check_attention, image, left_alone, shaken, vector
+from adapter_checks import check_all, check_attention, image, left_alone, shaken
 from PIL import Image
 from torch import Tensor, nn
 
+from seewhy.checks.model_case import answer
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError
 from seewhy.models.adapter import VisionModel
 from seewhy.models.sources import open_clip as towers
@@ -79,7 +80,7 @@ def test_attention_can_be_differentiated() -> None:
     model, x = vision_transformer("class_token"), image(32, 48)
     found: dict[int, Tensor] = {}
     with model.attention(found.__setitem__, x, blocks=[2], differentiable=True):
-        score = vector(model.run(x)).square().sum()
+        score = answer(model.run(x)).square().sum()
     (gradient,) = torch.autograd.grad(score, found[2])
     predicted = (gradient[:, 1] * found[2][:, 1]).sum()
 
@@ -89,7 +90,7 @@ def test_attention_can_be_differentiated() -> None:
     with torch.no_grad():
         weight = attn.out_proj.weight.clone()
         attn.out_proj.weight.mul_(scale)  # the columns that read the second head
-        moved = vector(model.run(x)).square().sum()
+        moved = answer(model.run(x)).square().sum()
         attn.out_proj.weight.copy_(weight)
     torch.testing.assert_close((moved - score.detach()) / step, predicted.detach(), rtol=0.02, atol=1e-2)
 

@@ -16,10 +16,10 @@ from adapter_checks import (
     image,
     left_alone,
     shaken,
-    vector,
 )
 from torch import Tensor, nn
 
+from seewhy.checks.model_case import answer
 from seewhy.core.cards import Capability
 from seewhy.core.imagenet import imagenet_classes
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError
@@ -109,7 +109,7 @@ def check_attention_and_gradient(model: VisionModel, x: Tensor) -> None:
     check_attention(model, x, matrices)
     found: dict[int, Tensor] = {}
     with left_alone(model.module), model.attention(found.__setitem__, x, blocks=[-1], differentiable=True):
-        score = vector(model.run(x)).square().sum()
+        score = answer(model.run(x)).square().sum()
     (gradient,) = torch.autograd.grad(score, list(found.values()))
     torch.testing.assert_close(gradient, expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-3)
 

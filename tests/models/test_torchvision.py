@@ -16,10 +16,10 @@ from adapter_checks import (
     image,
     left_alone,
     shaken,
-    vector,
 )
 from torch import Tensor, nn
 
+from seewhy.checks.model_case import answer
 from seewhy.core.class_names import is_imagenet
 from seewhy.core.imagenet import imagenet_classes
 from seewhy.core.preprocess import Preprocess
@@ -212,7 +212,7 @@ def test_attention_of_vit() -> None:
     check_attention(model, x, literal_attention(model.module, x))
     found: list[Tensor] = []
     with model.attention(lambda _, matrix: found.append(matrix), x, blocks=[-1], differentiable=True):
-        score = vector(model.run(x)).square().sum()
+        score = answer(model.run(x)).square().sum()
     (gradient,) = torch.autograd.grad(score, found)
     # a literal layer: the score as a function of the matrix, by central differences in a random direction
     tail, last = model.tail(x, Layer(model.structure.blocks[-1].norm1, "tokens")), model.module.encoder.layers[-1]
@@ -228,7 +228,7 @@ def test_attention_of_vit() -> None:
         last.self_attention.forward = attend
         try:
             with torch.no_grad():
-                return vector(tail(tail.value)).square().sum()
+                return answer(tail(tail.value)).square().sum()
         finally:
             del last.self_attention.forward
 

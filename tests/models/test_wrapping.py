@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from models.adapter_checks import check_cut, check_grids, check_places, check_run, check_tail, image, left_alone, shaken
+from models.adapter_checks import check_cut, check_places, check_run, check_tail, image, left_alone, shaken
 from torch import Tensor, nn
 from toys import ToyAttention, ToyBlock, ToyCNN, ToyViT
 
@@ -29,7 +29,7 @@ def names(model) -> list[str]:
 def check(model, shapes, size=SIZE) -> None:
     """Stages lie where they should, and the layer for gradients is whole, reached and separable."""
     x = image(*size)
-    check_grids(model, x, shapes)
+    check_places(model, x, model.structure.stages, shapes)
     check_cut(model, x, model.structure.cam_layer)
     check_tail(model, x, model.structure.cam_layer)
 
@@ -264,7 +264,7 @@ def test_grid_is_measured_where_no_convolution_tells_it(patch: tuple[int, int]) 
     """24, 48 and 8 patches: 48 of them would as well lie 6 × 8, and 8 of them 2 × 4 or 4 × 2."""
     model = wrap(shaken(Patches(patch, extra=3)), input_size=SIZE)
     assert (model.structure.patch_size, model.structure.prefix_tokens) == (patch, 3)
-    check_grids(model, image(*SIZE), [(SIZE[0] // patch[0], SIZE[1] // patch[1])] * 2)
+    check_places(model, image(*SIZE), model.structure.stages, [(SIZE[0] // patch[0], SIZE[1] // patch[1])] * 2)
 
 
 def test_tokens_in_another_order_are_refused() -> None:
