@@ -133,6 +133,77 @@ def to_pixels(vit, x: Tensor, R: Tensor, rule: str, eps: float) -> Tensor:
     return out.detach()
 
 
+# ── Chefer's rules ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def safe(a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(b == 0, 0, a / (b + torch.where(b < 0, -1e-9, 1e-9)))
+
+
+def chefer_linear(layer, x: Tensor, R: Tensor, original: bool) -> Tensor:
+    up = x.clamp(min=0)[..., None, :] * layer.weight.clamp(min=0)  # (…, out, in)
+    down = x.clamp(max=0)[..., None, :] * layer.weight.clamp(max=0)
+    if original:
+        return (up * safe(R, up.sum(-1))[..., None]).sum(-2) + (down * safe(R, down.sum(-1))[..., None]).sum(-2)
+    return ((up + down) * safe(R, (up + down).sum(-1))[..., None]).sum(-2)
+
+
+def chefer_sum(a: Tensor, b: Tensor, R: Tensor, original: bool) -> tuple[Tensor, Tensor]:
+    shares = a * safe(R, a + b), b * safe(R, a + b)
+    if original:
+        return shares
+    first, second = (share.sum() for share in shares)
+    scale = R.sum() / (first.abs() + second.abs())
+    return shares[0] * first.abs() / first * scale, shares[1] * second.abs() / second * scale
+
+
+def chefer_attention(layer, x: Tensor, R: Tensor, original: bool) -> tuple[Tensor, Tensor]:
+    """Relevance of the input and of the matrix (1, heads, N, N)."""
+    dim, heads = x.shape[-1], layer.num_heads
+    width, qkv = dim // heads, literal.linear(layer.qkv, x)
+    matrices = literal.attention(layer, x)[1]
+    parts = [[qkv[..., p * dim + h * width : p * dim + (h + 1) * width] for p in range(3)] for h in range(heads)]
+    mixed = torch.cat([torch.einsum("bij,bjk->bik", matrices[:, h], parts[h][2]) for h in range(heads)], -1)
+    R = chefer_linear(layer.proj, mixed, R, original)
+    down, of_matrix = torch.zeros_like(qkv), []
+    for h, (q, k, v) in enumerate(parts):
+        here = slice(h * width, (h + 1) * width)
+        each = torch.einsum("bij,bjk->bijk", matrices[:, h], v) * safe(R[..., here], mixed[..., here])[:, :, None] / 2
+        of_matrix.append(each.sum(-1))
+        product = torch.einsum("bid,bjd->bijd", q, k)
+        pair = product * safe(of_matrix[-1], product.sum(-1))[..., None] / 2  # the softmax hands on all
+        for part, value in enumerate((pair.sum(2), pair.sum(1), each.sum(1))):
+            down[..., part * dim + here.start : part * dim + here.stop] = value
+    return chefer_linear(layer.qkv, x, down, original), torch.stack(of_matrix, 1)
+
+
+def chefer(vit, x: Tensor, classes: list[int], original: bool) -> list[Tensor]:
+    """Relevance of each block's matrix, image by image, from 1 at the class."""
+    images = []
+    for image, target in zip(x, classes, strict=True):
+        states, matrices = [literal.embed(vit, image[None])], []
+        for block in vit.blocks:
+            states.append(literal.after_norm1(block, states[-1], literal.layer_norm(block.norm1, states[-1])))
+        normed = literal.layer_norm(vit.norm, states[-1])
+        R = torch.zeros_like(normed)
+        R[:, 0] = chefer_linear(vit.head, normed[:, 0], torch.eye(len(vit.head.bias)).to(x)[target][None], original)
+        for block, before in zip(reversed(vit.blocks), reversed(states[:-1]), strict=True):
+            T = literal.layer_norm(block.norm1, before)
+            branch = literal.attention(block.attn, T)[0]
+            middle = before + branch
+            U = literal.layer_norm(block.norm2, middle)
+            hidden = literal.linear(block.mlp[0], U)
+            active = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+            along, R = chefer_sum(middle, literal.linear(block.mlp[2], active), R, original)
+            R = chefer_linear(block.mlp[0], U, chefer_linear(block.mlp[2], active, R, original), original)
+            along, R = chefer_sum(before, branch, along + R, original)
+            R, matrix = chefer_attention(block.attn, T, R, original)
+            matrices.insert(0, matrix)
+            R = along + R
+        images.append(matrices)
+    return [torch.cat(each) for each in zip(*images, strict=True)]
+
+
 def true_gradients(vit, x: Tensor, classes: list[int]) -> tuple[list[Tensor], list[Tensor]]:
     """The matrices, and ∂ logit / ∂ matrix: by nudges that are added to each matrix."""
     tokens, matrices, nudges = literal.embed(vit, x), [], []

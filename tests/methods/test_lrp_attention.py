@@ -15,6 +15,7 @@ from toys import batch, toy_cnn, toy_vit
 
 from seewhy.errors import OptionError, RequirementError
 from seewhy.methods import AttnLRP, PartialLRP, RelevancePropagation, TransformerAttribution
+from seewhy.methods.attention.base import ATTENTION_RULES
 from seewhy.methods.lrp.token_rules import TokenRules
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Block
@@ -115,9 +116,10 @@ def test_without_attention_of_the_image_all_that_is_lost_is_lost_in_the_matrices
     for block in model.module.blocks:
         block.attn.qkv.weight[:32] = 0
     method = TransformerAttribution(model, rule="epsilon", epsilon=0.0)
-    attended = method.attend(x, ClassTarget(tuple(CLASSES)), TokenRules(epsilon=0.0))
+    rules = TokenRules(epsilon=0.0)
+    attended = method.attend(x, ClassTarget(tuple(CLASSES)), rules)
     score = model.module(x)[[0, 1], CLASSES]
-    in_matrices = sum(r.double().sum((1, 2, 3)) for r in method.relevance(attended)) * score
+    in_matrices = sum(r.double().sum((1, 2, 3)) for r in method.relevance(attended, rules)) * score
     total = AttnLRP(model, epsilon=0.0, **PROPOSITIONS)(x, CLASSES).double().sum((1, 2)) + in_matrices
     agree("AttnLRP: Σ pixels + matrices", "the score, no biases", total, score, 1e-5)
 
@@ -219,7 +221,7 @@ def test_fused_attention_outside_of_blocks(agree):
 
 def test_while_plain_the_backward_is_the_true_gradient(model, x, agree):
     rules = TokenRules("zplus")
-    attended = TransformerAttribution(model).attend(x, ClassTarget(tuple(CLASSES)), rules)
+    attended = TransformerAttribution(model, rule="zplus").attend(x, ClassTarget(tuple(CLASSES)), rules)
     rules.plain = True
     _, want = literal_lrp.true_gradients(model.module, x, CLASSES)
     for got, grad in zip(attended.gradients(), want, strict=True):
@@ -247,20 +249,25 @@ def test_relevance_propagation_is_its_recursion(model, x, agree):
     agree("Relevance propagation", "literal R ← R + Ā R", RelevancePropagation(model)(x, CLASSES), want)
 
 
-@pytest.mark.parametrize("rule", ["zplus", "epsilon"])
+def relevance_by(rule, vit, x):
+    if rule.startswith("chefer"):
+        return literal_lrp.chefer(vit, x, CLASSES, rule == "chefer_original")
+    return literal_lrp.relevance(vit, x, CLASSES, "one", rule).matrices
+
+
+@pytest.mark.parametrize("rule", ATTENTION_RULES)
 @pytest.mark.parametrize("start_block", [0, 1])
 def test_transformer_attribution_is_its_product(model, x, rule, start_block, agree):
     grads = literal_lrp.true_gradients(model.module, x, CLASSES)[1]
-    relevance = literal_lrp.relevance(model.module, x, CLASSES, "one", rule).matrices
+    relevance = relevance_by(rule, model.module, x)
     want = grid(model, product([g * r for g, r in zip(grads, relevance, strict=True)], start_block))
     got = TransformerAttribution(model, start_block=start_block, rule=rule)(x, CLASSES)
     agree(f"Transformer attribution, {rule}", "literal Π (I + Ā)", got, want, 1e-5)
 
 
-@pytest.mark.parametrize("rule", ["zplus", "epsilon"])
+@pytest.mark.parametrize("rule", ATTENTION_RULES)
 def test_partial_lrp_is_the_last_matrix_relevance(model, x, rule, agree):
-    last = literal_lrp.relevance(model.module, x, CLASSES, "one", rule).matrices[-1]
-    want = grid(model, last.clamp(min=0).mean(1)[:, 0])
+    want = grid(model, relevance_by(rule, model.module, x)[-1].clamp(min=0).mean(1)[:, 0])
     agree(f"Partial LRP, {rule}", "literal rules", PartialLRP(model, rule=rule)(x, CLASSES), want, 1e-5)
 
 

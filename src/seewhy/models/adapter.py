@@ -417,16 +417,20 @@ class VisionModel:
         return {name: index.expand(value) for name, value in values.items()} if index else values
 
     @contextmanager
-    def leaf_at(self, layer: Layer) -> Iterator[list[Tensor]]:
+    def leaf_at(self, layer: Layer, at_input: bool = False) -> Iterator[list[Tensor]]:
         """In the block, forwards have gradients above `layer` only.
 
+        Args:
+            layer: The layer.
+            at_input: Whether gradients begin at the layer's input, so that it is above as well.
+
         Yields:
-            A list that will hold the layer's output, a leaf.
+            A list that will hold the layer's output (or input), a leaf.
 
         Raises:
             LayoutError: The layer did not run in the block, or more than once.
         """
-        with exclusive(self.module), cut(self.submodule(layer.name)) as leaf:
+        with exclusive(self.module), cut(self.submodule(layer.name), at_input) as leaf:
             yield leaf
 
     def tail(self, x: Tensor, layer: Layer, at_input: bool = False) -> ModelTail:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from seewhy.errors import ModelError, OptionError
 from seewhy.methods.base import Method
+from seewhy.methods.lrp.chefer_rules import CheferRules
 from seewhy.methods.lrp.modes import output_gradients
-from seewhy.methods.lrp.token_rules import TokenRules
+from seewhy.methods.lrp.token_rules import LINEAR_RULES, TokenRules
 from seewhy.models.instrument.hooks import backward
 from seewhy.models.structure import Layer
 from seewhy.targets import Target
@@ -55,6 +56,22 @@ class AttentionForward:
         return torch.stack([(value.detach() * upper).flatten(1).sum(1) for value, upper in self.starts]).sum(0)
 
 
+ATTENTION_RULES = ("chefer", "chefer_original", *LINEAR_RULES)
+"""Names of the rules by which relevance comes to attention matrices."""
+
+RULES_HELP = (
+    "the LRP rules: those of Chefer et al. or of their code for the original LRP, or AttnLRP's with zplus or epsilon "
+    "in linear layers"
+)
+
+
+def attention_rules(rule: str, epsilon: float) -> TokenRules | CheferRules:
+    """Return new rules of one of the names, for one forward."""
+    if rule in LINEAR_RULES:
+        return TokenRules(rule, epsilon)
+    return CheferRules(original=rule == "chefer_original")
+
+
 class AttentionGradients(Method):
     """A method that differentiates the attention matrices from block `first_block` on; nothing below has gradients."""
 
@@ -74,7 +91,20 @@ class AttentionGradients(Method):
             )
         self.layer_ = Layer(blocks[self.first_block].norm1, "tokens")
 
-    def attend(self, x: Tensor, target: Target, rules: TokenRules | None = None) -> AttentionForward:
+    @property
+    def _needs_residual(self) -> bool:
+        """Whether what is beside the first block's attention takes part: relevance is shared out between the two."""
+        return getattr(self, "rule", "").startswith("chefer")
+
+    @property
+    def cut_layer(self) -> Layer | None:
+        """The last layer without gradients: the first norm, or the block before (None if there is no other)."""
+        if not self._needs_residual:
+            return self.layer_
+        first = self.first_block % len(self.model.structure.blocks)
+        return self.model.layer(self.model.structure.blocks[first - 1].name) if first else None
+
+    def attend(self, x: Tensor, target: Target, rules: TokenRules | CheferRules | None = None) -> AttentionForward:
         """Run one forward whose matrices can be differentiated.
 
         Args:
@@ -85,16 +115,23 @@ class AttentionGradients(Method):
         matrices: list[Tensor] = []
         blocks = range(self.first_block % len(self.model.structure.blocks), len(self.model.structure.blocks))
         keep = self.model.attention(lambda _, matrix: matrices.append(matrix), x, blocks=blocks, differentiable=True)
-        with rules or nullcontext(), self.model.leaf_at(self.layer_), keep:
+        block = Layer(self.model.structure.blocks[self.first_block].name, "tokens")
+        leaf = self.model.leaf_at(block, at_input=True) if self._needs_residual else self.model.leaf_at(self.layer_)
+        with rules or nullcontext(), leaf, keep:
             output = self.model.run(x)
         return AttentionForward(matrices, output_gradients(output, target))
 
-    def relevance(self, attended: AttentionForward) -> list[Float[Tensor, "batch heads tokens tokens"]]:
-        """Return R_A = A ⊙ what comes down by the rules to each matrix.
+    def relevance(
+        self, attended: AttentionForward, rules: TokenRules | CheferRules
+    ) -> list[Float[Tensor, "batch heads tokens tokens"]]:
+        """Return R_A of each matrix by the rules of its forward.
 
         Relevance starts with 1 in total; it is zero where the score is zero.
         """
-        pairs = zip(attended.matrices, attended.gradients(), strict=True)
-        total = attended.total.view(-1, 1, 1, 1)
+        total = attended.total
         share = torch.where(total == 0, 0.0, 1 / torch.where(total == 0, 1.0, total))
-        return [(matrix.detach() * gradient * share).float() for matrix, gradient in pairs]
+        if isinstance(rules, CheferRules):  # they hand down relevance, TokenRules relevance for each value
+            starts = [(value, value.detach() * upper * share[:, None]) for value, upper in attended.starts]
+            return [relevance.float() for relevance in AttentionForward(attended.matrices, starts).gradients()]
+        pairs = zip(attended.matrices, attended.gradients(), strict=True)
+        return [(matrix.detach() * gradient * share.view(-1, 1, 1, 1)).float() for matrix, gradient in pairs]

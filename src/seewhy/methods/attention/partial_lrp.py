@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, Passes
-from seewhy.methods.attention.base import AttentionGradients
+from seewhy.methods.attention.base import ATTENTION_RULES, RULES_HELP, AttentionGradients, attention_rules
 from seewhy.methods.base import method, option
-from seewhy.methods.lrp.token_rules import LINEAR_RULES, TokenRules
 from seewhy.targets import Target
 
 
@@ -27,12 +26,16 @@ from seewhy.targets import Target
 class PartialLRP(AttentionGradients):
     """M = mean_heads max(0, R_A)[CLS, patches], R_A the LRP relevance of the last block's softmaxed attention matrix.
 
-    Relevance starts with 1 in total at the output and ends there: nothing below has gradients. Rules as in
-    `TransformerAttribution`.
+    Relevance starts with 1 in total at the output and ends there: nothing below has gradients. The default is the code
+    that Chefer et al. compare with, which the CDAM paper runs under this name; `chefer` are their own rules, and with
+    `zplus` or `epsilon` in linear layers the rest follows AttnLRP. They are not alike: which patches come first can be
+    turned round.
     """
 
-    rule: str = option(default="zplus", help="the LRP rule of linear layers", choices=LINEAR_RULES)
-    epsilon: float = option(default=1e-6, help="added to denominators, with their sign", at_least=0)
+    rule: str = option(default="chefer_original", help=RULES_HELP, choices=ATTENTION_RULES)
+    epsilon: float = option(
+        default=1e-6, help="added to denominators by zplus and epsilon, with their sign", at_least=0
+    )
 
     @property
     def first_block(self) -> int:
@@ -42,5 +45,6 @@ class PartialLRP(AttentionGradients):
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
         with torch.autocast(x.device.type, enabled=False):
-            (relevance,) = self.relevance(self.attend(x, target, TokenRules(self.rule, self.epsilon)))
+            rules = attention_rules(self.rule, self.epsilon)
+            (relevance,) = self.relevance(self.attend(x, target, rules), rules)
         return self.model.tokens_to_map(relevance.clamp(min=0).mean(1)[:, 0], x.shape[-2:])

@@ -7,10 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, Passes
-from seewhy.methods.attention.base import AttentionGradients
+from seewhy.methods.attention.base import ATTENTION_RULES, RULES_HELP, AttentionGradients, attention_rules
 from seewhy.methods.attention.relevance_propagation import propagate_cls
 from seewhy.methods.base import method, option
-from seewhy.methods.lrp.token_rules import LINEAR_RULES, TokenRules
 from seewhy.targets import Target
 
 
@@ -28,23 +27,26 @@ class TransformerAttribution(AttentionGradients):
     """C[CLS, patches] of C = Π (I + Ā_b), Ā_b = mean_heads max(0, ∇A_b ⊙ R_b), later blocks in front, not normalized.
 
     ∇A is the true gradient of the score, R the LRP relevance of the softmaxed matrix, which starts with 1 in total
-    at the output. Linear layers follow z⁺ (α = 1, β = 0) as in the paper, or ε; products, softmax, norms and
-    activations follow AttnLRP, not the paper's code: its softmax, which passes relevance on whole, and its rescaling
-    after each product and sum are left out, so numbers differ from it. One forward and two backwards.
+    at the output. Linear layers follow z⁺ (α = 1, β = 0) as in the paper, or ε, and all else follows AttnLRP. The
+    authors' code has other rules for softmax, norms and residual sums: they are `rule="chefer"`, with `start_block=1` in
+    the published runs. They divide by sums that may be next to zero, so that the rounding of float32 shows in the map
+    (1e-3 of its maximum on a small network); hence they are not the default. One forward and two backwards.
     """
 
     start_block: int = option(default=0, help="the first block that counts (1 in the published runs)", at_least=0)
-    rule: str = option(default="zplus", help="the LRP rule of linear layers", choices=LINEAR_RULES)
-    epsilon: float = option(default=1e-6, help="added to denominators, with their sign", at_least=0)
+    rule: str = option(default="zplus", help=RULES_HELP, choices=ATTENTION_RULES)
+    epsilon: float = option(
+        default=1e-6, help="added to denominators by zplus and epsilon, with their sign", at_least=0
+    )
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
-        rules = TokenRules(self.rule, self.epsilon)
+        rules = attention_rules(self.rule, self.epsilon)
         with torch.autocast(x.device.type, enabled=False):
             attended = self.attend(x, target, rules)
             rules.plain = True
             gradients = attended.gradients(keep=True)
             rules.plain = False
-            relevance = self.relevance(attended)
+            relevance = self.relevance(attended, rules)
         weighted = [gradient.float() * r for gradient, r in zip(gradients, relevance, strict=True)]
         return self.model.tokens_to_map(propagate_cls(weighted), x.shape[-2:])

@@ -279,12 +279,16 @@ def _ensure_all_ran(modules: Mapping[str, nn.Module], outputs: Mapping[str, Tens
 
 
 @contextmanager
-def cut(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Cut the graph at the output of `module`: no gradients below, gradients above.
+def cut(module: nn.Module, at_input: bool = False) -> Iterator[list[Tensor]]:
+    """Cut the graph at the output of `module` (or its input): no gradients below, gradients above.
 
     The forward in the block starts in no-grad mode. At the layer the output becomes a leaf and grad mode is switched
     on for what follows; the mode from before returns at the end. The forward goes on with a copy, so an in-place
     operation above does not reach the leaf.
+
+    Args:
+        module: The layer.
+        at_input: Whether the leaf is the layer's input (its first argument).
 
     Yields:
         A list that will hold the leaf.
@@ -294,14 +298,17 @@ def cut(module: nn.Module) -> Iterator[list[Tensor]]:
     """
     leaf: list[Tensor] = []
 
-    def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    def begin(value: Tensor) -> Tensor:
         if leaf:
             raise LayoutError("the layer runs more than once in a forward; choose one that runs once")
         torch.set_grad_enabled(True)
-        leaf.append(first_tensor(output).detach().clone().requires_grad_())
-        return with_first_tensor(output, leaf[0].clone())
+        leaf.append(value.detach().clone().requires_grad_())
+        return leaf[0].clone()
 
-    with torch.no_grad(), hooked(module, hook):
+    def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        return with_first_tensor(output, begin(first_tensor(output)))
+
+    with torch.no_grad(), input_hooked(module, begin) if at_input else hooked(module, hook):
         yield leaf
     if not leaf:
         raise LayoutError("the layer did not run in this forward; choose another layer")
