@@ -28,9 +28,9 @@ class TransformerAttribution(AttentionGradients):
 
     ∇A is the true gradient of the score, R the LRP relevance of the softmaxed matrix, which starts with 1 in total
     at the output. Linear layers follow z⁺ (α = 1, β = 0) as in the paper, or ε, and all else follows AttnLRP. The
-    authors' code has other rules for softmax, norms and residual sums: they are `rule="chefer"`, with `start_block=1` in
-    the published runs. They divide by sums that may be next to zero, so that the rounding of float32 shows in the map
-    (1e-3 of its maximum on a small network); hence they are not the default. One forward and two backwards.
+    authors' code has other rules for softmax, norms and residual sums: they are `rule="chefer"`, with `start_block=1`
+    in the published runs. They divide by sums that may be next to zero, so that the rounding of float32 shows in the
+    map (1e-3 of its maximum on a small network); hence they are not the default. One forward and two backwards.
     """
 
     start_block: int = option(default=0, help="the first block that counts (1 in the published runs)", at_least=0)

@@ -118,9 +118,10 @@ def _whole(call: _Call, values: tuple[Tensor, ...], upper: Tensor) -> list[Tenso
 
 def _scaling(call: _Call, values: tuple[Tensor, ...], upper: Tensor) -> list[Tensor]:
     """Of a product with a constant (the scale of scores, a layer scale) all goes to the signal."""
-    if len(values) > 1:
+    signal, *others = values
+    if others:
         raise ModelError("Chefer's rules have none for a product of two signals; use rule='zplus'")
-    return [upper.sum_to_size(values[0].shape)]
+    return [upper.sum_to_size(signal.shape)]
 
 
 def _matrix_product(call: _Call, values: tuple[Tensor, ...], upper: Tensor) -> list[Tensor]:
