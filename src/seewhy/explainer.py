@@ -22,13 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 from seewhy.core.images import MAX_PIXELS, ImageLike, ReadImage, load_image
 from seewhy.core.preprocess import Preprocess
 from seewhy.core.streams import AnyImage, Images, Lazy, Prepared, as_stream, read_ahead
-from seewhy.errors import ImageError, OptionError, SeewhyError
+from seewhy.errors import ImageError, OptionError, SeewhyError, TargetError
 from seewhy.explanation import Explanation
 from seewhy.methods.base import Method
 from seewhy.methods.factory import MethodLike, as_method
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Output, Target, TargetLike, tiled_rows
-from seewhy.targets.base import PerImage
 
 MAPS_PER_CALL = 64
 """Upper bound of the maps (images × targets) that a method makes in one call where targets share its forwards."""
@@ -302,12 +301,19 @@ class _Run:
 
     def over(self, images: Sequence[AnyImage] | Lazy[AnyImage]) -> Iterator[Outcome]:
         """Check what can be checked before the first forward, then yield the outcomes."""
-        if isinstance(images, Lazy) and any(isinstance(target, PerImage) for target in self.targets):
+        if isinstance(images, Lazy) and not all(self._fits_any_number(target) for target in self.targets):
             images = list(images)
         if not isinstance(images, Lazy):
             for target in self.targets:
                 target.check(len(images), self.model.classes)
         return self._outcomes(images)
+
+    def _fits_any_number(self, target: Target) -> bool:
+        try:
+            target.check(1, self.model.classes)
+        except TargetError:
+            return False
+        return True
 
     def _outcomes(self, images: Sequence[AnyImage] | Lazy[AnyImage]) -> Iterator[Outcome]:
         ahead = 0 if isinstance(images, Sequence) and len(images) < 2 else min(self.batch_size, MOST_AHEAD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from typing import Any
+from typing import TextIO
 
 import typer
 
@@ -87,6 +87,13 @@ def main() -> None:
         sys.exit(SeewhyError.exit_code)
 
 
-def _one_line(message: Warning | str, *_: Any) -> None:
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Print a warning as the commands print errors."""
     print(f"warning: {(str(message).strip().splitlines() or [''])[0]}", file=sys.stderr)
