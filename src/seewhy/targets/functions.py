@@ -10,11 +10,10 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from seewhy.core.cards import Capability
-from seewhy.core.images import ImageLike, image_paths, load_images
+from seewhy.core.images import ImageLike, as_list, image_paths
 from seewhy.errors import ImageError, TargetError, UnknownNameError
 from seewhy.targets.base import Output, Target
 
@@ -121,7 +120,7 @@ def concept(
     return Similarity(torch.cat(parts).float().mean(0), measure, name)
 
 
-def _concept_images(images: ImageLike | Sequence[ImageLike]) -> Sequence[Path | Image.Image]:
+def _concept_images(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
     if isinstance(images, str | Path) and Path(images).is_dir():
         try:
             return image_paths(Path(images))
@@ -129,7 +128,7 @@ def _concept_images(images: ImageLike | Sequence[ImageLike]) -> Sequence[Path | 
             raise TargetError(f"the concept folder {str(images)!r} holds no images; put some into it") from error
     if isinstance(images, Sequence) and not images:
         raise TargetError("a concept needs at least one image; give a folder or a list")
-    return load_images(images)
+    return as_list(images)  # not read yet: the model reads them with the levels and channels that it takes
 
 
 def reference(
