@@ -166,7 +166,7 @@ def test_blur_is_a_gaussian():
 
 def test_options_that_cannot_work(x):
     model = toy_cnn()
-    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, or a color"):
+    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, rise_blur, or a color"):
         IntegratedGradients(model, baseline="nothing")
     with pytest.raises(OptionError, match="midpoint, right, gauss_legendre"):
         IntegratedGradients(model, rule="trapezoid")

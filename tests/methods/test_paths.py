@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from saliency.core import guided_ig as theirs
+from scipy.ndimage import gaussian_filter
 from toys import batch, toy_cnn
 
 from seewhy.errors import OptionError, TargetError
@@ -227,12 +228,22 @@ def test_noise_is_seeded_the_same_for_all_images_and_between_black_and_white(x):
     assert share.mean() == pytest.approx(0.5, abs=0.02)
 
 
+def test_rise_blur_is_the_start_of_insertion_in_rises_code(x, agree):
+    """Their `gkern(11, 5)`: a dot in 11 × 11, blurred by scipy, which reflects; `conv2d` with zeros around."""
+    dot = np.zeros((11, 11))
+    dot[5, 5] = 1
+    kernel = torch.zeros(3, 3, 11, 11).double()
+    for channel in range(3):
+        kernel[channel, channel] = torch.from_numpy(gaussian_filter(dot, 5))
+    agree("rise_blur", "gkern of RISE", BASELINE_IMAGES["rise_blur"](toy_cnn(), x), F.conv2d(x, kernel, padding=5))
+
+
 @pytest.mark.parametrize("cls", [IntegratedGradients, GuidedIG, SpectralIG])
 def test_every_path_method_takes_every_baseline(cls, x):
     model, x = toy_cnn(), x.float()
     for given in (*BASELINE_IMAGES, "gray", uniform_noise(3), torch.zeros(3, 1, 1), 0.5):
         assert torch.isfinite(cls(model, n_steps=2, baseline=given)(x, 1)).all()
-    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, or a color"):
+    with pytest.raises(OptionError, match="black, zero, mean, blur, noise, rise_blur, or a color"):
         cls(model, baseline="nothing")
     with pytest.raises(OptionError, match="broadcasts to the batch"):
         cls(model, baseline=torch.zeros(4, 4))(x, 1)

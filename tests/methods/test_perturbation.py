@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import Occlusion as TheirOcclusion
+from skimage.transform import resize
 from toys import toy_cnn
 
 from seewhy.errors import OptionError
@@ -134,8 +135,9 @@ def bilinear(grid, height, width, row, col):
 
 
 def rise_mask(grid, offset):
-    """A 7 × 7 grid for 32 × 48: cells of 5 × 7 pixels, 8 of them each way, cut at the offset."""
-    return torch.tensor([[bilinear(grid, 40, 56, r + offset[0], c + offset[1]) for c in range(48)] for r in range(32)])
+    """A 7 × 7 grid for 32 × 48: cells of 5 × 7 pixels, 8 of them each way, cut at the offset; the authors' call."""
+    large = resize(grid.numpy(), (40, 56), order=1, mode="reflect", anti_aliasing=False)
+    return torch.from_numpy(large[offset[0] : offset[0] + 32, offset[1] : offset[1] + 48])
 
 
 def relax_mask(grid, offset):
@@ -148,9 +150,7 @@ def relax_mask(grid, offset):
 
 
 def nearest_mask(grid, offset):
-    return torch.stack(
-        [torch.stack([grid[int((r + 0.5) * 7 / 32), int((c + 0.5) * 7 / 48)] for c in range(48)]) for r in range(32)]
-    )
+    return torch.stack([torch.stack([grid[r * 7 // 32, c * 7 // 48] for c in range(48)]) for r in range(32)])
 
 
 LITERAL = {"rise": (rise_mask, (5, 7)), "relax": (relax_mask, (7, 7)), "nearest": (nearest_mask, (1, 1))}

@@ -111,6 +111,11 @@ def test_relax_is_the_authors_but_for_the_division_that_they_forget(model, x, ag
         URELAX(model, n_masks=40)(x[:1])[0] * clear,
         theirs.importance * (sure <= sure.median()) * clear,
     )
+    # their own U-RELAX, as published: U is not divided
+    clear = (theirs.uncertainty / theirs.uncertainty.median() - 1).abs() > 2e-4
+    ours = URELAX(model, n_masks=40, uncertainty="sum")(x[:1])[0]
+    want = theirs.importance * (theirs.uncertainty <= theirs.uncertainty.median())
+    agree("U-RELAX, uncertainty='sum'", "relax-xai", ours * clear, want * clear)
 
 
 def test_the_relax_masks_are_the_authors(agree):

@@ -73,6 +73,19 @@ def noise(model: VisionModel, x: Tensor) -> Tensor:
     return uniform_noise(0)(model, x)
 
 
+@baseline
+def rise_blur(model: VisionModel, x: Tensor) -> Tensor:
+    """Return each image blurred as in RISE's code for insertion: 11 × 11 pixels, σ = 5, mean color beyond the edge."""
+    offsets = torch.arange(-20, 21)
+    places = (5 + offsets) % 22  # their kernel is a dot, blurred in a window that reflects at its ends
+    places = torch.where(places < 11, places, 21 - places)
+    weights = torch.exp(-(offsets.to(x) ** 2) / 50)
+    kernel = x.new_zeros(11).scatter_add_(0, places.to(x.device), weights / weights.sum())
+    kernel = kernel.view(1, 1, 1, -1).expand(x.shape[1], 1, 1, -1)
+    x = F.conv2d(x, kernel, padding=(0, 5), groups=x.shape[1])
+    return F.conv2d(x, kernel.mT, padding=(5, 0), groups=x.shape[1])
+
+
 def uniform_noise(seed: int) -> Baseline:
     """Return the baseline whose pixels are uniform between black and white in each channel, made from `seed`."""
 

@@ -26,11 +26,12 @@ RELAX_PAD = 3
 
 
 def rise(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
-    """Enlarge as Petsiuk et al., section 3.2: bilinear to (s + 1) cells, cut out at a random offset within a cell."""
-    cells = grids.shape[-1]
-    cell = _cell(size, cells)
-    large = F.interpolate(grids[:, None], [(cells + 1) * side for side in cell], mode="bilinear", align_corners=False)
-    return _cut(large, offsets, size)
+    """Enlarge as Petsiuk et al., section 3.2: bilinear to (s + 1) cells, cut out at a random offset within a cell.
+
+    In the outermost half cell the grid goes on as its mirror image about the center of the last cell, as in their code.
+    """
+    rows, cols = (_weights(grids, (grids.shape[-1] + 1) * side) for side in _cell(size, grids.shape[-1]))
+    return _cut((rows @ grids @ cols.mT)[:, None], offsets, size)
 
 
 def relax(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
@@ -40,8 +41,8 @@ def relax(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
 
 
 def nearest(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
-    """Enlarge to hard cells that stay in place (the variant of LaFAM's experiments); the offsets do nothing."""
-    return F.interpolate(grids[:, None], size, mode="nearest-exact")[:, 0]
+    """Enlarge to hard cells that stay in place, as LaFAM's experiments (torch's "nearest"); the offsets do nothing."""
+    return F.interpolate(grids[:, None], size, mode="nearest")[:, 0]
 
 
 KINDS: dict[str, Callable[[Grids, Int[Tensor, "masks 2"], Size], Masks]] = {
@@ -92,6 +93,18 @@ class RandomMasks:
         """Draw one mask's grid and offset: always the same number of draws, one mask after the other."""
         grid = torch.rand(self._cells, self._cells, generator=self._generator) < self._p
         return grid, [int(torch.randint(n, (), generator=self._generator)) for n in self._offsets]
+
+
+def _weights(grids: Grids, length: int) -> Float[Tensor, "length cells"]:
+    """Return what each cell adds to each of `length` pixels along one side."""
+    cells = grids.shape[-1]
+    centers = (torch.arange(length, dtype=grids.dtype, device=grids.device) + 0.5) * cells / length - 0.5
+    below = centers.floor()
+    weights = grids.new_zeros(length, cells)
+    for cell, share in ((below, 1 - (centers - below)), (below + 1, centers - below)):
+        mirrored = (cells - 1) - ((cells - 1) - cell.abs()).abs() if cells > 1 else cell * 0
+        weights.scatter_add_(1, mirrored.long()[:, None], share[:, None])
+    return weights
 
 
 def _cell(size: Size, cells: int) -> Size:

@@ -42,6 +42,11 @@ class WeightedMoments:
         self._all += before / self._n
         self._all_spread += before * (score - self._all)
 
+    @property
+    def weight(self) -> Float[Tensor, "1 rows cols"]:
+        """Σ M at each pixel."""
+        return self._weight
+
     def result(self) -> tuple[Float[Tensor, "batch rows cols"], Float[Tensor, "batch rows cols"]]:
         """Return mean Σ M s / Σ M, and variance Σ M (s − mean)² / Σ M; where Σ M = 0, those of all scores."""
         shown = self._weight > 0
@@ -70,8 +75,8 @@ class SimilarityUnderMasks(Method):
         """Check the probability."""
         check_probability(self.p)
 
-    def moments(self, x: Tensor) -> Float[Tensor, "batch two rows cols"]:
-        """Compute importance R and uncertainty U of each image."""
+    def moments(self, x: Tensor) -> Float[Tensor, "batch three rows cols"]:
+        """Compute importance R and uncertainty U of each image, and Σ M."""
         batch, size = len(x), (x.shape[-2], x.shape[-1])
         masks = RandomMasks(self.masks, size, cells=self.cells, p=self.p, seed=self.seed, like=x)
         whole = self._embedding(x)
@@ -81,7 +86,7 @@ class SimilarityUnderMasks(Method):
             for mask, distances in zip(part, distance(embeddings, whole), strict=True):
                 moments.add(mask, distances)
         mean, variance = moments.result()
-        return torch.stack([1 - mean, variance], 1)
+        return torch.stack([1 - mean, variance, moments.weight.expand_as(mean)], 1)
 
     def _embedding(self, x: Tensor) -> Float[Tensor, "batch dim"]:
         return upcast(self.model.run(x).require(Capability.EMBEDDING))

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
-from seewhy.methods.base import method
+from seewhy.methods.base import method, option
 from seewhy.methods.perturbation.relax_base import SimilarityUnderMasks
 from seewhy.targets import Target
 
@@ -33,11 +33,22 @@ class URELAX(SimilarityUnderMasks):
     The median is over the pixels of each image, the lower of the two middle ones. What is as unsure as the median up
     to rounding (`TIE`) is kept: hard cells, and few masks, make many pixels equally unsure. Autocast is switched off:
     which half is surer is decided by less than what bfloat16 rounds off.
+
+    The published package (relax-xai) compares Σ M (s − R)², not divided by Σ M, so that pixels count as unsure where
+    masks happened to show more: `uncertainty="sum"`.
     """
+
+    uncertainty: str = option(
+        default="mean",
+        help="what is compared with its median: the variance, or its sum over masks (the published package)",
+        choices=("mean", "sum"),
+    )
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
         with torch.autocast(x.device.type, enabled=False):
-            importance, uncertainty = self.moments(x).unbind(1)
+            importance, uncertainty, weight = self.moments(x).unbind(1)
+        if self.uncertainty == "sum":
+            uncertainty = uncertainty * weight
         middle = uncertainty.flatten(1).median(1).values[:, None, None]
         return torch.where(uncertainty > middle * (1 + TIE), 0, importance)  # NaN stays NaN

@@ -27,7 +27,7 @@ class Insertion(PixelCurves):
 
     p_c is the probability of the class; a target that is no class gives its own score, which may leave [0, 1]. The
     baseline is zero after normalization, the mean color of the training data (the ALA paper's equation, on the model's
-    input); RISE starts from a blurred image: `baseline="blur"` (ours has σ = side/16, RISE's code 5 px).
+    input); RISE starts from a blurred image: `baseline="rise_blur"`, as in its code (`blur` has σ = side/16).
     A step is H·W / `n_steps` pixels: 224 of them at 224 × 224, as in RISE. Ties go row by row from the top.
     """
 
