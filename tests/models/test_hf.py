@@ -273,9 +273,13 @@ def test_siglip_without_its_pooling_head_gives_the_mean_token() -> None:
 def test_what_is_not_a_known_vision_model() -> None:
     assert not hf.recognizes(nn.Linear(2, 2))
     assert not hf.recognizes(T.CLIPTextModel(clip_config().text_config))
-    assert not hf.recognizes(T.Dinov2Backbone(T.Dinov2Config(**VIT)))
-    assert not hf.recognizes(T.ViTMAEModel(T.ViTMAEConfig(**VIT)))  # shuffles its patches
-    assert not hf.recognizes(T.ViTForMaskedImageModeling(T.ViTConfig(**VIT)))
+    for module in (
+        T.Dinov2Backbone(T.Dinov2Config(**VIT)),
+        T.ViTMAEModel(T.ViTMAEConfig(**VIT)),  # shuffles its patches
+        T.ViTForMaskedImageModeling(T.ViTConfig(**VIT)),
+    ):
+        with pytest.raises(LayoutError, match="not among the models"):
+            hf.structure(module)
 
 
 def test_a_native_size_that_is_not_square_is_not_interpolated() -> None:

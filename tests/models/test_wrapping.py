@@ -187,7 +187,7 @@ def test_u_net_says_how_its_map_becomes_scores_and_keeps_its_middle() -> None:
     with pytest.raises(LayoutError, match=r"returns shape \(3, 5, 32, 48\).*read="):
         wrap(module, input_size=SIZE)
     model = wrap(module, input_size=SIZE, read=lambda raw, _: Output(logits=raw.mean((2, 3))))
-    assert names(model) == ["middle", "up2", "out"]
+    assert names(model) == ["middle", "up2", "up1"]  # what comes out is no layer to explain it by
     assert Capability.EMBEDDING not in model.capabilities
     assert model.classes == 5
     maps = model.activations(image(*SIZE), model.structure.stages)

@@ -12,6 +12,7 @@ from seewhy.checks.core import ensure, ensure_same, expect
 from seewhy.checks.model_case import answer, depth_of, model_check, stages_of
 from seewhy.errors import SeewhyError, UnknownNameError
 from seewhy.models.adapter import VisionModel
+from seewhy.models.probe import locate
 
 
 @model_check
@@ -118,31 +119,13 @@ def check_other_input_sizes(model: VisionModel, x: Tensor) -> None:
 
 @model_check
 def check_cell_locations(model: VisionModel, x: Tensor) -> None:
-    """Check that a change in a corner of the image changes the first stage most in that corner of the grid."""
-    first = stages_of(model)[0]
-    before = model.activations(x, [first])[first.name]
-    height, width = x.shape[-2:]
-    rows, cols = before.shape[-2:]
-    size = max(1, rows // 4), max(1, cols // 4)
-    # the last patch may lie partly outside of the image
-    cell = first.stride or model.structure.patch_size or (height / rows, width / cols)
-    near = [round(n * c) for n, c in zip(size, cell, strict=True)]
-    far = [
-        length - round((g - n) * c) for length, g, n, c in zip((height, width), (rows, cols), size, cell, strict=True)
-    ]
-    for place in ("top left", "top right", "bottom left", "bottom right"):
-        down, right = "bottom" in place, "right" in place
-        changed = x.clone()
-        extent = (far if down else near)[0], (far if right else near)[1]
-        changed[..., _end(extent[0], height, down), _end(extent[1], width, right)] *= -2
-        difference = (model.activations(changed, [first])[first.name] - before).abs().sum((0, 1))
-        row, col = divmod(int(difference.argmax()), cols)
-        inside = row in range(rows)[_end(size[0], rows, down)] and col in range(cols)[_end(size[1], cols, right)]
-        ensure(inside, f"a change at the {place} of the image shows most in row {row}, column {col} of {rows}×{cols}")
-
-
-def _end(size: int, length: int, far: bool) -> slice:
-    return slice(length - size, length) if far else slice(0, size)
+    """Check that a changed patch shows most in its place: in stages, `cam_layer`, the first and last attention."""
+    stages_of(model)
+    found = locate(model, size=(x.shape[-2], x.shape[-1]), channels=x.shape[1])
+    if not found:
+        raise SkipTest(f"{model.name} has no grid of three rows and columns at this size")
+    for located in found:
+        ensure(located.is_right, str(located))
 
 
 @model_check

@@ -45,7 +45,7 @@ from seewhy.models.instrument.hooks import (
 )
 from seewhy.models.instrument.locks import exclusive
 from seewhy.models.instrument.next_relu import activation_of
-from seewhy.models.instrument.shared_images import image_index_of, sharing_images
+from seewhy.models.instrument.shared_images import ImageIndex, image_index_of, sharing_images
 from seewhy.models.instrument.tail import Tail
 from seewhy.models.layers import LayerIndex, LayerLike
 from seewhy.models.partial import BlockTokens, ModelTail
@@ -209,7 +209,7 @@ class VisionModel:
 
         Args:
             spec: Which layer.
-            layout: How its output lies, where that is not known: `nchw`, `nhwc` or `tokens`.
+            layout: How its output lies, where that is not known: `nchw`, `nhwc`, `tokens` or `sequence`.
 
         Raises:
             UnknownNameError: There is no such layer; the nearest are suggested.
@@ -304,15 +304,19 @@ class VisionModel:
 
     def _forward(self, x: Tensor) -> Output:
         head_inputs: list[Tensor] = []
+        head_outputs: list[Tensor] = []
 
-        def keep_input(_: nn.Module, args: tuple[Any, ...], __: Any) -> None:
+        def keep(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             head_inputs.append(args[0].flatten(1))
+            head_outputs.append(output)
 
         with exclusive(self.module), ExitStack() as stack:
             if self.structure.head is not None:
-                stack.enter_context(hooked(self.module.get_submodule(self.structure.head), keep_input))
+                stack.enter_context(hooked(self.module.get_submodule(self.structure.head), keep))
             raw = self.module(x, **self.structure.call)
         output = self.structure.read(raw, head_inputs[0] if head_inputs else None)
+        if self.structure.logits_of_head:
+            output = replace(output, logits=head_outputs[0])
         if output.detections is not None and self.structure.boxes_in == "pixels":
             size = torch.tensor([x.shape[-1], x.shape[-2]] * 2, dtype=output.detections.boxes.dtype)
             boxes = output.detections.boxes / size.to(x.device, non_blocking=True)
@@ -353,8 +357,9 @@ class VisionModel:
         Raises:
             LayoutError: A layer did not run, or its output does not lie as the layer says.
         """
-        values = self._collect(x, [layer.name for layer in layers])
-        return {layer.name: self.to_grid(values[layer.name], layer, x.shape[-2:]) for layer in layers}
+        values, index = self._collect(x, [layer.name for layer in layers])
+        maps = {layer.name: self.to_grid(values[layer.name], layer, x.shape[-2:]) for layer in layers}
+        return {name: index.expand(value) for name, value in maps.items()} if index else maps
 
     def activation(self, x: Tensor, layer: Layer) -> Float[Tensor, "batch channels rows cols"]:
         """Return the map of a layer, after the ReLU that comes next if one does that is a function, not a layer.
@@ -381,8 +386,8 @@ class VisionModel:
             UnknownNameError: There is no block of that number.
         """
         names = {i: block.name for i, block in self._blocks(blocks).items()}
-        values = self._collect(x, names.values())
-        return {i: values[name] for i, name in names.items()}
+        values, index = self._collect(x, names.values())
+        return {i: index.expand(values[name]) if index else values[name] for i, name in names.items()}
 
     def block_tokens(self, x: Tensor, blocks: Sequence[int] | None = None) -> BlockTokens:
         """Run one forward in the caller's grad mode and keep the tokens of blocks attached to its graph.
@@ -407,14 +412,14 @@ class VisionModel:
         tokens = {i: values[block.name] for i, block in wanted.items()}
         return BlockTokens(tokens, output, ModelTail(self._forward, tail))
 
-    def _collect(self, x: Tensor, names: Iterable[str]) -> Mapping[str, Tensor]:
-        """Return the raw outputs of modules, by name."""
+    def _collect(self, x: Tensor, names: Iterable[str]) -> tuple[Mapping[str, Tensor], ImageIndex | None]:
+        """Return the raw outputs of modules by name, and which rows of `x` they stand for if images are shared."""
         modules = {name: self.submodule(name) for name in names}
         with self.shape_error_context(x), torch.no_grad(), untouched(self.module), collecting(modules) as values:
             # no gradients in this block, so shared images run once even if the caller is in grad mode
             index = image_index_of(self)
             self.module(index.unique(x) if index else x, **self.structure.call)
-        return {name: index.expand(value) for name, value in values.items()} if index else values
+        return values, index
 
     @contextmanager
     def leaf_at(self, layer: Layer, at_input: bool = False) -> Iterator[list[Tensor]]:
@@ -442,8 +447,11 @@ class VisionModel:
             at_input: Whether the layer itself is part of what is run often: the values are then its input's.
 
         Raises:
-            LayoutError: The layer did not run, or (`at_input`) its first argument is no tensor.
+            LayoutError: The layer did not run, its output does not begin with the batch, or (`at_input`) its first
+                argument is no tensor.
         """
+        if layer.layout == "sequence":
+            raise LayoutError(f"{layer.name!r} keeps (tokens, batch, dim); make the module with batch_first=True")
         return ModelTail(self._forward, Tail.of(self.module, layer.name, x, self.structure.call, at_input))
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -54,6 +55,8 @@ class LayerIndex:
         if isinstance(spec, Layer):
             self.submodule(spec.name)
             return spec
+        if spec is None and self.structure.ask:
+            raise LayoutError(f"{self.name}: {self.structure.ask}")
         if spec is None or isinstance(spec, int):
             return self.stage(-1 if spec is None else spec)
         name = self._name_of(spec) if isinstance(spec, nn.Module) else spec
@@ -76,7 +79,8 @@ class LayerIndex:
 
     def cam_layer(self, spec: LayerLike | None) -> Layer:
         """Return the layer for methods that differentiate; see `VisionModel.cam_layer`."""
-        layer = self.layer(spec, None) if spec is not None else self.structure.cam_layer or self.stage(-1)
+        layer = self.structure.cam_layer if spec is None else None
+        layer = layer or self.layer(spec, None)
         reads_class_token_only = self.structure.class_token and not self.structure.reads_patches
         if reads_class_token_only and self.structure.blocks and self._is_after_last_attention(layer.name):
             raise LayoutError(
@@ -119,7 +123,7 @@ class LayerIndex:
         layouts = {stage.layout for stage in self.structure.stages}
         if len(layouts) == 1:
             return layouts.pop()
-        raise LayoutError(f"the layout of {name!r} is ambiguous; say layout='nchw', 'nhwc' or 'tokens'")
+        raise LayoutError(f"the layout of {name!r} is ambiguous; say layout='nchw', 'nhwc', 'tokens' or 'sequence'")
 
     # ── laying its output out ─────────────────────────────────────────────────────────────────────────────────────
     def grid(self, height: int, width: int, stride: tuple[int, int] | None) -> tuple[int, int]:
@@ -133,7 +137,7 @@ class LayerIndex:
 
     def to_grid(self, value: Tensor, layer: Layer, size: Sequence[int]) -> Float[Tensor, "batch channels rows cols"]:
         """Return a layer's output as (B, C, rows, cols); see `VisionModel.to_grid`."""
-        if layer.layout == "tokens":
+        if layer.layout in ("tokens", "sequence"):
             return self.tokens_to_grid(value, layer, size)
         if value.ndim != 4:
             raise LayoutError(
@@ -148,10 +152,20 @@ class LayerIndex:
         """Return tokens (B, N, C) as (B, C, rows, cols), without prefix tokens."""
         rows, cols = self.grid(size[0], size[1], layer.stride)
         prefix = self.structure.prefix_tokens if layer.prefix is None else layer.prefix
+        if layer.layout == "sequence" and value.ndim == 3:
+            value = value.transpose(0, 1)
         if value.ndim != 3 or value.shape[1] != prefix + rows * cols:
             raise LayoutError(
                 f"layer {layer.name!r} gives shape {tuple(value.shape)}, not "
                 f"(batch, {prefix} + {rows}×{cols}, channels); "
                 "say how the tokens lie: wrap(module, patch_size=…, prefix_tokens=…)"
             )
-        return value[:, prefix:].transpose(1, 2).unflatten(2, (rows, cols))
+        value = value[:, prefix:]
+        if layer.order is not None:
+            if (len(layer.order), len(layer.order[0])) != (rows, cols):
+                raise LayoutError(
+                    f"the order of the tokens of {layer.name!r} is known for {len(layer.order)}×{len(layer.order[0])} "
+                    f"cells, not for {rows}×{cols}; wrap the module again with this input_size="
+                )
+            value = value[:, torch.tensor(layer.order, device=value.device).flatten()]
+        return value.transpose(1, 2).unflatten(2, (rows, cols))

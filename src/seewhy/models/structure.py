@@ -16,8 +16,9 @@ from seewhy.core.cards import Capability
 from seewhy.errors import LayoutError, UnknownNameError
 from seewhy.targets import Output
 
-LAYOUTS = ("nchw", "nhwc", "tokens")
-"""How the output of a layer lies: (B, C, rows, cols), (B, rows, cols, C), or (B, prefix + rows·cols, C)."""
+LAYOUTS = ("nchw", "nhwc", "tokens", "sequence")
+"""How the output of a layer lies: (B, C, rows, cols), (B, rows, cols, C), (B, prefix + rows·cols, C), or the same
+sequence-first, (prefix + rows·cols, B, C)."""
 
 ReadOutput = Callable[[Any, Tensor | None], Output]
 """From what a module returns and its head's input (None: there is no head) to an `Output`."""
@@ -29,15 +30,17 @@ class Layer:
 
     Attributes:
         name: Dotted name in the module.
-        layout: `nchw`, `nhwc`, or `tokens` (B, prefix + rows·cols, dim).
+        layout: `nchw`, `nhwc`, `tokens` (B, prefix + rows·cols, dim), or `sequence` (prefix + rows·cols, B, dim).
         stride: Input pixels per grid cell (rows, cols), for tokens; None: the model's patch size.
         prefix: Tokens before the patch tokens; None: the model's number.
+        order: Where the patch tokens do not come row by row: for each row and column, which patch token lies there.
     """
 
     name: str
     layout: str
     stride: tuple[int, int] | None = None
     prefix: int | None = None
+    order: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -102,6 +105,7 @@ class Structure:
         stages: Layers on a grid from shallow to deep (for a ViT: the block outputs).
         cam_layer: The deepest layer on a grid whose cells all still reach the score. For a ViT the norm before
             the last attention: after it, a class token no longer listens to the patches.
+        ask: Why there is no such layer, and no deepest stage, to take by default; methods then want `layer=`.
         blocks: Transformer blocks with global attention, in order.
         prefix_tokens: Class, register and distillation tokens before the patch tokens.
         class_token: Whether the first token is a class token that pools the image.
@@ -110,6 +114,7 @@ class Structure:
         pads: Whether an image that is no multiple of the patch is padded to one; else its last pixels are dropped.
         head: The module from embedding to logits, if there is one: its input is the embedding.
         read: From the module's raw result and the head's input to an `Output`.
+        logits_of_head: Whether the logits are the head's output, because the result is made from it (a softmax).
         call: Further keywords of each call (`{"interpolate_pos_encoding": True}`).
         has_logits: Whether the result holds class scores; None: if there is a head.
         has_embedding: Whether there is an embedding; False for class scores that do not come out of a head.
@@ -125,6 +130,7 @@ class Structure:
     source: str
     stages: tuple[Layer, ...] = ()
     cam_layer: Layer | None = None
+    ask: str = ""
     blocks: tuple[Block, ...] = ()
     prefix_tokens: int = 0
     class_token: bool = False
@@ -133,6 +139,7 @@ class Structure:
     pads: bool = True
     head: str | None = None
     read: ReadOutput = read_tensor
+    logits_of_head: bool = False
     call: dict[str, Any] = field(default_factory=dict[str, Any])
     has_logits: bool | None = None
     has_embedding: bool = True

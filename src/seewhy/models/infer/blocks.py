@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from seewhy.models.infer.evidence import Evidence
-from seewhy.models.infer.trace import AttentionCall, Call
+from seewhy.models.infer.trace import AttentionCall, Call, token_axes
 from seewhy.models.structure import Block
 
 
@@ -37,7 +37,25 @@ def find_blocks(evidence: Evidence) -> list[TracedBlock]:
     found = (_block_around(evidence, attention, single_attention) for attention in attention_calls)
     blocks = [block for block in found if block is not None]
     # one grid for all
-    return [block for block in blocks if block.call.shape[1] == blocks[-1].call.shape[1]]
+    return [block for block in blocks if token_axes(block.call.shape) == token_axes(blocks[-1].call.shape)]
+
+
+def find_norms(evidence: Evidence) -> list[Call]:
+    """Find the norms before global attention, of tokens that all information passes, also outside of blocks."""
+    norms: dict[int, Call] = {}
+    for attention in evidence.trace.attention_calls:
+        before = [
+            call
+            for call in evidence.calls
+            if call.end < attention.time
+            and (axes := token_axes(call.shape))
+            and axes.tokens == attention.tokens
+            and call.inputs
+            and _norms(call, call.inputs[0])
+            and evidence.takes_bottleneck(call)
+        ]
+        norms.update({id(call): call for call in before[-1:]})
+    return list(norms.values())
 
 
 def _block_around(evidence: Evidence, attention: AttentionCall, single_attention: set[int]) -> TracedBlock | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from seewhy.models.infer.layouts import LayoutHints, Layouts
-from seewhy.models.infer.trace import BATCH, Call, Trace
+from seewhy.models.infer.trace import Call, Trace, token_axes
 
 
 class Evidence:
@@ -31,6 +31,11 @@ class Evidence:
         """Tell whether all information of the score passes the call's output."""
         return call.edge is not None and call.edge.node in self.bottlenecks
 
+    def takes_bottleneck(self, call: Call) -> bool:
+        """Tell whether all information of the score passes what the call takes."""
+        first = call.inputs[0] if call.inputs else None
+        return first is not None and first.grad_fn is not None and first.grad_fn in self.bottlenecks
+
     def is_learned(self, call: Call) -> bool:
         """Tell whether a map is more than a changed image, and no pooling, after which a map is only coarser."""
         pooled = call.edge is not None and "Pool" in call.edge.node.name()
@@ -38,9 +43,9 @@ class Evidence:
 
     def is_token_to_token(self, call: Call, tokens: int | None = None) -> bool:
         """Tell whether a call on the way to the score takes and gives the same number of tokens (this many)."""
-        if len(call.shape) != 3 or call.shape[0] != BATCH or not call.inputs or call.inputs[0].ndim != 3:
-            return False
-        same = call.inputs[0].shape[1] == call.shape[1] == (tokens or call.shape[1])
+        given = token_axes(call.shape)
+        taken = token_axes(call.inputs[0].shape) if call.inputs else None
+        same = given is not None and given == taken and given.tokens == (tokens or given.tokens)
         return same and (self.is_bottleneck(call) or not self.bottlenecks)
 
     def stride(self, grid: tuple[int, int]) -> tuple[int, int]:

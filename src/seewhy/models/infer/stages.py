@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from seewhy.errors import LayoutError, UnknownNameError
 from seewhy.models.infer.blocks import TracedBlock
 from seewhy.models.infer.evidence import Evidence
 from seewhy.models.infer.layouts import sides
-from seewhy.models.infer.tokens import TokenGrid, infer_token_grid
-from seewhy.models.infer.trace import BATCH, Call
+from seewhy.models.infer.tokens import TokenGrid, infer_token_grid, scaled
+from seewhy.models.infer.trace import Call, TokenAxes, token_axes
 from seewhy.models.structure import Layer
 
 
@@ -38,7 +38,7 @@ class GridLayer:
     @property
     def is_tokens(self) -> bool:
         """Whether the output is tokens, not a map."""
-        return self.layer.layout == "tokens"
+        return self.layer.layout in ("tokens", "sequence")
 
 
 class StageFinder:
@@ -48,12 +48,20 @@ class StageFinder:
         evidence: What the trace says.
         grid: How patch tokens lie, if there are any.
         blocks: The transformer blocks.
+        is_result: Whether a map already holds the class scores of its cells.
     """
 
-    def __init__(self, evidence: Evidence, grid: TokenGrid | None, blocks: Sequence[TracedBlock]) -> None:
+    def __init__(
+        self,
+        evidence: Evidence,
+        grid: TokenGrid | None,
+        blocks: Sequence[TracedBlock],
+        is_result: Callable[[GridLayer], bool],
+    ) -> None:
         self.evidence = evidence
         self.grid = grid
         self.blocks = blocks
+        self.is_result = is_result
 
     # ── one layer ─────────────────────────────────────────────────────────────────────────────────────────────────
     def grid_layer(self, call: Call) -> GridLayer | None:
@@ -64,23 +72,26 @@ class StageFinder:
         layout = self.evidence.layouts.layout(call)
         if layout and call.value is not None:
             return GridLayer(call, Layer(call.name, layout), sides(call.value, layout))
-        if grid is None or len(call.shape) != 3 or call.shape[0] != BATCH:
+        axes = token_axes(call.shape)
+        if grid is None or axes is None:
             return None
-        if call.shape[1] == grid.tokens:
-            return GridLayer(call, Layer(call.name, "tokens"), grid.cells)
-        return self._on_coarser_grid(call, grid)
+        if axes.tokens == grid.tokens:
+            return GridLayer(call, Layer(call.name, axes.layout), grid.cells)
+        return self._on_other_grid(call, axes, grid)
 
-    def _on_coarser_grid(self, call: Call, grid: TokenGrid) -> GridLayer | None:
-        """Return tokens that were merged, `factor` × `factor` to one, and lost their prefix (a pyramid)."""
-        tokens = call.shape[1]
-        factor = math.isqrt(grid.rows * grid.cols // max(1, tokens))
-        if factor < 2:
+    def _on_other_grid(self, call: Call, axes: TokenAxes, grid: TokenGrid) -> GridLayer | None:
+        """Return tokens of another level of a pyramid, with a prefix of their own."""
+        prefix = self._prefix_of(axes.tokens)
+        cells = scaled(grid.cells, axes.tokens - prefix)
+        if cells is None:
             return None
-        rows, cols = grid.rows // factor, grid.cols // factor
-        if rows * cols != tokens or min(rows, cols) < 2:
-            return None
-        stride = self.evidence.stride((rows, cols))
-        return GridLayer(call, Layer(call.name, "tokens", stride, prefix=0), (rows, cols))
+        return GridLayer(call, Layer(call.name, axes.layout, self.evidence.stride(cells), prefix), cells)
+
+    def _prefix_of(self, tokens: int) -> int:
+        """Count the tokens before the first that depends on the image, when so many were first seen."""
+        differing = self.evidence.trace.differing_tokens.get(tokens)
+        patches = int(differing[0].sum()) if differing is not None else 0
+        return tokens - patches if differing is not None and patches and differing[0, tokens - patches :].all() else 0
 
     def named(self, layer: str | Layer) -> GridLayer:
         """Return a layer that the user named.
@@ -94,8 +105,9 @@ class StageFinder:
         if isinstance(layer, Layer):
             return GridLayer(call, layer, (0, 0))
         grid = self.grid
-        if grid is None and len(call.shape) == 3:
-            grid = infer_token_grid(self.evidence, call.shape[1], call.end)
+        axes = token_axes(call.shape)
+        if grid is None and axes:
+            grid = infer_token_grid(self.evidence, axes.tokens, call.end)
         found = self._on_grid(call, grid)
         if found is None:
             raise LayoutError(
@@ -120,13 +132,17 @@ class StageFinder:
             return False
         if layer.is_tokens:
             default = self.grid.prefix if self.grid else 0
+            gradient = gradient.transpose(0, 1) if layer.layer.layout == "sequence" else gradient
             gradient = gradient[:, default if layer.layer.prefix is None else layer.layer.prefix :]
         return bool((gradient != 0).any())
 
     def first_token_reaches_score(self, last: Call) -> bool:
         """Tell whether the score depends on the first token behind the last block."""
         gradient = self.evidence.gradient(last)
-        return gradient is not None and bool((gradient[:, 0] != 0).any())
+        axes = token_axes(last.shape)
+        if gradient is None or axes is None:
+            return False
+        return bool((gradient.select(1 if axes.layout == "tokens" else 0, 0) != 0).any())
 
     # ── all of them ───────────────────────────────────────────────────────────────────────────────────────────────
     def stages(self) -> list[GridLayer]:
@@ -136,6 +152,7 @@ class StageFinder:
         A resolution that occurs only beside the way (the middle of a U-net) brings its last map as well.
         """
         on_way = [layer for call in self._calls_on_way() if (layer := self.grid_layer(call))]
+        on_way = [layer for layer in on_way if not self.is_result(layer)]
         token_cells = {self.grid.cells} if self.grid else set()
         maps = [layer for layer in self._last_maps(on_way) if layer.cells not in token_cells]
         # where there are blocks, their outputs stand for the tokens on the grid
@@ -171,6 +188,31 @@ class StageFinder:
             if layer and layer.cells not in known and self.evidence.is_learned(call):
                 last_by_cells[layer.cells] = layer
         return [layer for layer in last_by_cells.values() if self.reaches_score(layer)]
+
+    def branches(self, after: GridLayer | None) -> list[GridLayer]:
+        """Return the last maps or tokens of each part that leads to the score beside the others.
+
+        Args:
+            after: The deepest layer that all information passes; None: there is none.
+        """
+        start = after.call.end if after else -1
+        beside: list[GridLayer] = []
+        for call in self.evidence.calls:
+            if call.start <= start or not self.evidence.is_learned(call) or self._is_in_bottleneck(call, start):
+                continue
+            is_map = self.evidence.layouts.evidence.get(id(call.value)) == "nchw"
+            layer = self.grid_layer(call) if is_map or token_axes(call.shape) else None
+            if layer and (after is None or math.prod(layer.cells) < math.prod(after.cells)):
+                beside.append(layer)
+        paths = [layer.call.name.split(".") for layer in beside]
+        depth = next((i for i, parts in enumerate(zip(*paths, strict=False)) if len(set(parts)) > 1), 0)
+        last_by_part = {path[depth]: layer for path, layer in zip(paths, beside, strict=True)}
+        return [layer for layer in last_by_part.values() if self.reaches_score(layer)]
+
+    def _is_in_bottleneck(self, call: Call, start: int) -> bool:
+        """Tell whether all information passes the call, or one around it that began later than `start`."""
+        around = (c for c in self.evidence.calls if start < c.start <= call.start and call.end <= c.end)
+        return any(self.evidence.is_bottleneck(c) for c in around)
 
     def _last_of_run(self, run: list[GridLayer], next_cells: tuple[int, int] | None) -> GridLayer:
         """Return the last map of a run that is no first step of a module which leads to the next resolution."""

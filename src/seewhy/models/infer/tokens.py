@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from seewhy.errors import LayoutError
-from seewhy.models.infer.blocks import TracedBlock
+from seewhy.models.infer.blocks import TracedBlock, find_norms
 from seewhy.models.infer.evidence import Evidence
 from seewhy.models.infer.layouts import LayoutHints, sides
+from seewhy.models.infer.trace import token_axes
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,44 @@ def find_token_grid(evidence: Evidence, blocks: Sequence[TracedBlock]) -> TokenG
     Raises:
         LayoutError: It cannot be known.
     """
-    calls = [block.call for block in blocks]
+    calls = [block.call for block in blocks] or find_norms(evidence)
     if not calls:
         calls = [c for c in evidence.calls if evidence.is_bottleneck(c) and evidence.is_token_to_token(c)]
     if not calls:
         return None
+    axes = token_axes(calls[0].shape)
+    tokens = axes.tokens if axes else 0
     try:
-        return infer_token_grid(evidence, calls[0].shape[1], calls[0].start)
+        return infer_token_grid(evidence, tokens, calls[0].start)
     except LayoutError:
+        coarser = _top_of_pyramid(evidence, tokens)
+        if coarser:
+            return coarser
         if blocks or evidence.hints != LayoutHints(layout=evidence.hints.layout):
             raise
         return None  # no tokens of an image at all, as far as anybody knows
+
+
+def _top_of_pyramid(evidence: Evidence, tokens: int) -> TokenGrid | None:
+    """Return the grid of tokens that were merged from those that came first, `factor` × `factor` to one."""
+    merged = (token_axes(call.shape) for call in evidence.calls if evidence.is_token_to_token(call))
+    first = next((axes for axes in merged if axes), None)
+    if first is None or first.tokens <= tokens:
+        return None
+    try:
+        grid = infer_token_grid(evidence, first.tokens, evidence.trace.calls[-1].end)
+    except LayoutError:
+        return None
+    cells = scaled(grid.cells, tokens)
+    return TokenGrid(*cells, 0) if cells else None
+
+
+def scaled(cells: tuple[int, int], tokens: int) -> tuple[int, int] | None:
+    """Return rows and columns of so many tokens in proportion to a grid, by a whole factor; None: there is none."""
+    rows, cols = cells
+    factor = math.isqrt(max(rows * cols, tokens) // max(1, min(rows * cols, tokens)))
+    new = (rows // factor, cols // factor) if tokens < rows * cols else (rows * factor, cols * factor)
+    return new if factor > 1 and new[0] * new[1] == tokens and min(new) > 1 else None
 
 
 def infer_token_grid(evidence: Evidence, tokens: int, before: int) -> TokenGrid:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,28 @@ from seewhy.models.instrument.hooks import untouched
 
 BATCH = 3
 """Images in the traced batch."""
+_WEIGHTED = ("Convolution", "mm", "Mm", "LayerNorm", "BatchNorm", "Linear")
+"""In the names of graph nodes that may hold weights."""
+
+
+@dataclass(frozen=True)
+class TokenAxes:
+    """How a tensor holds tokens.
+
+    Attributes:
+        tokens: How many there are.
+        layout: `tokens` (batch first) or `sequence` (tokens first).
+    """
+
+    tokens: int
+    layout: str
+
+
+def token_axes(shape: Sequence[int]) -> TokenAxes | None:
+    """Tell how a tensor of the traced batch holds tokens; None: it does not look like tokens."""
+    if len(shape) != 3 or BATCH not in shape[:2]:
+        return None
+    return TokenAxes(shape[1], "tokens") if shape[0] == BATCH else TokenAxes(shape[0], "sequence")
 
 
 @dataclass(eq=False)
@@ -68,10 +90,12 @@ class AttentionCall:
     Attributes:
         stack: The calls inside which it was computed, the outermost first.
         tokens: How many tokens attended to each other; 0: to others (cross-attention).
+        time: When, in ticks.
     """
 
     stack: tuple[Call, ...]
     tokens: int
+    time: int
 
 
 @dataclass(eq=False)
@@ -105,14 +129,37 @@ class Trace:
     def note_tokens(self, tensors: Iterable[Tensor]) -> None:
         """Remember which tokens differ between the images when that many are seen for the first time."""
         for t in tensors:
-            if t.ndim == 3 and len(t) == BATCH and t.shape[1] not in self.differing_tokens:
-                self.differing_tokens[t.shape[1]] = (t[1:] != t[0]).any(-1)
+            axes = token_axes(t.shape)
+            if axes and axes.tokens not in self.differing_tokens:
+                first = t if axes.layout == "tokens" else t.transpose(0, 1)
+                self.differing_tokens[axes.tokens] = (first[1:] != first[0]).any(-1)
 
     def bottlenecks(self, result: Tensor) -> set[Node]:
         """Return the graph nodes that all paths from image to result pass: never inside of a residual branch."""
         if result.grad_fn is None:
             return set()
         return _dominators(get_gradient_edge(result).node, get_gradient_edge(self.leaf).node)
+
+    def is_linear_from(self, result: Tensor, call: Call) -> bool:
+        """Tell whether no weights lie between a bottleneck and the result: it is the result, or pooled to it."""
+        if call.edge is None:
+            return False
+        return not any(_has_weights(node) for node in self.last_steps(result, call.edge.node))
+
+    def last_steps(self, result: Tensor, before: Node | None = None) -> Iterator[Node]:
+        """Yield the graph nodes of a result, backwards, up to those that may hold weights, or to one node."""
+        if result.grad_fn is None:
+            return
+        seen = {before}
+        todo = [get_gradient_edge(result).node]
+        while todo:
+            node = todo.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            yield node
+            if not _has_weights(node):
+                todo.extend(n for n, _ in node.next_functions if n is not None)
 
     def gradient(self, result: Tensor, call: Call) -> Tensor | None:
         """Compute the gradient of a random mixture of `result` at a call's output; None: it does not depend on it."""
@@ -169,7 +216,7 @@ def _watch(module: nn.Module, name: str, trace: Trace, open_calls: list[Call], s
         if isinstance(module, nn.MultiheadAttention) and inputs and inputs[0].ndim == 3:
             # it hides the attention that it computes
             tokens = inputs[0].shape[1 if module.batch_first else 0]
-            trace.attention_calls.append(AttentionCall(tuple(open_calls), tokens))
+            trace.attention_calls.append(AttentionCall(tuple(open_calls), tokens, next(trace.clock)))
 
     def after(_: nn.Module, __: tuple[Any, ...], ___: dict[str, Any], output: Any) -> None:
         call = open_calls.pop()
@@ -208,7 +255,11 @@ class _AttentionWatcher(TorchFunctionMode):
     def _note(self, tokens: int) -> None:
         # nn.MultiheadAttention is noted by its own call already
         if not any(isinstance(call.module, nn.MultiheadAttention) for call in self.open_calls):
-            self.trace.attention_calls.append(AttentionCall(tuple(self.open_calls), tokens))
+            self.trace.attention_calls.append(AttentionCall(tuple(self.open_calls), tokens, next(self.trace.clock)))
+
+
+def _has_weights(node: Node) -> bool:
+    return any(word in node.name() for word in _WEIGHTED)
 
 
 def _dominators(root: Node, leaf: Node) -> set[Node]:

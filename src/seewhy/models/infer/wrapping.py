@@ -14,16 +14,12 @@ from seewhy.core.preprocess import Preprocess
 from seewhy.errors import LayoutError, ModelError, OptionError
 from seewhy.models.adapter import PreprocessFunction, VisionModel
 from seewhy.models.class_names import ClassNames, read_class_names
-from seewhy.models.infer.blocks import find_blocks
-from seewhy.models.infer.evidence import Evidence
+from seewhy.models.infer.find import find_structure
 from seewhy.models.infer.layouts import LayoutHints
-from seewhy.models.infer.outputs import OutputHints, OutputSpec, infer_output
-from seewhy.models.infer.stages import StageFinder
-from seewhy.models.infer.tokens import find_token_grid
-from seewhy.models.infer.trace import Trace, trace_forward
-from seewhy.models.instrument.hooks import INFERENCE, made_in_inference_mode
+from seewhy.models.infer.outputs import OutputHints
 from seewhy.models.layers import input_channels
 from seewhy.models.load import source_of
+from seewhy.models.probe import verified
 from seewhy.models.sources.base import HasPreprocess, HasText, HasTower, ModelSource
 from seewhy.models.structure import Layer, ReadOutput, Structure
 
@@ -46,6 +42,7 @@ def wrap(
     multi_label: bool = False,
     tokenizer: Any = None,
     structure: Structure | None = None,
+    verify: bool = True,
 ) -> VisionModel:
     """Make a module of your own explainable.
 
@@ -65,15 +62,17 @@ def wrap(
         patch_size: Pixels per patch, where it cannot be found.
         prefix_tokens: Class and register tokens before the patch tokens, where they cannot be counted.
         head: The module from embedding to logits, where it is not the linear layer that gives the result.
-        output: What the module returns, "logits", "regression" (quantities, which have no probabilities) or
-            "embedding", where it cannot be told.
+        output: What the module returns, "logits", "probabilities", "regression" (quantities, which have no
+            probabilities) or "embedding", where it cannot be told.
         output_names: One for each quantity of a regression head.
         read: From what the module returns and the head's input to an `Output`, for dicts, tuples and maps.
         input_size: Of the images that the module takes: side, (rows, cols) or (channels, rows, cols); default: what
-            `preprocess` gives.
+            `preprocess` gives. Without a `preprocess` of your own, images are fed in this size.
         multi_label: Whether each logit stands for itself (sigmoid).
         tokenizer: Of a model of images and texts: its image side is explained, and texts become targets.
         structure: Everything, known already; nothing is looked for.
+        verify: Whether what was found is put to the test: a few patches of an image are changed, and each must show
+            in its place (one forward of eight images, once for each architecture).
 
     Raises:
         LayoutError: Something is ambiguous; the message says which argument settles it.
@@ -95,14 +94,24 @@ def wrap(
         preprocess = source.preprocess(module) if isinstance(source, HasPreprocess) else Preprocess()
         if isinstance(preprocess, Preprocess):
             preprocess = preprocess.with_channels(_channels(input_size, module))
+            if input_size is not None:
+                preprocess = preprocess.with_size(*_size(input_size, preprocess)[1:])
+    probed: tuple[int, int, int] | None = None
     if structure is None:
         layout_hints = LayoutHints(layout, _pair(patch_size), prefix_tokens)
-        output_hints = OutputHints(head, output, read, named=class_names is not None)
+        output_hints = OutputHints(head, output, read, named=class_names is not None, multi_label=multi_label)
         has_hints = layers is not None or layout_hints != LayoutHints() or output not in (None, "regression")
         has_hints = has_hints or head is not None or read is not None
         structure = None if has_hints or source is None else _known_structure(source, module)
         if structure is None:
-            structure = _infer(module, _size(input_size, preprocess), layers, layout_hints, output_hints)
+            probed = _size(input_size, preprocess)
+            structure = find_structure(
+                module,
+                probed,
+                layers=layers,
+                layout_hints=layout_hints,
+                output_hints=output_hints,
+            )
         structure = replace(
             structure,
             multi_label=multi_label or structure.multi_label,
@@ -110,6 +119,8 @@ def wrap(
         )
     names = read_class_names(output_names or class_names)
     model = VisionModel(module, structure, name=name, preprocess=preprocess, class_names=names, text=text)
+    if probed and verify:
+        model.structure = verified(model, probed[1:], probed[0])
     if names and model.classes not in (None, len(names)):
         kind = "output" if structure.regression else "class"
         raise OptionError(
@@ -177,54 +188,3 @@ def _known_structure(source: ModelSource, module: nn.Module) -> Structure | None
         return source.structure(module)
     except LayoutError:
         return None
-
-
-def _infer(
-    module: nn.Module,
-    size: tuple[int, int, int],
-    layers: Sequence[str | Layer] | None,
-    layout_hints: LayoutHints,
-    output_hints: OutputHints,
-) -> Structure:
-    if made_in_inference_mode(module):
-        raise ModelError(f"looking inside takes a backward pass, and gradients do not pass {INFERENCE}")
-    with torch.inference_mode(False), torch.enable_grad():
-        trace = trace_forward(module, size)
-        return _structure(trace, infer_output(trace, output_hints), layers, layout_hints)
-
-
-def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] | None, hints: LayoutHints) -> Structure:
-    evidence = Evidence(trace, output.pooled, hints)
-    blocks = find_blocks(evidence)
-    grid = find_token_grid(evidence, blocks)
-    finder = StageFinder(evidence, grid, blocks)
-    if layers is None:
-        stages = finder.stages()
-        # a norm before the attention hears from all patches what the class token will read
-        candidates = [layer for block in blocks if (layer := finder.grid_layer(block.norm))] or stages
-    else:
-        stages = candidates = [finder.named(layer) for layer in layers]
-    cam = next((layer for layer in reversed(candidates) if finder.reaches_score(layer)), None)
-    last = finder.grid_layer(blocks[-1].call) if blocks else None
-    prefix = grid.prefix if grid else 0
-    reads_patches = last is not None and finder.reaches_score(last)
-    reads_first = last is not None and prefix > 0 and finder.first_token_reaches_score(last.call)
-    return Structure(
-        source="module",
-        stages=tuple(stage.layer for stage in stages),
-        cam_layer=cam.layer if cam else None,
-        blocks=tuple(block.block for block in blocks),
-        prefix_tokens=prefix,
-        # beside patches that count, one of several prefix tokens may as well be a register in a mean over all
-        class_token=reads_first and (prefix == 1 or not reads_patches),
-        reads_patches=reads_patches,
-        patch_size=evidence.stride(grid.cells) if grid else None,
-        pads=False,
-        head=output.head,
-        read=output.read,
-        has_logits=output.has_logits,
-        classes=output.classes,
-        has_embedding=output.has_embedding,
-        has_gradients=bool(evidence.bottlenecks),
-        note=output.note,
-    )

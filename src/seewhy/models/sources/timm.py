@@ -24,8 +24,10 @@ from seewhy.core.io import first_line
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError, require
 from seewhy.models.adapter import VisionModel
+from seewhy.models.infer.find import known_or_found
 from seewhy.models.instrument.attention import reading_attention
 from seewhy.models.instrument.hooks import hooked, untouched
+from seewhy.models.probe import checked
 from seewhy.models.structure import Block, Layer, Structure
 
 PREFIX = "timm/"
@@ -59,8 +61,9 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
     if not name.startswith(HUB):
         _check_name(timm, name)
     module = _create(timm, name, pretrained, options).eval()
-    return VisionModel(
-        module, structure(module), name=f"timm/{name}", preprocess=preprocess(module), class_names=_class_names(module)
+    found = known_or_found(structure, module, (getattr(module, "in_chans", 3), *input_size(module)))
+    return checked(
+        VisionModel(module, found, name=f"timm/{name}", preprocess=preprocess(module), class_names=_class_names(module))
     )
 
 

@@ -13,6 +13,8 @@ from seewhy.core.io import first_line
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError, require
 from seewhy.models.adapter import VisionModel
+from seewhy.models.infer.find import known_or_found
+from seewhy.models.probe import checked
 from seewhy.models.structure import Block, Layer, Structure
 from seewhy.targets import Output
 
@@ -56,7 +58,9 @@ def load(name: str, *, pretrained: bool = True, weights: Any = "DEFAULT", **opti
         raise OptionError(
             f"torchvision cannot create {name!r} with {options} ({error}); leave one of them out"
         ) from error
-    model = VisionModel(module, structure(module), name=f"torchvision/{name}", preprocess=_preprocess(entry, module))
+    recipe = _preprocess(entry, module)
+    found = known_or_found(structure, module, (3, *recipe.size))
+    model = checked(VisionModel(module, found, name=f"torchvision/{name}", preprocess=recipe))
     categories = entry.meta["categories"]
     if model.classes == len(categories):
         model.class_names = tuple(categories)
@@ -99,6 +103,32 @@ def _fetch(name: str, entry: Any) -> None:
             f"the weights of torchvision/{name} cannot be read ({first_line(error).rstrip('.')}); delete {entry.url} "
             "from torch's cache and try again"
         ) from error
+
+
+def preprocess(module: nn.Module) -> Preprocess:
+    """Return the preprocessing of the weights for this architecture: sides differ (EfficientNet-B4: 380).
+
+    The architecture is the one of the same file with as many parameters, classifiers apart.
+    """
+    models = require("torchvision", EXTRA).models
+    file = next(cls.__module__ for cls in type(module).__mro__ if cls.__module__.startswith("torchvision."))
+    builders = [n for n in models.list_models(module=models) if models.get_model_builder(n).__module__ == file]
+    entries = [models.get_model_weights(name)["DEFAULT"] for name in builders]
+    if len(entries) > 1:
+        count = _parameters_for_imagenet(module)
+        entries = [entry for entry in entries if entry.meta["num_params"] == count]
+    if entries:
+        return _preprocess(entries[0], module)
+    side = getattr(module, "image_size", None) or 224
+    return Preprocess().with_size(side, side)
+
+
+def _parameters_for_imagenet(module: nn.Module) -> int:
+    """Count the parameters that the module would have with 1000 classes."""
+    last = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:]
+    per_class = sum(p[0].numel() for m in last for p in m.parameters(recurse=False))
+    classes = sum(len(m.weight) for m in last)
+    return sum(p.numel() for p in module.parameters()) + (1000 - classes) * per_class
 
 
 def _preprocess(entry: Any, module: Any) -> Preprocess:

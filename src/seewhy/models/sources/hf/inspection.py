@@ -61,13 +61,15 @@ _HEADS = ("classifier", "cls_classifier", "distillation_classifier")
 
 
 def recognizes(module: nn.Module) -> bool:
-    """Tell whether it is a vision model of transformers that `structure` (or `tower`) knows."""
-    kind = type(module)
-    return (
-        kind.__module__.startswith("transformers.")
-        and _CLASSES.search(kind.__name__) is not None
-        and getattr(getattr(module, "config", None), "model_type", None) in TYPES
-    )
+    """Tell whether it is a vision model of transformers, or one of images and texts (see `tower`)."""
+    if not type(module).__module__.startswith("transformers.") or not hasattr(module, "config"):
+        return False
+    takes_images = getattr(module, "main_input_name", "") == "pixel_values"
+    return takes_images or hasattr(module, "vision_model") or _is_known(module)
+
+
+def _is_known(module: Any) -> bool:
+    return _CLASSES.search(type(module).__name__) is not None and module.config.model_type in TYPES
 
 
 def tower(module: nn.Module) -> nn.Module:
@@ -76,10 +78,12 @@ def tower(module: nn.Module) -> nn.Module:
     Any other module is returned as it is.
     """
     whole: Any = module
-    if not hasattr(whole, "text_model"):
+    if not hasattr(whole, "text_model") or not hasattr(whole, "vision_model"):
         return whole
     if not hasattr(whole, "visual_projection"):
         return whole.vision_model
+    if whole.config.model_type != "clip":
+        return ImageTower(whole.vision_model, whole.visual_projection)
     from transformers import CLIPVisionModelWithProjection
 
     with torch.device("meta"):
@@ -88,6 +92,42 @@ def tower(module: nn.Module) -> nn.Module:
     image_side.visual_projection = whole.visual_projection
     image_side.training = whole.training
     return image_side
+
+
+class ImageTower(nn.Module):
+    """The image side of a model of images and texts, up to the vector that texts are compared with.
+
+    Args:
+        vision_model: What makes a pooled vector of an image.
+        projection: What brings it to where texts lie.
+    """
+
+    def __init__(self, vision_model: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        self.vision_model = vision_model
+        self.visual_projection = projection
+        self.training = vision_model.training
+
+    @property
+    def config(self) -> Any:
+        """The configuration of the image side."""
+        return self.vision_model.config
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """Return the projected vector as `image_embeds`."""
+        return {"image_embeds": self.visual_projection(self.vision_model(pixel_values).pooler_output)}
+
+
+def config_of(module: Any) -> dict[str, Any]:
+    """Return the options of the image side's configuration."""
+    config: Any = module.config
+    return vars(getattr(config, "vision_config", None) or config)
+
+
+def vision_option(config: Any, name: str) -> Any:
+    """Return an option of a configuration; of one of images and texts, that of the image side."""
+    value = getattr(config, name, None)
+    return value if value is not None else getattr(getattr(config, "vision_config", None), name, None)
 
 
 def structure(module: nn.Module) -> Structure:
@@ -102,6 +142,8 @@ def structure(module: nn.Module) -> Structure:
             "seewhy.models.sources.hf.tower(module)"
         )
     config: Any = module.config
+    if not _is_known(module):
+        raise LayoutError(f"{type(module).__name__} is not among the models of transformers that seewhy knows by heart")
     path, trunk = _trunk(module)
     heads = heads_of(module)
     common: dict[str, Any] = {

@@ -15,10 +15,20 @@ from safetensors import SafetensorError
 from torch import nn
 
 from seewhy.core.io import first_line
-from seewhy.core.preprocess import Preprocess
-from seewhy.errors import LayoutError, MissingExtraError, SeewhyError, WeightsError, broken_package, require
+from seewhy.core.preprocess import IMAGENET, Preprocess
+from seewhy.errors import (
+    LayoutError,
+    MissingExtraError,
+    OptionError,
+    SeewhyError,
+    WeightsError,
+    broken_package,
+    require,
+)
 from seewhy.models.adapter import VisionModel
-from seewhy.models.sources.hf.inspection import TYPES, heads_of, pair, structure
+from seewhy.models.infer.find import known_or_found
+from seewhy.models.probe import checked
+from seewhy.models.sources.hf.inspection import TYPES, config_of, heads_of, pair, structure, vision_option
 from seewhy.models.sources.hf.text import stored_text
 
 EXTRA = "hf"
@@ -58,7 +68,8 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
         recipe = _preprocess(location, config, hub)
     module = module.to(dtype).eval()
     names = _class_names(module)
-    return VisionModel(module, structure(module), name=name, class_names=names, preprocess=recipe, text=text)
+    found = known_or_found(structure, module, (config_of(module).get("num_channels", 3), *recipe.size))
+    return checked(VisionModel(module, found, name=name, class_names=names, preprocess=recipe, text=text))
 
 
 @contextmanager
@@ -95,12 +106,16 @@ def _location(name: str) -> str:
 def _factory(transformers: Any, config: Any) -> tuple[Any, Any]:
     """Return the class that builds the image side of this configuration, and the configuration for it."""
     kind, architecture = config.model_type, (config.architectures or [""])[0]
+    classifies = "ForImageClassification" in architecture
+    is_tower = hasattr(config, "num_channels") and not hasattr(config, "vision_config")
+    if kind not in TYPES and (classifies or is_tower):
+        return transformers.AutoModelForImageClassification if classifies else transformers.AutoModel, config
     if kind not in TYPES:
         raise LayoutError(
             f"seewhy does not know {kind!r} models of transformers (it knows {', '.join(TYPES)}); "
             "load it with transformers and use seewhy.wrap(module, ...)"
         )
-    if "ForImageClassification" in architecture:
+    if classifies:
         return transformers.AutoModelForImageClassification, config
     vision = getattr(config, "vision_config", config)
     if kind.startswith("siglip"):
@@ -166,5 +181,21 @@ def preprocess(module: nn.Module) -> Preprocess:
 
 
 def _default_preprocess(config: Any) -> Preprocess:
-    size = pair(getattr(config, "image_size", None) or 224)
-    return TYPES[config.model_type].preprocess.with_size(*size)
+    size: Any = vision_option(config, "image_size") or 224
+    known = TYPES.get(config.model_type)
+    recipe = known.preprocess if known else _class_default(config.model_type)
+    return recipe.with_size(*pair(size))
+
+
+def _class_default(kind: str) -> Preprocess:
+    """Return the defaults of the library's image processor for this kind; ImageNet's where there is none."""
+    import transformers
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    names = IMAGE_PROCESSOR_MAPPING_NAMES.get(kind)
+    name = names.get("pil") if isinstance(names, Mapping) else names
+    try:
+        processor = getattr(transformers, name[0] if isinstance(name, tuple) else name or "")
+        return Preprocess.from_hf(processor().to_dict())
+    except (AttributeError, ImportError, OptionError, TypeError, ValueError):  # parts that are not installed
+        return IMAGENET

@@ -1,0 +1,150 @@
+"""The structure of an unknown module, from one forward and backward pass of random images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from seewhy.errors import LayoutError, ModelError
+from seewhy.models.infer.blocks import find_blocks, find_norms
+from seewhy.models.infer.evidence import Evidence
+from seewhy.models.infer.layouts import LayoutHints
+from seewhy.models.infer.outputs import OutputHints, OutputSpec, infer_output
+from seewhy.models.infer.stages import GridLayer, StageFinder
+from seewhy.models.infer.tokens import find_token_grid
+from seewhy.models.infer.trace import Trace, trace_forward
+from seewhy.models.instrument.hooks import INFERENCE, made_in_inference_mode
+from seewhy.models.structure import Block, Layer, Structure
+
+SEQUENCE_NOTE = (
+    "its transformer keeps (tokens, batch, dim), so methods that read attention or tokens are not offered; "
+    "make it with batch_first=True"
+)
+
+
+def find_structure(
+    module: nn.Module,
+    size: tuple[int, int, int],
+    *,
+    layers: Sequence[str | Layer] | None = None,
+    layout_hints: LayoutHints | None = None,
+    output_hints: OutputHints | None = None,
+) -> Structure:
+    """Look inside a module; it is left as it was.
+
+    Args:
+        module: Any module that takes images.
+        size: Channels, rows and columns of the images.
+        layers: The feature layers from shallow to deep, instead of those found.
+        layout_hints: What the user said of layouts and tokens.
+        output_hints: What the user said of the result.
+
+    Raises:
+        LayoutError: Something is ambiguous; the message says which argument settles it.
+        ModelError: It does not run on such images, or gradients do not pass it.
+    """
+    if made_in_inference_mode(module):
+        raise ModelError(f"looking inside takes a backward pass, and gradients do not pass {INFERENCE}")
+    with torch.inference_mode(False), torch.enable_grad():
+        trace = trace_forward(module, size)
+        output = infer_output(trace, output_hints or OutputHints())
+        return _structure(trace, output, layers, layout_hints or LayoutHints())
+
+
+def known_or_found(known: Callable[[nn.Module], Structure], module: nn.Module, size: tuple[int, int, int]) -> Structure:
+    """Return what a library's source knows of a module, else what is found by looking.
+
+    Args:
+        known: The `structure` of a source.
+        module: A module of that library.
+        size: Channels, rows and columns of its images.
+
+    Raises:
+        LayoutError: Nothing is known, and what is found is ambiguous.
+    """
+    try:
+        return known(module)
+    except LayoutError as reason:
+        try:
+            return find_structure(module, size)
+        except ModelError as other:
+            raise LayoutError(f"{reason} ({other})") from other
+
+
+def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] | None, hints: LayoutHints) -> Structure:
+    evidence = Evidence(trace, output.pooled, hints)
+    blocks = find_blocks(evidence)
+    grid = find_token_grid(evidence, blocks)
+    finder = StageFinder(evidence, grid, blocks, partial(_is_result, evidence, output))
+    ask = ""
+    if layers is None:
+        stages = finder.stages()
+        candidates = _candidates(finder, stages)
+        cam = _deepest(finder, candidates)
+        branches = finder.branches(cam)
+        if len(branches) > 1:
+            ask = _why_to_ask(branches)
+            known_names = {stage.layer.name for stage in stages}
+            stages = [*stages, *(b for b in branches if b.layer.name not in known_names)]
+            stages = sorted(stages, key=lambda layer: layer.call.end)
+    else:
+        stages = [finder.named(layer) for layer in layers]
+        cam = _deepest(finder, stages)
+    last = finder.grid_layer(blocks[-1].call) if blocks else None
+    prefix = grid.prefix if grid else 0
+    reads_patches = last is not None and finder.reaches_score(last)
+    reads_first = last is not None and prefix > 0 and finder.first_token_reaches_score(last.call)
+    is_sequence = last is not None and last.layer.layout == "sequence"
+    known: tuple[Block, ...] = () if is_sequence else tuple(block.block for block in blocks)
+    return Structure(
+        source="module",
+        stages=tuple(stage.layer for stage in stages),
+        cam_layer=cam.layer if cam and not ask else None,
+        ask=ask,
+        blocks=known,
+        prefix_tokens=prefix,
+        # beside patches that count, one of several prefix tokens may as well be a register in a mean over all
+        class_token=reads_first and (prefix == 1 or not reads_patches),
+        reads_patches=reads_patches,
+        patch_size=evidence.stride(grid.cells) if grid else None,
+        pads=False,
+        head=output.head,
+        read=output.read,
+        logits_of_head=output.logits_of_head,
+        has_logits=output.has_logits,
+        classes=output.classes,
+        has_embedding=output.has_embedding,
+        has_gradients=bool(evidence.bottlenecks),
+        multi_label=output.multi_label,
+        note="; ".join(filter(None, (output.note, SEQUENCE_NOTE if is_sequence else ""))),
+    )
+
+
+def _candidates(finder: StageFinder, stages: Sequence[GridLayer]) -> list[GridLayer]:
+    """Return the layers that gradients may be taken at, in order: all information of the score passes each of them."""
+    # a norm before the attention hears from all patches what the class token will read
+    norms = [layer for block in finder.blocks if (layer := finder.grid_layer(block.norm))]
+    if norms:
+        return norms
+    norms = [layer for call in find_norms(finder.evidence) if (layer := finder.grid_layer(call))]
+    on_way = [stage for stage in stages if finder.evidence.is_bottleneck(stage.call)]
+    return sorted([*on_way, *norms], key=lambda layer: layer.call.end)
+
+
+def _is_result(evidence: Evidence, output: OutputSpec, layer: GridLayer) -> bool:
+    """Tell whether a map already holds the class scores of its cells (a segmentation's own output)."""
+    channels = layer.call.shape[{"nchw": 1}.get(layer.layer.layout, -1)]
+    return channels == output.classes and evidence.trace.is_linear_from(output.result, layer.call)
+
+
+def _deepest(finder: StageFinder, candidates: Sequence[GridLayer]) -> GridLayer | None:
+    return next((layer for layer in reversed(candidates) if finder.reaches_score(layer)), None)
+
+
+def _why_to_ask(branches: Sequence[GridLayer]) -> str:
+    """Say why no layer stands for the whole model: several branches lead from the last that does to the score."""
+    names = ", ".join(repr(layer.layer.name) for layer in branches[:4])
+    return f"several branches lead to the score, so no deep layer stands for all of it; choose one with layer=: {names}"

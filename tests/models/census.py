@@ -1,0 +1,265 @@
+"""Every architecture family of timm, torchvision, transformers and open_clip: is it served, and rightly?
+
+    python -m tests.models.census                    # all that is not in the record yet; an hour on two cores
+    python -m tests.models.census --only timm/swin   # names that begin so
+    python -m tests.models.census --table            # the table of what is recorded, for docs/census.md
+
+One small model of each family is built with random weights. Its structure is found; changed patches of an image must
+show in their place in each stage, the layer for gradients and the attention; Grad-CAM and CDAM must equal what plain
+hooks and `torch.autograd.grad` give; and a photo is explained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import seewhy
+from seewhy.errors import LayoutError, SeewhyError
+from seewhy.methods import METHODS
+from seewhy.models.adapter import VisionModel
+from seewhy.models.instrument.hooks import first_tensor, untouched, with_first_tensor
+from seewhy.models.probe import locate
+from seewhy.models.structure import Layer
+from seewhy.targets import Output, embedding_norm
+
+RECORD = Path(__file__).resolve().parents[2] / "out" / "census.jsonl"
+TOLERANCE = 1e-3
+"""Of the largest value of a map: how far two ways to it may lie apart."""
+LIMIT_S = 240
+WORKS, REFUSED, WRONG, FAILS = "works", "refused", "wrong", "fails"
+
+
+@dataclass
+class Outcome:
+    """What became of one family."""
+
+    family: str
+    model: str
+    outcome: str
+    note: str = ""
+    stages: int = 0
+    cam_layer: str = ""
+    blocks: int = 0
+    found_by: str = ""
+    seconds: float = 0.0
+    probe_ms: float = 0.0
+    unclear: int = 0
+    size: str = ""
+
+
+class WrongError(Exception):
+    """A number is not what it should be."""
+
+
+def examine(family: str, name: str, make: Callable[[], VisionModel]) -> Outcome:
+    """Build one model and put it to the test."""
+    result, start = Outcome(family, name, FAILS), time.perf_counter()
+    try:
+        torch.manual_seed(0)
+        model = make()
+        result.outcome, result.note = WORKS, model.structure.note
+        _describe(model, result)
+        _put_to_test(model, result)
+    except WrongError as error:
+        result.outcome, result.note = WRONG, str(error)
+    except SeewhyError as error:
+        result.outcome, result.note = REFUSED, str(error)
+    except TimeoutError:
+        result.note = f"more than {LIMIT_S} s"
+    except Exception as error:  # what the census looks for
+        result.outcome, result.note = FAILS, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    result.seconds = round(time.perf_counter() - start, 1)
+    return result
+
+
+def _describe(model: VisionModel, result: Outcome) -> None:
+    structure = model.structure
+    result.stages, result.blocks, result.found_by = len(structure.stages), len(structure.blocks), structure.source
+    result.cam_layer = structure.cam_layer.name if structure.cam_layer else ""
+
+
+def _put_to_test(model: VisionModel, result: Outcome) -> None:
+    _wake(model.module)
+    if not model.structure.stages:
+        raise WrongError("no feature maps were found")
+    model = _other_size(model)
+    size = model.preprocess.size
+    result.size = "×".join(map(str, size))
+    start = time.perf_counter()
+    for located in locate(model, size=size):
+        if located.is_wrong:
+            raise WrongError(str(located))
+        if not located.is_right:
+            result.unclear += 1
+    result.probe_ms = round(1000 * (time.perf_counter() - start))
+    layer = _cam_layer(model, result)
+    photo = Image.fromarray(_photo())
+    x = model.preprocess_images([photo])
+    target: Any = 0 if "logits" in model.capabilities else embedding_norm()
+    explanation = seewhy.explain(model, photo, "grad_cam", target=target, layer=layer, relu=False)
+    _same("Grad-CAM", torch.as_tensor(explanation.attribution)[None], plain_grad_cam(model, layer, x))
+    if model.structure.blocks and "cdam" in METHODS and not METHODS["cdam"].why_incompatible(model):
+        _same("CDAM", METHODS["cdam"](model)(x, target), plain_cdam(model, x))
+
+
+def _other_size(model: VisionModel) -> VisionModel:
+    """Return the model fed with images that are not square, and small, where it takes such."""
+    smaller = model.with_size(128, 160)
+    x = torch.zeros(2, 3, 128, 160)
+    try:
+        smaller.activations(x, smaller.structure.stages)
+        smaller.forward_checked(x)
+    except Exception:
+        return model
+    return smaller
+
+
+def _cam_layer(model: VisionModel, result: Outcome) -> Layer:
+    try:
+        return model.cam_layer()
+    except LayoutError:
+        if not model.structure.ask:
+            raise
+        result.note = "; ".join(filter(None, (model.structure.ask, result.note)))
+        return model.cam_layer(model.structure.stages[-1].name)
+
+
+def _wake(module: nn.Module) -> None:
+    """Give weights that a fresh model keeps at zero (heads, last norms of branches) a value."""
+    generator = torch.Generator().manual_seed(0)
+    for p in module.parameters():
+        if p.is_floating_point() and not p.any() and p.ndim > 1:
+            p.data = 0.02 * torch.randn(p.shape, generator=generator).to(p)
+
+
+def _photo() -> np.ndarray:
+    from skimage import data
+
+    return data.chelsea()
+
+
+def _same(name: str, ours: Tensor, plain: Tensor) -> None:
+    scale = float(plain.abs().max())
+    gap = float((ours - plain).abs().max()) / (scale + 1e-30)
+    if scale == 0 or gap > TOLERANCE:
+        raise WrongError(f"{name} differs from plain hooks by {gap:.1g} of its largest value {scale:.1g}")
+
+
+# ── the same with plain hooks ─────────────────────────────────────────────────────────────────────────────────────────
+def _score(model: VisionModel, raw: Any) -> Tensor:
+    for key in ("logits",):
+        if not isinstance(raw, Tensor) and getattr(raw, key, None) is not None:
+            return getattr(raw, key)[:, 0].sum()
+    if "logits" in model.capabilities and isinstance(raw, Tensor):
+        return raw[:, 0].sum()
+    output = model.structure.read(raw, None)
+    assert isinstance(output, Output)
+    return output.embedding.norm(dim=1).sum()
+
+
+def _value_and_gradient(model: VisionModel, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Any) -> Any:
+        kept.append(first_tensor(output))
+        return with_first_tensor(output, kept[0].clone())
+
+    with untouched(model.module), torch.enable_grad():
+        handle = model.submodule(name).register_forward_hook(keep)
+        try:
+            raw = model.module(x.clone().requires_grad_(), **model.structure.call)
+        finally:
+            handle.remove()
+        (gradient,) = torch.autograd.grad(_score(model, raw), kept[:1])
+    return kept[0].detach(), gradient
+
+
+def plain_grad_cam(model: VisionModel, layer: Layer, x: Tensor) -> Tensor:
+    """Compute Grad-CAM (eq. 1-2, without the ReLU) from one hook and one gradient."""
+    value, gradient = (model.to_grid(v, layer, x.shape[-2:]) for v in _value_and_gradient(model, layer.name, x))
+    return (gradient.mean((2, 3), keepdim=True) * value).sum(1)
+
+
+def plain_cdam(model: VisionModel, x: Tensor) -> Tensor:
+    """Compute CDAM (eq. 3) from one hook and one gradient."""
+    value, gradient = _value_and_gradient(model, model.structure.blocks[-1].norm1, x)
+    return model.tokens_to_map((value * gradient).sum(-1), x.shape[-2:])
+
+
+# ── all of them ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def recorded(path: Path) -> dict[str, Outcome]:
+    """Read the record; later lines count."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {outcome.family: outcome for line in lines if (outcome := Outcome(**json.loads(line)))}
+
+
+def run(path: Path, only: str, again: bool) -> None:
+    """Examine each family that is not in the record, one at a time, and record it at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = recorded(path)
+    for family, name, make in importlib.import_module(".census_families", __package__).all_families():
+        if not family.startswith(only) or (family in done and not again):
+            continue
+        signal.signal(signal.SIGALRM, _too_long)
+        signal.alarm(LIMIT_S)
+        outcome = examine(family, name, make)
+        signal.alarm(0)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+        print(f"{outcome.outcome:8} {family} {name} {outcome.seconds} s {outcome.note[:150]}", flush=True)
+        gc.collect()
+
+
+def _too_long(*_: Any) -> None:
+    raise TimeoutError
+
+
+def table(path: Path) -> Iterator[str]:
+    """Yield the lines of the table, by library, with totals."""
+    rows = sorted(recorded(path).values(), key=lambda r: r.family)
+    count = {kind: sum(r.outcome == kind for r in rows) for kind in (WORKS, REFUSED, WRONG, FAILS)}
+    yield f"{len(rows)} families: " + ", ".join(f"{n} {kind}" for kind, n in count.items()) + "."
+    yield ""
+    yield "| family | model | outcome | stages | default CAM layer | blocks | what to know |"
+    yield "|---|---|---|---|---|---|---|"
+    for r in rows:
+        note = r.note.replace("|", "\\|")
+        yield f"| {r.family} | {r.model} | {r.outcome} | {r.stages} | {r.cam_layer} | {r.blocks} | {note} |"
+
+
+def main() -> None:
+    """Run the census, or print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--only", default="", help="families that begin so")
+    parser.add_argument("--again", action="store_true", help="also what is recorded")
+    parser.add_argument("--table", action="store_true", help="print the table only")
+    options = parser.parse_args()
+    if options.table:
+        print("\n".join(table(options.record)))
+        return
+    warnings.simplefilter("ignore")
+    operators = importlib.import_module("..torchvision_ops", __package__).define_missing_operators()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    run(options.record, options.only, options.again)
+    del operators  # they live as long as this object
+
+
+if __name__ == "__main__":
+    main()
