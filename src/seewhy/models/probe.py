@@ -28,6 +28,8 @@ ENOUGH = 0.7
 """The share of pokes that must be found in their place."""
 SHIFTED = 0.6
 """How many cells all pokes must be off on average, to count as a shift."""
+FOLLOWS = 0.7
+"""The least correlation between the places of pokes and of what changes most, along each axis."""
 CLEAR = 3.0
 """How much more a wrong cell must change than the right one, to count as evidence against the right one."""
 
@@ -49,6 +51,7 @@ class Located:
         elsewhere: Pokes after which a cell in another place changed clearly more.
         pokes: How many pokes there were.
         shift: By how many rows and columns all of them are off on average (a prefix counted wrongly shifts by one).
+        follows: Whether the cells that change most go where the pokes go, along rows and along columns.
         problem: Why the output could not be laid out at all; empty: it could.
     """
 
@@ -59,6 +62,7 @@ class Located:
     elsewhere: int = 0
     pokes: int = POKES
     shift: tuple[float, float] = (0.0, 0.0)
+    follows: bool = True
     problem: str = ""
 
     @property
@@ -74,7 +78,8 @@ class Located:
     @property
     def is_wrong(self) -> bool:
         """Whether the cells lie elsewhere for certain; a layer can be neither right nor wrong."""
-        clearly = self.right <= 1 or (self.elsewhere > 1 and self.elsewhere > (self.pokes - self.right) / 2)
+        elsewhere = self.elsewhere > 1 and self.elsewhere > (self.pokes - self.right) / 2
+        clearly = elsewhere or (self.right <= 1 and not self.follows)
         return bool(self.problem) or self.is_shifted or (not self.is_right and clearly)
 
     def __str__(self) -> str:
@@ -351,6 +356,8 @@ def _located(
     rows, cols = change.shape[1:]
     right = exact = elsewhere = 0
     shifts: list[tuple[int, int]] = []
+    centers: list[tuple[float, float]] = []
+    peaks: list[tuple[int, int]] = []
     for answer, (top, bottom, left, right_edge) in zip(evidence, boxes, strict=True):
         place = _cells_of(top, bottom, size[0], rows), _cells_of(left, right_edge, size[1], cols)
         beside = tuple(slice(max(0, cells.start - 1), cells.stop + 1) for cells in place)  # convolutions spread it
@@ -358,9 +365,17 @@ def _located(
         right += all(cells.start <= cell < cells.stop for cell, cells in zip(found, beside, strict=True))
         exact += all(cells.start <= cell < cells.stop for cell, cells in zip(found, place, strict=True))
         elsewhere += float(answer.max()) > CLEAR * float(answer[beside].max())
+        peaks.append(found)
+        centers.append(((top + bottom) / 2, (left + right_edge) / 2))
         shifts.append((_outside(found[0], place[0]), _outside(found[1], place[1])))
     down, aside = (sum(values) / len(boxes) for values in zip(*shifts, strict=True))
-    return Located(name, (rows, cols), right, exact, elsewhere, len(boxes), (down, aside))
+    return Located(name, (rows, cols), right, exact, elsewhere, len(boxes), (down, aside), _follow(peaks, centers))
+
+
+def _follow(peaks: Sequence[tuple[int, int]], centers: Sequence[tuple[float, float]]) -> bool:
+    """Tell whether two lists of places go together along both axes."""
+    pairs = torch.tensor([peaks, centers], dtype=torch.float64).permute(2, 0, 1)
+    return all(float(torch.corrcoef(along)[0, 1].nan_to_num()) > FOLLOWS for along in pairs)
 
 
 def _outside(cell: int, cells: slice) -> int:

@@ -190,7 +190,7 @@ def _default_preprocess(config: Any) -> Preprocess:
 def _class_default(kind: str) -> Preprocess:
     """Return the defaults of the library's image processor for this kind; ImageNet's where there is none."""
     import transformers
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto.auto_mappings import IMAGE_PROCESSOR_MAPPING_NAMES
 
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(kind)
     name = names.get("pil") if isinstance(names, Mapping) else names
