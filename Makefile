@@ -10,7 +10,7 @@ FLOOR  := 95
 INSTALL ?= .ci/install
 PATHS  := src tests docs scripts README.md CONTRIBUTING.md SECURITY.md
 
-.PHONY: help demo test test-all lint mypy pyright typing format coverage mutants dist lanes ci ci-full clean
+.PHONY: help demo test test-all lint mypy pyright typing format coverage mutants census dist lanes ci ci-full clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -51,6 +51,9 @@ format: $(VENV)/.installed-lint  ## put code and imports in the project's form
 
 mutants: $(VENV)/.installed-test  ## break operators one at a time: do the tests notice? (an hour; ARGS="--only src/seewhy/bench --n 10")
 	$(BIN)/python scripts/mutants.py --jobs $(JOBS) $(ARGS)
+
+census: $(VENV)/.installed-test  ## every architecture family of the libraries: served, and rightly? (an hour; resumes; ARGS="--only timm/")
+	$(BIN)/python -m tests.models.census $(ARGS)
 
 dist: $(VENV)/.installed-dist  ## build the wheel and the sdist into dist/ and check them
 	rm -rf dist build

@@ -42,7 +42,18 @@ RECORD = Path(__file__).resolve().parents[2] / "out" / "census.jsonl"
 TOLERANCE = 1e-3
 """Of the largest value of a map: how far two ways to it may lie apart."""
 LIMIT_S = 240
-WORKS, REFUSED, WRONG, FAILS = "works", "refused", "wrong", "fails"
+WORKS, REFUSED, WRONG, FAILS, ABSENT = "works", "refused", "wrong", "fails", "absent"
+
+PAGE = """# Census of architectures
+
+Written by `make census` and then `python -m tests.models.census --table > docs/census.md`. One small model of each
+architecture family, with random weights, is opened as a user would open it, and put to the test: changed patches of an
+image show in their place in every stage, in the layer for gradients and in the attention; Grad-CAM and CDAM are what
+plain hooks and `torch.autograd.grad` give; a photo is explained; with images that are not square, where the model takes
+them.
+*Works*: all of that holds. *Refused*: there is an error that says why; the last column is that error. *Wrong*: a number
+or a place is not what it should be. *Fails*: anything else. *Absent*: it needs a library that was not there.
+"""
 
 
 @dataclass
@@ -80,6 +91,8 @@ def examine(family: str, name: str, make: Callable[[], VisionModel]) -> Outcome:
         result.outcome, result.note = WRONG, str(error)
     except SeewhyError as error:
         result.outcome, result.note = REFUSED, str(error)
+    except ImportError as error:  # of a library that this kind of model needs
+        result.outcome, result.note = ABSENT, " ".join(str(error).split())
     except TimeoutError:
         result.note = f"more than {LIMIT_S} s"
     except Exception as error:  # what the census looks for
@@ -233,14 +246,22 @@ def _too_long(*_: Any) -> None:
 def table(path: Path) -> Iterator[str]:
     """Yield the lines of the table, by library, with totals."""
     rows = sorted(recorded(path).values(), key=lambda r: r.family)
-    count = {kind: sum(r.outcome == kind for r in rows) for kind in (WORKS, REFUSED, WRONG, FAILS)}
-    yield f"{len(rows)} families: " + ", ".join(f"{n} {kind}" for kind, n in count.items()) + "."
-    yield ""
-    yield "| family | model | outcome | stages | default CAM layer | blocks | what to know |"
-    yield "|---|---|---|---|---|---|---|"
-    for r in rows:
-        note = r.note.replace("|", "\\|")
-        yield f"| {r.family} | {r.model} | {r.outcome} | {r.stages} | {r.cam_layer} | {r.blocks} | {note} |"
+    yield f"{_totals(rows)}."
+    for library in dict.fromkeys(r.family.split("/")[0] for r in rows):
+        of_library = [r for r in rows if r.family.startswith(f"{library}/")]
+        yield from ("", f"## {library}", "", f"{_totals(of_library)}.", "")
+        yield "| family | model | outcome | stages | default CAM layer | blocks | what to know |"
+        yield "|---|---|---|---|---|---|---|"
+        for r in of_library:
+            note = r.note.replace("|", "\\|")
+            family = r.family.removeprefix(f"{library}/")
+            cam = f"`{r.cam_layer}`" if r.cam_layer else ""
+            yield f"| {family} | {r.model} | {r.outcome} | {r.stages} | {cam} | {r.blocks} | {note} |"
+
+
+def _totals(rows: list[Outcome]) -> str:
+    count = {kind: sum(r.outcome == kind for r in rows) for kind in (WORKS, REFUSED, WRONG, FAILS, ABSENT)}
+    return f"{len(rows)} families: " + ", ".join(f"{n} {kind}" for kind, n in count.items())
 
 
 def main() -> None:
@@ -252,7 +273,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table only")
     options = parser.parse_args()
     if options.table:
-        print("\n".join(table(options.record)))
+        print(PAGE, *table(options.record), sep="\n")
         return
     warnings.simplefilter("ignore")
     operators = importlib.import_module("..torchvision_ops", __package__).define_missing_operators()
