@@ -86,7 +86,7 @@ def test_a_prefix_counted_wrongly_is_found_by_each_block(shift: int) -> None:
     (found,) = probe.locate(model, [drop])
     assert found.is_wrong
     assert found.exact == 0
-    assert "prefix tokens?" in str(found)
+    assert "prefix tokens right?" in str(found)
 
 
 def test_a_grid_with_swapped_sides_breaks_the_contract() -> None:

@@ -28,6 +28,8 @@ ENOUGH = 0.7
 """The share of pokes that must be found in their place."""
 SHIFTED = 0.6
 """How many cells all pokes must be off on average, to count as a shift."""
+FAINT = 1e-4
+"""The change, as a share of the layer's largest value, below which rounding could be what is seen."""
 FOLLOWS = 0.7
 """The least correlation between the places of pokes and of what changes most, along each axis."""
 CLEAR = 3.0
@@ -50,8 +52,9 @@ class Located:
         exact: Of those, in that very place.
         elsewhere: Pokes after which a cell in another place changed clearly more.
         pokes: How many pokes there were.
-        shift: By how many rows and columns all of them are off on average (a prefix counted wrongly shifts by one).
+        shift: By how many columns tokens are off on average, if in none of the rows (a prefix counted wrongly: by one).
         follows: Whether the cells that change most go where the pokes go, along rows and along columns.
+        faint: Whether all changes drown in rounding (fresh weights can let signals die out): nothing can be told.
         problem: Why the output could not be laid out at all; empty: it could.
     """
 
@@ -61,8 +64,9 @@ class Located:
     exact: int = 0
     elsewhere: int = 0
     pokes: int = POKES
-    shift: tuple[float, float] = (0.0, 0.0)
+    shift: float = 0.0
     follows: bool = True
+    faint: bool = False
     problem: str = ""
 
     @property
@@ -72,21 +76,22 @@ class Located:
 
     @property
     def is_shifted(self) -> bool:
-        """Whether all cells lie a row or a column further, in one direction."""
-        return max(map(abs, self.shift)) >= SHIFTED
+        """Whether all tokens lie further in one direction than they should."""
+        return self.exact <= 1 and abs(self.shift) >= SHIFTED
 
     @property
     def is_wrong(self) -> bool:
         """Whether the cells lie elsewhere for certain; a layer can be neither right nor wrong."""
         elsewhere = self.elsewhere > 1 and self.elsewhere > (self.pokes - self.right) / 2
         clearly = elsewhere or (self.right <= 1 and not self.follows)
-        return bool(self.problem) or self.is_shifted or (not self.is_right and clearly)
+        return bool(self.problem) or (not self.faint and (self.is_shifted or (not self.is_right and clearly)))
 
     def __str__(self) -> str:
         rows, cols = self.grid
         if self.is_shifted and not self.problem:
-            down, right = self.shift
-            return f"{self.name}: changed patches show {down:+.1f} rows and {right:+.1f} columns off (prefix tokens?)"
+            return (
+                f"{self.name}: changed patches show {self.shift:+.1f} tokens off; is its number of prefix tokens right?"
+            )
         found = f"{self.right} of {self.pokes} changed patches show in their place on {rows}×{cols} cells"
         return f"{self.name}: {self.problem or found}"
 
@@ -137,7 +142,11 @@ def locate(
             found.append(Located(layer.name, problem=str(error)))
             continue
         if min(maps.shape[-2:]) > 2:
-            found.append(_located(layer.name, (maps[1:] - maps[:1]).norm(dim=1), boxes, size))
+            change = maps[1:] - maps[:1]
+            change = change - change.mean((2, 3), keepdim=True)  # what all cells have in common is no place
+            faint = bool(change.abs().max() < FAINT * maps.abs().max())
+            located = _located(layer, change.norm(dim=1), boxes, size)
+            found.append(replace(located, faint=faint))
     for block, matrix in matrices.items():
         name = structure.blocks[block].attention
         try:
@@ -148,7 +157,7 @@ def locate(
             found.append(Located(name, problem=str(error)))
             continue
         if min(maps.shape[-2:]) > 2:
-            found.append(_located(name, maps, boxes, size))
+            found.append(_located(Layer(name, "tokens"), maps, boxes, size))
     return found
 
 
@@ -347,12 +356,13 @@ def _coded(model: VisionModel, size: tuple[int, int], channels: int, cells: tupl
 
 # ── comparing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _located(
-    name: str, change: Float[Tensor, "pokes rows cols"], boxes: Sequence[Box], size: tuple[int, int]
+    layer: Layer, change: Float[Tensor, "pokes rows cols"], boxes: Sequence[Box], size: tuple[int, int]
 ) -> Located:
     """Compare where each poke shows most with where it was."""
-    # a cell that answers every poke (a register in disguise, a border) is discounted by its mean answer
-    mean = change.mean(0, keepdim=True)
-    evidence = change.square() / (mean + 1e-3 * mean.max() + 1e-300)
+    # what a cell answers to every poke (a register in disguise, a border), and a poke brings to every cell (through
+    # attention), is no place: the product of both means is taken off
+    of_cell, of_poke = change.mean(0, keepdim=True), change.mean((1, 2), keepdim=True)
+    evidence = (change - of_cell * of_poke / (change.mean() + 1e-300)).clamp(min=0)
     rows, cols = change.shape[1:]
     right = exact = elsewhere = 0
     shifts: list[tuple[int, int]] = []
@@ -369,7 +379,10 @@ def _located(
         centers.append(((top + bottom) / 2, (left + right_edge) / 2))
         shifts.append((_outside(found[0], place[0]), _outside(found[1], place[1])))
     down, aside = (sum(values) / len(boxes) for values in zip(*shifts, strict=True))
-    return Located(name, (rows, cols), right, exact, elsewhere, len(boxes), (down, aside), _follow(peaks, centers))
+    is_row = layer.layout in ("tokens", "sequence") and abs(down) < SHIFTED / 2
+    return Located(
+        layer.name, (rows, cols), right, exact, elsewhere, len(boxes), aside if is_row else 0.0, _follow(peaks, centers)
+    )
 
 
 def _follow(peaks: Sequence[tuple[int, int]], centers: Sequence[tuple[float, float]]) -> bool:
