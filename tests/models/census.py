@@ -6,7 +6,7 @@
 
 One small model of each family is built with random weights. Its structure is found; changed patches of an image must
 show in their place in each stage, the layer for gradients and the attention; Grad-CAM and CDAM must equal what plain
-hooks and `torch.autograd.grad` give; and a photo is explained.
+hooks and `torch.autograd.grad` give; and a image is explained.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PAGE = """# Census of architectures
 Written by `make census` and then `python -m tests.models.census --table > docs/census.md`. One small model of each
 architecture family, with random weights, is opened as a user would open it, and put to the test: changed patches of an
 image show in their place in every stage, in the layer for gradients and in the attention; Grad-CAM and CDAM are what
-plain hooks and `torch.autograd.grad` give; a photo is explained; with images that are not square, where the model takes
+plain hooks and `torch.autograd.grad` give; a image is explained; with images that are not square, where the model takes
 them.
 *Works*: all of that holds. *Refused*: there is an error that says why; the last column is that error. *Wrong*: a number
 or a place is not what it should be. *Fails*: anything else. *Absent*: it needs a library that was not there.
@@ -122,10 +122,10 @@ def _put_to_test(model: VisionModel, result: Outcome) -> None:
             result.unclear += 1
     result.probe_ms = round(1000 * (time.perf_counter() - start))
     layer = _cam_layer(model, result)
-    photo = Image.fromarray(_photo())
-    x = model.preprocess_images([photo])
+    image = Image.fromarray(_photograph())
+    x = model.preprocess_images([image])
     target: Any = 0 if "logits" in model.capabilities else embedding_norm()
-    explanation = seewhy.explain(model, photo, "grad_cam", target=target, layer=layer, relu=False)
+    explanation = seewhy.explain(model, image, "grad_cam", target=target, layer=layer, relu=False)
     _same("Grad-CAM", torch.as_tensor(explanation.attribution)[None], plain_grad_cam(model, layer, x))
     if model.structure.blocks and "cdam" in METHODS and not METHODS["cdam"].why_incompatible(model):
         _same("CDAM", METHODS["cdam"](model)(x, target), plain_cdam(model, x))
@@ -161,7 +161,7 @@ def _wake(module: nn.Module) -> None:
             p.data = 0.02 * torch.randn(p.shape, generator=generator).to(p)
 
 
-def _photo() -> np.ndarray:
+def _photograph() -> np.ndarray:
     from skimage import data
 
     return data.chelsea()
