@@ -83,8 +83,12 @@ class Located:
     def is_wrong(self) -> bool:
         """Whether the cells lie elsewhere for certain; a layer can be neither right nor wrong."""
         elsewhere = self.elsewhere > 1 and self.elsewhere > (self.pokes - self.right) / 2
-        clearly = elsewhere or (self.right <= 1 and not self.follows)
-        return bool(self.problem) or (not self.faint and (self.is_shifted or (not self.is_right and clearly)))
+        return bool(self.problem) or (not self.faint and (self.is_shifted or (not self.is_right and elsewhere)))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no change shows in its place, without showing clearly in another."""
+        return not self.problem and not self.faint and self.right <= 1 and not self.follows
 
     def __str__(self) -> str:
         rows, cols = self.grid
@@ -220,13 +224,17 @@ def _comparable(structure: Structure) -> tuple[Any, ...]:
 
 def _verify(model: VisionModel, size: tuple[int, int], channels: int) -> Structure:
     structure = model.structure
-    wrong = [located for located in locate(model, size=size, channels=channels) if located.is_wrong]
-    if not wrong:
+    found = locate(model, size=size, channels=channels)
+    doubtful = {located.name for located in found if located.is_wrong or located.is_lost}
+    if not doubtful:
         return structure
-    names = {located.name for located in wrong}
     cam = structure.cam_layer
-    misplaced = [layer for layer in dict.fromkeys([*structure.stages, *filter(None, [cam])]) if layer.name in names]
+    misplaced = [layer for layer in dict.fromkeys([*structure.stages, *filter(None, [cam])]) if layer.name in doubtful]
     orders = find_orders(model, misplaced, size, channels)
+    wrong = [located for located in found if located.is_wrong]
+    names = {located.name for located in wrong}
+    if not wrong and not orders:
+        return structure
     blocks_wrong = names & {block.attention for block in structure.blocks}
     lost = [layer for layer in structure.stages if layer.name in names and layer not in orders]
     kept = tuple(orders.get(layer, layer) for layer in structure.stages if layer not in lost)

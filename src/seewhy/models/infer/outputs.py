@@ -27,6 +27,7 @@ BINARY_NOTE = (
     "the one output is taken for the logit of a yes-or-no question; "
     "if it is a quantity say wrap(module, output='regression')"
 )
+MEAN_NOTE = "the embedding is the mean of the last hidden states, as there is no pooled vector; read= settles another"
 SAY_OUTPUT = "say wrap(module, output='logits'), 'probabilities' or 'embedding'"
 
 
@@ -113,12 +114,13 @@ def infer_output(trace: Trace, hints: OutputHints) -> OutputSpec:
     if hints.output in ("logits", "regression") or hints.named or field == "logits":
         return OutputSpec(result, result, Reader("logits", field), None, has_logits=True, has_embedding=False)
     _refuse_doubtful(trace, result, field)
-    return _embedding(result, field, EMBEDDING_NOTE)
+    return _embedding(result, field, MEAN_NOTE if field == _MAPS else EMBEDDING_NOTE)
 
 
 # ── which part of what a module returns ───────────────────────────────────────────────────────────────────────────────
 _SCORES = ("logits",)
 _VECTORS = ("image_embeds", "pooler_output")
+_MAPS = "last_hidden_state"
 
 
 def _field(raw: Any, name: str) -> Any:
@@ -133,8 +135,16 @@ def _result(raw: Any, hints: OutputHints) -> tuple[Tensor, str]:
         value = _field(raw, name)
         if isinstance(value, Tensor) and (name in _SCORES or value.flatten(1).ndim == 2):
             return (value if name in _SCORES else value.flatten(1)), name
+    hidden = _field(raw, _MAPS)
+    if isinstance(hidden, Tensor) and hidden.ndim in (3, 4):
+        return _mean(hidden), _MAPS
     read_tensor(raw, None)
     raise AssertionError("a result that is no tensor was read as one")
+
+
+def _mean(hidden: Tensor) -> Tensor:
+    """Return the mean over tokens (batch, tokens, dim) or cells (batch, dim, rows, cols)."""
+    return hidden.mean(1) if hidden.ndim == 3 else hidden.mean((2, 3))
 
 
 @dataclass(frozen=True)
@@ -152,6 +162,7 @@ class Reader:
     def __call__(self, raw: Any, embedding: Tensor | None) -> Output:
         """Return the output; see `seewhy.models.structure.ReadOutput`."""
         value = _field(raw, self.field) if self.field else raw
+        value = _mean(value) if self.field == _MAPS else value
         if self.kind == "embedding":
             return Output(embedding=value.flatten(1))
         if self.kind != "logits":
@@ -176,7 +187,7 @@ def _refuse_doubtful(trace: Trace, result: Tensor, field: str) -> None:
     """Raise where the result may hold class scores, although no linear layer gives it as it is."""
     values = result.detach().float()
     shape = f"(batch, {values.shape[1]})"
-    if field in _VECTORS:
+    if field in (*_VECTORS, _MAPS):
         return
     squashed = any("igmoid" in node.name() or "oftmax" in node.name() for node in trace.last_steps(result))
     if squashed and bool(((values >= 0) & (values <= 1)).all()):
