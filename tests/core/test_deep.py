@@ -219,3 +219,25 @@ def test_what_is_no_image_of_the_model_is_said() -> None:
         DeepImage(np.zeros((2, 2, 5), np.uint16)).levels(3)
     with pytest.raises(ImageError, match=r"has 5 channels, not 1, 3 or 4"):
         read_image(np.zeros((2, 2, 5), np.uint16))
+
+
+def test_every_door_takes_images_of_the_models_channels() -> None:
+    """Segments, randomization, concepts and TCAV read images as explain does: five bands are five bands."""
+    module = torch.nn.Sequential(
+        torch.nn.Sequential(torch.nn.Conv2d(5, 8, 3, 2, 1), torch.nn.ReLU()),
+        torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, 2, 1), torch.nn.ReLU()),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 3),
+    ).eval()
+    model = seewhy.wrap(module, preprocess=Preprocess((32, 32), None).with_channels(5))
+    draw = np.random.default_rng(0)
+    images = [draw.integers(0, 65536, (32, 32, 5), dtype=np.uint16) for _ in range(8)]
+    assert seewhy.segment(model, images[0], k=3).labels.shape
+    (cascade,) = seewhy.randomization_test(model, images[0], ["grad_cam"], target=1, steps=2)
+    assert len(cascade.steps) == 2
+    like = seewhy.targets.reference(model, images[1])
+    assert seewhy.explain(model, images[0], "grad_cam", target=like).target["kind"]
+    dark = [image // 8 * np.uint16(i) for i, image in enumerate(images[:3], 1)]
+    result = seewhy.tcav(model, images[:2], 1, dark, images, runs=2)
+    assert 0 <= result.score <= 1

@@ -16,12 +16,11 @@ from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from seewhy.analysis.differentiable import require_gradients, resolve_target
 from seewhy.analysis.separator import separate, split_rows
-from seewhy.core.images import ImageLike, image_paths, load_image
+from seewhy.core.images import ImageLike, ReadImage, image_paths
 from seewhy.errors import ImageError, NonFiniteError, OptionError, TargetError, require
 from seewhy.methods.base import activation_and_gradient, make_generator
 from seewhy.models.adapter import VisionModel
@@ -249,12 +248,12 @@ def _fit_cav(
 
 
 # ── activations and gradients ─────────────────────────────────────────────────────────────────────────────────────────
-def _load_set(images: ImageSet, kind: str, least: int = 2) -> list[Image.Image]:
+def _load_set(model: VisionModel, images: ImageSet, kind: str, least: int = 2) -> list[ReadImage]:
     if isinstance(images, str | Path):
         images = _folder_images(Path(images), kind)
     if len(images) < least:
         raise TargetError(f"{len(images)} {kind} images are too few; give a folder or a list of {least} or more")
-    return [load_image(image) for image in images]
+    return [model.opened(image)() for image in images]
 
 
 def _folder_images(folder: Path, kind: str) -> list[Path]:
@@ -268,7 +267,7 @@ def _folder_images(folder: Path, kind: str) -> list[Path]:
 
 def _activations(model: VisionModel, images: ImageSet, layer: Layer, pool: str, batch_size: int, kind: str) -> Tensor:
     """Return pooled activations, (n, C) or (n, C, rows, cols), float32 on the CPU."""
-    loaded, parts = _load_set(images, kind), []
+    loaded, parts = _load_set(model, images, kind), []
     for i in range(0, len(loaded), batch_size):
         x = model.preprocess_batch(loaded[i : i + batch_size])
         activations = model.activations(x, [layer])[layer.name].float()
@@ -285,7 +284,7 @@ def _gradients(
     """Return ∂f/∂A of each image, summed over positions for pool `mean`; float32 on the CPU."""
     require_gradients(model, "TCAV")
     resolved = resolve_target(model, target)
-    loaded, parts = _load_set(images, "class", least=1), []
+    loaded, parts = _load_set(model, images, "class", least=1), []
     for i in range(0, len(loaded), batch_size):
         x = model.preprocess_batch(loaded[i : i + batch_size])
         with model.shape_error_context(x), torch.inference_mode(False), torch.no_grad(), untouched(model.module):

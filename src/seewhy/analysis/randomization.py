@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 
-from seewhy.core.images import ImageLike, load_image
+from seewhy.core.images import ImageLike, ReadImage
 from seewhy.core.maps import spearman, ssim
 from seewhy.core.progress import Progress, no_progress
 from seewhy.errors import NonFiniteError
@@ -100,7 +99,7 @@ def randomization_test(
         SeewhyError: As for `seewhy.explain`.
     """
     configured = [as_method(model, method) for method in methods]
-    loaded = load_image(image)
+    loaded = model.opened(image)()
     resolved = model.as_target(target)
     if resolved.depends_on_output:
         resolved = resolved.fixed(model.output(loaded))
@@ -113,7 +112,7 @@ def randomization_test(
 
 
 def _compare(
-    model: VisionModel, method: Method, image: Image.Image, target: Target, layer: str, trained: Explanation
+    model: VisionModel, method: Method, image: ReadImage, target: Target, layer: str, trained: Explanation
 ) -> RandomizationStep:
     try:
         explanation = _explain_quietly(model, rebind(method, model), image, target)
@@ -129,7 +128,7 @@ def _compare(
     )
 
 
-def _explain_quietly(model: VisionModel, method: Method, image: Image.Image, target: Target) -> Explanation:
+def _explain_quietly(model: VisionModel, method: Method, image: ReadImage, target: Target) -> Explanation:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConstantMapWarning)  # the figure says it
         return explain(model, image, method, target)

@@ -13,7 +13,8 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor, nn
 
-from seewhy.core.images import MAX_PIXELS, ImageLike, load_image
+from seewhy.core.deep import DeepImage
+from seewhy.core.images import MAX_PIXELS, ImageLike, ReadImage
 from seewhy.core.segmentation import Component, background_clusters, choose_box, component_boxes
 from seewhy.methods.clustering.nave import NAVE
 from seewhy.methods.factory import as_method
@@ -120,21 +121,21 @@ def segment(
     """
     values = {"k": k, "layers": layers, "joint": joint, "balance": balance, **options}
     nave = cast(NAVE, as_method(model, NAVE, **values))
-    if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor):
-        return segment_images(nave, [load_image(images, max_pixels=max_pixels)], min_area, border)[0]
-    loaded = [load_image(image, max_pixels=max_pixels) for image in images]
+    if isinstance(images, str | Path | Image.Image | np.ndarray | Tensor | DeepImage):
+        return segment_images(nave, [model.opened(images, max_pixels)()], min_area, border)[0]
+    loaded = [model.opened(image, max_pixels)() for image in images]
     batches = [loaded] if joint else [[image] for image in loaded]
     return [one for batch in batches for one in segment_images(nave, batch, min_area, border)]
 
 
 def segment_images(
-    nave: NAVE, images: Sequence[Image.Image], min_area: int | None = None, border: int | None = None
+    nave: NAVE, images: Sequence[ReadImage], min_area: int | None = None, border: int | None = None
 ) -> list[ImageSegments]:
     """Segment images in one batch; with `nave.joint` the clusters are those of all together.
 
     Args:
         nave: The configured method.
-        images: Images as `seewhy.core.images.load_image` returns them.
+        images: Images as `seewhy.core.images.read_image` returns them.
         min_area: In pixels of the image, see `seewhy.core.segmentation.component_boxes`.
         border: Likewise.
 

@@ -14,8 +14,6 @@ from seewhy.cli.loading import Loading, with_model
 from seewhy.errors import ConstantMapError, OptionError, SeewhyError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from seewhy.analysis import ImageSegments
     from seewhy.core.boxes import Box
     from seewhy.methods import NAVE
@@ -98,19 +96,13 @@ def _row_of(path: Path, work: Callable[[], Row]) -> Row:
         return {"image": str(path), "error": str(error), "exit_code": error.exit_code}
 
 
-def _read(path: Path, max_pixels: int) -> Image.Image:
-    from seewhy.core.images import load_image
-
-    return load_image(path, max_pixels=max_pixels)
-
-
 def _segment_each(
     nave: NAVE, paths: list[Path], figures: list[Path], max_pixels: int, min_area: int | None, border: int | None
 ) -> list[Row]:
     from seewhy.analysis.segments import segment_images
 
     def work(path: Path, figure: Path) -> Row:
-        segments = segment_images(nave, [_read(path, max_pixels)], min_area, border)
+        segments = segment_images(nave, [nave.model.opened(path, max_pixels)()], min_area, border)
         return _draw(segments, [path], nave, figure)[0]
 
     pairs = common.progress(list(zip(paths, figures, strict=True)), len(paths), "segmenting")
@@ -124,7 +116,7 @@ def _segment_jointly(
     from seewhy.analysis.segments import segment_images
 
     def read(path: Path) -> Row:
-        return {"loaded": _read(path, max_pixels)}
+        return {"loaded": nave.model.opened(path, max_pixels)()}
 
     rows = [_row_of(path, partial(read, path)) for path in paths]
     loaded = [row.pop("loaded") for row in rows if not row["error"]]

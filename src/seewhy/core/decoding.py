@@ -18,7 +18,7 @@ from seewhy.core.files import is_dicom, read_array, read_dicom
 from seewhy.core.io import first_line
 from seewhy.errors import ImageError
 
-ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor | DeepImage
 ReadImage = Image.Image | DeepImage
 """An image that has been read: 8-bit RGB, or one with more levels or other channels."""
 
@@ -67,6 +67,8 @@ def opened(
     """
     if isinstance(image, str | Path):
         return _opened_file(image, channels, max_pixels, upright)
+    if isinstance(image, DeepImage):
+        return lambda: image
     if isinstance(image, Image.Image):
         name = _name(image)
         check_size(*image.size, name, max_pixels)

@@ -135,7 +135,7 @@ def as_list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     if isinstance(images, str | Path):
         found: list[ImageLike] = [*(image_paths(images) if Path(images).is_dir() else matching(images))]
         return found or [images]
-    if isinstance(images, Image.Image):
+    if isinstance(images, Image.Image | DeepImage):
         return [images]
     if isinstance(images, np.ndarray | Tensor) and images.ndim != 4:
         return [images]

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from seewhy.core.deep import DeepImage
 from seewhy.core.images import ImageLike, matching
 from seewhy.errors import ImageError, SeewhyError
 
@@ -66,7 +67,7 @@ def as_stream(images: Images) -> tuple[Sequence[AnyImage] | Lazy[AnyImage], bool
         if images.ndim > 3:
             raise ImageError(f"got a batch of {len(images)} images; pass list(batch) to explain each of them")
         return [images], True
-    if isinstance(images, Image.Image):
+    if isinstance(images, Image.Image | DeepImage):
         return [images], True
     if isinstance(images, DataLoader):
         return Lazy(_rows(images)), False
