@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 from toys import batch, toy_cnn, toy_vit
 
-from seewhy.errors import OptionError, RequirementError
+from seewhy.errors import ModelError, OptionError, RequirementError
 from seewhy.methods import AttnLRP, PartialLRP, RelevancePropagation, TransformerAttribution
 from seewhy.methods.attention.base import ATTENTION_RULES
+from seewhy.methods.lrp.chefer_rules import CheferRules
 from seewhy.methods.lrp.token_rules import TokenRules
 from seewhy.models.adapter import VisionModel
 from seewhy.models.structure import Block
@@ -269,6 +270,21 @@ def test_transformer_attribution_is_its_product(model, x, rule, start_block, agr
 def test_partial_lrp_is_the_last_matrix_relevance(model, x, rule, agree):
     want = grid(model, relevance_by(rule, model.module, x)[-1].clamp(min=0).mean(1)[:, 0])
     agree(f"Partial LRP, {rule}", "literal rules", PartialLRP(model, rule=rule)(x, CLASSES), want, 1e-5)
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_chefers_rules_have_gates_and_averages(original, agree):
+    """x σ(x) is an activation: relevance passes; an average shares out in proportion."""
+    x, R = torch.randn(3, 8).double(), torch.rand(3, 8).double()
+    leaf = x.clone().requires_grad_()
+    with CheferRules(original):
+        y = leaf.clone() * torch.sigmoid(1.7 * leaf)
+        mean = leaf.clone().mean(1)
+    agree("Chefer's rules", "R passes x σ(x)", torch.autograd.grad(y, leaf, R)[0], R)
+    want = x / x.sum(1, keepdim=True) * R[:, :1]
+    agree("Chefer's rules", "x / Σ x of an average", torch.autograd.grad(mean, leaf, R[:, 0])[0], want, 1e-5)
+    with CheferRules(original), pytest.raises(ModelError, match="no rule for mul"):
+        torch.autograd.grad((leaf.clone() * leaf.tanh()).sum(), leaf)
 
 
 def test_a_score_of_zero_is_a_map_of_zeros(x):

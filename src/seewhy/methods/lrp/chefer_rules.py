@@ -20,10 +20,11 @@ from seewhy.errors import ModelError
 from seewhy.methods.lrp.modes import RelevanceMode
 from seewhy.methods.lrp.rules import CONVOLUTIONS, WeightedLayer
 from seewhy.methods.lrp.sums import PASS, PRODUCTS
+from seewhy.methods.lrp.token_rules import as_gate, is_gate
 from seewhy.models.instrument.modes import Handler, Operation, is_tracked, with_backward
 
 _MATRIX_PRODUCTS = ("matmul", "rmatmul", "bmm")
-_REFUSED = (*CONVOLUTIONS, "scaled_dot_product_attention", "multi_head_attention_forward", "einsum", "baddbmm", "mean")
+_REFUSED = (*CONVOLUTIONS, "scaled_dot_product_attention", "multi_head_attention_forward", "einsum", "baddbmm")
 
 
 class CheferRules(RelevanceMode):
@@ -44,6 +45,7 @@ class CheferRules(RelevanceMode):
             **dict.fromkeys((*PASS, "softmax"), self._by(_whole)),
             **dict.fromkeys(("add", "radd", "iadd"), self._by(self._residual_sum)),
             **dict.fromkeys(PRODUCTS, self._by(_scaling)),
+            **dict.fromkeys(("mean", "sum"), self._by(_in_proportion)),
             **dict.fromkeys(_MATRIX_PRODUCTS, self._by(_matrix_product)),
             "linear": self._by(self._linear),
             **dict.fromkeys(_REFUSED, self.refuse),
@@ -54,7 +56,7 @@ class CheferRules(RelevanceMode):
 
         def handler(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
             places = [place for place, argument in enumerate(args) if is_tracked(argument)]
-            call = _Call(operation, args, kwargs, places)
+            call = _Call(operation, args, kwargs, places, [is_gate(args[place]) for place in places])
 
             def backward(saved: tuple[Tensor, ...], upper: Tensor) -> Sequence[Tensor]:
                 if self.plain:
@@ -62,7 +64,8 @@ class CheferRules(RelevanceMode):
                     return torch.autograd.grad(out, leaves, upper)
                 return rule(call, saved, upper)
 
-            return with_backward(lambda: operation(*args, **kwargs), backward, *(args[place] for place in places))
+            result = with_backward(lambda: operation(*args, **kwargs), backward, *(args[place] for place in places))
+            return as_gate(result) if operation.__name__.strip("_") == "sigmoid" else result
 
         return handler
 
@@ -92,12 +95,13 @@ class CheferRules(RelevanceMode):
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of an operation, and where among its arguments relevance goes."""
+    """One call of an operation, where among its arguments relevance goes, and which of these are gates."""
 
     operation: Operation
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     places: list[int]
+    gates: list[bool]
 
     def again(self, values: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Return leaves of the values, and the result of the call on them."""
@@ -117,11 +121,12 @@ def _whole(call: _Call, values: tuple[Tensor, ...], upper: Tensor) -> list[Tenso
 
 
 def _scaling(call: _Call, values: tuple[Tensor, ...], upper: Tensor) -> list[Tensor]:
-    """Of a product with a constant (the scale of scores, a layer scale) all goes to the signal."""
-    signal, *others = values
-    if others:
-        raise ModelError("Chefer's rules have none for a product of two signals; use rule='zplus'")
-    return [upper.sum_to_size(signal.shape)]
+    """Of a product with a constant or a gate (the scale of scores, a layer scale, σ in x σ(x)) the signal gets all."""
+    if call.gates.count(False) != 1:
+        raise ModelError(f"Chefer's LRP has no rule for {call.operation.__name__} of two signals; use rule='zplus'")
+    zeros = torch.zeros_like(upper)
+    each = zip(values, call.gates, strict=True)
+    return [(zeros if gate else upper).sum_to_size(value.shape) for value, gate in each]
 
 
 def _matrix_product(call: _Call, values: tuple[Tensor, ...], upper: Tensor) -> list[Tensor]:

@@ -124,13 +124,13 @@ class TokenRules(RelevanceMode):
 
         A factor takes no relevance: see `product`. A result (a pooler's tanh) passes it on, as every activation does.
         """
-        return _marked(self.activation(operation, args, kwargs))
+        return as_gate(self.activation(operation, args, kwargs))
 
     def shifted(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Run a sum, which keeps its gradient; a gate plus a constant is a gate (1 + tanh)."""
         result = operation(*args, **kwargs)
         terms = [argument for argument in args[:2] if is_tracked(argument)]
-        return _marked(result) if all(_is_gate(term) for term in terms) else result
+        return as_gate(result) if all(is_gate(term) for term in terms) else result
 
     def product(self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Run a product: two factors that depend on the image get half the relevance each (proposition 3.3).
@@ -138,9 +138,9 @@ class TokenRules(RelevanceMode):
         A gate takes none, so x σ(x) passes its relevance on as it is.
         """
         factors = [argument for argument in args[:2] if is_tracked(argument)]
-        gates = [_is_gate(factor) for factor in factors]
+        gates = [is_gate(factor) for factor in factors]
         if all(gates):
-            return _marked(operation(*args, **kwargs))
+            return as_gate(operation(*args, **kwargs))
         if len(factors) < 2:
             return operation(*args, **kwargs)
         shares = [0.0 if gate else 1.0 for gate in gates] if any(gates) else [0.5, 0.5]
@@ -207,10 +207,12 @@ def _constant(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any
 _GATE_MARK = "_takes_no_relevance"
 
 
-def _marked(gate: Tensor) -> Tensor:
+def as_gate(gate: Tensor) -> Tensor:
+    """Mark a value that takes no relevance in a product."""
     setattr(gate, _GATE_MARK, True)
     return gate
 
 
-def _is_gate(value: Tensor) -> bool:
+def is_gate(value: Tensor) -> bool:
+    """Tell whether a value takes no relevance in a product."""
     return getattr(value, _GATE_MARK, False)
