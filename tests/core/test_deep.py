@@ -221,6 +221,7 @@ def test_what_is_no_image_of_the_model_is_said() -> None:
         read_image(np.zeros((2, 2, 5), np.uint16))
 
 
+@pytest.mark.slow
 def test_every_door_takes_images_of_the_models_channels() -> None:
     """Segments, randomization, concepts and TCAV read images as explain does: five bands are five bands."""
     module = torch.nn.Sequential(

@@ -96,7 +96,7 @@ def dino() -> nn.Module:
     return shaken(timm.create_model("vit_small_patch16_224.dino", num_classes=5))
 
 
-@pytest.mark.parametrize("layout", ["head", "lightning"])
+@pytest.mark.parametrize("layout", [pytest.param("head", marks=pytest.mark.slow), "lightning"])
 def test_dino_with_a_classifier(layout: str, dino, tmp_path: Path) -> None:
     """What the preset cdam_multi asks for, and the file of CDAM's authors (`model.*` and `linear.*`)."""
     state = dino.state_dict()
