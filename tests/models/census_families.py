@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -68,6 +69,8 @@ def torchvision_families() -> Iterator[Family]:
 _FEWER = {"num_hidden_layers": 3, "encoder_layers": 3, "decoder_layers": 2, "num_layers": 3}
 _NARROW = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 384}
 _SMALLER = {"efficientnet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "image_size": 224}}
+LARGEST = 400_000_000
+"""The most parameters of a model that the census makes."""
 _SMALLER_TEXT = {"num_hidden_layers": 1}
 
 
@@ -89,8 +92,15 @@ def hf_towers() -> Iterator[Family]:
     for name in sorted(dir(transformers)):
         if re.search(r"Vision(Model|ModelWithProjection|Transformer|Encoder)$", name):
             cls = getattr(transformers, name)
-            if isinstance(cls, type) and issubclass(cls, nn.Module):
+            if isinstance(cls, type) and issubclass(cls, nn.Module) and _takes_images_alone(cls):
                 yield f"transformers/towers:{name}", name, partial(_hf, cls)
+
+
+def _takes_images_alone(cls: Any) -> bool:
+    """Tell whether a tower needs nothing but images (the towers of language models often want the sizes of patches)."""
+    parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return cls.main_input_name == "pixel_values" and needed in ([], ["pixel_values"])
 
 
 def _hf(cls: Any) -> VisionModel:
@@ -108,8 +118,11 @@ def _hf(cls: Any) -> VisionModel:
     for name, few in _SMALLER_TEXT.items():
         if text is not None and isinstance(getattr(text, name, None), int):
             setattr(text, name, few)
-    with torch.no_grad():
-        return seewhy.wrap(cls(config).eval())
+    with torch.device("meta"):
+        count = sum(p.numel() for p in cls(config).parameters())
+    if count > LARGEST:
+        raise ImportError(f"{count / 1e9:.1f} billion parameters: too large for the census")
+    return seewhy.wrap(cls(config).eval())
 
 
 # ── open_clip ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -102,7 +102,7 @@ def infer_output(trace: Trace, hints: OutputHints) -> OutputSpec:
             f"the module returns shape {tuple(result.shape)}, not (batch, classes); make it so: "
             "wrap(module, read=lambda raw, embedding: Output(logits=…, embedding=embedding))"
         )
-    if hints.output == "embedding":
+    if hints.output == "embedding" or (hints.output is None and field in _VECTORS):
         return _embedding(result, field)
     heads, form = _find_heads(trace, hints, [result])
     if heads:
@@ -136,14 +136,16 @@ def _result(raw: Any, hints: OutputHints) -> tuple[Tensor, str]:
         if isinstance(value, Tensor) and (name in _SCORES or value.flatten(1).ndim == 2):
             return (value if name in _SCORES else value.flatten(1)), name
     hidden = _field(raw, _MAPS)
-    if isinstance(hidden, Tensor) and hidden.ndim in (3, 4):
+    if isinstance(hidden, Tensor) and hidden.ndim in (2, 3, 4):
         return _mean(hidden), _MAPS
     read_tensor(raw, None)
     raise AssertionError("a result that is no tensor was read as one")
 
 
 def _mean(hidden: Tensor) -> Tensor:
-    """Return the mean over tokens (batch, tokens, dim) or cells (batch, dim, rows, cols)."""
+    """Return the mean over tokens (batch, tokens, dim) or cells (batch, dim, rows, cols); a vector is one already."""
+    if hidden.ndim == 2:
+        return hidden
     return hidden.mean(1) if hidden.ndim == 3 else hidden.mean((2, 3))
 
 
