@@ -10,7 +10,10 @@ import torch
 from seewhy.core.cards import Requirement
 from seewhy.metrics import METRICS, MetricInputs
 
-CLASSES = [c for c in METRICS.values() if c.card.property in ("localization", "complexity")]
+ANNOTATIONS = {Requirement.MASK, Requirement.OBJECTS, Requirement.BOXES}
+CLASSES = [
+    c for c in METRICS.values() if c.card.property in ("localization", "complexity") and c.card.needs <= ANNOTATIONS
+]
 each = pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.card.name)
 BATCH, SIZE = 5, (10, 14)
 
@@ -52,6 +55,7 @@ def test_there_are_all_of_them():
         "energy_pointing",
         "box_iou",
         "multi_object",
+        "object_choice",
         "sparseness",
         "entropy",
         "compactness",
@@ -149,6 +153,7 @@ CONSTANT = {
     "energy_pointing": 0.25,
     "box_iou": 0.25,
     "multi_object": 0.25,
+    "object_choice": 0.25,
     "sparseness": 0,
     "entropy": math.log(16),
     "compactness": 0,

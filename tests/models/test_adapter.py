@@ -27,7 +27,7 @@ from seewhy.targets import Output
 
 
 def test_offers_follow_from_the_structure():
-    everything = set(Capability)
+    everything = set(Capability) - {Capability.SEGMENTATION, Capability.DETECTIONS}
     tokens = {Capability.TOKENS, Capability.ATTENTION, Capability.LAST_BLOCK, Capability.CLASS_TOKEN}
     assert toy_vit().capabilities == everything
     assert toy_cnn().capabilities == everything - tokens
