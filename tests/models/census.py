@@ -49,8 +49,8 @@ PAGE = """# Census of architectures
 Written by `make census` and then `python -m tests.models.census --table > docs/census.md`. One small model of each
 architecture family, with random weights, is opened as a user would open it, and put to the test: changed patches of an
 image show in their place in every stage, in the layer for gradients and in the attention; Grad-CAM and CDAM are what
-plain hooks and `torch.autograd.grad` give; an image is explained; with images that are not square, where the model takes
-them.
+plain hooks and `torch.autograd.grad` give; an image is explained; with images that are not square, where the model
+takes them.
 *Works*: all of that holds. *Refused*: there is an error that says why; the last column is that error. *Wrong*: a number
 or a place is not what it should be. *Fails*: anything else. *Absent*: it could not be put to the
 test here: a library that it needs was not there, it is too large, or signals die out in its fresh weights.
