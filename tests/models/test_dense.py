@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import seewhy
 from seewhy.core.cards import Capability
-from seewhy.errors import TargetError, UnknownNameError
+from seewhy.errors import LayoutError, TargetError, UnknownNameError
 from seewhy.methods import RISE, GradCAM, Occlusion, Saliency
 from seewhy.models.adapter import VisionModel
 from seewhy.models.dense import read_detections, read_segmentation
@@ -108,6 +108,19 @@ def test_what_a_region_cannot_be(cat: Image.Image) -> None:
         seewhy.explain(seewhy.load_model("scenes_cnn"), cat, "saliency", Region((0,)))
 
 
+def test_wrap_takes_a_segmentation_net_and_not_its_output_for_the_layer(cat: Image.Image) -> None:
+    options = {"preprocess": seewhy.Preprocess(size=(32, 48))}
+    named = seewhy.wrap(Segmenter().eval(), class_names=NAMES, **options)
+    said = seewhy.wrap(Segmenter().eval(), output="segmentation", **options)
+    for model in (named, said):
+        assert model.structure.cam_layer.name == "down"
+        assert model.classes == 3
+        by_hand = seewhy.explain(segmenter(), cat, GradCAM(segmenter()))
+        torch.testing.assert_close(seewhy.explain(model, cat, GradCAM(model)).attribution, by_hand.attribution)
+    with pytest.raises(LayoutError, match="output='segmentation'"):  # it could be an image or a depth map as well
+        seewhy.wrap(Segmenter().eval(), **options)
+
+
 # ── detectors ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def iou(a: list[float], b: list[float]) -> float:
     width = min(a[2], b[2]) - max(a[0], b[0])
@@ -169,6 +182,16 @@ def test_a_detector_of_transformers(cat: Image.Image) -> None:
     assert not explanation.is_constant
     assert not seewhy.explain(model, cat, Saliency(model)).is_constant
     assert Capability.DETECTIONS in model.capabilities
+
+
+def test_wrap_takes_a_detector(cat: Image.Image) -> None:
+    module = yolos()
+    model = seewhy.wrap(module, preprocess=seewhy.Preprocess(size=(32, 48)))
+    by_hand = detector(module, "fractions")
+    maps = [seewhy.explain(each, cat, Saliency(each)).attribution for each in (model, by_hand)]
+    torch.testing.assert_close(*maps)
+    with pytest.raises(LayoutError, match="no box is found"):
+        seewhy.wrap(Finder(), preprocess=seewhy.Preprocess(size=(32, 48)))
 
 
 class Finder(nn.Module):

@@ -77,7 +77,12 @@ def known_or_found(known: Callable[[nn.Module], Structure], module: nn.Module, s
 def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] | None, hints: LayoutHints) -> Structure:
     evidence = Evidence(trace, output.pooled, hints)
     blocks = find_blocks(evidence)
-    grid = find_token_grid(evidence, blocks)
+    try:
+        grid = find_token_grid(evidence, blocks)
+    except LayoutError:
+        if output.boxes_in is None:
+            raise
+        blocks, grid = [], None  # a detector's own tokens lie behind those of the patches
     finder = StageFinder(evidence, grid, blocks, partial(_is_result, evidence, output))
     ask = ""
     if layers is None:
@@ -119,6 +124,8 @@ def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] |
         has_embedding=output.has_embedding,
         has_gradients=bool(evidence.bottlenecks),
         multi_label=output.multi_label,
+        has_segmentation=output.has_segmentation,
+        boxes_in=output.boxes_in,
         note="; ".join(filter(None, (output.note, SEQUENCE_NOTE if is_sequence else ""))),
     )
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from seewhy.core.cards import Capability
 from seewhy.errors import LayoutError, UnknownNameError
+from seewhy.models.dense import read_detections, read_segmentation
 from seewhy.models.infer.trace import BATCH, Call, Trace
 from seewhy.models.structure import ReadOutput, read_tensor
 from seewhy.targets import Output
 
-OUTPUTS = ("logits", "probabilities", "regression", "embedding")
+OUTPUTS = ("logits", "probabilities", "regression", "embedding", "segmentation", "detections")
 """What a user can say that a module returns."""
 TINY = 1e-30
 """Instead of a probability of 0, whose logarithm is not finite."""
@@ -67,6 +69,8 @@ class OutputSpec:
         has_embedding: As in `Structure`.
         logits_of_head: As in `Structure`.
         multi_label: As in `Structure`.
+        has_segmentation: As in `Structure`.
+        boxes_in: As in `Structure`.
         note: As in `Structure`.
     """
 
@@ -78,12 +82,14 @@ class OutputSpec:
     has_embedding: bool
     logits_of_head: bool = False
     multi_label: bool = False
+    has_segmentation: bool = False
+    boxes_in: str | None = None
     note: str = ""
 
     @property
     def classes(self) -> int | None:
-        """The number of logits."""
-        return self.result.shape[1] if self.has_logits else None
+        """The number of logits, of the image or of each pixel."""
+        return self.result.shape[1] if self.has_logits or self.has_segmentation else None
 
 
 def infer_output(trace: Trace, hints: OutputHints) -> OutputSpec:
@@ -96,11 +102,15 @@ def infer_output(trace: Trace, hints: OutputHints) -> OutputSpec:
     """
     if hints.read is not None:
         return _read_by(hints.read, hints, trace)
+    dense = hints.output if hints.output in ("segmentation", "detections") else _dense_kind(trace.raw, hints)
+    if dense:
+        return _answers_by_place(trace.raw, dense)
     result, field = _result(trace.raw, hints)
     if result.ndim != 2:
+        pixels = "; class scores for each pixel: wrap(module, output='segmentation')" if result.ndim == 4 else ""
         raise LayoutError(
             f"the module returns shape {tuple(result.shape)}, not (batch, classes); make it so: "
-            "wrap(module, read=lambda raw, embedding: Output(logits=…, embedding=embedding))"
+            f"wrap(module, read=lambda raw, embedding: Output(logits=…, embedding=embedding)){pixels}"
         )
     if hints.output == "embedding" or (hints.output is None and field in _VECTORS):
         return _embedding(result, field)
@@ -115,6 +125,38 @@ def infer_output(trace: Trace, hints: OutputHints) -> OutputSpec:
         return OutputSpec(result, result, Reader("logits", field), None, has_logits=True, has_embedding=False)
     _refuse_doubtful(trace, result, field)
     return _embedding(result, field, MEAN_NOTE if field == _MAPS else EMBEDDING_NOTE)
+
+
+# ── segmentation models and object detectors ──────────────────────────────────────────────────────────────────────────
+def _dense_kind(raw: Any, hints: OutputHints) -> str:
+    """Return `segmentation` or `detections` where the form of the result, or names of classes, leave no doubt."""
+    if isinstance(raw, Sequence) and raw and all(isinstance(each, Mapping) and "boxes" in each for each in raw):
+        return "detections"
+    if _field(raw, "pred_boxes") is not None:
+        return "detections"
+    scores = raw if isinstance(raw, Tensor) and hints.named else _field(raw, "logits")
+    if not isinstance(raw, Tensor) and scores is None:
+        scores = _field(raw, "out")
+    return "segmentation" if isinstance(scores, Tensor) and scores.ndim == 4 else ""
+
+
+def _answers_by_place(raw: Any, kind: str) -> OutputSpec:
+    """Read class scores for each pixel, or boxes.
+
+    Raises:
+        LayoutError: The result is neither, or no box was found in images of noise, so that nothing can be traced.
+    """
+    if kind == "segmentation":
+        scores = read_segmentation(raw).require(Capability.SEGMENTATION)
+        return OutputSpec(scores, scores, read_segmentation, None, False, False, has_segmentation=True)
+    scores = read_detections(raw).require(Capability.DETECTIONS)
+    if not scores.numel() or not scores.requires_grad:
+        raise LayoutError(
+            "no box is found in images of noise, so the way of the scores cannot be traced; load trained weights or a "
+            "lower threshold, or say all of it: wrap(module, structure=Structure(…, boxes_in='pixels'))"
+        )
+    boxes_in = "fractions" if _field(raw, "pred_boxes") is not None else "pixels"
+    return OutputSpec(scores, scores, read_detections, None, False, False, boxes_in=boxes_in)
 
 
 # ── which part of what a module returns ───────────────────────────────────────────────────────────────────────────────
@@ -235,6 +277,13 @@ def _read_by(read: ReadOutput, hints: OutputHints, trace: Trace) -> OutputSpec:
     output = read(trace.raw, heads[0].inputs[0].flatten(1) if heads else None)
     if not isinstance(output, Output):
         raise LayoutError(f"read= gave {type(output).__name__}; return seewhy.targets.Output(logits=…, embedding=…)")
+    for kind, value in (("segmentation", output.segmentation), ("detections", output.detections)):
+        if value is not None:
+            scores = output.require(Capability(kind))
+            spec = OutputSpec(scores, scores, read, head=None, has_logits=False, has_embedding=False)
+            if kind == "segmentation":
+                return replace(spec, has_segmentation=True)
+            return replace(spec, boxes_in="fractions")
     has_logits = output.logits is not None and hints.output != "embedding"
     result = output.logits if has_logits else output.embedding
     if result is None or result.ndim != 2:

@@ -62,8 +62,8 @@ def wrap(
         patch_size: Pixels per patch, where it cannot be found.
         prefix_tokens: Class and register tokens before the patch tokens, where they cannot be counted.
         head: The module from embedding to logits, where it is not the linear layer that gives the result.
-        output: What the module returns, "logits", "probabilities", "regression" (quantities, which have no
-            probabilities) or "embedding", where it cannot be told.
+        output: What the module returns, where it cannot be told: "logits", "probabilities", "regression" (quantities,
+            which have no probabilities), "embedding", "segmentation" (class scores for each pixel) or "detections".
         output_names: One for each quantity of a regression head.
         read: From what the module returns and the head's input to an `Output`, for dicts, tuples and maps.
         input_size: Of the images that the module takes: side, (rows, cols) or (channels, rows, cols); default: what
