@@ -33,7 +33,7 @@ LARGE, FAR = 4_000_000, 8
 MOST = 400_000_000
 """Pixels of an input that are more than any memory holds in a batch."""
 
-ASSUMED = "assumed: ImageNet's, nothing tells another"
+ASSUMED = "assumed (ImageNet's usual values): nothing says otherwise"
 
 
 @dataclass(frozen=True)

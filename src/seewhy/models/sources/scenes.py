@@ -50,7 +50,8 @@ def load(name: str, *, pretrained: bool = True) -> VisionModel:
 
 def preprocess(module: nn.Module) -> Preprocess:
     """Return the preprocessing with which all reference models are trained."""
-    return Preprocess(size=(SIZE, SIZE), resize=SIZE, mean=scenes.MEAN, std=scenes.STD)
+    side = (SIZE, SIZE)
+    return Preprocess(size=side, resize=SIZE, mean=scenes.MEAN, std=scenes.STD, origin="as the model was trained")
 
 
 def recognizes(module: nn.Module) -> bool:
