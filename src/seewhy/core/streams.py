@@ -105,12 +105,15 @@ def _rows(loader: DataLoader[Any]) -> Iterator[Prepared]:
 def read_ahead(
     images: Iterable[I], open_one: Callable[[I], Callable[[], R]], ahead: int
 ) -> Iterator[tuple[I, R | SeewhyError]]:
-    """Yield each image with what was read, or with the error; files are decoded in threads while the caller works.
+    """Decode images in threads while the caller works.
 
     Args:
         images: The images.
         open_one: Checks one in this thread, and returns what decodes it.
         ahead: How many images may be decoded before they are asked for.
+
+    Yields:
+        Each image with what was read, or with the error.
     """
     waiting: deque[tuple[I, Callable[[], R]]] = deque()
     pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))

@@ -49,10 +49,10 @@ def read_state(path: str | Path) -> dict[str, Any]:
 
 
 class _Record:
-    """Stands for an object beside the weights: its class is not imported, its state is dropped."""
+    """Stands for an object beside the weights, whatever its arguments: its class is not imported, its state dropped."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        """Take any arguments."""
+        pass
 
     def __setstate__(self, state: Any) -> None:
         """Drop the state."""
