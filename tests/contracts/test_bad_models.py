@@ -149,21 +149,21 @@ class RegistersLast(toys.ToyViT):
         return torch.cat([tokens[:, :1], tokens[:, self.prefix :], tokens[:, 1 : self.prefix]], 1)
 
 
-@sabotages("check_cell_locations", "top right of the image shows most in row")
+@sabotages("check_cell_locations", "3 of 7 changed patches show in their place")
 def counts_down_the_columns():
     model = toys.toy_vit()
     model.module.__class__ = ColumnByColumn
     return model
 
 
-@sabotages("check_cell_locations", "the image shows most in row")
+@sabotages("check_cell_locations", "0 of 7 changed patches show in their place")
 def has_its_registers_elsewhere():
     model = toys.toy_vit(prefix=5)
     model.module.__class__ = RegistersLast
     return model
 
 
-@sabotages("check_cell_locations", "the image shows most in row")
+@sabotages("check_cell_locations", "0 of them exactly")
 def has_patches_of_another_shape():
     return told(toys.toy_vit(), patch_size=(4, 16))
 

@@ -124,8 +124,11 @@ def check_cell_locations(model: VisionModel, x: Tensor) -> None:
     found = locate(model, size=(x.shape[-2], x.shape[-1]), channels=x.shape[1])
     if not found:
         raise SkipTest(f"{model.name} has no grid of three rows and columns at this size")
+    tokens = {stage.name for stage in model.structure.stages if stage.layout == "tokens" and stage.stride is None}
     for located in found:
-        ensure(not located.is_wrong, str(located))
+        # a patch of the model's own size has one token; attention and the cells of deep convolutions mix neighbors
+        settled = located.is_right or located.faint if located.name in tokens else not located.is_wrong
+        ensure(settled, f"{located}, {located.exact} of them exactly")
 
 
 @model_check

@@ -219,7 +219,8 @@ def checked(model: VisionModel) -> VisionModel:
 
 
 def _comparable(structure: Structure) -> tuple[Any, ...]:
-    return structure.stages, structure.cam_layer, structure.blocks, structure.prefix_tokens, structure.patch_size
+    found = structure.stages, structure.cam_layer, structure.blocks, structure.prefix_tokens, structure.patch_size
+    return *found, structure.note
 
 
 def _verify(model: VisionModel, size: tuple[int, int], channels: int) -> Structure:
