@@ -150,6 +150,7 @@ def test_invalid_options_cost_one_line():
         tcav(model, some, "cat", some, some, runs=1)
 
 
+@pytest.mark.slow
 def test_the_scenes_cnn_knows_shapes_and_has_forgotten_textures():
     """Class is the shape: high in the net its own shape raises a class, and a texture can no longer be told."""
     model, scenes = seewhy.load_model("scenes_cnn", device="cpu"), Scenes("single")

@@ -79,7 +79,7 @@ class NAVE(Method):
         default="kmeans", help="what makes the clusters; pca: K principal components instead", choices=ALGORITHMS
     )
     size: Any = option(default=None, help="(rows, cols) of the grid; default: the first kept layer's")
-    n_init: int = option(default=10, help="starts of k-means; the best is kept", at_least=1)
+    n_init: int = option(default=10, help="starts of k-means; the best is kept", at_least=1, repeats=True)
     balance: str = option(
         default="channels",
         help="weights of the layers: by their channels (the paper), or equal",
