@@ -546,6 +546,11 @@ def test_class_names_from_list_dict_and_file(tmp_path) -> None:
             wrap(ToyCNN(), input_size=SIZE, class_names=wrong)
 
 
+def test_a_size_of_volumes_is_refused_with_the_way_round() -> None:
+    with pytest.raises(OptionError, match="one frame or slice"):
+        wrap(ToyCNN(), input_size=(3, 8, 64, 64))
+
+
 def test_given_structure_is_taken_as_it_is() -> None:
     structure = Structure("mine", head="head")
     assert wrap(ToyCNN(), structure=structure).structure == structure

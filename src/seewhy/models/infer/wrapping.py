@@ -177,6 +177,11 @@ def _size(input_size: int | tuple[int, ...] | None, preprocess: PreprocessFuncti
     known = preprocess.channels if isinstance(preprocess, Preprocess) else 3
     if isinstance(input_size, int):
         return known, input_size, input_size
+    if len(input_size) not in (2, 3):
+        raise OptionError(
+            f"input_size={input_size} is neither (rows, cols) nor (channels, rows, cols); of videos and volumes wrap a "
+            "module that takes one frame or slice"
+        )
     channels, rows, cols = (known, *input_size) if len(input_size) == 2 else input_size
     return channels, rows, cols
 
