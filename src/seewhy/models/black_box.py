@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from seewhy.errors import LayoutError, ModelError, OptionError, UnknownNameError
 from seewhy.models.adapter import PreprocessFunction, VisionModel
 from seewhy.models.class_names import ClassNames, read_class_names
+from seewhy.models.infer.outputs import Reader
 from seewhy.models.structure import ReadOutput, Structure
 from seewhy.targets import Output
-
-TINY = 1e-30
-"""Instead of a probability of 0, whose logarithm is not finite."""
 
 
 def wrap_function(
@@ -70,7 +68,7 @@ def wrap_function(
     has_logits = output != "embedding"
     structure = Structure(
         source="function",
-        read=_log_odds if multi_label and output == "probabilities" else READ[output],
+        read=Reader("log_odds") if multi_label and output == "probabilities" else READ[output],
         has_logits=has_logits,
         has_embedding=not has_logits,
         has_gradients=False,
@@ -125,20 +123,12 @@ def _as_tensor(raw: Any) -> Tensor:
         ) from None
 
 
-def _logits(raw: Tensor, _: Tensor | None) -> Output:
-    return Output(logits=raw)
-
-
-def _log(raw: Tensor, _: Tensor | None) -> Output:
-    return Output(logits=raw.clamp(min=TINY).log())
-
-
-def _log_odds(raw: Tensor, _: Tensor | None) -> Output:
-    return Output(logits=raw.clamp(min=TINY).log() - (1 - raw).clamp(min=TINY).log())
-
-
 def _embedding(raw: Tensor, _: Tensor | None) -> Output:
     return Output(embedding=raw)
 
 
-READ: dict[str, ReadOutput] = {"logits": _logits, "probabilities": _log, "embedding": _embedding}
+READ: dict[str, ReadOutput] = {
+    "logits": Reader("logits"),
+    "probabilities": Reader("logs"),
+    "embedding": _embedding,
+}

@@ -23,7 +23,7 @@ def read_segmentation(raw: Any, _: Tensor | None = None) -> Output:
     """
     value = raw
     if not isinstance(raw, Tensor):
-        value = next((_field(raw, name) for name in ("logits", "out") if _field(raw, name) is not None), None)
+        value = next((field_of(raw, name) for name in ("logits", "out") if field_of(raw, name) is not None), None)
     if not isinstance(value, Tensor) or value.ndim != 4:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(raw).__name__
         raise LayoutError(
@@ -43,7 +43,7 @@ def read_detections(raw: Any, _: Tensor | None = None) -> Output:
     Raises:
         LayoutError: It is neither.
     """
-    logits, boxes = _field(raw, "logits"), _field(raw, "pred_boxes")
+    logits, boxes = field_of(raw, "logits"), field_of(raw, "pred_boxes")
     if isinstance(logits, Tensor) and isinstance(boxes, Tensor):
         center, size = boxes[..., :2], boxes[..., 2:]
         corners = torch.cat([center - size / 2, center + size / 2], -1)
@@ -70,5 +70,6 @@ def _stacked(images: Sequence[Mapping[str, Tensor]]) -> Detections:
     return Detections(torch.stack(boxes), torch.stack(scores))
 
 
-def _field(raw: Any, name: str) -> Any:
+def field_of(raw: Any, name: str) -> Any:
+    """Return a part of a mapping or of an object by its name; None if it has none."""
     return raw.get(name) if isinstance(raw, Mapping) else getattr(raw, name, None)

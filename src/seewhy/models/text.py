@@ -36,6 +36,22 @@ class TextSide:
     bias: float = 0.0
     multi_label: bool = False
 
+    @classmethod
+    def of(cls, module: Any, encode: Callable[[Sequence[str]], Float[Tensor, "texts dim"]]) -> TextSide:
+        """Return the text side of a model that keeps `logit_scale` (a logarithm) and, if it has one, `logit_bias`.
+
+        Args:
+            module: The whole model.
+            encode: From texts to vectors.
+        """
+        bias = getattr(module, "logit_bias", None)
+        return cls(
+            encode,
+            scale=float(module.logit_scale.detach().exp()),
+            bias=0.0 if bias is None else float(bias.detach()),
+            multi_label=bias is not None,
+        )
+
 
 class TextEncoder:
     """Turns prompts into unit vectors, each of them once.

@@ -14,10 +14,11 @@ from seewhy.core.boxes import box_iou
 from seewhy.core.cards import Capability
 from seewhy.errors import TargetError
 from seewhy.targets.base import Detections, Output, Target
+from seewhy.targets.places import PlaceTarget
 
 
 @dataclass(frozen=True, eq=False)
-class Detection(Target):
+class Detection(PlaceTarget):
     """The score of the detection that matches a box: max over detections of IoU · score (D-RISE, Petsiuk et al. 2021).
 
     D-RISE also multiplies by the cosine of the class distributions; here the score of the box's class stands for it.
@@ -61,9 +62,8 @@ class Detection(Target):
 
     def at(self, rows: Sequence[int]) -> Target:
         """Return the boxes of these rows."""
-        index = self.index if len(self.index) < 2 else tuple(self.index[row] for row in rows)
         box = self.box if self.box is None or self.box.ndim == 1 else self.box[list(rows)]
-        return replace(self, index=index, box=box)
+        return replace(self, index=self.classes_at(rows), box=box)
 
     def fixed(self, output: Output) -> Target:
         """Return the box and class of the detection that has the rank.
@@ -83,7 +83,7 @@ class Detection(Target):
         for row, values in enumerate(scores):
             count = int((values > 0).sum())
             if count < self.rank:
-                what = f"class {self.index[row % len(self.index)]}" if self.index else "something"
+                what = f"class {self.class_at(row)}" if self.index else "something"
                 raise TargetError(
                     f"the model detects {what} {count} times in image {row}, so there is no detection {self.rank}; "
                     "give a box, another class, or lower the model's own score threshold"
@@ -100,26 +100,13 @@ class Detection(Target):
 
     def check(self, batch: int, classes: int | None) -> None:
         """Check that there is one class and box, or one for each image."""
-        boxes = 1 if self.box is None or self.box.ndim == 1 else len(self.box)
-        if len(self.index) not in (0, 1, batch) or boxes not in (1, batch):
-            raise TargetError(
-                f"{max(len(self.index), boxes)} targets for {batch} images; give one target, or one for each image"
-            )
+        self.check_counts(batch, self.box, 1, "boxes")
         if self.rank < 1:
             raise TargetError(f"rank {self.rank} is out of range; count from 1")
-
-    def label(self, row: int, names: Sequence[str] | None = None) -> str:
-        """Name the class of image `row`."""
-        if not self.index:
-            return f"top-{self.rank} detection"
-        index = self.index[row % len(self.index)]
-        return names[index] if names and index < len(names) else f"class {index}"
 
     def describe(self, row: int, names: Sequence[str] | None = None) -> dict[str, Any]:
         """Describe class and box of image `row`."""
         described = super().describe(row, names)
-        if self.index:
-            described["index"] = self.index[row % len(self.index)]
         if self.box is not None:
             described["box"] = (self.box if self.box.ndim == 1 else self.box[row % len(self.box)]).tolist()
         return described

@@ -14,6 +14,7 @@ from torch import Tensor
 from seewhy.core.cards import Capability
 from seewhy.errors import TargetError
 from seewhy.targets.base import Output, Target
+from seewhy.targets.places import PlaceTarget
 
 
 def labeled(segmentation: Float[Tensor, "batch classes rows cols"]) -> Bool[Tensor, "batch classes rows cols"]:
@@ -25,7 +26,7 @@ def labeled(segmentation: Float[Tensor, "batch classes rows cols"]) -> Bool[Tens
 
 
 @dataclass(frozen=True, eq=False)
-class Region(Target):
+class Region(PlaceTarget):
     """A class of a segmentation model, its scores summed over a region (Seg-Grad-CAM, Vinogradova et al. 2020, eq. 1).
 
     Attributes:
@@ -70,9 +71,8 @@ class Region(Target):
 
     def at(self, rows: Sequence[int]) -> Target:
         """Return the regions of these rows."""
-        index = self.index if len(self.index) < 2 else tuple(self.index[row] for row in rows)
         mask = self.mask if self.mask is None or self.mask.ndim == 2 else self.mask[list(rows)]
-        return replace(self, index=index, mask=mask)
+        return replace(self, index=self.classes_at(rows), mask=mask)
 
     def fixed(self, output: Output) -> Target:
         """Return the class and the region that the model sees in the image as it is.
@@ -98,26 +98,14 @@ class Region(Target):
 
     def check(self, batch: int, classes: int | None) -> None:
         """Check that there is one class and one mask, or one for each image, and that the model has the classes."""
-        if len(self.index) not in (0, 1, batch):
-            raise TargetError(f"{len(self.index)} targets for {batch} images; give one target, or one for each image")
-        if self.mask is not None and self.mask.ndim == 3 and len(self.mask) not in (1, batch):
-            raise TargetError(f"{len(self.mask)} masks for {batch} images; give one, or one for each image")
+        self.check_counts(batch, self.mask, 2, "masks")
         for number in self.index or (self.rank - 1,):
             if number < 0 or (classes is not None and number >= classes):
                 raise TargetError(f"class {number} is out of range; this model has {classes}")
 
-    def label(self, row: int, names: Sequence[str] | None = None) -> str:
-        """Name the class of image `row`."""
-        if not self.index:
-            return f"top-{self.rank} region"
-        index = self.index[row % len(self.index)]
-        return names[index] if names and index < len(names) else f"class {index}"
-
     def describe(self, row: int, names: Sequence[str] | None = None) -> dict[str, Any]:
         """Describe the class of image `row` and how many cells its region has."""
         described = super().describe(row, names)
-        if self.index:
-            described["index"] = self.index[row % len(self.index)]
         if self.mask is not None:
             described["cells"] = int((self.mask if self.mask.ndim == 2 else self.mask[row % len(self.mask)]).sum())
         return described

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seewhy.core.cards import Capability
 from seewhy.errors import LayoutError, UnknownNameError
-from seewhy.models.dense import read_detections, read_segmentation
+from seewhy.models.dense import field_of, read_detections, read_segmentation
 from seewhy.models.infer.trace import BATCH, Call, Trace
 from seewhy.models.structure import ReadOutput, read_tensor
 from seewhy.targets import Output
@@ -132,11 +132,11 @@ def _dense_kind(raw: Any, hints: OutputHints) -> str:
     """Return `segmentation` or `detections` where the form of the result, or names of classes, leave no doubt."""
     if isinstance(raw, Sequence) and raw and all(isinstance(each, Mapping) and "boxes" in each for each in raw):
         return "detections"
-    if _field(raw, "pred_boxes") is not None:
+    if field_of(raw, "pred_boxes") is not None:
         return "detections"
-    scores = raw if isinstance(raw, Tensor) and hints.named else _field(raw, "logits")
+    scores = raw if isinstance(raw, Tensor) and hints.named else field_of(raw, "logits")
     if not isinstance(raw, Tensor) and scores is None:
-        scores = _field(raw, "out")
+        scores = field_of(raw, "out")
     return "segmentation" if isinstance(scores, Tensor) and scores.ndim == 4 else ""
 
 
@@ -155,7 +155,7 @@ def _answers_by_place(raw: Any, kind: str) -> OutputSpec:
             "no box is found in images of noise, so the way of the scores cannot be traced; load trained weights or a "
             "lower threshold, or say all of it: wrap(module, structure=Structure(…, boxes_in='pixels'))"
         )
-    boxes_in = "fractions" if _field(raw, "pred_boxes") is not None else "pixels"
+    boxes_in = "fractions" if field_of(raw, "pred_boxes") is not None else "pixels"
     return OutputSpec(scores, scores, read_detections, None, False, False, boxes_in=boxes_in)
 
 
@@ -165,19 +165,15 @@ _VECTORS = ("image_embeds", "pooler_output")
 _MAPS = "last_hidden_state"
 
 
-def _field(raw: Any, name: str) -> Any:
-    return raw.get(name) if isinstance(raw, Mapping) else getattr(raw, name, None)
-
-
 def _result(raw: Any, hints: OutputHints) -> tuple[Tensor, str]:
     """Return the tensor that counts, and the field that it is in; empty: it is the whole result."""
     if isinstance(raw, Tensor):
         return raw, ""
     for name in _VECTORS if hints.output == "embedding" else (*_SCORES, *_VECTORS):
-        value = _field(raw, name)
+        value = field_of(raw, name)
         if isinstance(value, Tensor) and (name in _SCORES or value.flatten(1).ndim == 2):
             return (value if name in _SCORES else value.flatten(1)), name
-    hidden = _field(raw, _MAPS)
+    hidden = field_of(raw, _MAPS)
     if isinstance(hidden, Tensor) and hidden.ndim in (2, 3, 4):
         return _mean(hidden), _MAPS
     read_tensor(raw, None)
@@ -205,7 +201,7 @@ class Reader:
 
     def __call__(self, raw: Any, embedding: Tensor | None) -> Output:
         """Return the output; see `seewhy.models.structure.ReadOutput`."""
-        value = _field(raw, self.field) if self.field else raw
+        value = field_of(raw, self.field) if self.field else raw
         value = _mean(value) if self.field == _MAPS else value
         if self.kind == "embedding":
             return Output(embedding=value.flatten(1))

@@ -168,13 +168,7 @@ def _text_side(module: Any, tokenizer: Any) -> TextSide:
         with untouched(module):
             return module.encode_text(tokens)
 
-    bias = getattr(module, "logit_bias", None)
-    return TextSide(
-        encode,
-        scale=float(module.logit_scale.detach().exp()),
-        bias=0.0 if bias is None else float(bias.detach()),
-        multi_label=bias is not None,
-    )
+    return TextSide.of(module, encode)
 
 
 def structure(module: nn.Module) -> Structure:

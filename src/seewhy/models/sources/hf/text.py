@@ -82,10 +82,4 @@ def _side(module: Any, tokenizer: Any) -> TextSide:
         # transformers 4 returned the tensor itself
         return features if isinstance(features, Tensor) else features.pooler_output
 
-    bias = getattr(module, "logit_bias", None)
-    return TextSide(
-        encode,
-        scale=float(module.logit_scale.detach().exp()),
-        bias=0.0 if bias is None else float(bias.detach()),
-        multi_label=bias is not None,
-    )
+    return TextSide.of(module, encode)
