@@ -17,7 +17,7 @@ from seewhy.data.base import DATASETS
 from seewhy.methods.base import METHODS
 from seewhy.metrics.base import METRICS
 
-PACKAGES = ["", "analysis", "bench", "checks", "data", "methods", "metrics", "models", "viz"]
+PACKAGES = ["", "analysis", "bench", "checks", "data", "methods", "metrics", "models", "training", "viz"]
 REGISTRIES = {"methods": METHODS, "metrics": METRICS, "data": DATASETS}
 
 

@@ -13,9 +13,9 @@ import torch
 from plans import small, table
 
 from seewhy.bench.execute import run as engine, worker as work
-from seewhy.bench.manifest import fingerprint
 from seewhy.bench.store import Store
 from seewhy.errors import OptionError, SeewhyError
+from seewhy.models.fingerprint import fingerprint
 
 PARTS = 16  # of the small plan: 4 batches of the model's answers, random, grad_cam, lafam
 

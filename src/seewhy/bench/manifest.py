@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import platform
 from contextlib import suppress
@@ -19,6 +18,7 @@ from seewhy.core.cards import DatasetCard, MethodCard, MetricCard
 from seewhy.methods import Method
 from seewhy.metrics import Metric
 from seewhy.models.adapter import VisionModel
+from seewhy.models.fingerprint import fingerprint
 from seewhy.models.load import source_packages
 
 PACKAGES = ("numpy", "pillow", "pyarrow")
@@ -92,16 +92,6 @@ def describe_card(card: MethodCard | MetricCard | DatasetCard) -> dict[str, Any]
         for name, value in values.items()
         if not callable(value)
     }
-
-
-def fingerprint(module: torch.nn.Module) -> str:
-    """Return a digest of all parameters and buffers: their names, shapes, types and values."""
-    digest = hashlib.sha256()
-    for name, values in module.state_dict().items():
-        if isinstance(values, torch.Tensor):
-            digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
-            digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def installed_versions() -> dict[str, str]:
