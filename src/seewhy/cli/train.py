@@ -1,13 +1,107 @@
-"""`seewhy train …`: train the reference models."""
+"""`seewhy train …`: heads, fine-tuning, the reference models."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-app = typer.Typer(help="Train the reference models.", no_args_is_help=True)
+from seewhy.cli import common
+from seewhy.cli.loading import Loading, with_model
+
+if TYPE_CHECKING:
+    from seewhy.data.base import Dataset
+    from seewhy.training.history import History
+
+app = typer.Typer(help="Train heads, fine-tune models, and make the reference models.", no_args_is_help=True)
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="A folder of images (images/<class>/…), or with --root the name of a dataset: `seewhy data list`.",
+        show_default=False,
+    ),
+]
+Root = Annotated[Path | None, typer.Option(help="Folder of the dataset that DATA names.")]
+Split = Annotated[str | None, typer.Option(help="Part of the dataset; default: its first.")]
+DataOptions = Annotated[list[str] | None, typer.Option("--data-option", help="name=value of the dataset; repeatable.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoints, log and weights.")]
+Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Continue the run in --out.")]
+ReadWorkers = Annotated[int, typer.Option(min=0, help="Processes that read images; 0: none beside this one.")]
+
+
+@app.command()
+@with_model
+def head(
+    model: common.Model,
+    data: Data,
+    out: Out,
+    loading: Loading,
+    root: Root = None,
+    split: Split = None,
+    data_option: DataOptions = None,
+    validation_split: Annotated[str | None, typer.Option(help="Part of the dataset to measure on.")] = None,
+    holdout: Annotated[
+        float | None, typer.Option(min=0.01, max=0.9, help="Without --validation-split: share held back to measure on.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="How often each sample is seen.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 128,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 3e-4,
+    weight_decay: Annotated[float, typer.Option(help="Of Adam.")] = 0.0,
+    views: Annotated[
+        int, typer.Option(min=0, help="Random crops and flips of each image; 0: the whole image, once.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    cache: Annotated[Path | None, typer.Option(help="Where features are kept; default: in --out.")] = None,
+    workers: ReadWorkers = 0,
+    resume: Resume = False,
+) -> None:
+    """Train a linear classifier on a frozen backbone; open it with --head OUT wherever a model is opened."""
+    from seewhy.training.linear_head import train_head
+
+    dataset = _dataset(data, root, split, data_option)
+    measured = _dataset(data, root, validation_split, data_option) if validation_split else holdout
+    trained = train_head(
+        loading.model(model),
+        dataset,
+        out=out,
+        validation=measured,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        views=views,
+        seed=seed,
+        cache=cache,
+        workers=workers,
+        resume=resume,
+        progress=common.progress,
+    )
+    for name, reason in list(trained.left_out.items())[:5]:
+        common.report_error(name, f"left out: {reason}")
+    if len(trained.left_out) > 5:
+        typer.echo(f"{len(trained.left_out)} samples were left out in all", err=True)
+    _print_history(trained.history)
+    typer.echo(f"done; open it with --model {model} --head {trained.path}")
+
+
+def _dataset(data: str, root: Path | None, split: str | None, options: Sequence[str] | None) -> Dataset:
+    """Open a folder of images, or a dataset by its name."""
+    from seewhy.data import DATASETS, load_data
+
+    pairs = common.parse_options(options)
+    if root is None and Path(data).is_dir() and data not in DATASETS:
+        return load_data("folder", data, split, **pairs)
+    return load_data(data, root, split, **pairs)
+
+
+def _print_history(history: History) -> None:
+    """Print the figures of the epoch whose weights were kept."""
+    line = history.best_line
+    shown = "  ".join(f"{k} {v:.4f}" for k, v in line.items() if k not in ("epoch", "step", "seconds", "lr"))
+    typer.echo(f"epoch {line['epoch'] + 1} of {len(history.epochs)}: {shown}")
 
 
 @app.command()

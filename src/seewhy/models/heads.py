@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from seewhy.core.io import first_line
+from seewhy.core.preprocess import Preprocess
+from seewhy.core.tensor_files import read_info
 from seewhy.errors import LayoutError, WeightsError
 from seewhy.models.adapter import VisionModel
 from seewhy.models.checkpoints import read_state
 from seewhy.models.checkpoints.unwrapping import CONTAINERS
+from seewhy.models.fingerprint import fingerprint
 from seewhy.models.structure import Block, Layer, Structure
 
 HeadLike = Any
-"""A file (`.pth`, `.safetensors`, `.npz`), an `nn.Linear`, a state dict, or a fitted linear classifier of sklearn."""
+"""A file (`.pth`, `.safetensors`, `.npz`), a folder of `seewhy train head`, an `nn.Linear`, a state dict, or a fitted
+linear classifier of sklearn."""
 
 PICKLES = (".pkl", ".pickle", ".joblib")
 
@@ -35,6 +39,7 @@ class LinearHead:
         names: Of the classes, where the head brings them.
         key: The name of the weight in its file.
         source: Where it comes from, for people.
+        info: What `seewhy train head` wrote beside the weights: the backbone's fingerprint, its preprocessing.
     """
 
     weight: Tensor
@@ -42,6 +47,7 @@ class LinearHead:
     names: tuple[str, ...] | None = None
     key: str = "weight"
     source: str = "the head"
+    info: Mapping[str, Any] = field(default_factory=dict)
 
     def linear(self) -> nn.Linear:
         """Return it as a module, in eval mode."""
@@ -76,13 +82,17 @@ def read_head(head: HeadLike) -> LinearHead:
 
 
 def _from_file(path: Path) -> LinearHead:
+    if path.is_dir():
+        path = path / "head.safetensors"
     if path.suffix.lower() in PICKLES:
         raise WeightsError(
             f"{path} is a pickle, and reading it would run code; save the numbers: "
             f"numpy.savez('{path.stem}.npz', coef=clf.coef_, intercept=clf.intercept_, classes=clf.classes_)"
         )
     if path.suffix.lower() != ".npz":
-        return _from_state(read_state(path), str(path))
+        head = _from_state(read_state(path), str(path))
+        info = read_info(path) if path.suffix.lower() == ".safetensors" else {}
+        return replace(head, names=tuple(info["class_names"]), info=info) if "class_names" in info else head
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {key.rstrip("_"): arrays[key] for key in arrays.files}
@@ -144,10 +154,18 @@ def attach_head(model: VisionModel, head: HeadLike) -> VisionModel:
         head: See `read_head`.
 
     Raises:
-        WeightsError: It is no linear head, or reads something else.
+        WeightsError: It is no linear head, or reads something else, or was trained on another backbone.
     """
     linear = read_head(head)
-    module, structure = model.module, model.structure
+    module, structure, preprocess = model.module, model.structure, model.preprocess
+    trained_on = linear.info.get("backbone")
+    if trained_on is not None and trained_on != fingerprint(module):
+        raise WeightsError(
+            f"{linear.source} was trained on another backbone ({linear.info.get('model', trained_on)}, other weights "
+            f"than this {model.name}); open the model that it was trained on"
+        )
+    if linear.info.get("preprocess") and isinstance(preprocess, Preprocess):
+        preprocess = Preprocess.from_dict(linear.info["preprocess"])
     inputs = linear.weight.shape[1]
     old = module.get_submodule(structure.head) if structure.head else None
     names = linear.names
@@ -160,7 +178,7 @@ def attach_head(model: VisionModel, head: HeadLike) -> VisionModel:
     else:
         module, structure, note = _behind(model, linear)
     structure = replace(structure, note="; ".join(filter(None, (structure.note, note))))
-    return VisionModel(module, structure, name=model.name, preprocess=model.preprocess, class_names=names)
+    return VisionModel(module, structure, name=model.name, preprocess=preprocess, class_names=names)
 
 
 def _behind(model: VisionModel, linear: LinearHead) -> tuple[nn.Module, Structure, str]:

@@ -1,5 +1,6 @@
-from .checkpoint import read_tensors as read_tensors, save_tensors as save_tensors
+from .features import Features as Features, cached_features as cached_features
 from .history import History as History
+from .linear_head import TrainedHead as TrainedHead, train_head as train_head
 from .schedules import (
     Constant as Constant,
     Cosine as Cosine,

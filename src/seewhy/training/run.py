@@ -15,12 +15,13 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from seewhy.core.tensor_files import check_state, read_tensors, save_tensors
 from seewhy.errors import NonFiniteError, UnknownNameError, WeightsError
-from seewhy.training.checkpoint import pack_optimizer, read_tensors, save_tensors, unpack_optimizer
+from seewhy.training.checkpoint import pack_optimizer, unpack_optimizer
 from seewhy.training.history import LOG, Events, History, write_csv
 from seewhy.training.loading import Batching, Part, evaluation_parts, training_steps
 from seewhy.training.schedules import Moment, Schedule
-from seewhy.training.task import Task, TrainingData, check_state
+from seewhy.training.task import Task, TrainingData
 
 CHECKPOINT = "checkpoint.safetensors"
 _STEP, _VALIDATION = 3, 4  # streams of random numbers of a run, beside those of `loading`

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seewhy.errors import WeightsError
-
 Batch: TypeAlias = Any
 """What `TrainingData.batch` gives: a tensor, or a dict, list or tuple of tensors, samples along the first axis."""
 
@@ -102,6 +100,7 @@ class Task(Protocol):
 
     def start_epoch(self, epoch: int) -> None:
         """Prepare an epoch, after `module.train()`: freeze parts, set modes. A function of `epoch` alone."""
+        return
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds of the module: by default its state dict."""
@@ -114,29 +113,3 @@ class Task(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return, for JSON, what a checkpoint must have in common with this task: architecture, classes, backbone."""
         return {}
-
-
-def check_state(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: object) -> None:
-    """Check that weights are those of a module.
-
-    Args:
-        found: What a file holds.
-        expected: What the module has.
-        source: The file, for people.
-
-    Raises:
-        WeightsError: A name is missing or unknown, or a shape differs.
-    """
-    names = [*(name for name in expected if name not in found), *(name for name in found if name not in expected)]
-    if names:
-        kind = "lacks" if names[0] in expected else "also has"
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise WeightsError(
-            f"{source} belongs to another architecture: it {kind} {names[0]!r}{more}; pass its own model"
-        )
-    for name, value in expected.items():
-        if found[name].shape != value.shape:
-            raise WeightsError(
-                f"{source} belongs to another architecture: {name!r} is {tuple(found[name].shape)} there and "
-                f"{tuple(value.shape)} here; pass its own model"
-            )
