@@ -10,7 +10,7 @@ FLOOR  := 95
 INSTALL ?= .ci/install
 PATHS  := src tests docs scripts README.md CONTRIBUTING.md SECURITY.md
 
-.PHONY: help demo test test-all lint mypy pyright typing format coverage mutants census dist lanes ci ci-full clean
+.PHONY: help demo test test-all lint mypy pyright typing format coverage mutants census studies dist lanes ci ci-full clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -54,6 +54,9 @@ mutants: $(VENV)/.installed-test  ## break operators one at a time: do the tests
 
 census: $(VENV)/.installed-test  ## every architecture family of the libraries: served, and rightly? (an hour; resumes; ARGS="--only timm/")
 	$(BIN)/python -m tests.models.census $(ARGS)
+
+studies: $(VENV)/.installed-test  ## the pages of docs/studies (hours; ARGS="lafam_vit --quick --out /tmp/studies")
+	$(BIN)/python -m scripts.studies $(ARGS)
 
 dist: $(VENV)/.installed-dist  ## build the wheel and the sdist into dist/ and check them
 	rm -rf dist build

@@ -65,11 +65,20 @@ def test_lafam_by_default_takes_the_last_stage_and_needs_no_target(cnn, x):
     assert LaFAM(cnn)(x).min() >= 0  # a ReLU ends the stage
 
 
-def test_lafam_on_a_vit_is_the_mean_of_the_patch_tokens(x, agree):
+def test_lafam_on_a_vit_is_each_tokens_distance_to_the_mean_token(x, agree):
+    """Of the last block's norm1: what comes after it no longer reaches the score of a class token."""
+    for model in vits():
+        grid = model.activations(x, [model.cam_layer()])[model.cam_layer().name]
+        tokens = grid.flatten(2).mT
+        want = torch.stack([(tokens[:, i] - tokens.mean(1)).pow(2).sum(-1).sqrt() for i in range(tokens.shape[1])], 1)
+        agree("LaFAM", "literal equation, ViT", LaFAM(model)(x), want.unflatten(1, grid.shape[2:]))
+
+
+def test_lafam_of_the_paper_on_a_vit_is_the_mean_of_the_patch_tokens(x, agree):
     for model in vits():
         tokens, _ = literal.through(model.module, literal.embed(model.module, x))
         want = literal.on_grid(tokens.mean(-1), model.module.prefix, 4, 6)
-        agree("LaFAM", "literal equation, ViT", LaFAM(model)(x), want)
+        agree("LaFAM", "literal mean, ViT", LaFAM(model, layer=-1, reduce="mean")(x), want)
 
 
 @pytest.mark.parametrize("relu", [True, False])

@@ -382,7 +382,7 @@ def test_lafam_by_norm_is_the_length_of_each_token(x, agree):
             ],
             1,
         ).unflatten(1, features.shape[2:])
-        agree("LaFAM, norm", "literal equation", LaFAM(model, reduce="norm")(x), want)
+        agree("LaFAM, norm", "literal equation", LaFAM(model, layer=-1, reduce="norm")(x), want)
 
 
 def test_lafam_with_a_threshold_is_min_maxed_per_image(x):

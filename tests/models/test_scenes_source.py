@@ -6,7 +6,7 @@ import pytest
 
 import seewhy
 from seewhy.data.scenes import Scenes
-from seewhy.errors import OptionError, UnknownNameError
+from seewhy.errors import UnknownNameError
 from seewhy.methods import METHODS
 from seewhy.models.sources import scenes as scenes_source
 
@@ -33,5 +33,12 @@ def test_names_and_options_that_do_not_exist():
     assert "scenes_vit" in seewhy.list_models("scenes*")
     with pytest.raises(UnknownNameError, match="scenes_vit"):
         scenes_source.load("scenes_vot")
-    with pytest.raises(OptionError, match="untrained"):
-        seewhy.load_model("scenes_vit", pretrained=False)
+
+
+def test_an_untrained_network_is_the_same_each_time_and_leaves_the_random_state():
+    state = torch.get_rng_state()
+    one, two = (seewhy.load_model("scenes_vit", pretrained=False).module.state_dict() for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    trained = seewhy.load_model("scenes_vit").module.state_dict()
+    assert not torch.equal(one["head.weight"], trained["head.weight"])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fnmatch
 from typing import Any
 
+import torch
 from torch import nn
 
 from seewhy.core.preprocess import Preprocess
-from seewhy.errors import OptionError, UnknownNameError
+from seewhy.errors import UnknownNameError
 from seewhy.models.adapter import VisionModel
 from seewhy.models.reference import scenes
 from seewhy.models.structure import Block, Layer, Structure
@@ -31,20 +32,19 @@ def load(name: str, *, pretrained: bool = True) -> VisionModel:
 
     Args:
         name: Of `names()`.
-        pretrained: True; an untrained one comes from `seewhy.models.reference.scenes.build`.
+        pretrained: Whether it has its weights, or fresh ones: always the same, so that an untrained network can stand
+            beside the trained one in a plan.
 
     Raises:
         UnknownNameError: No such model ships with the package.
-        OptionError: `pretrained` is False.
     """
     if name not in names():
         raise UnknownNameError("model", name, names())
-    if not pretrained:
-        raise OptionError(
-            "reference models are loaded with their weights; for an untrained one use "
-            "seewhy.wrap(seewhy.models.reference.scenes.build('SceneViT'))"
-        )
     module, info = scenes.load(name)
+    if not pretrained:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = scenes.build(info["architecture"], **info["options"]).eval()
     return VisionModel(module, structure(module), name=name, preprocess=preprocess(module), class_names=info["classes"])
 
 
