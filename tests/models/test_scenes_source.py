@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import seewhy
 from seewhy.data.scenes import Scenes
