@@ -47,12 +47,12 @@ def make(setting: Setting) -> Page:
     page.add("## n of Smooth CDAM, σ = 0.05", table(head, rows(few)))
     page.add("## n of Integrated CDAM", table(head, rows([methods[0], *path])))
     best = max(SIGMAS, key=lambda s: mean(scores, f"smooth σ={s}", "fidelity"))
-    share, picture = _attention(setting)
+    share, figure = _attention(setting)
     page.add(
         "## CDAM beside the attention",
         "A token that the class token does not attend to (A = 0) cannot change the class token's attention branch, so "
         "its CDAM is small; the sign and size are decided by the value and the class (appendix A.1 of the paper).",
-        picture,
+        figure,
     )
     page.answer = (
         f"Smooth CDAM has its best fidelity at σ = {best} of the range "

@@ -63,14 +63,16 @@ def make(setting: Setting) -> Page:
         )
     }
     if setting.cutouts and setting.vit:
-        photos = {"name": "folder", "root": str(setting.cutouts), "n": setting.n(100)}
+        cutouts = {"name": "folder", "root": str(setting.cutouts), "n": setting.n(100)}
         source = {
             "name": "vit_s14",
             "source": str(setting.vit),
             "architecture": "timm/vit_small_patch14_dinov2",
             "img_size": 224,
         }
-        results["photos with one or two cut-out objects"] = scored(setting, "lafam_vit_photos", plan([source], photos))
+        results["images with one or two cut-out objects"] = scored(
+            setting, "lafam_vit_cutouts", plan([source], cutouts)
+        )
     aucs = {}
     for data, by_model in results.items():
         for model, scores in by_model.items():

@@ -49,9 +49,7 @@ def make(setting: Setting) -> Page:
             for i, metric in enumerate(names)
         ]
         page.add(f"## {model}: {len(methods)} methods", table(["", *(METRICS[m] for m in names)], rows))
-        page.add(
-            save_figure(setting, f"metric_agreement_{model}", _drawn(taus, names), f"The same as a picture, {model}")
-        )
+        page.add(save_figure(setting, f"metric_agreement_{model}", _drawn(taus, names), f"The same, {model}"))
         found[model] = {"auc": taus[names.index("fidelity"), names.index("auc")] if "auc" in names else np.nan}
         off = [(taus[i, j], names[i], names[j]) for i in range(len(names)) for j in range(i)]
         high, low = max(off), min(off)

@@ -40,9 +40,9 @@ def load(name: str, *, pretrained: bool = True) -> VisionModel:
     """
     if name not in names():
         raise UnknownNameError("model", name, names())
-    module, info = scenes.load(name)
-    if not pretrained:
-        with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
+        module, info = scenes.load(name)
+        if not pretrained:
             torch.manual_seed(0)
             module = scenes.build(info["architecture"], **info["options"]).eval()
     return VisionModel(module, structure(module), name=name, preprocess=preprocess(module), class_names=info["classes"])
