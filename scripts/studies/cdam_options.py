@@ -66,7 +66,7 @@ def make(setting: Setting) -> Page:
 
 
 def _attention(setting: Setting) -> tuple[str, str]:
-    """Compare |CDAM| with the attention, token by token; return a sentence and the picture."""
+    """Compare |CDAM| with the attention, token by token; return a sentence and the figure."""
     model, data = seewhy.load_model("scenes_vit"), Scenes("multi", seed=1)
     points: list[tuple[torch.Tensor, torch.Tensor]] = []
     for i in range(setting.n(60)):

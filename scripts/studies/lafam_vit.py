@@ -83,7 +83,7 @@ def make(setting: Setting) -> Page:
     page.add(
         "Maps are compared with all objects of an image together. The reason for the last norm1: what comes after "
         "it in the patch tokens of a model with a class token is read by nothing, so training does not shape it.",
-        _picture(setting),
+        _examples(setting),
     )
     page.answer = (
         "The distance of each token to the mean token, taken at the last block's first norm: AUC "
@@ -97,7 +97,7 @@ def make(setting: Setting) -> Page:
     return page
 
 
-def _picture(setting: Setting) -> str:
+def _examples(setting: Setting) -> str:
     model = seewhy.load_model("scenes_vit")
     data = Scenes("multi")
     shown = [
