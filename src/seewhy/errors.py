@@ -130,7 +130,9 @@ def require(package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] != package.split(".")[0]:
+        if not error.name:  # raised by the library itself, over what it could not import
+            raise MissingExtraError(broken_package(package, extra, error)) from error
+        if error.name.split(".")[0] != package.split(".")[0]:
             raise MissingExtraError(
                 f"{package} is installed but needs {error.name!r}; {install_hint(extra)}"
             ) from error

@@ -27,7 +27,7 @@ def check_capabilities_first(case: MethodCase) -> None:
         counter = PassCounter(model)
         with expect(RequirementError, f"a model without {need}"):
             try:
-                case.cls(model=model)
+                case.cls(model=model, **case.given)
             except RequirementError as error:
                 ensure(
                     CAPABILITY_TEXT[need] in str(error),
@@ -112,7 +112,7 @@ def _compare(counter: PassCounter, once: dict[str, int], leaves: list[str], part
 @method_check
 def check_option_values(case: MethodCase) -> None:
     """Check that a value below an option's least or none of its choices is an `OptionError`; a default never is."""
-    case.cls(model=case.model)
+    case.cls(model=case.model, **case.given)
     for name, field in options_of(case.cls).items():
         for value in wrong_values(field):
             options: dict[str, Any] = {name: value}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 from unittest import SkipTest
@@ -19,7 +19,10 @@ from seewhy.models.instrument.hooks import untouched
 from seewhy.targets import ClassTarget, Output, Similarity, Target, TargetLike, as_target
 
 METHOD_CHECKS: list[tuple[str, Check]] = []
-"""Every check of a method as (name, check), filled by the decorator; `check(cls, model, x=None, target=None)`."""
+"""Every check of a method as (name, check), filled by the decorator.
+
+`check(cls, model, x=None, target=None, options=None)`.
+"""
 
 
 @dataclass
@@ -32,6 +35,7 @@ class MethodCase:
         x: The batch.
         target: One target for each image.
         few: Options that make the method cheap: its numbers of repetitions are set to `FEW`.
+        given: Options without which it cannot be made: the `weights` of a trained method.
     """
 
     cls: type[Method]
@@ -39,6 +43,7 @@ class MethodCase:
     x: Tensor
     target: Target
     few: dict[str, int]
+    given: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def card(self) -> MethodCard:
@@ -47,7 +52,7 @@ class MethodCase:
 
     def method(self, model: VisionModel | None = None, **options: Any) -> Method:
         """Return the method with few passes, on the model or on another."""
-        return self.cls(model=model or self.model, **{**self.few, **options})
+        return self.cls(model=model or self.model, **{**self.given, **self.few, **options})
 
     def maps(
         self, x: Tensor | None = None, target: TargetLike = None, model: VisionModel | None = None, **options: Any
@@ -110,21 +115,35 @@ def default_target(cls: type[Method], model: VisionModel, x: Tensor) -> Target:
     return Similarity(vectors, kind=kind or "concept")
 
 
-def make_method_case(cls: type[Method], model: VisionModel, x: Tensor | None, target: TargetLike) -> MethodCase:
+def make_method_case(
+    cls: type[Method],
+    model: VisionModel,
+    x: Tensor | None,
+    target: TargetLike,
+    given: Mapping[str, Any] | None = None,
+) -> MethodCase:
     """Fill in what the caller left out; `SkipTest` if the model cannot serve the method."""
     why = cls.why_incompatible(model)
+    if cls.card.trained and not given:
+        why = "it must be fitted first; pass options={'weights': …, 'verify': False}"
     if why:
         raise SkipTest(f"{cls.card.title} cannot serve {model.name}: {why}")
     x = batch_for(model, x)
     target = default_target(cls, model, x) if target is None else as_target(target, model.class_names)
-    return MethodCase(cls, model, x, target, few_repetitions(cls))
+    return MethodCase(cls, model, x, target, few_repetitions(cls), dict(given or {}))
 
 
 def method_check(fn: Callable[[MethodCase], None]) -> Check:
     """Make a public check of a function of a case, and put it on `METHOD_CHECKS`."""
 
-    def check(cls: type[Method], model: VisionModel, x: Tensor | None = None, target: TargetLike = None) -> None:
+    def check(
+        cls: type[Method],
+        model: VisionModel,
+        x: Tensor | None = None,
+        target: TargetLike = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         with named(cls.card.name, fn.__name__):
-            fn(make_method_case(cls, model, x, target))
+            fn(make_method_case(cls, model, x, target, options))
 
     return entered(METHOD_CHECKS, fn, check)

@@ -57,6 +57,9 @@ Measure = Annotated[str, typer.Option(help="Similarity for --concept and --refer
 Against = Annotated[bool, typer.Option("--against", help="Explain what speaks against the target.")]
 LayerName = Annotated[str | None, typer.Option("--layer", help="Layer, by dotted name (see `seewhy info MODEL`).")]
 Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="name=value, e.g. n_samples=10; repeatable.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="For methods that are trained (ala, abn): the folder that `seewhy train` wrote.")
+]
 MaxPixels = Annotated[int, typer.Option(help="Refuse to decode images larger than this.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
@@ -102,6 +105,7 @@ def configured_methods(
     layer: str | None,
     options: Sequence[str] | None,
     defaults: dict[str, dict[str, Any]] | None = None,
+    weights: Path | None = None,
 ) -> list[Method]:
     """Return the methods, each with those of the options that it has.
 
@@ -111,6 +115,7 @@ def configured_methods(
         layer: Value of the option `layer`.
         options: More options, as `name=value`.
         defaults: Options of methods by name, for what is not given.
+        weights: Value of the option `weights`; without names the method is the one that they are of.
 
     Raises:
         OptionError: When none of the methods has one of the options.
@@ -120,6 +125,9 @@ def configured_methods(
     from seewhy.methods.factory import as_method
 
     values = parse_options(options, layer)
+    if weights is not None:
+        values["weights"] = str(weights)
+        names = names or [trained_method(weights)]
     methods: list[Method] = []
     used: set[str] = set()
     for name in names or [as_method(model).card.name]:
@@ -134,6 +142,13 @@ def configured_methods(
             f"none of these methods has an option {unused[0]!r}; they have: {', '.join(available) or 'none'}"
         )
     return methods
+
+
+def trained_method(weights: Path) -> str:
+    """Return the name of the method that a folder of `seewhy train` is of."""
+    from seewhy.methods.trained.fitted import Fitted
+
+    return Fitted.load(weights).method
 
 
 def parse_options(options: Sequence[str] | None, layer: str | None = None) -> dict[str, Any]:

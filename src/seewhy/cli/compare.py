@@ -30,6 +30,7 @@ def compare(
     against: common.Against = False,
     layer: common.LayerName = None,
     option: common.Options = None,
+    weights: common.Weights = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -60,10 +61,12 @@ def compare(
     loaded = loading.model(model, zero_shot, template)
     targets = common.requested_targets(loaded, target, top, concept, reference, measure, against)
     catalog = [] if method else _supported_methods(loaded, with_concepts=concept is not None)
+    if weights is not None and not method:
+        catalog.append(common.trained_method(weights))
     quick: dict[str, dict[str, Any]] = {}
     if not full:
         quick = {name: dict(quick_options(METHODS[name])) for name in catalog}
-    methods = common.configured_methods(loaded, method or catalog, layer, option, quick)
+    methods = common.configured_methods(loaded, method or catalog, layer, option, quick, weights)
     outcomes = explain_each(loaded, [image], methods, targets, max_pixels=max_pixels)
     (outcome,) = common.progress(outcomes, 1, "comparing")
     if outcome.error:
@@ -105,7 +108,7 @@ def _supported_methods(model: VisionModel, with_concepts: bool) -> list[str]:
 
     names = []
     for cls in METHODS.values():
-        if cls.why_incompatible(model) or (cls.card.target_kind and not with_concepts):
+        if cls.card.trained or cls.why_incompatible(model) or (cls.card.target_kind and not with_concepts):
             continue
         try:
             cls(model)

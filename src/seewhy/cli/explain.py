@@ -31,6 +31,7 @@ def explain(
     against: common.Against = False,
     layer: common.LayerName = None,
     option: common.Options = None,
+    weights: common.Weights = None,
     out: common.Out = Path("out/explain"),
     zero_shot: common.ZeroShot = None,
     template: common.Templates = None,
@@ -47,7 +48,7 @@ def explain(
     from seewhy.explainer import explain_each
 
     loaded = loading.model(model, zero_shot, template)
-    methods = common.configured_methods(loaded, method, layer, option)
+    methods = common.configured_methods(loaded, method, layer, option, weights=weights)
     targets = common.requested_targets(loaded, target, top, concept, reference, measure, against)
     paths, code = common.expand_images(images)
     names = common.folder_names(paths)

@@ -1,4 +1,4 @@
-"""`seewhy train …`: heads, fine-tuning, the reference models."""
+"""`seewhy train …`: heads, fine-tuning, explainers, the reference models."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import typer
 
 from seewhy.cli import common
 from seewhy.cli.loading import Loading, with_model
+from seewhy.cli.train_explainers import ablation, abn, ala
 
 if TYPE_CHECKING:
     from seewhy.data.base import Dataset
     from seewhy.training.history import History
 
-app = typer.Typer(help="Train heads, fine-tune models, and make the reference models.", no_args_is_help=True)
+app = typer.Typer(help="Train heads and explainers, fine-tune models, and make the reference models.", no_args_is_help=True)
+for command in (ala, abn, ablation):
+    app.command(command.__name__)(command)
 
 Data = Annotated[
     str,

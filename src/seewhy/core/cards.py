@@ -151,6 +151,7 @@ class MethodCard:
         target_kind: the only kind of target that makes sense, if there is one (`"concept"`).
         hides: whether 0 means that nothing is shown there; its images then use the full range for the rest.
         autocast: empty, or the reason why the method must not run under autocast.
+        trained: whether it is fitted first (`seewhy train`) and then given its `weights`.
     """
 
     name: str
@@ -166,6 +167,7 @@ class MethodCard:
     target_kind: str | None = None
     hides: bool = False
     autocast: str = ""
+    trained: bool = False
 
 
 class Requirement(StrEnum):

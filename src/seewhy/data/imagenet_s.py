@@ -25,7 +25,7 @@ SIZES = (50, 300, 919)
     name="imagenet_s",
     title="ImageNet-S",
     has={Requirement.OBJECTS, Requirement.LABEL},
-    splits=("validation", "train-semi", "test"),
+    splits=("validation", "train-semi", "train", "test"),
     summary="ImageNet images with a mask for each class that is present.",
     layout=("ImageNetS919/validation/<wnid>/*.JPEG", "ImageNetS919/validation-segmentation/<wnid>/*.png"),
     source="ImageNet-1k and the scripts of github.com/LUSSeg/ImageNet-S",
@@ -40,7 +40,7 @@ class ImageNetS(Dataset):
 
     Args:
         root: The folder that holds `ImageNetS919`, or that folder.
-        split: `validation`, `train-semi`, or `test` (no masks; the label is that of the folder).
+        split: `validation`, `train-semi`, or `train` and `test` (no masks; the label is that of the folder).
         classes: 50, 300 or 919.
         single_id: Only images whose mask has exactly one number beside 0 and 1000 (reads all masks, in threads).
         categories: The official `ImageNetS_categories_im….txt`; needed only where class folders are missing.
@@ -64,7 +64,7 @@ class ImageNetS(Dataset):
         check_choice("classes", classes, SIZES)
         folder = Path(root).expanduser()
         folder = folder / f"ImageNetS{classes}" if (folder / f"ImageNetS{classes}").is_dir() else folder
-        self.annotated, self.split = split != "test", split
+        self.annotated, self.split = split not in ("train", "test"), split
         masks = f"{split}-segmentation"
         check_layout(folder, split, *([masks] if self.annotated else []), card=self.card)
         self._images = {
@@ -80,6 +80,11 @@ class ImageNetS(Dataset):
             with ThreadPoolExecutor() as pool:
                 single = pool.map(self._has_one, self._ids)
                 self._ids = tuple(name for name, keep in zip(self._ids, single, strict=True) if keep)
+
+    @property
+    def present(self) -> tuple[int, ...]:
+        """The classes that have a folder in this split."""
+        return tuple(sorted(map(_index, {name.split("/")[0] for name in self._ids})))
 
     @property
     def ids(self) -> Sequence[str]:

@@ -34,3 +34,5 @@ from .perturbation.occlusion import Occlusion as Occlusion
 from .perturbation.relax import RELAX as RELAX
 from .perturbation.rise import RISE as RISE
 from .perturbation.u_relax import URELAX as URELAX
+from .trained.abn import ABN as ABN
+from .trained.ala import ALA as ALA

@@ -55,6 +55,7 @@ def method(
     target_kind: str | None = None,
     hides: bool = False,
     autocast: str = "",
+    trained: bool = False,
     register: bool = True,
 ) -> Callable[[type[M]], type[M]]:
     """Make a class a method: a dataclass of its options with a card, entered in `METHODS`.
@@ -74,6 +75,7 @@ def method(
         target_kind: The only kind of target that makes sense, if there is one.
         hides: Whether 0 means that nothing is shown there.
         autocast: Empty, or the reason why the method must not run under autocast.
+        trained: Whether the method is fitted first (`seewhy train`) and then given its `weights`.
         register: Whether the method enters `METHODS`; False is for trying out, and for the tests of the checks.
     """
 
@@ -93,6 +95,7 @@ def method(
             target_kind=target_kind,
             hides=hides,
             autocast=autocast,
+            trained=trained,
         )
         if register:
             METHODS.add(name, cls)
@@ -127,7 +130,8 @@ class Method(Configurable):
         check_options(self)
         why = self.why_incompatible(self.model)
         if why:
-            working = [m.card.name for m in METHODS.values() if not m.why_incompatible(self.model)]
+            untrained = [m for m in METHODS.values() if not m.card.trained]
+            working = [m.card.name for m in untrained if not m.why_incompatible(self.model)]
             raise RequirementError(
                 f"{self.card.title} cannot serve {self.model.name}: {why}; these can: {', '.join(working) or 'none'}"
             )
