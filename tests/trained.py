@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
-import toys
+import torch
 from PIL import Image
+from torch import Tensor
 
 from seewhy.core.cards import Requirement
 from seewhy.data.base import Dataset, Sample, dataset
@@ -15,6 +15,7 @@ from seewhy.methods.trained.base import TrainedMethod
 from seewhy.models.adapter import VisionModel
 from seewhy.training.explainers import fit_explainer
 from seewhy.training.labeled import LabeledImages
+from seewhy.training.task import SampleData
 
 SMALL = {
     "ala": {"heads": 2, "layers": 2, "patch": 8, "width": 8, "hidden": 8, "lora_rank": 2, "taps": [0, 2]},
@@ -53,15 +54,24 @@ class Squares(Dataset):
         return Sample(f"square{index}", Image.fromarray(pixels.astype(np.uint8)), (label,), mask)
 
 
+class Fixed(SampleData):
+    """Inputs as they are, of two classes by turns."""
+
+    classes = ("even", "odd")
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def sample(self, index: int, rng: object) -> dict[str, Tensor]:
+        return {"image": self.x[index], "label": torch.tensor(index % 2)}
+
+
 def fit(method: str, model: VisionModel, n: int = 12, **options: Any) -> TrainedMethod:
     """A fitted explainer of a toy; `networks` are changes of `SMALL`."""
     networks = {**SMALL[method], **options.pop("networks", {})}
     options = {"epochs": 3, "batch_size": 6, "lr": 0.01, "device": "cpu", "progress": False, **options}
     data = options.pop("data", None) or LabeledImages(Squares(n), model)
     return fit_explainer(method, model, data, networks=networks, **options)
-
-
-@functools.cache
-def fitted(method: str, toy: str) -> TrainedMethod:
-    """One that is made once."""
-    return fit(method, {"cnn": toys.toy_cnn, "vit": toys.toy_vit}[toy]())

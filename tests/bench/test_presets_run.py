@@ -62,7 +62,7 @@ def look_up(content: Any, path: str) -> Any:
 
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-SETTINGS = [(name, path) for name, facts in FACTS.items() for path in facts if path != "source"]
+SETTINGS = [(name, path) for name, facts in FACTS.items() for path in facts if path not in ("source", "training_plan")]
 
 
 @pytest.mark.parametrize(("name", "path"), SETTINGS, ids=lambda part: part)

@@ -65,7 +65,9 @@ def test_the_map_is_the_side_transformers_with_the_encoders_features_added(vit):
     side = net.side.embed(x) + net.side.positions
     for level, fuse, layer in zip((0, 2), net.side.fuse, net.side.layers, strict=True):
         normalized = F.layer_norm(features[level].movedim(1, -1), (16,), fuse[0].weight, fuse[0].bias)
-        side = side + torch.einsum("bhwc,dc->bdhw", normalized, fuse[1].weight[:, :, 0, 0]) + fuse[1].bias[:, None, None]
+        side = (
+            side + torch.einsum("bhwc,dc->bdhw", normalized, fuse[1].weight[:, :, 0, 0]) + fuse[1].bias[:, None, None]
+        )
         t = side.flatten(2).transpose(1, 2)
         t = t + layer.self_attn(*[layer.norm1(t)] * 3, need_weights=False)[0]
         t = t + layer.linear2(F.gelu(layer.linear1(layer.norm2(t))))
@@ -254,7 +256,9 @@ def test_other_weights_and_other_architectures_are_refused_in_a_line(vit, tmp_pa
         ALA(toys.toy_vit(dim=32), weights=tmp_path / "run")
     half = toys.toy_vit()
     half.module.bfloat16()
-    with pytest.raises(WeightsError, match="here toy_vit is in bfloat16, not float32; load the same weights in float32"):
+    with pytest.raises(
+        WeightsError, match="here toy_vit is in bfloat16, not float32; load the same weights in float32"
+    ):
         ALA(half, weights=tmp_path / "run")
     other_head = toys.toy_vit()
     torch.nn.init.zeros_(other_head.module.head.weight)
@@ -301,7 +305,7 @@ def test_what_cannot_be_trained_says_so(vit):
     with pytest.raises(DataError, match="have no samples"):
         fit_explainer("ala", vit, LabeledImages(trained.Squares(0), vit))
     for networks, words in (
-        ({"widht": 8}, "did you mean 'width'"),
+        ({"head": 8}, "did you mean 'heads'"),
         ({"width": 7}, "no multiple of heads"),
         ({"taps": [9]}, "not levels of an encoder of 3 blocks"),
         ({"taps": [0, 1, 2], "layers": 2}, "3 taps for 2 side layers"),

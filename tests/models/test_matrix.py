@@ -16,6 +16,7 @@ import test_open_clip
 import test_timm
 import test_torchvision
 import toys
+import trained
 
 from seewhy import targets
 from seewhy.checks.core import few_repetitions
@@ -65,6 +66,10 @@ def size_of(name: str) -> tuple[int, int]:
     return (64, 96) if case in {**test_timm.MAPS, **test_torchvision.MAPS, **test_hf.OTHERS} else (32, 48)
 
 
+SHALLOW = {"ala": {"taps": None, "lora_blocks": [-1]}, "abn": {}}
+"""Settings of trained methods that any depth has."""
+
+
 def outcome(model, cls, x) -> str:
     """`yes`, or why not."""
     if cls.why_incompatible(model):
@@ -74,6 +79,9 @@ def outcome(model, cls, x) -> str:
     options = few_repetitions(cls, FEW)
     if "relu" in options_of(cls):
         options["relu"] = False  # clipping can leave nothing in an untrained model
+    if cls.card.trained:
+        fitted = trained.fit(cls.card.name, model, data=trained.Fixed(x), epochs=1, networks=SHALLOW[cls.card.name])
+        options["weights"] = fitted.fitted
     method = cls(model, **options)
     output = model.forward_checked(x)
     if cls.card.target_kind == "concept":

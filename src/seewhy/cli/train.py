@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from seewhy.data.base import Dataset
     from seewhy.training.history import History
 
-app = typer.Typer(help="Train heads and explainers, fine-tune models, and make the reference models.", no_args_is_help=True)
+app = typer.Typer(
+    help="Train heads and explainers, fine-tune models, and make the reference models.", no_args_is_help=True
+)
 for command in (ala, abn, ablation):
     app.command(command.__name__)(command)
 

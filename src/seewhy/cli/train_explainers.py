@@ -58,7 +58,7 @@ def _train(
 ) -> None:
     from seewhy.training.explainer_plan import ExplainerPlan, as_toml
 
-    given = {"data.root": root and str(root), "data.n": n, "model": model}
+    given = {"data.root": None if root is None else str(root), "data.n": n, "model": model}
     changes = [f"{key}={as_toml(value)}" for key, value in given.items() if value is not None]
     fitted = ExplainerPlan.read(method, plan, [*changes, *(settings or [])]).run(out, device=device, resume=resume)
     best = fitted.fitted.training["best"]

@@ -1,5 +1,7 @@
+from .explainers import fit_explainer as fit_explainer
 from .features import Features as Features, cached_features as cached_features
 from .history import History as History
+from .labeled import Augmentation as Augmentation, LabeledImages as LabeledImages
 from .linear_head import TrainedHead as TrainedHead, train_head as train_head
 from .schedules import (
     Constant as Constant,

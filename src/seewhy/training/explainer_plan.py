@@ -239,19 +239,29 @@ def _toml(text: str, name: str) -> dict[str, Any]:
         raise OptionError(f"{name} is not valid TOML: {error}; correct that line") from None
 
 
-def _set(content: dict[str, Any], change: str) -> None:
-    key, equals, value = change.partition("=")
+def parse_setting(setting: str) -> tuple[str, Any]:
+    """Read `key=value`, the value in TOML; what is not TOML is a string.
+
+    Raises:
+        OptionError: There is no key.
+    """
+    key, equals, value = setting.partition("=")
     if not equals or not key.strip():
-        raise OptionError(f"cannot parse the setting {change!r}; write table.key=value, e.g. --set training.epochs=5")
-    *tables, last = key.strip().split(".")
+        raise OptionError(f"cannot parse the setting {setting!r}; write key=value, such as --set training.epochs=5")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _set(content: dict[str, Any], change: str) -> None:
+    key, value = parse_setting(change)
+    *tables, last = key.split(".")
     for table in tables:
         content = content.setdefault(table, {})
         if not isinstance(content, dict):
             raise OptionError(f"cannot set {key}: {table} is not a table in this plan; set {table} itself")
-    try:
-        content[last] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        content[last] = value
+    content[last] = value
 
 
 def _table(cls: Any, values: Mapping[str, Any], place: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seewhy.core.cards import Capability
-from seewhy.errors import DataError, OptionError, RequirementError, UnknownNameError
+from seewhy.errors import DataError, RequirementError, UnknownNameError
 from seewhy.methods.base import METHODS
 from seewhy.methods.trained.abn_net import ABNNet, ABNSettings
 from seewhy.methods.trained.ala_net import ALANet, ALASettings
@@ -294,7 +292,9 @@ def fit_explainer(
     return cls(model, weights=fitted)  # type: ignore[return-value, call-arg]  # a class of TASKS is a trained method
 
 
-def _record(history: History, samples: int, epochs: int, batch: int, lr: float, decay: float, seed: int) -> dict[str, Any]:
+def _record(
+    history: History, samples: int, epochs: int, batch: int, lr: float, decay: float, seed: int
+) -> dict[str, Any]:
     return {
         "samples": samples,
         "epochs": epochs,

@@ -26,7 +26,9 @@ class Augmentation(Configurable):
     """
 
     flip: bool = option(default=True, help="whether half of the images are mirrored")
-    crop: float = option(default=0.8, help="smallest share of each side that a random crop keeps; 1: no crop", at_least=0)
+    crop: float = option(
+        default=0.8, help="smallest share of each side that a random crop keeps; 1: no crop", at_least=0
+    )
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class LoRALayers:
     def __init__(self, layers: Mapping[str, nn.Linear], settings: ALASettings) -> None:
         self.replacements: dict[str, nn.Module] = {}
         self.trained = nn.ModuleList()
+        self._matrices: dict[str, nn.Linear] = {}
         if not layers:
             return
         peft = require("peft", "train")
@@ -42,17 +44,14 @@ class LoRALayers:
         )
         peft.inject_adapter_in_model(config, holder, adapter_name=_ADAPTER)
         for i, (name, base) in enumerate(layers.items()):
-            layer = holder[str(i)]
+            layer: Any = holder[str(i)]
             layer.base_layer = base
             self.replacements[name] = layer
-            parts = nn.ModuleDict({"A": layer.lora_A[_ADAPTER], "B": layer.lora_B[_ADAPTER]})
-            parts["dropout"] = layer.lora_dropout[_ADAPTER]
+            a, b = layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]
+            self._matrices |= {f"{PREFIX}{name}.A": a, f"{PREFIX}{name}.B": b}
+            parts = nn.ModuleDict({"A": a, "B": b, "dropout": layer.lora_dropout[_ADAPTER]})
             self.trained.append(parts.to(base.weight.device, torch.promote_types(base.weight.dtype, torch.float32)))
 
     def deltas(self) -> dict[str, Tensor]:
         """Return the matrices by the names that `seewhy.methods.trained.lora` reads."""
-        return {
-            f"{PREFIX}{name}.{key}": parts[key].weight  # type: ignore[index, union-attr, misc]  # a ModuleDict of Linears
-            for name, parts in zip(self.replacements, self.trained, strict=True)
-            for key in ("A", "B")
-        }
+        return {name: linear.weight for name, linear in self._matrices.items()}

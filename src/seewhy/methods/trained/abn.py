@@ -16,7 +16,7 @@ from seewhy.methods.trained.base import TrainedMethod
 @method(
     name="abn",
     title="Attention Branch Network",
-    summary="Where a classifier looks that was trained, together with this map, on one feature map of the frozen model.",
+    summary="Where a classifier looks that was trained, together with this map, on one frozen feature map.",
     needs={Capability.FEATURES},
     signed=False,
     class_specific=False,

@@ -75,9 +75,7 @@ class ABNNet(nn.Module):
         self.to_map = nn.Sequential(
             nn.Conv2d(classes, 1, s.kernel, padding=s.kernel // 2, bias=False), nn.BatchNorm2d(1), nn.Sigmoid()
         )
-        self.attention_classifier = nn.Sequential(
-            nn.Conv2d(classes, classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        )
+        self.attention_classifier = nn.Sequential(nn.Conv2d(classes, classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.perception = PooledClassifier(channels, s.hidden, classes, s.kernel, s.pool)
 
     def attend(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w"]:
@@ -89,6 +87,4 @@ class ABNNet(nn.Module):
         x = self.norm(features)
         scores = self.branch(x)
         attention = self.to_map(scores)
-        return ABNOutput(
-            self.perception(x * attention + x), self.attention_classifier(scores), attention.squeeze(1)
-        )
+        return ABNOutput(self.perception(x * attention + x), self.attention_classifier(scores), attention.squeeze(1))

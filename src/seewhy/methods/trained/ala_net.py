@@ -31,8 +31,8 @@ class ALASettings(Configurable):
     mlp_ratio: float = option(default=4.0, help="hidden width of its MLPs, as a multiple of the width", at_least=0)
     taps: list[int] | None = option(
         default=None,
-        help="levels of the encoder that are added before side layers 1, 2, …: 0 is what enters the first block, i what "
-        "block i gives; default: the stem and every quarter of the depth; []: none (the ablation 'without ALA')",
+        help="levels of the encoder that are added before side layers 1, 2, …: 0 is what enters the first block, i "
+        "what block i gives; default: the stem and every quarter of the depth; []: none (the ablation 'without ALA')",
     )
     kernel: int = option(default=3, help="side of the convolutions of f¹, f² and the perception branch", at_least=1)
     hidden: int = option(default=64, help="channels of the convolutions of f² and the perception branch", at_least=1)
@@ -93,7 +93,7 @@ class ALAOutput(NamedTuple):
     Attributes:
         logits: Of the perception branch.
         attention_logits: Of f².
-        attention: α on the side grid.
+        attention: h_ALA on the side grid: α, or ones.
     """
 
     logits: Float[Tensor, "batch classes"]
@@ -194,12 +194,15 @@ class ALANet(nn.Module):
             features: The encoder's features at the levels and at its last block.
             ones: Whether h_ALA is one everywhere (an even epoch of AEA) in place of α.
         """
-        side, attention = self.attend(x, features)
-        weights = torch.ones_like(attention) if ones else attention
         deep = self.norm(features[self.depth])
+        if ones and self.attention_input == "map":  # nothing of the side transformer is seen
+            weights = seen = torch.ones_like(x[:, :1, :: self.side.patch, :: self.side.patch])
+        else:
+            side, weights = self.attend(x, features)
+            weights = torch.ones_like(weights) if ones else weights
+            seen = weights if self.attention_input == "map" else weights * side
         logits = self.perception(resized(weights, deep.shape[-2:]) * deep)
-        seen = weights if self.attention_input == "map" else weights * side
-        return ALAOutput(logits, self.attention_classifier(seen), attention.squeeze(1))
+        return ALAOutput(logits, self.attention_classifier(seen), weights.squeeze(1))
 
 
 def resized(value: Float[Tensor, "b c h w"], size: tuple[int, ...] | torch.Size) -> Float[Tensor, "b c rows cols"]:

@@ -121,9 +121,7 @@ class TrainedMethod(Method):
         )
         module = _Classifier(self)
         name = f"{self.card.name} of {self.model.name}"
-        return VisionModel(
-            module, structure, name=name, preprocess=self.model.preprocess, class_names=self.classes
-        )
+        return VisionModel(module, structure, name=name, preprocess=self.model.preprocess, class_names=self.classes)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the fitted networks and deltas into a folder, without the encoder.

@@ -26,7 +26,9 @@ class PooledClassifier(nn.Sequential):
         depth: Number of convolutions.
     """
 
-    def __init__(self, channels: int, hidden: int, classes: int, kernel: int = 3, pool: int = 2, depth: int = 1) -> None:
+    def __init__(
+        self, channels: int, hidden: int, classes: int, kernel: int = 3, pool: int = 2, depth: int = 1
+    ) -> None:
         convolutions: list[nn.Module] = []
         for i in range(depth):
             convolutions += [nn.Conv2d(hidden if i else channels, hidden, kernel, padding=kernel // 2), nn.GELU()]

@@ -91,7 +91,9 @@ class Fitted:
         place = place.parent if place.name in (RECORD, TENSORS) else place
         record, tensors = place / RECORD, place / TENSORS
         if not record.is_file() or not tensors.is_file():
-            raise WeightsError(f"{place} holds no fitted explainer ({RECORD}, {TENSORS}); pass the -o of `seewhy train`")
+            raise WeightsError(
+                f"{place} holds no fitted explainer ({RECORD}, {TENSORS}); pass the -o of `seewhy train`"
+            )
         try:
             content = json.loads(record.read_text("utf-8"))
             data = tensors.read_bytes()

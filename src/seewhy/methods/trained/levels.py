@@ -11,8 +11,8 @@ from torch import Tensor
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.hooks import Stop, collecting, input_hooked
 
-Levels = dict[int, Float[Tensor, "batch dim rows cols"]]
-"""Patch tokens on their grid, by level: 0 is what enters the first block, i what block i gives (from 1)."""
+Levels = dict[int, Float[Tensor, "_ _ _ _"]]
+"""Patch tokens as (B, C, rows, cols) by level: 0 is what enters the first block, i what block i gives (from 1)."""
 
 
 def read_levels(model: VisionModel, x: Float[Tensor, "batch channels height width"], wanted: Iterable[int]) -> Levels:
