@@ -16,6 +16,7 @@ from .analysis.activation_maximization import visualize_class as visualize_class
 from .analysis.concept_activation import tcav as tcav
 from .analysis.randomization import randomization_test as randomization_test
 from .analysis.segments import segment as segment
+from .bench.evaluation import evaluate as evaluate
 from .core.images import image_paths as image_paths
 from .core.preprocess import Preprocess as Preprocess
 from .data.load import load_data as load_data

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -48,6 +49,24 @@ ANNOTATION_NAMES = {
     Requirement.LABEL: "classes",
     Requirement.CONTRAST: "classes",
 }
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a plan only names, and Python brings as it is (`seewhy.evaluate`).
+
+    Attributes:
+        models: Models by the labels that the plan has for them.
+        data: The dataset; None: the plan tells.
+    """
+
+    models: Mapping[str, VisionModel] = field(default_factory=dict)
+    data: Dataset | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The labels of the models, and "data"."""
+        return [*self.models, *([] if self.data is None else ["data"])]
 
 
 @dataclass(frozen=True)
@@ -133,14 +152,18 @@ class Benchmark:
 
     Args:
         plan: The plan.
+        given: Models and data that Python brings as they are.
 
     Raises:
         SeewhyError: When something that the plan names does not exist or cannot work together; no forward was made.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, given: Given | None = None) -> None:
         self.plan = plan
-        self.data: Dataset = load_data(plan.data.name, plan.data.root, plan.data.split, **plan.data.options)
+        self.given = given or Given()
+        self.data: Dataset = self.given.data or load_data(
+            plan.data.name, plan.data.root, plan.data.split, **plan.data.options
+        )
         self.metrics = plan.build_metrics()
         self.indices = sample_indices(plan.data.n, len(self.data), plan.seed)
         if not self.indices:
@@ -220,7 +243,11 @@ class Benchmark:
         return samples, reasons
 
     def _build_setup(self, entry: PlanEntry) -> ModelSetup:
-        model = load_model(entry.name, **{"device": self.plan.protocol.device, **entry.options})
+        given = self.given.models.get(entry.label)
+        if given is None:
+            model = load_model(entry.name, **{"device": self.plan.protocol.device, **entry.options})
+        else:
+            model = copy.copy(given)  # the plan may change how it sees images
         change_geometry(model, self.plan.protocol.preprocess)
         protocol = self.plan.protocol
         classes = match_classes(self.data, model, required=protocol.by_label)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,8 +38,8 @@ def scenes(
     from seewhy.bench.execute import run as runner
     from seewhy.bench.plan import Plan
     from seewhy.bench.presets import plan_text
+    from seewhy.bench.progress import Bars
     from seewhy.bench.report.objects_page import write_objects_page
-    from seewhy.cli.progress import Bars
 
     with TemporaryDirectory() as scratch, Bars() as bars:
         place = folder or Path(scratch) / "run"
@@ -76,10 +79,10 @@ def run(
     from seewhy.bench.execute import run as runner
     from seewhy.bench.plan import Plan
     from seewhy.bench.presets import plan_text
-    from seewhy.cli.progress import Bars
+    from seewhy.bench.progress import Bars
 
     text = plan_text(plan, root=root, n=n, sources=source or (), settings=settings or ())
-    with Bars() as bars:
+    with _resumable(out), Bars() as bars:
         store = runner.run(Plan.parse(text, Path(plan).name), out, bars, _engine(engine, workers))
     _summary(store, as_json)
 
@@ -94,11 +97,30 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted; finished work stays as it is."""
     from seewhy.bench.execute import run as runner
-    from seewhy.cli.progress import Bars
+    from seewhy.bench.progress import Bars
 
-    with Bars() as bars:
+    with _resumable(folder), Bars() as bars:
         store = runner.resume(folder, plan, bars, _engine(engine, workers))
     _summary(store, as_json)
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Say how to go on after Ctrl-C, or when somebody ends the process (SIGTERM)."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        begun = (folder / "plan.toml").is_file()
+        how = f"finished parts are safe; go on: seewhy bench resume {folder}" if begun else "nothing was begun"
+        typer.echo(f"stopped: {how}", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _engine(name: str, workers: int) -> Engine | None:

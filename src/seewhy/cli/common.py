@@ -15,8 +15,6 @@ from seewhy.cli.loading import MODEL_HELP
 from seewhy.errors import ImageError, OptionError, SeewhyError
 
 if TYPE_CHECKING:  # nothing heavy is imported before a command runs
-    from rich.progress import Progress
-
     from seewhy.methods.base import Method
     from seewhy.models.adapter import VisionModel
     from seewhy.targets import TargetLike
@@ -216,25 +214,10 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:48] or "map"
 
 
-def bars() -> Progress:
-    """Return bars on standard error, which are gone when the work is done; none where that is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
     """Show a bar while more than one item is worked on (a `seewhy.core.progress.Progress`)."""
+    from seewhy.core.progress import bars
+
     if total < 2:
         yield from items
         return

@@ -15,7 +15,7 @@ from seewhy.bench.execute.worker import OnPart, part_names, work
 from seewhy.bench.manifest import describe_card, describe_hardware, describe_metric, installed_versions
 from seewhy.bench.parts import ROWS, part_name
 from seewhy.bench.plan import DIGEST, Plan
-from seewhy.bench.setup import Benchmark, ModelSummary, WorkUnit
+from seewhy.bench.setup import Benchmark, Given, ModelSummary, WorkUnit
 from seewhy.bench.store import CLAIMS, SCHEMA, Store
 from seewhy.errors import DataError, ModelError, OptionError
 
@@ -37,7 +37,11 @@ class Watcher:
 
 
 def run(
-    plan: Plan | str | Path, folder: str | Path, watcher: Watcher | None = None, engine: Engine | None = None
+    plan: Plan | str | Path,
+    folder: str | Path,
+    watcher: Watcher | None = None,
+    engine: Engine | None = None,
+    given: Given | None = None,
 ) -> Store:
     """Run a plan into a new folder.
 
@@ -46,6 +50,7 @@ def run(
         folder: A folder that does not hold anything yet.
         watcher: Is called after each finished part.
         engine: What does the units; by default this process, one after the other.
+        given: Models and data that the plan only names.
 
     Returns:
         The finished run.
@@ -54,7 +59,7 @@ def run(
         SeewhyError: When the plan cannot work (before the first forward), or the folder cannot be written.
     """
     plan = plan if isinstance(plan, Plan) else Plan.read(plan)
-    benchmark = Benchmark(plan)
+    benchmark = Benchmark(plan, given)
     models = benchmark.check()
     return _execute(benchmark, models, Store.create(folder, plan.text), watcher or Watcher(), engine or local)
 
@@ -64,6 +69,7 @@ def resume(
     plan: Plan | str | Path | None = None,
     watcher: Watcher | None = None,
     engine: Engine | None = None,
+    given: Given | None = None,
 ) -> Store:
     """Finish a run; parts that are done are not touched.
 
@@ -72,13 +78,14 @@ def resume(
         plan: The plan that the run must have been started with; by default it is not compared.
         watcher: Is called after each finished part.
         engine: What does the units; by default this process, one after the other.
+        given: Models and data that the plan only names.
 
     Returns:
         The finished run.
 
     Raises:
         DataError: When the folder holds no run.
-        OptionError: When the plan is not the one that the run was started with.
+        OptionError: When the plan is not the one that the run was started with, or names what only Python can give.
     """
     store = Store.open(folder)
     stored_plan = Plan.parse(store.plan_text, str(store.folder / "plan.toml"))
@@ -91,7 +98,13 @@ def resume(
         raise OptionError(
             f"the plan in {store.folder} was changed since the run began; put it back, or start another run with it"
         )
-    benchmark = Benchmark(stored_plan)
+    missing = sorted(set(store.manifest.get("in_python", ())) - set((given or Given()).names))
+    if missing:
+        raise OptionError(
+            f"{store.folder} has {', '.join(missing)} from a Python session; go on there: "
+            f"seewhy.evaluate(…, folder={str(store.folder)!r})"
+        )
+    benchmark = Benchmark(stored_plan, given)
     return _execute(benchmark, benchmark.check(), store, watcher or Watcher(), engine or local)
 
 
@@ -163,6 +176,7 @@ def _build_manifest(benchmark: Benchmark, models: Sequence[ModelSummary]) -> dic
             "items": _digest_of_samples(benchmark),
             "options": plan.data.options,
         },
+        "in_python": benchmark.given.names,
         "models": [model.description for model in models],
         "methods": list(methods.values()),
         "metrics": [describe_metric(label, metric) for label, metric in benchmark.metrics.items()],
