@@ -64,6 +64,7 @@ FIXTURES: dict[str, Callable] = {
     "lidc": builder("test_lidc"),
     "folder": builder("test_folder"),
     "hf": builder("test_hf_data"),
+    "nodules": lambda *_: (None, {"n": 3}),
 }
 
 

@@ -77,6 +77,15 @@ class Loading:
             **texts,
         )
 
+    def base(self, name: str) -> dict[str, Any] | None:
+        """Return how the model is opened, for files that need it again; None for a person's own module."""
+        path = Path(name).expanduser()
+        own = OWN_CODE.fullmatch(name)
+        if own and not path.exists():
+            return None
+        known = {"name": str(path.resolve()) if path.exists() else name, "architecture": self.architecture}
+        return {**known, "options": {}, "size": self._changes().get("size")}
+
     def _changes(self) -> dict[str, Any]:
         """Return what the options say of the preprocessing."""
         changes: dict[str, Any] = {"mean": _numbers("mean", self.mean), "std": _numbers("std", self.std)}

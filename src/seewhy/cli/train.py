@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seewhy.cli import common
 from seewhy.cli.loading import Loading, with_model
 from seewhy.cli.train_explainers import ablation, abn, ala
+from seewhy.errors import OptionError
 
 if TYPE_CHECKING:
     from seewhy.data.base import Dataset
@@ -84,12 +85,102 @@ def head(
         resume=resume,
         progress=common.progress,
     )
-    for name, reason in list(trained.left_out.items())[:5]:
-        common.report_error(name, f"left out: {reason}")
-    if len(trained.left_out) > 5:
-        typer.echo(f"{len(trained.left_out)} samples were left out in all", err=True)
+    _report_left_out(trained.left_out)
     _print_history(trained.history)
     typer.echo(f"done; open it with --model {model} --head {trained.path}")
+
+
+@app.command()
+@with_model
+def finetune(
+    model: common.Model,
+    data: Data,
+    out: Out,
+    loading: Loading,
+    root: Root = None,
+    split: Split = None,
+    data_option: DataOptions = None,
+    quantity: Annotated[
+        list[str] | None,
+        typer.Option(help="A number that samples have (diameter, age …), to be learned; repeatable. Default: classes."),
+    ] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate over this many stratified folds.")] = None,
+    blocks: Annotated[
+        str, typer.Option(help="How many of the last blocks (of a CNN: stages) are trained: a number, or all.")
+    ] = "4",
+    dropout: Annotated[float, typer.Option(help="In the backbone's dropout layers.")] = 0.003,
+    epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 50,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 32,
+    lr: Annotated[float, typer.Option(help="Learning rate α.")] = 3e-4,
+    decay: Annotated[float, typer.Option(help="β: the rate in epoch e is α·βᵉ.")] = 0.95,
+    schedule: Annotated[str, typer.Option(help="exponential, constant, cosine or cyclic.")] = "exponential",
+    optimizer: Annotated[str, typer.Option(help="adam, adamw or sgd.")] = "adam",
+    weight_decay: Annotated[float, typer.Option(help="Of the optimizer.")] = 0.0,
+    loss: Annotated[str, typer.Option(help="Of quantities: mse or huber.")] = "mse",
+    balance: Annotated[str, typer.Option(help="Of classes: drop, weights or none.")] = "drop",
+    augment: Annotated[str, typer.Option(help="flip, turn, rotate, crop, with commas between them, or none.")] = "flip",
+    patience: Annotated[int, typer.Option(min=1, help="Epochs without gain after which training stops.")] = 5,
+    precision: Annotated[str, typer.Option(help="32, bf16 or 16.")] = "32",
+    accumulate: Annotated[int, typer.Option(min=1, help="Parts into which a batch is cut, to save memory.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes, that take part.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    workers: ReadWorkers = 0,
+    resume: Resume = False,
+) -> None:
+    """Fine-tune the last blocks of a model to tell classes apart, or to measure quantities; open it as --model OUT."""
+    from seewhy.training import fine_tuning
+
+    settings = fine_tuning.Settings(
+        blocks=_blocks(blocks),
+        dropout=dropout,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        decay=decay,
+        schedule=schedule,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        loss=loss,
+        balance=None if balance == "none" else balance,
+        augment=tuple(word.strip() for word in augment.split(",") if word.strip() not in ("", "none")),
+        patience=patience,
+        precision=precision,
+        accumulate=accumulate,
+        devices=devices,
+        workers=workers,
+        seed=seed,
+    )
+    opened, dataset = loading.model(model), _dataset(data, root, split, data_option)
+    common_options: dict[str, Any] = {"quantities": quantity or (), "settings": settings, "base": loading.base(model)}
+    if folds is not None:
+        result = fine_tuning.cross_validate(
+            opened, dataset, out=out, folds=folds, resume=resume, progress=True, **common_options
+        )
+        left_out, leads = result.folds[0].left_out, result.folds[0].history.leads
+        lines = [f"{name:20s} {value:.4f} ± {result.std[name]:.4f}" for name, value in result.mean.items()]
+    else:
+        tuned = fine_tuning.finetune(opened, dataset, out=out, resume=resume, progress=True, **common_options)
+        left_out, leads = tuned.left_out, tuned.history.leads
+        lines = [f"{name:20s} {value:.4f}" for name, value in tuned.figures.items()]
+        lines.append(f"done; open it with --model {out}")
+    if leads:
+        _report_left_out(left_out)
+        typer.echo("\n".join(lines))
+
+
+def _blocks(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit():
+        raise OptionError(f"--blocks {text!r} is not accepted; write a number, or all")
+    return int(text)
+
+
+def _report_left_out(left_out: Mapping[str, str]) -> None:
+    for name, reason in list(left_out.items())[:5]:
+        common.report_error(name, f"left out: {reason}")
+    if len(left_out) > 5:
+        typer.echo(f"{len(left_out)} samples were left out in all", err=True)
 
 
 def _dataset(data: str, root: Path | None, split: str | None, options: Sequence[str] | None) -> Dataset:

@@ -7,5 +7,6 @@ from .imagenet_real import ImageNetReal as ImageNetReal
 from .imagenet_s import ImageNetS as ImageNetS
 from .lidc import LIDC as LIDC
 from .load import load_data as load_data
+from .nodules import Nodules as Nodules
 from .scenes import Scene as Scene, Scenes as Scenes
 from .voc import VOC as VOC

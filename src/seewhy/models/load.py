@@ -21,6 +21,7 @@ from seewhy.models import checkpoints
 from seewhy.models.adapter import PreprocessFunction, VisionModel
 from seewhy.models.catalog import all_names, nearest, source_named, warn_of
 from seewhy.models.class_names import ClassNames, read_class_names
+from seewhy.models.finetuned import base_of, finetuned_info, load_finetuned
 from seewhy.models.heads import HeadLike, attach_head
 from seewhy.models.layers import input_channels
 from seewhy.models.sources.base import SOURCES, FollowsCheckpoints, ModelSource
@@ -50,8 +51,8 @@ def load_model(
 
     Args:
         name: `efficientnet_lite0`, `scenes_vit`, `scenes_cnn`, `timm/NAME`, `torchvision/NAME`, `hf/REPO`,
-            `open_clip/MODEL:PRETRAINED` (`list_models` lists them), a folder in the Hugging Face format, or a
-            checkpoint file.
+            `open_clip/MODEL:PRETRAINED` (`list_models` lists them), a folder in the Hugging Face format or of
+            `seewhy train finetune`, or a checkpoint file.
         architecture: For a checkpoint file, the name of the model that it fits; None: recognized where the file tells.
         head: A linear classifier for it: a file, an `nn.Linear`, or one of scikit-learn (`seewhy.models.heads`).
         class_names: See `seewhy.models.class_names.read_class_names`.
@@ -204,6 +205,13 @@ def _options_for_size(
 
 
 def _from_folder(path: Path, pretrained: bool, options: dict[str, Any]) -> VisionModel:
+    info = finetuned_info(path)
+    if info:
+        base = base_of(info, path)
+        source = source_named(base["name"])
+        fetched = source is None or not source.PREFIX  # the weights come from the folder in any case
+        model = _open(base["name"], base["architecture"], fetched, {**base["options"], **options}, base["size"])
+        return load_finetuned(path, model)
     config = path / "config.json"
     if not config.is_file():
         raise ModelError(

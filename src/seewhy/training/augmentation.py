@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from seewhy.core.images import ReadImage
 from seewhy.core.preprocess import Preprocess
+from seewhy.models.adapter import PreprocessFunction
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -40,7 +39,7 @@ def random_crop(width: int, height: int, rng: np.random.Generator) -> tuple[int,
     return left, top, left + w, top + h
 
 
-def random_view(image: Image.Image, preprocess: Callable[[ReadImage], Tensor], rng: np.random.Generator) -> Tensor:
+def random_view(image: Image.Image, preprocess: PreprocessFunction, rng: np.random.Generator) -> Tensor:
     """Return the input for a random crop of an image, mirrored half of the time.
 
     Args:

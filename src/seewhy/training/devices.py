@@ -10,7 +10,7 @@ import torch
 from seewhy.core.io import first_line
 from seewhy.errors import OptionError, require
 
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def make_fabric(precision: str, device: torch.device | str | None, devices: int) -> tuple[Any, Any]:
@@ -38,9 +38,8 @@ def make_fabric(precision: str, device: torch.device | str | None, devices: int)
         if place.type != "cuda":
             raise OptionError("precision '16' needs a CUDA device; use bf16 or 32")
         scaler = torch.amp.GradScaler("cuda")
-        options["plugins"] = [MixedPrecision("16-mixed", "cuda", scaler)]
-    else:
-        options["precision"] = PRECISIONS[precision]
+    if precision != "32":  # made here, because a checkpoint needs the scaler
+        options["plugins"] = [MixedPrecision(PRECISIONS[precision], place.type, scaler)]
     try:
         return lightning.Fabric(**options), scaler
     except Exception as error:  # of its own kind, for each thing that a machine lacks
