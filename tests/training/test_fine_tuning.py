@@ -218,7 +218,7 @@ def test_what_cannot_be_learned(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'diameter'"):
         finetune(toy_vit(), Nodules(4), out=tmp_path, quantities=["diametre"], settings=QUICK)
     with pytest.raises(UnknownNameError, match="did you mean 'rotate'"):
-        finetune(toy_vit(), Nodules(20), out=tmp_path, settings=Settings(dropout=0.0, blocks=1, augment=("rotat",)))
+        finetune(toy_vit(), Nodules(20), out=tmp_path, settings=Settings(dropout=0.0, blocks=1, augment=("rotated",)))
     with pytest.raises(OptionError, match="choose from mse, huber"):
         Settings(loss="l1")
     with pytest.raises(WeightsError, match="choose its folder"):
