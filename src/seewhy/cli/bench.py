@@ -156,10 +156,32 @@ def _summary(store: Store, as_json: bool) -> None:
 
 
 @app.command()
-def presets(as_json: common.AsJson = False) -> None:
-    """List the plans that come with seewhy: what they measure and what they need."""
-    from seewhy.bench.presets import list_presets
+def init(
+    path: Annotated[Path, typer.Argument(help="The new file.")] = Path("plan.toml"),
+) -> None:
+    """Write a plan to begin with: it runs as it is, and says of every key what it does."""
+    from seewhy.bench.starter import starter_plan
+    from seewhy.core.io import atomic_file
+    from seewhy.errors import OptionError
 
+    if path.exists():
+        raise OptionError(f"{path} exists; give another name")
+    with atomic_file(path) as draft:
+        draft.write_text(starter_plan(str(path)), "utf-8")
+    typer.echo(f"{path} (next: seewhy bench run {path} --n 4 -o runs/trial)")
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print this one's plan.", show_default=False)] = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """List the plans that come with seewhy: what they measure and what they need; or print one, to begin with."""
+    from seewhy.bench.presets import list_presets, plan_text
+
+    if name is not None:
+        typer.echo(plan_text(name), nl=False)
+        return
     available = list_presets()
     if as_json:
         common.print_json([{"name": p.name, "about": p.about, "needs": p.needs} for p in available])
