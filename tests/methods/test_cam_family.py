@@ -449,7 +449,7 @@ def test_layers_that_do_not_lead_to_the_score_or_do_not_run_are_named():
 
     layers = {n: Layer(n, "nchw") for n in ("a", "dead", "idle")}
     model = VisionModel(Odd(), Structure("toy", stages=(layers["a"],), cam_layer=layers["a"], head="head"))
-    with pytest.raises(ModelError, match="a layer does not lead to it"):
+    with pytest.raises(ModelError, match="the layer does not lead to it"):
         LayerCAM(model, layer=layers["dead"])(batch(), 1)
     with pytest.raises(LayoutError, match="'idle' did not run"):
         RefineCAM(model, layers=[layers["a"], layers["idle"]])(batch(), 1)

@@ -66,13 +66,16 @@ def test_grad_cam_differentiates_from_its_layer_up(layer):
 @pytest.mark.parametrize(("cls", "n"), [(SmoothCDAM, "n_samples"), (IntegratedCDAM, "n_steps")])
 @pytest.mark.parametrize("batch_size", [1, 100])
 @pytest.mark.parametrize("at", ["block_input", "norm1"])
-def test_smooth_and_integrated_cdam_run_the_trunk_once(cls, n, batch_size, at):
-    counter = count(cls(toy_vit(), at=at, **{n: 5}, batch_size=batch_size), [3, 1])
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_smooth_and_integrated_cdam_run_the_trunk_once(cls, n, batch_size, at, pool):
+    counter = count(cls(toy_vit(pool=pool), at=at, **{n: 5}, batch_size=batch_size), [3, 1])
     passes = 2 * (4 if cls is IntegratedCDAM and at == "block_input" else 5)
     for trunk in ("patch_embed", "blocks.0", "blocks.1"):
         assert counter.passes(trunk) == FORWARD
     assert counter.passes("blocks.2.norm1") == (FORWARD if at == "norm1" else Passes(passes, 0))
-    for above in ("blocks.2.attn", "blocks.2.mlp", "norm", "head"):
+    probe = pool == "cls"  # the class token alone: then the projections are read out once
+    assert counter.passes("blocks.2.attn.qkv") == Passes(passes + probe, 0 if probe else passes)
+    for above in ("blocks.2.attn.proj", "blocks.2.mlp", "norm", "head"):
         assert counter.passes(above) == Passes(passes, passes)
 
 

@@ -11,7 +11,7 @@ from seewhy.checks.cards import complaints, options_are_declared, wrong_values
 from seewhy.checks.core import ensure, expect, few_repetitions
 from seewhy.checks.method_case import MethodCase, method_check
 from seewhy.checks.state import PassCounter, WeightGradients, clone
-from seewhy.core.cards import CAPABILITY_TEXT, Capability, Cost, Passes
+from seewhy.core.cards import CAPABILITY_TEXT, Capability, Cost
 from seewhy.core.options import options_of
 from seewhy.errors import OptionError, RequirementError
 from seewhy.methods.base import Method
@@ -67,7 +67,7 @@ def check_cost(case: MethodCase) -> None:
         with WeightGradients() as weights:
             method(case.x, case.target)
         for part, leaves in _leaves_by_part(method, order).items():
-            _compare(counter, once, leaves, part, method.cost.parts[part])
+            _compare(counter, once, leaves, part, method)
         computed = counter.parameter_gradients or weights.computed
         ensure(not computed, "gradients of parameters are computed")
 
@@ -77,12 +77,15 @@ def _leaves_by_part(method: Method, order: list[str]) -> dict[str, list[str]]:
     parts = tuple(method.cost.parts)
     if parts == ("model",):
         return {"model": order}
-    if parts == ("below", "above"):
+    if parts in (("below", "above"), ("below", "row")):
         if method.cut_layer is None:  # the first and the last leaf stand for the parts where the cut is not known
-            return {"below": order[:1], "above": order[-1:]}
+            return {"below": order[:1], parts[1]: order[-1:]}
         end = order.index(method.cut_layer.name) + 1
-        return {"below": order[:end], "above": order[end:]}
-    ensure(parts == ("embedding", "blocks", "head"), "the cost is not from Cost.whole, .split or .transformer")
+        return {"below": order[:end], parts[1]: order[end:]}
+    ensure(
+        parts == ("embedding", "blocks", "head"),
+        "the cost is of no constructor of Cost",
+    )
     blocks = tuple(f"{block.name}." for block in method.model.structure.blocks)
     inside = [i for i, name in enumerate(order) if name.startswith(blocks)]
     ensure(inside, "the cost is that of a transformer, but no block of the model runs")
@@ -93,14 +96,18 @@ def _leaves_by_part(method: Method, order: list[str]) -> dict[str, list[str]]:
     }
 
 
-def _compare(counter: PassCounter, once: dict[str, int], leaves: list[str], part: str, passes: Passes) -> None:
+def _compare(counter: PassCounter, once: dict[str, int], leaves: list[str], part: str, method: Method) -> None:
     """Compare what was counted in one part with what the cost says of it."""
-    leaves = [name for name in leaves if name in once]
+    leaves, passes = [name for name in leaves if name in once], method.cost.parts[part]
     place = f"{part} the layer" if part in ("below", "above") else f"in the {part}"
+    blocks = method.model.structure.blocks
+    # beside the class token's row, the projections of the last attention run on a basis, as one image
+    projected = f"{blocks[-1].attention}." if part == "row" and blocks else "-"
     for name in leaves:
         forward = counter.forward[name] / once[name]
+        more = forward - passes.forward
         ensure(
-            forward == passes.forward,
+            more == 0 or (name.startswith(projected) and 0 < more <= 1),
             f"{forward:g} forward passes through {name}, {place}; the cost says {passes.forward}",
         )
     backward = max((counter.backward[name] / once[name] for name in leaves), default=passes.backward)

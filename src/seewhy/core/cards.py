@@ -53,8 +53,9 @@ class Passes:
 class Cost:
     """Passes per image of each part of the model.
 
-    Three constructors name the parts: `Cost.whole` (one part: `model`), `Cost.split` (`below` and `above` the layer at
-    which the method cuts the model, `Method.layer_`) and `Cost.transformer` (`embedding`, `blocks`, `head`). The
+    Constructors name the parts: `Cost.whole` (one part: `model`), `Cost.split` (`below` and `above` the layer at which
+    the method cuts the model, `Method.layer_`), `Cost.class_token` (`below` the layer, and the class token's `row`
+    above it) and `Cost.transformer` (`embedding`, `blocks`, `head`). The
     contract check `check_cost` counts the passes of exactly these parts.
 
     Attributes:
@@ -80,6 +81,18 @@ class Cost:
             above: Passes from the layer to the output.
         """
         return cls({"below": below, "above": above})
+
+    @classmethod
+    def class_token(cls, *, below: Passes, row: Passes) -> Cost:
+        """Return the cost of a method that runs the class token alone above its layer.
+
+        The projections of the last attention run once more, on a basis of the tokens' space.
+
+        Args:
+            below: Passes from the input up to and with the layer.
+            row: Passes of the class token, one of many tokens, from the layer to the output.
+        """
+        return cls({"below": below, "row": row})
 
     @classmethod
     def transformer(cls, *, embedding: Passes, blocks: Passes, head: Passes) -> Cost:
@@ -130,6 +143,8 @@ def _describe_passes(direction: str, counts: dict[str, int]) -> str:
 def _where(direction: str, part: str) -> str:
     if part == "below":
         return f"{'up to' if direction == 'forward' else 'below'} the layer"
+    if part == "row":
+        return "of the class token alone above the layer"
     return "above the layer" if part == "above" else f"through the {part}"
 
 

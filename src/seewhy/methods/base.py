@@ -16,7 +16,7 @@ from seewhy.core.maps import upcast
 from seewhy.core.options import Configurable, check_options, option, options_of
 from seewhy.core.registry import Registry
 from seewhy.errors import RequirementError
-from seewhy.methods.gradients import activation_and_gradient, gradient, input_gradient
+from seewhy.methods.gradients import activation_and_gradient, gradient, input_gradient, input_leaf, row_gradients
 from seewhy.methods.guards import NoTarget, WatchedTarget, check_batch, check_finite
 from seewhy.methods.repetition import (
     BATCH_SIZE,
@@ -26,6 +26,7 @@ from seewhy.methods.repetition import (
     noise,
     repeat_target,
 )
+from seewhy.methods.rounds import in_rounds, rows_of
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.hooks import untouched
 from seewhy.models.structure import Layer
@@ -126,6 +127,9 @@ class Method(Configurable):
     method that says True here saves that forward; scoring a second time then raises.
     """
 
+    shares_gradients: ClassVar[bool] = False
+    """Whether a method with gradients runs an image forward once for all its targets, and backward once for each."""
+
     def __post_init__(self) -> None:
         check_options(self)
         why = self.why_incompatible(self.model)
@@ -164,8 +168,8 @@ class Method(Configurable):
 
     @property
     def shares_forwards(self) -> bool:
-        """Whether several targets of one image (`image_index`) cost the forwards of one: yes, without gradients."""
-        return Capability.GRADIENTS not in self.card.needs
+        """Whether several targets of one image (`image_index`) cost the forwards of one."""
+        return self.shares_gradients or Capability.GRADIENTS not in self.card.needs
 
     @property
     def is_signed(self) -> bool:
@@ -196,7 +200,7 @@ class Method(Configurable):
             target: One for all images or one for each (see `seewhy.targets.as_target`); by default the class that the
                 model answers. Label-free methods ignore it.
             image_index: For several targets of one image: the row of `x` that each map is of; the targets are then one
-                for each map. Methods that only run the model forward run each image once for all its targets.
+                for each map. Where `shares_forwards`, each image runs forward once for all its targets.
 
         Returns:
             float32 maps on the method's own grid, signed where the card says so, not normalized. The call ends with one
@@ -258,11 +262,15 @@ __all__ = [
     "all_scores_equal",
     "chunks",
     "gradient",
+    "in_rounds",
     "input_gradient",
+    "input_leaf",
     "make_generator",
     "method",
     "noise",
     "option",
     "repeat_target",
+    "row_gradients",
+    "rows_of",
     "upcast",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,12 +68,32 @@ class WatchedTarget(Target):
         """Return the watched target, settled by this output."""
         return WatchedTarget(self._target.fixed(output), self.finite)
 
+    def fork(self) -> WatchedTarget:
+        """Return the same target with notes of its own."""
+        return WatchedTarget(self._target, [])
+
+    def join(self, fork: WatchedTarget) -> None:
+        """Take over the notes of a fork."""
+        self.finite += fork.finite
+        self._scored = True
+
     def _ensure_settled(self, again: bool) -> None:
         if again and self._target.depends_on_output:
             raise RuntimeError(
                 "the method says scores_once, but scores its target several times: a target such as top-1 could be "
                 "another class each time; remove scores_once = True"
             )
+
+
+@contextmanager
+def on_trial(target: Target) -> Iterator[Target]:
+    """Yield a target whose scores do not count if the block ends with an exception: something else is tried then."""
+    if not isinstance(target, WatchedTarget):
+        yield target
+        return
+    trial = target.fork()
+    yield trial
+    target.join(trial)
 
 
 def check_batch(x: Any, model: VisionModel) -> None:

@@ -47,10 +47,10 @@ def noise(shape: Sequence[int], start: int, stop: int, generator: torch.Generato
     Returns:
         The samples, (stop − start, *shape).
     """
-    samples = [
-        torch.randn(shape, generator=generator, device=like.device, dtype=torch.float32) for _ in range(start, stop)
-    ]
-    return torch.stack(samples).to(like.dtype)
+    samples = torch.empty((stop - start, *shape), device=like.device, dtype=torch.float32)
+    for sample in samples:
+        torch.randn(shape, generator=generator, out=sample)
+    return samples.to(like.dtype)
 
 
 def all_scores_equal(scores: Float[Tensor, "batch n"]) -> Bool[Tensor, "batch"]:

@@ -33,6 +33,7 @@ from seewhy.errors import (
     UnknownNameError,
 )
 from seewhy.models.instrument.attention import AttentionReceiver, reading_attention
+from seewhy.models.instrument.class_row import NoClassRow
 from seewhy.models.instrument.hooks import (
     INFERENCE,
     Stop,
@@ -45,10 +46,16 @@ from seewhy.models.instrument.hooks import (
 )
 from seewhy.models.instrument.locks import exclusive
 from seewhy.models.instrument.next_relu import activation_of
-from seewhy.models.instrument.shared_images import ImageIndex, image_index_of, sharing_images
+from seewhy.models.instrument.shared_images import (
+    ImageIndex,
+    current_index_of,
+    image_index_of,
+    passing_unique_images,
+    sharing_images,
+)
 from seewhy.models.instrument.tail import Tail
 from seewhy.models.layers import LayerIndex, LayerLike
-from seewhy.models.partial import BlockTokens, ModelTail
+from seewhy.models.partial import BlockTokens, ClassTokenTail, ModelTail
 from seewhy.models.structure import Block, Layer, Structure
 from seewhy.models.text import PLAIN, TextEncoder, ZeroShotHead
 from seewhy.targets import Output, Target, TargetLike, as_detection, as_outputs, as_region, as_target
@@ -284,10 +291,15 @@ class VisionModel:
         Raises:
             LayoutError: The result is not what the structure says.
         """
-        index = image_index_of(self)
+        index, unique = current_index_of(self)
         if index is None:
             return self._forward(x)
-        return self._forward(index.unique(x)).map(index.expand)
+        return self._forward(x if unique else index.unique(x)).map(index.expand)
+
+    @property
+    def image_index(self) -> ImageIndex | None:
+        """Which rows of a batch show the same image, in a block of `shared_images` and outside of grad mode."""
+        return image_index_of(self)
 
     @contextmanager
     def shared_images(self, index: Sequence[int]) -> Iterator[None]:
@@ -300,6 +312,12 @@ class VisionModel:
                 `index[i]`.
         """
         with sharing_images(self, index):
+            yield
+
+    @contextmanager
+    def unique_images(self) -> Iterator[None]:
+        """In the block, `run` gets the shared images once each, also in grad mode; its output has all rows."""
+        with passing_unique_images(self):
             yield
 
     def _forward(self, x: Tensor) -> Output:
@@ -453,6 +471,31 @@ class VisionModel:
         if layer.layout == "sequence":
             raise LayoutError(f"{layer.name!r} keeps (tokens, batch, dim); make the module with batch_first=True")
         return ModelTail(self._forward, Tail.of(self.module, layer.name, x, self.structure.call, at_input))
+
+    def class_token_tail(self, x: Tensor, at_input: bool = False) -> ClassTokenTail:
+        """Run what is below the last block's attention once, and return what runs its class token from there on.
+
+        Of images that several targets share (`shared_images`) one row each is run.
+
+        Args:
+            x: The batch.
+            at_input: Whether the cut is at the block's input, below its first norm.
+
+        Raises:
+            NoClassRow: The head reads more than the class token, or tokens do not come batch first.
+        """
+        if not self.structure.class_token or self.structure.reads_patches:
+            raise NoClassRow("the head reads more than the class token")
+        block, index = self.structure.blocks[-1], image_index_of(self)
+        tail = Tail.of(
+            self.module,
+            block.name if at_input else block.norm1,
+            x if index is None else index.unique(x),
+            self.structure.call,
+            at_input,
+        )
+        norm = self.submodule(block.norm1) if at_input else None
+        return ClassTokenTail(self._forward, tail, norm, self.submodule(block.attention))
 
     @contextmanager
     def attention(

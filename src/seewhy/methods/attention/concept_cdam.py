@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seewhy.core.cards import Capability, Cost, Passes
+from seewhy.core.cards import Capability
 from seewhy.errors import TargetError
 from seewhy.methods.attention.cdam import CDAM
 from seewhy.methods.base import method
@@ -18,7 +18,7 @@ from seewhy.targets import PerImage, Target
     class_specific=True,
     target_kind="concept",
     citation="Brocki et al., Class-Discriminative Attention Maps (2024), arXiv:2312.02364, eq. 3-4",
-    cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 1)),
+    cost=lambda self: self.passes(1),
 )
 class ConceptCDAM(CDAM):
     """CDAM of g = ⟨l(x), l_c⟩: l the embedding, l_c its plain mean over the concept's images, nothing normalized.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from seewhy.methods.attention.cdam import CDAMBase
 from seewhy.methods.base import BATCH_SIZE, gradient, option
-from seewhy.models.partial import ModelTail
+from seewhy.models.instrument.shared_images import ImageIndex
+from seewhy.models.partial import ClassTokenTail, ModelTail
 from seewhy.models.structure import Layer
 from seewhy.targets import Target
 
@@ -27,12 +28,25 @@ class VariedTokens(CDAMBase):
     batch_size: int = option(default=32, help=BATCH_SIZE, at_least=1)
 
     @property
+    def shares_forwards(self) -> bool:
+        """Whether several targets of one image cost the forwards of one: where the class token goes alone."""
+        return not self.whole_block
+
+    @property
     def cut_layer(self) -> Layer | None:
         """The last layer that runs once: the block before the last (None if there is no other), or norm1."""
         if self.at == "norm1":
             return self.layer_
         blocks = self.model.structure.blocks
         return self.model.layer(blocks[-2].name) if len(blocks) > 1 else None
+
+    def row_of(self, x: Tensor) -> tuple[ClassTokenTail, ImageIndex | None]:
+        """Run what is below the varied tokens once, and return what runs the class token from there on.
+
+        Raises:
+            NoClassRow: The model cannot be run so.
+        """
+        return self.model.class_token_tail(x, at_input=self.at == "block_input"), self.model.image_index
 
     def varied(self, x: Tensor) -> ModelTail:
         """Run what is below the varied tokens once; `.value` are these tokens."""

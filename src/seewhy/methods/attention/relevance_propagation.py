@@ -32,8 +32,8 @@ class RelevancePropagation(AttentionGradients):
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
         attended = self.attend(x, target)
-        pairs = zip(attended.matrices, attended.gradients(), strict=True)
-        weighted = [matrix.detach().float() * gradient.float() for matrix, gradient in pairs]
+        pairs = zip(attended.values, attended.gradients(), strict=True)
+        weighted = [matrix.float() * gradient.float() for matrix, gradient in pairs]
         return self.model.tokens_to_map(propagate_cls(weighted), x.shape[-2:])
 
 

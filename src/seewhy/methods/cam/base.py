@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from seewhy.core.maps import normalize, upcast
 from seewhy.errors import LayoutError, ModelError
-from seewhy.methods.base import Method, option
+from seewhy.methods.base import Method, option, row_gradients
 from seewhy.models.adapter import VisionModel
-from seewhy.models.instrument.hooks import backward, first_tensor, hooked, with_first_tensor
+from seewhy.models.instrument.hooks import NO_GRADIENT, first_tensor, hooked, with_first_tensor
 from seewhy.models.structure import Layer
 from seewhy.targets import Target
 
@@ -27,7 +27,7 @@ Pair = tuple[Float[Tensor, "batch channels rows cols"], Float[Tensor, "batch cha
 class SingleLayerCAM(Method):
     """A method whose map is some combination of one layer's activations and gradients, on the layer's grid."""
 
-    scores_once = True
+    scores_once = shares_gradients = True
 
     layer: Any = option(
         default=None, help="layer by dotted name, module or stage number; default: the last that can be explained"
@@ -69,25 +69,19 @@ def activations_and_gradients(model: VisionModel, x: Tensor, layers: Sequence[La
         LayoutError: When a layer does not run, or runs twice.
         ModelError: When the score does not depend on a layer.
     """
-    modules = {layer.name: model.submodule(layer.name) for layer in layers}
+    modules, index = {layer.name: model.submodule(layer.name) for layer in layers}, model.image_index
     with _cut_and_collected(modules) as outputs:
         score = target.score(model.run(x))
     activations = [outputs[layer.name] for layer in layers]
-    gradients: list[Tensor] = []
-    if score.requires_grad:
-        gradients = [g for g in backward(score, activations, torch.ones_like(score)) if g is not None]
+    gradients = [g for g in row_gradients(score, activations, index=index) if g is not None]
     if len(gradients) < len(activations):
-        raise ModelError(
-            "the score has no gradient: the target is constant, a layer does not lead to it, or the "
-            "model's forward switches gradients off; use another target or layer, or lafam"
-        )
+        raise ModelError(NO_GRADIENT)
 
-    def on_grid(value: Tensor | None, layer: Layer) -> Tensor:
-        assert value is not None  # checked above
+    def on_grid(value: Tensor, layer: Layer) -> Tensor:
         return model.to_grid(upcast(value.detach()), layer, x.shape[-2:])
 
     return [
-        (on_grid(activation, layer), on_grid(grad, layer))
+        (on_grid(index.expand(activation) if index else activation, layer), on_grid(grad, layer))
         for activation, grad, layer in zip(activations, gradients, layers, strict=True)
     ]
 

@@ -52,7 +52,7 @@ class RefineCAM(Method):
     for a CNN.
     """
 
-    scores_once = True
+    scores_once = shares_gradients = True
 
     layers: Any = option(
         default=None,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, Passes
-from seewhy.methods.base import gradient, method, option, upcast
+from seewhy.methods.base import gradient, input_leaf, method, option, upcast
 from seewhy.methods.cam.grad_cam import GradCAM
 from seewhy.methods.gradient.relu_rules import ReLUMethod, ReLURule
 from seewhy.models.instrument.hooks import first_tensor, hooked, with_first_tensor
@@ -54,13 +53,13 @@ class GuidedGradCAM(ReLUMethod):
 
         layer = self.model.submodule(self._layer.name)
         mode = ReLURule("gradient")
-        with torch.enable_grad(), mode, hooked(layer, keep):
-            x = x.detach().requires_grad_()
-            score = target.score(self.model.run(x))
+        with input_leaf(self.model, x) as (leaf, index), mode, hooked(layer, keep):
+            score = target.score(self.model.run(leaf))
         self.ensure_seen(mode)
-        plain = gradient(score, kept[0], keep=True)
+        plain = gradient(score, kept[0], keep=True, index=index)
         mode.rule = self.rule
-        guided = self.per_pixel(gradient(score, x))
+        guided = self.per_pixel(gradient(score, leaf, index=index))
+        kept[0] = index.expand(kept[0]) if index else kept[0]
         pair = (self.model.to_grid(upcast(t.detach()), self._layer, x.shape[-2:]) for t in (kept[0], plain))
         cam = GradCAM.combine(*pair).relu()[:, None]
         return guided * F.interpolate(cam, x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]

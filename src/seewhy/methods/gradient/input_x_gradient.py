@@ -28,7 +28,7 @@ class InputXGradient(PixelShares):
     the score; the CDAM paper's runs took the mean (`channels="mean"`), a third of it.
     """
 
-    scores_once = True
+    scores_once = shares_gradients = True
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""

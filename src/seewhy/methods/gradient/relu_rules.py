@@ -10,11 +10,10 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from seewhy.errors import RequirementError
-from seewhy.methods.base import gradient
+from seewhy.methods.base import gradient, input_leaf
 from seewhy.methods.gradient.channels import PixelMagnitudes
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.modes import BackwardMode, Operation, with_backward
@@ -73,7 +72,7 @@ class ReLURule(BackwardMode):
 class ReLUMethod(PixelMagnitudes):
     """Base of the methods that change ReLUs: a model without any is refused, not given a plain gradient."""
 
-    scores_once = True
+    scores_once = shares_gradients = True
     rule: ClassVar[str]
 
     @classmethod
@@ -88,11 +87,10 @@ class ReLUMethod(PixelMagnitudes):
             RequirementError: When no ReLU ran between the image and the score.
         """
         mode = ReLURule(self.rule)
-        with torch.enable_grad(), mode:
-            x = x.detach().requires_grad_()
-            score = target.score(self.model.run(x))
+        with input_leaf(self.model, x) as (leaf, index), mode:
+            score = target.score(self.model.run(leaf))
         self.ensure_seen(mode)
-        return gradient(score, x)
+        return gradient(score, leaf, index=index)
 
     def ensure_seen(self, mode: ReLURule) -> None:
         """Raise `RequirementError` if the model ran no ReLU."""

@@ -24,7 +24,7 @@ from seewhy.targets import Target
 class Saliency(PixelMagnitudes):
     """M_ij = max over channels of |∂f/∂x_cij|, at the input's resolution (`channels`, `signed`: other readings)."""
 
-    scores_once = True
+    scores_once = shares_gradients = True
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""

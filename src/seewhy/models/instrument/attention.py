@@ -129,7 +129,7 @@ def attention_matrix(
     return scores.softmax(-1)
 
 
-def _open_multihead(mha: nn.MultiheadAttention) -> Callable[..., tuple[Tensor, None]]:
+def open_multihead(mha: nn.MultiheadAttention) -> Callable[..., tuple[Tensor, None]]:
     """Make a `forward` for self-attention that calls the fused kernel where the mode can see it.
 
     `nn.MultiheadAttention` hides the call: in inference it has a kernel of its own, and elsewhere
@@ -215,7 +215,7 @@ def reading_attention(
             stack.callback(module.register_forward_hook(after).remove)
             for inner in module.modules():
                 if isinstance(inner, nn.MultiheadAttention):
-                    stack.enter_context(replaced_forward(inner, _open_multihead(inner)))
+                    stack.enter_context(replaced_forward(inner, open_multihead(inner)))
         stack.enter_context(reader)
         yield
     missing = set(modules) - blocks_read

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,13 @@ class Stop(Exception):  # noqa: N818 (not an error: the forward is done)
 
 INFERENCE = "weights that were made inside torch.inference_mode (make the module outside of it)"
 """For messages: what gradients do not pass."""
+
+
+NO_GRADIENT = (
+    "the score has no gradient: the target is constant, the layer does not lead to it, or the model's forward switches "
+    "gradients off; use another target or layer, or lafam"
+)
+"""For messages."""
 
 
 def made_in_inference_mode(module: nn.Module) -> bool:
@@ -143,6 +150,15 @@ def hooked(module: nn.Module, hook: ForwardHook) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def is_plain_layer_norm(module: nn.Module | None) -> TypeGuard[nn.LayerNorm]:
+    """Tell whether a module is torch's layer norm over the last dimension, and nobody hooked or replaced anything."""
+    return (
+        type(module) is nn.LayerNorm
+        and len(module.normalized_shape) == 1
+        and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    )
 
 
 @contextmanager

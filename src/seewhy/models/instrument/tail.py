@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -108,12 +109,25 @@ class Tail:
             raise LayoutError("the layer did not run in this forward; choose another layer")
         self.value = first_tensor(self._at_layer)
 
+    def first_tokens(self, n: int) -> Tail:
+        """Return the same tail for the first n tokens alone: of all token sequences that were recorded, the first."""
+        tokens, part = self.value.shape[1], copy.copy(self)
+
+        def first(value: Tensor) -> Tensor:
+            return value[:, :n].contiguous() if value.ndim == 3 and value.shape[1] == tokens else value
+
+        part._records = {module: [_map_tensors(o, first) for o in outputs] for module, outputs in self._records.items()}
+        part._at_layer = _map_tensors(self._at_layer, first)
+        part.value = first(self.value)
+        return part
+
     @contextmanager
-    def put(self, values: Tensor) -> Iterator[Tensor]:
+    def put(self, values: Tensor, as_views: bool = False) -> Iterator[Tensor]:
         """In the block, calling the module with the yielded input runs only what is above the layer, on `values`.
 
         Args:
             values: `n` whole batches of the layer's values one after the other, shape (n·B, …).
+            as_views: Whether what was recorded of a single image is not copied; an operation that writes there fails.
 
         Yields:
             The input to call the module with.
@@ -131,6 +145,8 @@ class Tail:
         def tiled(tensor: Tensor) -> Tensor:
             if tensor.ndim == 0 or tensor.shape[0] != self._batch:
                 return tensor.clone()
+            if as_views and self._batch == 1:
+                return tensor.expand(repeats, *tensor.shape[1:])
             return tensor.repeat(repeats, *[1] * (tensor.ndim - 1))
 
         def replay(module: nn.Module, outputs: list[Any]) -> Callable[..., Any]:
