@@ -168,6 +168,65 @@ def finetune(
         typer.echo("\n".join(lines))
 
 
+@app.command()
+@with_model
+def lidc(
+    model: common.Model,
+    out: Out,
+    loading: Loading,
+    root: Annotated[
+        Path | None, typer.Option(help="LIDC-IDRI, or prepared crops; without, synthetic nodules are drawn.")
+    ] = None,
+    data_option: DataOptions = None,
+    n: Annotated[int, typer.Option("--n", min=20, help="How many synthetic nodules.")] = 2400,
+    small: Annotated[
+        bool | None,
+        typer.Option(
+            "--small/--paper", help="Settings for a small ViT, all weights; or the paper's. Default: by --root."
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="In place of the settings'.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="In place of the settings'.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="In place of the settings'.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32, bf16 or 16, in place of the settings'.")] = None,
+    nodules: Annotated[
+        int | None, typer.Option(min=1, help="How many test nodules are explained; default: all")
+    ] = None,
+    workers: ReadWorkers = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    resume: Resume = False,
+) -> None:
+    """Repeat the CDAM paper's study of lung nodules: malignancy, eight biomarkers, and a map of each; -m is a ViT."""
+    from dataclasses import replace
+
+    from seewhy.data import LIDC, Nodules
+    from seewhy.training.fine_tuning import SHARES, Settings
+    from seewhy.training.lidc_study import SMALL, lidc_study
+
+    is_small = root is None if small is None else small
+    changes: dict[str, Any] = {"epochs": epochs, "dropout": dropout, "batch_size": batch_size, "precision": precision}
+    settings = replace(
+        SMALL if is_small else Settings(),
+        **{name: value for name, value in changes.items() if value is not None},
+        workers=workers,
+        seed=seed,
+    )
+    data = LIDC(root, **common.parse_options(data_option)) if root else Nodules(n, seed)
+    study = lidc_study(
+        loading.model(model),
+        data,
+        out=out,
+        settings=settings,
+        shares=(0.8, 0.1, 0.1) if is_small else SHARES,
+        nodules=nodules,
+        base=loading.base(model),
+        resume=resume,
+        progress=common.progress,
+    )
+    typer.echo((study.folder / "study.md").read_text("utf-8"))
+    typer.echo(f"the figure is {study.folder / 'figure.png'}")
+
+
 def _blocks(text: str) -> int | None:
     if text == "all":
         return None

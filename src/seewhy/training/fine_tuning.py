@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -439,8 +439,3 @@ def trained_parameters(model: VisionModel, blocks: int | None) -> set[str]:
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     with atomic_file(path) as draft:
         draft.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=json_default) + "\n", "utf-8")
-
-
-def changed(settings: Settings, **changes: Any) -> Settings:
-    """Return settings with what a person says differs; None is what was not said."""
-    return replace(settings, **{name: value for name, value in changes.items() if value is not None})
