@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from seewhy.core.imagenet import imagenet_wnids
 
@@ -151,6 +152,11 @@ def save_vit(path: Path, architecture: str, head: bool = True, **options: object
     return path
 
 
+def swav_projection(width: int) -> nn.Sequential:
+    """As facebookresearch/swav has it: width → hidden → 128."""
+    return nn.Sequential(nn.Linear(width, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 128))
+
+
 def save_resnets(folder: Path, architecture: str) -> dict[str, Path]:
     """A ResNet as torchvision, lightning-bolts' SimCLR and the SwAV repository store it."""
     import torchvision
@@ -163,7 +169,7 @@ def save_resnets(folder: Path, architecture: str) -> dict[str, Path]:
         "simclr": {"state_dict": {**layers_of(trunk, "encoder."), "projection.model.0.weight": torch.rand(8, width)}},
         "swav": {
             **layers_of(trunk, "module."),
-            "module.projection_head.0.weight": torch.rand(128, width),
+            **layers_of(swav_projection(width).state_dict(), "module.projection_head."),
             "module.prototypes.weight": torch.rand(30, 128),
         },
     }

@@ -123,6 +123,33 @@ def test_bolts_swav_is_its_trunk(resnet, tmp_path: Path) -> None:
     assert Capability.LOGITS not in model.capabilities
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model."])
+def test_the_projection_of_swav_is_the_embedding_where_it_is_asked_for(prefix, resnet, tmp_path: Path) -> None:
+    projection = nn.Sequential(nn.Linear(512, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 4)).eval()
+    shaken(projection)
+    trunk = {k: v for k, v in resnet.state_dict().items() if not k.startswith("fc.")}
+    heads = under("projection_head.", projection.state_dict()) | {"prototypes.weight": torch.ones(3, 4)}
+    torch.save({"state_dict": under(prefix, trunk | heads)}, tmp_path / "swav.ckpt")
+    model = load_model(tmp_path / "swav.ckpt", projection=True, device="cpu")
+    x = image(64, 64)
+    pooled = nn.Sequential(*list(resnet.children())[:-1], nn.Flatten())(x)
+    want = projection(pooled) / projection(pooled).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(model.run(x).embedding, want)
+    assert "512 → 4, of unit length" in model.structure.note
+    plain = load_model(tmp_path / "swav.ckpt", device="cpu")
+    lafam, relax = seewhy.methods.LaFAM, seewhy.methods.RELAX
+    assert torch.equal(lafam(model)(x), lafam(plain)(x))
+    assert not torch.equal(relax(model, n_masks=8)(x), relax(plain, n_masks=8)(x))
+
+
+def test_a_projection_that_there_is_not_is_refused(resnet, tmp_path: Path) -> None:
+    torch.save(resnet.state_dict(), tmp_path / "plain.pth")
+    with pytest.raises(WeightsError, match=r"plain\.pth has no projection \(projection_head"):
+        load_model(tmp_path / "plain.pth", architecture="torchvision/resnet18", projection=True, device="cpu")
+    with pytest.raises(OptionError, match="projection goes with a checkpoint file"):
+        load_model("scenes_cnn", projection=True)
+
+
 def test_heads_of_transfer_learning(tmp_path: Path) -> None:
     module = torchvision.models.resnet18()
     module.fc = nn.Sequential(nn.Dropout(), nn.Linear(512, 4))

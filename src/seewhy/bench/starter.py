@@ -22,13 +22,13 @@ HEAD = """\
 EXAMPLES: dict[str, tuple[str, str]] = {
     "models": (
         'models = ["scenes_vit"]',
-        'Names of `seewhy models`, or tables: {name = "mine", source = "weights.pth", architecture = "timm/vit_small_patch'
-        '16_224", num_classes = 12}. Further keys are options of load_model.',
+        'Names of `seewhy models`, or tables: {name = "mine", source = "weights.pth", architecture = '
+        '"timm/vit_small_patch16_224", num_classes = 12}. Further keys are options of load_model.',
     ),
     "methods": (
         'methods = ["cdam", "grad_cam", {name = "rise", n_masks = 500}]',
-        'Names of `seewhy methods`, or tables with options and, if you like, a label; "all": every method that serves a '
-        "model, besides those that are named.",
+        'Names of `seewhy methods`, or tables with options and, if you like, a label; "all": every method that serves '
+        "a model, besides those that are named.",
     ),
     "metrics": (
         'metrics = ["pointing_game", "auc", {name = "fidelity", n_steps = 20}]',

@@ -186,14 +186,14 @@ def _behind(model: VisionModel, linear: LinearHead) -> tuple[nn.Module, Structur
     structure, layer = model.structure, linear.linear().to(model.device)
     if inputs == width:
         module: nn.Module = OnEmbedding(model.module, structure, layer)
-        return module, _moved(structure), f"the head is {linear.source}, on the embedding"
+        return module, moved(structure), f"the head is {linear.source}, on the embedding"
     token = getattr(model.module, "embed_dim", width)
     reads = _reads(inputs, token, linear.key)
     if reads is None or not structure.blocks or not hasattr(model.module, "forward_intermediates"):
         raise WeightsError(_other_width(linear, width))
     return (
         OnTokens(model.module, layer, *reads).eval(),
-        replace(_moved(structure), class_token=True, reads_patches=bool(reads[1])),
+        replace(moved(structure), class_token=True, reads_patches=bool(reads[1])),
         f"the head is {linear.source}, on the class tokens of the last {reads[0]} block{'s' * (reads[0] > 1)}"
         + (" and the mean patch token" if reads[1] else ""),
     )
@@ -225,7 +225,7 @@ def _embedding_width(model: VisionModel) -> int:
     return output.embedding.shape[1]
 
 
-def _moved(structure: Structure) -> Structure:
+def moved(structure: Structure) -> Structure:
     """Return the structure of a module that has become `backbone` of another, with a head behind it."""
 
     def layer(old: Layer) -> Layer:

@@ -24,6 +24,7 @@ from seewhy.models.class_names import ClassNames, read_class_names
 from seewhy.models.finetuned import base_of, finetuned_info, load_finetuned
 from seewhy.models.heads import HeadLike, attach_head
 from seewhy.models.layers import input_channels
+from seewhy.models.projection import attach_projection
 from seewhy.models.sources.base import SOURCES, FollowsCheckpoints, ModelSource
 from seewhy.models.text import PLAIN
 
@@ -45,6 +46,7 @@ def load_model(
     pretrained: bool = True,
     zero_shot: Sequence[str] | None = None,
     templates: Sequence[str] = PLAIN,
+    projection: bool = False,
     **options: Any,
 ) -> VisionModel:
     """Open a model by name or from disk, in eval mode.
@@ -62,6 +64,8 @@ def load_model(
         pretrained: Whether weights are loaded, or drawn at random.
         zero_shot: Of a model of images and texts: the texts that are its classes (`VisionModel.zero_shot`).
         templates: What the texts are put into (`"a photo of a {}."`); several are averaged.
+        projection: Of a checkpoint of SwAV: whether the embedding is its projection (128 numbers of unit length, what
+            training compares), not what the backbone gives.
         **options: Passed on to the source (`num_classes=…`).
 
     Raises:
@@ -77,6 +81,8 @@ def load_model(
     changes = dict(preprocess) if isinstance(preprocess, Mapping) else {}
     with torch.inference_mode(False):  # nothing could be differentiated through weights that are made inside
         model = _open(os.fspath(name), architecture, pretrained, options, changes.get("size"))
+        if projection:
+            model = _projected(model, os.fspath(name))
         if callable(preprocess):
             model.preprocess = preprocess
         model = finished(model, head, class_names, changes, place)
@@ -110,6 +116,14 @@ def finished(
     model.class_names = _names_for(model, class_names) or model.class_names
     model.module.eval()
     return model.to(place)
+
+
+def _projected(model: VisionModel, name: str) -> VisionModel:
+    path = _path(name)
+    if source_named(name) or not path.is_file():
+        raise OptionError(f"projection goes with a checkpoint file, which {name!r} is not; leave it out")
+    weights = checkpoints.unwrap(checkpoints.read_state(path)).projection
+    return attach_projection(model, weights, path.name)
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -42,6 +42,9 @@ PARTNERS = re.compile(r"(^|[._])(encoder_k|momentum\w*|target\w*|student)\.")
 SELF_SUPERVISED = ("projection", "projector", "predictor", "prototypes", "mask_token", "queue", "decoder")
 """How heads of self-supervised training are named, which explain nothing."""
 
+PROJECTION = "projection_head."
+"""How SwAV calls what it compares images by."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -51,6 +54,7 @@ class Checkpoint:
         state: The weights of the trunk, and of its classifier.
         layout: What they were wrapped in: plain, wrapped, dino, moco, simclr, swav or vissl.
         beside: Weights outside of the trunk, by their names in the file: a classifier of a training program, queues …
+        projection: Weights of the projection that SwAV compares images by, by their names inside it.
         about: What the training program wrote beside them: `arch`, `args` (a dict), `timm`.
         notes: What was settled on the way, for people.
     """
@@ -58,6 +62,7 @@ class Checkpoint:
     state: State
     layout: str
     beside: State = field(default_factory=dict)
+    projection: State = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -98,8 +103,9 @@ def unwrap(content: Mapping[str, Any], expected: Collection[str] | None = None) 
     dropped = [key for key in trunk if key.startswith(heads)]
     notes = (f"averaged weights ({containers[0]})",) if containers and "ema" in containers[0] else ()
     beside = {key: value for key, value in beside.items() if not PARTNERS.search(key)}
+    projection = {key.removeprefix(PROJECTION): trunk[key] for key in dropped if key.startswith(PROJECTION)}
     trunk = {key: value for key, value in trunk.items() if key not in dropped}
-    return Checkpoint(trunk, layout, beside, about, notes)
+    return Checkpoint(trunk, layout, beside, projection, about, notes)
 
 
 def _about(content: Mapping[str, Any]) -> dict[str, Any]:
