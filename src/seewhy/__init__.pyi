@@ -19,10 +19,12 @@ from .analysis.segments import segment as segment
 from .bench.evaluation import evaluate as evaluate
 from .core.images import image_paths as image_paths
 from .core.preprocess import Preprocess as Preprocess
+from .core.volumes import VolumePreprocess as VolumePreprocess
 from .data.load import load_data as load_data
 from .errors import SeewhyError as SeewhyError
 from .explainer import compare as compare, explain as explain, explain_each as explain_each
 from .explanation import Explanation as Explanation
+from .explanation.volume import VolumeExplanation as VolumeExplanation
 from .methods.factory import list_methods as list_methods
 from .models.black_box import wrap_function as wrap_function
 from .models.infer.wrapping import wrap as wrap

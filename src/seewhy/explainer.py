@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,8 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from seewhy.core.images import MAX_PIXELS, ImageLike, ReadImage, load_image
 from seewhy.core.preprocess import Preprocess
 from seewhy.core.streams import AnyImage, Images, Lazy, Prepared, as_stream, read_ahead
+from seewhy.core.volumes import Volume, opened_volume, shown_levels
 from seewhy.errors import ImageError, OptionError, SeewhyError, TargetError
 from seewhy.explanation import Explanation
+from seewhy.explanation.volume import VolumeExplanation
 from seewhy.methods.base import Method
 from seewhy.methods.factory import MethodLike, as_method
 from seewhy.models.adapter import VisionModel
@@ -108,7 +111,8 @@ def explain(
 
     Args:
         model: A model of `seewhy.load_model` or `seewhy.wrap`.
-        image: A path, PIL image, array or tensor (an image, not a preprocessed batch); a list or generator of them
+        image: A path, PIL image, array or tensor (an image, not a preprocessed batch; of a 3-D model a volume, see
+            `seewhy.core.volumes.opened_volume`); a list or generator of them
             (`seewhy.image_paths("images/")` lists a folder), or a shell pattern (`"images/**/*.png"`); a `Dataset`,
             whose labels are left aside; or a `DataLoader`, whose batches are the model's inputs as they are. Levels and
             channels that 8-bit RGB cannot hold reach the model's preprocessing as they came.
@@ -121,7 +125,7 @@ def explain(
             `explain(model, image, GradCAM(model, layer=-1))`.
 
     Returns:
-        An `Explanation` for one image, a list for several.
+        An `Explanation` for one image (of a volume a `VolumeExplanation`), a list for several.
 
     Raises:
         ImageError: An image cannot be read.
@@ -135,7 +139,7 @@ def explain(
         ConstantMapWarning: A map has the same value everywhere.
     """
     configured = as_method(model, method, **options)
-    images, single = as_stream(image)
+    images, single = as_stream(image, model.structure.axes)
     run = _Run(model, [configured], [target], batch_size, max_pixels, with_answers=False)
     explanations = [_explanation_of(outcome) for outcome in run.over(images)]
     if not explanations:
@@ -201,7 +205,8 @@ def explain_each(
         SeewhyError: A method or target cannot work for any image (before the first one).
     """
     configured = [as_method(model, method) for method in methods]
-    return _Run(model, configured, targets, batch_size, max_pixels, with_answers=True).over(as_stream(images)[0])
+    stream, _ = as_stream(images, model.structure.axes)
+    return _Run(model, configured, targets, batch_size, max_pixels, with_answers=True).over(stream)
 
 
 def top_answers(model: VisionModel, output: Output, row: int = 0, k: int = 5) -> list[Answer]:
@@ -226,14 +231,14 @@ class _Seen(NamedTuple):
     """What the model saw of one image.
 
     Attributes:
-        view: The region, for people.
+        view: The region, for people; of a volume its gray levels in [0, 1].
         box: Its place in the image: left, top, right, bottom; None: not known.
-        size: Rows and columns of the image.
+        size: Rows and columns of the image, of a volume depth as well.
     """
 
-    view: Image.Image
+    view: Image.Image | np.ndarray
     box: tuple[float, float, float, float] | None
-    size: tuple[int, int] | None
+    size: tuple[int, ...] | None
 
 
 class _Batch(NamedTuple):
@@ -245,7 +250,7 @@ class _Batch(NamedTuple):
         rows: Their places among all images of the run, for targets with one entry for each image.
     """
 
-    images: list[ReadImage | Prepared]
+    images: list[ReadImage | Volume | Prepared]
     sources: list[str]
     rows: list[int]
 
@@ -260,12 +265,14 @@ class _Batch(NamedTuple):
             return torch.stack(tensors).to(model.device, model.dtype)
         return model.preprocess_batch([image for image in self.images if not isinstance(image, Prepared)])
 
-    def seen(self, model: VisionModel) -> Callable[[], list[_Seen]]:
+    def seen(self, model: VisionModel, x: Tensor) -> Callable[[], list[_Seen]]:
         """Return what tells what the model saw, once that is needed: an input that breaks the model has no view."""
-        return cache(lambda: [_seen(model, image) for image in self.images])
+        return cache(lambda: [_seen(model, image, x[i]) for i, image in enumerate(self.images)])
 
 
-def _seen(model: VisionModel, image: ReadImage | Prepared) -> _Seen:
+def _seen(model: VisionModel, image: ReadImage | Volume | Prepared, x: Tensor) -> _Seen:
+    if model.structure.volume or isinstance(image, Volume):
+        return _Seen(shown_levels(x), None, image.size if isinstance(image, Volume) else None)
     if not isinstance(image, Prepared):
         return _Seen(model.visible_region(image), model.box(image), (image.height, image.width))
     pixels = image.tensor.float()
@@ -332,9 +339,11 @@ class _Run:
             outcomes.update(zip(batch.rows, self._explained(batch), strict=True))
             yield from (outcomes[row] for row in sorted(outcomes))
 
-    def _opened(self, image: AnyImage) -> Callable[[], ReadImage | Prepared]:
+    def _opened(self, image: AnyImage) -> Callable[[], ReadImage | Volume | Prepared]:
         if isinstance(image, Prepared):
             return lambda: image
+        if self.model.structure.volume:
+            return opened_volume(image, self.model.channels)
         return self.model.opened(image, self.max_pixels)
 
     def _explained(self, batch: _Batch) -> list[Outcome]:
@@ -349,7 +358,8 @@ class _Run:
         return [self._explained(one)[0] for one in batch.one_by_one()]
 
     def _explain_batch(self, batch: _Batch) -> list[Outcome]:
-        x, seen = batch.inputs(self.model), batch.seen(self.model)
+        x = batch.inputs(self.model)
+        seen = batch.seen(self.model, x)
         targets = [self._at(target, batch) for target in self.targets]
         output = None
         if self.with_answers or any(target.depends_on_output for target in self.targets):
@@ -404,20 +414,20 @@ class _Run:
         seconds = (time.perf_counter() - started) / len(maps)
         return [
             [
-                Explanation(
+                _kind(x)(
                     attribution=maps[t * len(x) + i],
                     method=method.card.name,
                     model=self.model.name,
                     target=self._describe(method, target, output, i),
                     layer=method.cut_layer.name if method.cut_layer else None,
                     options=method.options,
-                    image=seen()[i].view,
+                    **_view(seen()[i]),
                     box=seen()[i].box,
                     image_size=seen()[i].size,
                     signed=method.is_signed,
                     seconds=seconds,
                     source=batch.sources[i],
-                    input_size=(x.shape[-2], x.shape[-1]),
+                    input_size=tuple(x.shape[2:]),
                 )
                 for i in range(len(x))
             ]
@@ -438,6 +448,14 @@ class _Run:
             description["logit"] = output.logits[row, index].item()
             description["score"] = probabilities[0, index].item()
         return description
+
+
+def _kind(x: Tensor) -> type[Explanation]:
+    return VolumeExplanation if x.ndim == 5 else Explanation
+
+
+def _view(seen: _Seen) -> dict[str, Any]:
+    return {"volume": seen.view} if isinstance(seen.view, np.ndarray) else {"image": seen.view}
 
 
 def _maps(method: Method, x: Tensor, targets: Sequence[Target | None]) -> Tensor:

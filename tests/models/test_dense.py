@@ -190,8 +190,12 @@ def test_wrap_takes_a_detector(cat: Image.Image) -> None:
     by_hand = detector(module, "fractions")
     maps = [seewhy.explain(each, cat, Saliency(each)).attribution for each in (model, by_hand)]
     torch.testing.assert_close(*maps)
-    with pytest.raises(LayoutError, match="no box is found"):
-        seewhy.wrap(Finder(), preprocess=seewhy.Preprocess(size=(32, 48)))
+    blind = seewhy.wrap(Finder(), preprocess=seewhy.Preprocess(size=(32, 48)))  # it finds nothing in noise
+    assert "no box is found" in blind.structure.note
+    x = torch.zeros(1, 3, 32, 48)
+    x[0, :, 8:16, 24:32] = 3
+    maps = Occlusion(blind, window=8, baseline=0.0)(x)
+    assert divmod(int(maps[0].argmax()), maps.shape[-1]) == (1, 3)
 
 
 class Finder(nn.Module):

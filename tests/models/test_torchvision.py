@@ -236,7 +236,7 @@ def test_attention_of_vit() -> None:
     torch.testing.assert_close((gradient * direction).sum(), slope, atol=1e-3 * float(gradient.norm()), rtol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["fcn_resnet50", "fasterrcnn_resnet50_fpn", "r3d_18"])
+@pytest.mark.parametrize("name", ["fcn_resnet50", "r3d_18"])
 def test_other_tasks_are_told_to_wrap(name: str) -> None:
     options = {"weights": None} if name == "r3d_18" else {"weights": None, "weights_backbone": None}
     with torch.device("meta"), pytest.raises(LayoutError, match=r"not an image classifier.*seewhy\.wrap"):
@@ -251,10 +251,10 @@ def test_recognizes() -> None:
     assert not source.recognizes(nn.Conv2d(3, 3, 1))
 
 
-def test_names_are_the_classifiers() -> None:
-    assert {"resnet50", "vit_b_16", "swin_t"} <= set(source.names())
+def test_names_are_the_classifiers_and_detectors() -> None:
+    assert {"resnet50", "vit_b_16", "swin_t", "fasterrcnn_resnet50_fpn", "fcos_resnet50_fpn"} <= set(source.names())
     assert source.names("resnet1*") == ["resnet101", "resnet152", "resnet18"]
-    assert not set(source.names()) & {"fcn_resnet50", "r3d_18", "fasterrcnn_resnet50_fpn"}
+    assert not set(source.names()) & {"fcn_resnet50", "r3d_18"}
 
 
 def test_load_brings_preprocessing_and_names() -> None:

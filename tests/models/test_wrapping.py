@@ -546,8 +546,8 @@ def test_class_names_from_list_dict_and_file(tmp_path) -> None:
             wrap(ToyCNN(), input_size=SIZE, class_names=wrong)
 
 
-def test_a_size_of_volumes_is_refused_with_the_way_round() -> None:
-    with pytest.raises(OptionError, match="one frame or slice"):
+def test_a_net_of_images_does_not_take_volumes() -> None:
+    with pytest.raises(ModelError, match=r"volumes are \(batch, channels, depth, rows, cols\)"):
         wrap(ToyCNN(), input_size=(3, 8, 64, 64))
 
 

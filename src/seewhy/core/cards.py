@@ -165,6 +165,7 @@ class MethodCard:
         cost: passes as a function of the configured method.
         target_kind: the only kind of target that makes sense, if there is one (`"concept"`).
         hides: whether 0 means that nothing is shown there; its images then use the full range for the rest.
+        volumes: whether it serves 3-D models as well.
         autocast: empty, or the reason why the method must not run under autocast.
         trained: whether it is fitted first (`seewhy train`) and then given its `weights`.
     """
@@ -181,6 +182,7 @@ class MethodCard:
     stochastic: bool = False
     target_kind: str | None = None
     hides: bool = False
+    volumes: bool = False
     autocast: str = ""
     trained: bool = False
 

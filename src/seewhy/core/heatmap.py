@@ -50,7 +50,7 @@ class AttributionMap(Protocol):
         ...
 
     @property
-    def input_size(self) -> tuple[int, int] | None:
+    def input_size(self) -> tuple[int, ...] | None:
         """Rows and columns of the model's input."""
         ...
 
@@ -73,7 +73,7 @@ class Placed(AttributionMap, Protocol):
         ...
 
     @property
-    def image_size(self) -> tuple[int, int] | None:
+    def image_size(self) -> tuple[int, ...] | None:
         """Rows and columns of the original image."""
         ...
 
@@ -217,7 +217,7 @@ def _figure_size(explanation: AttributionMap, size: tuple[int, int] | None) -> t
         return rows, cols
     least = explanation.input_size or DEFAULT_SIZE
     if explanation.image is None:
-        return least
+        return least[0], least[1]
     cols, rows = explanation.image.size
     scale = max(1.0, min(least) / min(rows, cols))
     return round(rows * scale), round(cols * scale)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
 from seewhy.errors import OptionError
@@ -21,17 +21,18 @@ MODES = ("bilinear", "nearest", "bicubic")
 """Ways to resize a map."""
 
 
-def is_constant(maps: Float[Tensor, "*maps rows cols"], tolerance: float = CONSTANT_SPREAD) -> Bool[Tensor, "*maps"]:
+def is_constant(maps: Float[Tensor, "..."], tolerance: float = CONSTANT_SPREAD, axes: int = 2) -> Bool[Tensor, "..."]:
     """Tell which maps have one value everywhere, up to rounding, and so point nowhere; NaN never does.
 
     Args:
         maps: One or more maps.
         tolerance: Largest spread, relative to the largest magnitude of the map.
+        axes: How many axes a map has: rows and columns, of volumes depth as well.
 
     Returns:
         One truth value per map.
     """
-    return flat_rows(maps.flatten(-2), tolerance)
+    return flat_rows(maps.flatten(-axes), tolerance)
 
 
 def flat_rows(values: Float[Tensor, "*rows n"], tolerance: float = CONSTANT_SPREAD) -> Bool[Tensor, "*rows"]:
@@ -40,22 +41,34 @@ def flat_rows(values: Float[Tensor, "*rows n"], tolerance: float = CONSTANT_SPRE
     return high - low <= tolerance * torch.maximum(low.abs(), high.abs())
 
 
-def normalize(maps: Float[Tensor, "*maps rows cols"], signed: bool) -> Float[Tensor, "*maps rows cols"]:
+def normalize(maps: Float[Tensor, "*maps"], signed: bool, axes: int = 2) -> Float[Tensor, "*maps"]:
     """Bring each map to the range in which it is shown, by its own values only.
 
     Args:
         maps: One or more maps.
         signed: Whether negative values mean evidence against the target.
+        axes: As in `is_constant`.
 
     Returns:
         Signed maps in [-1, 1], divided by their largest magnitude so that 0 stays 0; unsigned maps in [0, 1] by
         minimum and maximum. A constant map becomes all zeros.
     """
-    constant = is_constant(maps)[..., None, None]
+    constant = spread_over(is_constant(maps, axes=axes), axes)
+    over = tuple(range(-axes, 0))
     if not signed:
-        maps = maps - maps.amin((-2, -1), keepdim=True)
-    scale = maps.abs().amax((-2, -1), keepdim=True)
+        maps = maps - maps.amin(over, keepdim=True)
+    scale = maps.abs().amax(over, keepdim=True)
     return torch.where(constant, 0, maps / torch.where(constant, 1, scale))
+
+
+def spread_over(values: Shaped[Tensor, "..."], axes: int) -> Shaped[Tensor, "..."]:
+    """Return one value for each map with as many axes of length one behind it."""
+    return values[(..., *[None] * axes)]
+
+
+def linear(batch: Tensor) -> str:
+    """Return the linear interpolation of torch for images (B, C, rows, cols) or volumes (B, C, depth, rows, cols)."""
+    return "bilinear" if batch.ndim == 4 else "trilinear"
 
 
 def resize(

@@ -48,12 +48,13 @@ class Lazy(Generic[I]):
         return iter(self._items)
 
 
-def as_stream(images: Images) -> tuple[Sequence[AnyImage] | Lazy[AnyImage], bool]:
+def as_stream(images: Images, axes: int = 2) -> tuple[Sequence[AnyImage] | Lazy[AnyImage], bool]:
     """Return images one by one, and whether a single one was given by itself.
 
     Args:
         images: Of a `Dataset` each item, or its first element, or its `"image"` or `.image`; labels are left aside. Of
             a `DataLoader` the rows of each batch, as the model's inputs.
+        axes: How many axes an image has beside its channels; 3 for volumes.
 
     Raises:
         ImageError: There are none, a folder was given, or a batch.
@@ -64,13 +65,13 @@ def as_stream(images: Images) -> tuple[Sequence[AnyImage] | Lazy[AnyImage], bool
             return found, False
         return [images], True
     if isinstance(images, np.ndarray | Tensor):
-        if images.ndim > 3:
+        if images.ndim > 1 + axes:
             raise ImageError(f"got a batch of {len(images)} images; pass list(batch) to explain each of them")
         return [images], True
     if isinstance(images, Image.Image | DeepImage):
         return [images], True
     if isinstance(images, DataLoader):
-        return Lazy(_rows(images)), False
+        return Lazy(_rows(images, axes)), False
     if isinstance(images, Dataset) and not isinstance(images, IterableDataset):
         table: Any = images
         return Lazy(_image_of(table[i]) for i in range(len(table))), False
@@ -91,13 +92,13 @@ def _image_of(item: Any) -> Any:
     return getattr(item, "image", item)
 
 
-def _rows(loader: DataLoader[Any]) -> Iterator[Prepared]:
+def _rows(loader: DataLoader[Any], axes: int) -> Iterator[Prepared]:
     for batch in loader:
         inputs = _image_of(batch)
-        if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
+        if not isinstance(inputs, Tensor) or inputs.ndim != 2 + axes or not inputs.is_floating_point():
             raise ImageError(
-                "a DataLoader must yield the model's inputs (batch, channels, rows, cols) in floats, alone or first in "
-                "a tuple; for images that are not preprocessed pass the dataset itself"
+                "a DataLoader must yield the model's inputs (batch, channels, rows, cols), of volumes with depth, in "
+                "floats, alone or first in a tuple; for images that are not preprocessed pass the dataset itself"
             )
         yield from map(Prepared, inputs)
 

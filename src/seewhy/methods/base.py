@@ -55,6 +55,7 @@ def method(
     stochastic: bool = False,
     target_kind: str | None = None,
     hides: bool = False,
+    volumes: bool = False,
     autocast: str = "",
     trained: bool = False,
     register: bool = True,
@@ -75,6 +76,7 @@ def method(
         stochastic: Whether the method draws random numbers, always from its option `seed`.
         target_kind: The only kind of target that makes sense, if there is one.
         hides: Whether 0 means that nothing is shown there.
+        volumes: Whether it serves 3-D models as well: maps (B, depth, rows, cols) of volumes.
         autocast: Empty, or the reason why the method must not run under autocast.
         trained: Whether the method is fitted first (`seewhy train`) and then given its `weights`.
         register: Whether the method enters `METHODS`; False is for trying out, and for the tests of the checks.
@@ -95,6 +97,7 @@ def method(
             stochastic=stochastic,
             target_kind=target_kind,
             hides=hides,
+            volumes=volumes,
             autocast=autocast,
             trained=trained,
         )
@@ -144,15 +147,15 @@ class Method(Configurable):
     @classmethod
     def why_incompatible(cls, model: VisionModel) -> str:
         """Say why the method cannot serve the model; empty if it can."""
+        if model.structure.volume and not cls.card.volumes:
+            return "it explains images, and the model takes volumes"
         missing = model.missing_capabilities(cls.card.needs)
         return f"it needs {' and '.join(missing)}" if missing else ""
 
     def setup(self) -> None:
         """Settle options that depend on the model (layers by name), before any forward."""
 
-    def compute(
-        self, x: Float[Tensor, "batch channels height width"], target: Target
-    ) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Float[Tensor, "batch channels *size"], target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps; called in no-grad mode.
 
         Args:
@@ -189,10 +192,10 @@ class Method(Configurable):
 
     def __call__(
         self,
-        x: Float[Tensor, "batch channels height width"],
+        x: Float[Tensor, "batch channels *size"],
         target: TargetLike = None,
         image_index: Sequence[int] | None = None,
-    ) -> Float[Tensor, "maps rows cols"]:
+    ) -> Float[Tensor, "maps *grid"]:
         """Explain a preprocessed batch.
 
         Args:

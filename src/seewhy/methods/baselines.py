@@ -16,6 +16,7 @@ from torch import Tensor
 
 from seewhy.core.io import first_line
 from seewhy.core.preprocess import Preprocess
+from seewhy.core.volumes import VolumePreprocess
 from seewhy.errors import OptionError
 from seewhy.methods.base import make_generator
 from seewhy.models.adapter import VisionModel
@@ -45,7 +46,7 @@ def baseline(function: Baseline) -> Baseline:
 
 @baseline
 def black(model: VisionModel, x: Tensor) -> Tensor:
-    """Return a black image, sent through the model's own preprocessing."""
+    """Return a black image, sent through the model's own preprocessing; of volumes the low end of their values."""
     return color("black")(model, x)
 
 
@@ -58,13 +59,13 @@ def zero(model: VisionModel, x: Tensor) -> Tensor:
 @baseline
 def mean(model: VisionModel, x: Tensor) -> Tensor:
     """Return each image's own mean color."""
-    return x.mean((2, 3), keepdim=True).expand_as(x)
+    return x.mean(tuple(range(2, x.ndim)), keepdim=True).expand_as(x)
 
 
 @baseline
 def blur(model: VisionModel, x: Tensor) -> Tensor:
     """Return each image blurred by a Gaussian with σ = 1/16 of its shorter side (14 px at 224)."""
-    return gaussian_blur(x, min(x.shape[-2:]) / 16)
+    return gaussian_blur(x, min(x.shape[2:]) / 16)
 
 
 @baseline
@@ -76,6 +77,8 @@ def noise(model: VisionModel, x: Tensor) -> Tensor:
 @baseline
 def rise_blur(model: VisionModel, x: Tensor) -> Tensor:
     """Return each image blurred as in RISE's code for insertion: 11 × 11 pixels, σ = 5, mean color beyond the edge."""
+    if x.ndim == 5:
+        raise OptionError("rise_blur is that of images; of volumes use baseline='blur'")
     offsets = torch.arange(-20, 21)
     places = (5 + offsets) % 22  # their kernel is a dot, blurred in a window that reflects at its ends
     places = torch.where(places < 11, places, 21 - places)
@@ -109,10 +112,29 @@ def color(name: str) -> Baseline:
     pixel = ImageColor.getrgb(name)[:3]
 
     def function(model: VisionModel, x: Tensor) -> Tensor:
+        if x.ndim == 5:
+            return _gray_volume(model, pixel, x)
         image = _preprocessed(model, pixel, x)
         return image[:, :1, :1].to(x).expand_as(x)
 
     return function
+
+
+def _gray_volume(model: VisionModel, pixel: tuple[int, ...], x: Tensor) -> Tensor:
+    """Return volumes of one gray: between the ends of the model's window, else of each volume and channel itself.
+
+    Raises:
+        OptionError: The color is no gray.
+    """
+    if len(set(pixel)) > 1:
+        raise OptionError(f"the color {pixel} has no meaning in a volume; use a gray, or a tensor")
+    over = tuple(range(2, x.ndim))
+    low, high = x.amin(over, keepdim=True), x.amax(over, keepdim=True)
+    if isinstance(model.preprocess, VolumePreprocess) and model.preprocess.levels:
+        ends = (torch.tensor([end - m for m in model.preprocess.mean]) for end in (0.0, 1.0))
+        std = torch.tensor(model.preprocess.std)
+        low, high = ((end / std).to(x).view(1, -1, 1, 1, 1) for end in ends)
+    return (low + pixel[0] / 255 * (high - low)).expand_as(x)
 
 
 def _preprocessed(model: VisionModel, pixel: tuple[int, ...], x: Tensor) -> Tensor:
@@ -180,11 +202,15 @@ def _named(name: str) -> Baseline:
         raise OptionError(f"unknown baseline {name!r}; use {names}, or a color such as white or #7f7f7f") from None
 
 
-def gaussian_blur(x: Float[Tensor, "batch channels height width"], sigma: float) -> Tensor:
+def gaussian_blur(x: Float[Tensor, "batch channels *size"], sigma: float) -> Tensor:
     """Blur by a separable Gaussian; σ in pixels, kernel to 3σ, borders replicated."""
     radius = max(1, round(3 * sigma))
     offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1).expand(x.shape[1], 1, 1, -1)
-    x = F.conv2d(F.pad(x, (radius, radius, 0, 0), mode="replicate"), kernel, groups=x.shape[1])
-    return F.conv2d(F.pad(x, (0, 0, radius, radius), mode="replicate"), kernel.mT, groups=x.shape[1])
+    kernel, axes, convolve = kernel / kernel.sum(), x.ndim - 2, F.conv2d if x.ndim == 4 else F.conv3d
+    for axis in range(axes):  # the last first, as F.pad counts
+        pad = [radius if side // 2 == axis else 0 for side in range(2 * axes)]
+        shape = [len(kernel) if place == axes - 1 - axis else 1 for place in range(axes)]
+        weight = kernel.view(1, 1, *shape).expand(x.shape[1], 1, *shape)
+        x = convolve(F.pad(x, pad, mode="replicate"), weight, groups=x.shape[1])
+    return x

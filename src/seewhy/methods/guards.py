@@ -102,10 +102,11 @@ def check_batch(x: Any, model: VisionModel) -> None:
     Raises:
         ModelError: When it is not.
     """
-    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
+    axes = model.structure.axes
+    if not isinstance(x, Tensor) or x.ndim != 2 + axes or not x.is_floating_point():
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ModelError(
-            f"a method takes a preprocessed float batch (B, C, H, W), got {got}; "
+            f"a method takes a preprocessed float batch ({'B, C, H, W' if axes == 2 else 'B, C, D, H, W'}), got {got}; "
             "for images use seewhy.explain, or model.preprocess_images(images)"
         )
     if not len(x):

@@ -147,7 +147,10 @@ def check_inputs(card: MetricCard, maps: Tensor, inputs: MetricInputs) -> None:
     """
     if not isinstance(maps, Tensor) or maps.ndim != 3 or not len(maps) or not maps.is_floating_point():
         got = f"{maps.dtype} {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
-        raise OptionError(f"a metric takes float maps (B, rows, cols), not {got}; pass one or more, un-normalized")
+        volume = "; of a volume pass one slice at a time" if isinstance(maps, Tensor) and maps.ndim == 4 else ""
+        raise OptionError(
+            f"a metric takes float maps (B, rows, cols), not {got}; pass one or more, un-normalized{volume}"
+        )
     missing = [REQUIREMENT_TEXT[requirement] for requirement in sorted(card.needs - inputs.available)]
     if missing:
         raise OptionError(f"{card.title} needs {' and '.join(missing)}; pass it to the call")

@@ -22,6 +22,7 @@ from seewhy.core.deep import DeepImage
 from seewhy.core.images import MAX_PIXELS, ImageLike, ReadImage, as_list, load_image, opened
 from seewhy.core.io import first_line
 from seewhy.core.preprocess import Preprocess
+from seewhy.core.volumes import Volume, VolumePreprocess, as_volumes, opened_volume
 from seewhy.errors import (
     ImageError,
     LayoutError,
@@ -61,7 +62,7 @@ from seewhy.models.text import PLAIN, TextEncoder, ZeroShotHead
 from seewhy.targets import Output, Target, TargetLike, as_detection, as_outputs, as_region, as_target
 
 PreprocessFunction = Callable[[Image.Image], Tensor]
-"""From an image to the model's input, (channels, rows, cols)."""
+"""From an image to the model's input, (channels, rows, cols); of volumes from and to (channels, depth, rows, cols)."""
 
 
 class VisionModel:
@@ -257,8 +258,8 @@ class VisionModel:
         """
         return self._layers.grid(height, width, stride)
 
-    def to_grid(self, value: Tensor, layer: Layer, size: Sequence[int]) -> Float[Tensor, "batch channels rows cols"]:
-        """Return a layer's output as (B, C, rows, cols), prefix tokens dropped.
+    def to_grid(self, value: Tensor, layer: Layer, size: Sequence[int]) -> Float[Tensor, "batch channels *grid"]:
+        """Return a layer's output as (B, C, rows, cols), of volumes (B, C, depth, rows, cols), prefix tokens dropped.
 
         Args:
             value: The output.
@@ -285,7 +286,7 @@ class VisionModel:
         return self._layers.tokens_to_grid(values[..., None], Layer("tokens", "tokens"), size).squeeze(1)
 
     # ── running it ────────────────────────────────────────────────────────────────────────────────────────────────
-    def run(self, x: Float[Tensor, "batch channels height width"]) -> Output:
+    def run(self, x: Float[Tensor, "batch channels *size"]) -> Output:
         """Run one forward in the caller's grad mode. Methods call this inside `untouched(model.module)`.
 
         Raises:
@@ -362,14 +363,15 @@ class VisionModel:
             raise
         except (RuntimeError, ValueError, AssertionError) as error:
             size = getattr(self.preprocess, "size", None)
-            if size is None or tuple(x.shape[-2:]) == tuple(size):
+            if size is None or tuple(x.shape[2:]) == tuple(size):
                 raise
+            fed, fits = ("×".join(map(str, sides)) for sides in (x.shape[2:], size))
             raise ModelError(
-                f"{self.name} fails on an input of {x.shape[-2]}×{x.shape[-1]} ({first_line(error)}); "
-                f"feed {size[0]}×{size[1]}: model.preprocess_images(images)"
+                f"{self.name} fails on an input of {fed} ({first_line(error)}); "
+                f"feed {fits}: model.preprocess_images(images)"
             ) from error
 
-    def activations(self, x: Tensor, layers: Sequence[Layer]) -> dict[str, Float[Tensor, "batch channels rows cols"]]:
+    def activations(self, x: Tensor, layers: Sequence[Layer]) -> dict[str, Float[Tensor, "batch channels *grid"]]:
         """Return the maps of several layers by name, from one forward that stops at the last of them; no gradients.
 
         Raises:
@@ -379,7 +381,7 @@ class VisionModel:
         maps = {layer.name: self.to_grid(values[layer.name], layer, x.shape[-2:]) for layer in layers}
         return {name: index.expand(value) for name, value in maps.items()} if index else maps
 
-    def activation(self, x: Tensor, layer: Layer) -> Float[Tensor, "batch channels rows cols"]:
+    def activation(self, x: Tensor, layer: Layer) -> Float[Tensor, "batch channels *grid"]:
         """Return the map of a layer, after the ReLU that comes next if one does that is a function, not a layer.
 
         One forward that stops there; no gradients.
@@ -540,17 +542,17 @@ class VisionModel:
         return {i: self.structure.blocks[i] for i in numbers}
 
     # ── for people ────────────────────────────────────────────────────────────────────────────────────────────────
-    def preprocess_images(
-        self, images: ImageLike | Sequence[ImageLike]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def preprocess_images(self, images: ImageLike | Sequence[ImageLike]) -> Float[Tensor, "batch channels *size"]:
         """Preprocess images into the batch that the model expects, on its device.
 
         Args:
-            images: One or more paths, PIL images, arrays or tensors.
+            images: One or more paths, PIL images, arrays or tensors; of a 3-D model volumes.
 
         Raises:
             ImageError: An image cannot be read.
         """
+        if self.structure.volume:
+            return self.preprocess_batch([opened_volume(each, self.channels)() for each in as_volumes(images)])
         return self.preprocess_batch([self.opened(image)() for image in as_list(images)])
 
     @property
@@ -570,7 +572,7 @@ class VisionModel:
         """
         return opened(image, channels=self.channels, max_pixels=max_pixels)
 
-    def preprocess_batch(self, images: Sequence[ReadImage]) -> Float[Tensor, "batch channels height width"]:
+    def preprocess_batch(self, images: Sequence[ReadImage | Volume]) -> Float[Tensor, "batch channels *size"]:
         """Preprocess images that are read already; see `preprocess_images`.
 
         Raises:
@@ -581,8 +583,10 @@ class VisionModel:
             raise ImageError("the images have different sizes after preprocessing; pass them one by one")
         return torch.stack(inputs).to(self.device, self.dtype)
 
-    def _input(self, image: ReadImage) -> Tensor:
+    def _input(self, image: ReadImage | Volume) -> Tensor:
         """Return the model's input for one image; functions of the user's own get it as it came."""
+        if isinstance(image, Volume):
+            return self._volume_input(image)
         if not isinstance(image, DeepImage) or isinstance(self.preprocess, Preprocess):
             return self.preprocess(image)  # type: ignore[arg-type]  # a Preprocess takes both
         native = image.native()
@@ -594,6 +598,20 @@ class VisionModel:
                 f"{image.name} reached preprocess as it is, an {what} of {image.values.dtype}, and that failed "
                 f"({first_line(error)}); convert it in preprocess, or pass an 8-bit RGB image"
             ) from error
+
+    def _volume_input(self, volume: Volume) -> Tensor:
+        if isinstance(self.preprocess, VolumePreprocess):
+            return self.preprocess(volume)
+        try:
+            x = torch.as_tensor(self.preprocess(volume.values))  # type: ignore[arg-type]
+        except (TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise ImageError(
+                f"{volume.name} reached preprocess as it is, an array (channels, depth, rows, cols) of "
+                f"{volume.values.dtype}, and that failed ({first_line(error)}); mend preprocess"
+            ) from error
+        if x.ndim != 4:
+            raise ImageError(f"preprocess gave shape {tuple(x.shape)}; return (channels, depth, rows, cols)")
+        return x
 
     def box(self, image: ReadImage) -> tuple[float, float, float, float] | None:
         """Return the region of the image that the model sees (left, top, right, bottom in pixels), where known."""
@@ -627,7 +645,7 @@ class VisionModel:
         return self.forward_checked(self.preprocess_images(images))
 
     @torch.no_grad()
-    def forward_checked(self, x: Float[Tensor, "batch channels height width"]) -> Output:
+    def forward_checked(self, x: Float[Tensor, "batch channels *size"]) -> Output:
         """Compute the output for a preprocessed batch, without gradients.
 
         Raises:

@@ -38,7 +38,8 @@ def read_detections(raw: Any, _: Tensor | None = None) -> Output:
 
     A list with a dict of `boxes`, `labels` and `scores` for each image (torchvision; boxes in pixels), or a mapping
     with `logits` (B, boxes, classes + 1; the last is "no object") and `pred_boxes` (B, boxes, 4; center and size as
-    fractions), as DETR and YOLOS of transformers give.
+    fractions), as DETR and YOLOS of transformers give; or a tensor (B, 4 + classes, boxes), alone or first in a tuple,
+    with center and size in pixels and then the score of each class, as YOLOv8 and later of ultralytics give.
 
     Raises:
         LayoutError: It is neither.
@@ -50,10 +51,18 @@ def read_detections(raw: Any, _: Tensor | None = None) -> Output:
         return Output(detections=Detections(corners, logits.softmax(-1)[..., :-1]))
     if isinstance(raw, Sequence) and raw and all(isinstance(each, Mapping) and "boxes" in each for each in raw):
         return Output(detections=_stacked(raw))
+    table = raw[0] if isinstance(raw, Sequence) and raw else raw
+    if isinstance(table, Tensor) and table.ndim == 3 and 4 < table.shape[1] < table.shape[2]:
+        center, size = table[:, :2].mT, table[:, 2:4].mT
+        return Output(detections=Detections(torch.cat([center - size / 2, center + size / 2], -1), table[:, 4:].mT))
     raise LayoutError(
-        f"{type(raw).__name__} does not hold detections as torchvision or transformers give them; "
+        f"{_form(table)} does not hold detections as torchvision, transformers or ultralytics give them; "
         "say where they are: read=lambda raw, _: Output(detections=Detections(boxes, scores))"
     )
+
+
+def _form(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _stacked(images: Sequence[Mapping[str, Tensor]]) -> Detections:

@@ -16,6 +16,7 @@ LayerLike = str | int | nn.Module | Layer
 
 _CHANNELS_SECOND = (
     nn.Conv2d,
+    nn.Conv3d,
     nn.modules.batchnorm._BatchNorm,
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AvgPoolNd,
@@ -116,7 +117,7 @@ class LayerIndex:
     def _infer_layout(self, name: str) -> str:
         """Return the layout of an unlisted layer: by the module's own kind, else that of the stage it belongs to."""
         if isinstance(self.submodule(name), _CHANNELS_SECOND):
-            return "nchw"
+            return "ncdhw" if self.structure.volume else "nchw"
         for stage in self.structure.stages:
             if name.startswith(stage.name + "."):
                 return stage.layout
@@ -135,16 +136,16 @@ class LayerIndex:
             return height // stride[0], width // stride[1]
         return -(-height // stride[0]), -(-width // stride[1])
 
-    def to_grid(self, value: Tensor, layer: Layer, size: Sequence[int]) -> Float[Tensor, "batch channels rows cols"]:
-        """Return a layer's output as (B, C, rows, cols); see `VisionModel.to_grid`."""
+    def to_grid(self, value: Tensor, layer: Layer, size: Sequence[int]) -> Float[Tensor, "batch channels *grid"]:
+        """Return a layer's output as (B, C, rows, cols), or (B, C, depth, rows, cols); see `VisionModel.to_grid`."""
         if layer.layout in ("tokens", "sequence"):
             return self.tokens_to_grid(value, layer, size)
-        if value.ndim != 4:
+        if value.ndim != (5 if "d" in layer.layout else 4):
             raise LayoutError(
                 f"layer {layer.name!r} gives shape {tuple(value.shape)}, not a {layer.layout} map; "
                 "choose a layer on a grid, or say layout='tokens'"
             )
-        return value.permute(0, 3, 1, 2) if layer.layout == "nhwc" else value
+        return value.movedim(-1, 1) if layer.layout.endswith("c") else value
 
     def tokens_to_grid(
         self, value: Tensor, layer: Layer, size: Sequence[int]

@@ -16,9 +16,9 @@ from seewhy.core.cards import Capability
 from seewhy.errors import LayoutError, UnknownNameError
 from seewhy.targets import Output
 
-LAYOUTS = ("nchw", "nhwc", "tokens", "sequence")
+LAYOUTS = ("nchw", "nhwc", "tokens", "sequence", "ncdhw", "ndhwc")
 """How the output of a layer lies: (B, C, rows, cols), (B, rows, cols, C), (B, prefix + rows·cols, C), or the same
-sequence-first, (prefix + rows·cols, B, C)."""
+sequence-first, (prefix + rows·cols, B, C); in a 3-D model (B, C, depth, rows, cols) or (B, depth, rows, cols, C)."""
 
 ReadOutput = Callable[[Any, Tensor | None], Output]
 """From what a module returns and its head's input (None: there is no head) to an `Output`."""
@@ -30,7 +30,7 @@ class Layer:
 
     Attributes:
         name: Dotted name in the module.
-        layout: `nchw`, `nhwc`, `tokens` (B, prefix + rows·cols, dim), or `sequence` (prefix + rows·cols, B, dim).
+        layout: One of `LAYOUTS`: `nchw`, `nhwc`, `tokens` …
         stride: Input pixels per grid cell (rows, cols), for tokens; None: the model's patch size.
         prefix: Tokens before the patch tokens; None: the model's number.
         order: Where the patch tokens do not come row by row: for each row and column, which patch token lies there.
@@ -123,6 +123,7 @@ class Structure:
         multi_label: Whether each logit stands for itself (sigmoid), not against the others (softmax).
         regression: Whether the result holds quantities (ages, sizes), which have no probabilities.
         has_segmentation: Whether the result holds class scores for each pixel.
+        volume: Whether it takes volumes (B, C, depth, rows, cols) instead of images.
         boxes_in: Of a detector, what its boxes are measured in, `pixels` of the input or `fractions` of it.
         note: What a person should know (`seewhy info` prints it).
     """
@@ -148,12 +149,18 @@ class Structure:
     multi_label: bool = False
     regression: bool = False
     has_segmentation: bool = False
+    volume: bool = False
     boxes_in: str | None = None
     note: str = ""
 
     def with_opposite_logits(self) -> Structure:
         """Return the structure of a one-logit head with a logit for "no" beside the one for "yes"."""
         return replace(self, read=OppositeLogits(self.read), classes=2, multi_label=True)
+
+    @property
+    def axes(self) -> int:
+        """How many axes an input and a map have: rows and columns, of volumes depth as well."""
+        return 3 if self.volume else 2
 
     @property
     def capabilities(self) -> frozenset[Capability]:

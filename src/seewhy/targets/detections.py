@@ -80,6 +80,7 @@ class Detection(PlaceTarget):
             scores = found.of_class(named).detach()
         else:
             scores = found.scores.detach().sum(2) if 0 in found.scores.shape else found.scores.detach().amax(2)
+        scores = scores * (found.boxes[..., 2:] > found.boxes[..., :2]).all(2)  # a box without area matches nothing
         for row, values in enumerate(scores):
             count = int((values > 0).sum())
             if count < self.rank:

@@ -5,3 +5,4 @@ from .html import Bar as Bar, Figure as Figure, Section as Section, page as page
 from .one_map import heatmap as heatmap, overlay as overlay
 from .randomization import randomization_figure as randomization_figure
 from .segments import object_figure as object_figure, segments_figure as segments_figure
+from .volumes import slices_figure as slices_figure

@@ -20,7 +20,7 @@ from seewhy.models.instrument.hooks import NO_GRADIENT, first_tensor, hooked, wi
 from seewhy.models.structure import Layer
 from seewhy.targets import Target
 
-Pair = tuple[Float[Tensor, "batch channels rows cols"], Float[Tensor, "batch channels rows cols"]]
+Pair = tuple[Float[Tensor, "batch channels *grid"], Float[Tensor, "batch channels *grid"]]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -39,8 +39,8 @@ class SingleLayerCAM(Method):
 
     @staticmethod
     def combine(
-        activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
-    ) -> Float[Tensor, "batch rows cols"]:
+        activations: Float[Tensor, "batch channels *grid"], gradients: Float[Tensor, "batch channels *grid"]
+    ) -> Float[Tensor, "batch *grid"]:
         """Combine activations and gradients to the map.
 
         Args:
@@ -49,7 +49,7 @@ class SingleLayerCAM(Method):
         """
         raise NotImplementedError
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         return self.combine(*activations_and_gradients(self.model, x, [self.layer_], target)[0])
 
@@ -112,6 +112,11 @@ def _collect(outputs: dict[str, Tensor], name: str, _: nn.Module, __: tuple[Any,
     return with_first_tensor(output, value.clone())
 
 
-def unit_range(maps: Float[Tensor, "*maps rows cols"]) -> Float[Tensor, "*maps rows cols"]:
+def unit_range(maps: Float[Tensor, "*maps"], axes: int = 2) -> Float[Tensor, "*maps"]:
     """Bring each map to [0, 1] by its own minimum and maximum; a constant map becomes zero, never NaN."""
-    return normalize(maps, signed=False)
+    return normalize(maps, signed=False, axes=axes)
+
+
+def cells(values: Tensor) -> tuple[int, ...]:
+    """Return the axes of (B, C, rows, cols), or of a volume, over which the cells lie."""
+    return tuple(range(2, values.ndim))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.base import method, option
-from seewhy.methods.cam.base import SingleLayerCAM
+from seewhy.methods.cam.base import SingleLayerCAM, cells
 from seewhy.targets import Target
 
 
@@ -18,6 +18,7 @@ from seewhy.targets import Target
     needs={Capability.FEATURES, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
+    volumes=True,
     citation="Selvaraju et al., Grad-CAM (ICCV 2017), eq. 1-2",
     cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 1)),
 )
@@ -32,17 +33,17 @@ class GradCAM(SingleLayerCAM):
 
     @staticmethod
     def combine(
-        activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
-    ) -> Float[Tensor, "batch rows cols"]:
+        activations: Float[Tensor, "batch channels *grid"], gradients: Float[Tensor, "batch channels *grid"]
+    ) -> Float[Tensor, "batch *grid"]:
         """Combine activations and gradients to the signed map.
 
         Args:
             activations: The layer's output on its grid.
             gradients: ∂ score / ∂ activations.
         """
-        return (gradients.mean((2, 3), keepdim=True) * activations).sum(1)
+        return (gradients.mean(cells(gradients), keepdim=True) * activations).sum(1)
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         maps = super().compute(x, target)
         return maps.relu() if self.relu else maps

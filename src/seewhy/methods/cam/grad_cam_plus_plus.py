@@ -7,7 +7,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.base import method, option
-from seewhy.methods.cam.base import SingleLayerCAM, activations_and_gradients
+from seewhy.methods.cam.base import SingleLayerCAM, activations_and_gradients, cells
 from seewhy.targets import Target
 
 
@@ -18,6 +18,7 @@ from seewhy.targets import Target
     needs={Capability.FEATURES, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
+    volumes=True,
     citation="Chattopadhay et al., Grad-CAM++ (WACV 2018), eq. 5, 7, 10 and 19",
     cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 1)),
 )
@@ -42,35 +43,35 @@ class GradCAMPlusPlus(SingleLayerCAM):
 
     @staticmethod
     def combine(
-        activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
-    ) -> Float[Tensor, "batch rows cols"]:
+        activations: Float[Tensor, "batch channels *grid"], gradients: Float[Tensor, "batch channels *grid"]
+    ) -> Float[Tensor, "batch *grid"]:
         """Combine activations and gradients to the map.
 
         Args:
             activations: The layer's output on its grid.
             gradients: ∂ score / ∂ activations.
         """
-        total = activations.sum((2, 3), keepdim=True).clamp(min=0)
+        total = activations.sum(cells(gradients), keepdim=True).clamp(min=0)
         rising = gradients.relu()
-        weights = (rising / (2 + total * rising)).sum((2, 3), keepdim=True)
+        weights = (rising / (2 + total * rising)).sum(cells(gradients), keepdim=True)
         return (weights * activations).sum(1).relu()
 
     @staticmethod
     def combine_literally(
-        activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
-    ) -> Float[Tensor, "batch rows cols"]:
+        activations: Float[Tensor, "batch channels *grid"], gradients: Float[Tensor, "batch channels *grid"]
+    ) -> Float[Tensor, "batch *grid"]:
         """Combine activations and gradients as the grad-cam package does: α = g² / (2 g² + S_c g³ + 1e-6).
 
         Args:
             activations: The layer's output on its grid.
             gradients: ∂ score / ∂ activations.
         """
-        total = activations.sum((2, 3), keepdim=True)
+        total = activations.sum(cells(gradients), keepdim=True)
         alpha = gradients**2 / (2 * gradients**2 + total * gradients**3 + 1e-6)
-        weights = (gradients.relu() * alpha.where(gradients != 0, 0)).sum((2, 3), keepdim=True)
+        weights = (gradients.relu() * alpha.where(gradients != 0, 0)).sum(cells(gradients), keepdim=True)
         return (weights * activations).sum(1).relu()
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         (pair,) = activations_and_gradients(self.model, x, [self.layer_], target)
         return self.combine(*pair) if self.alpha == "bounded" else self.combine_literally(*pair)

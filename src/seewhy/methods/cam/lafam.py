@@ -21,6 +21,7 @@ from seewhy.targets import Target
     needs={Capability.FEATURES},
     signed=False,
     class_specific=False,
+    volumes=True,
     citation="Karjauv & Albayrak, LaFAM (2024), arXiv:2407.06059",
     cost=lambda self: Cost.split(below=Passes(1), above=Passes(0)),
 )
@@ -66,7 +67,7 @@ class LaFAM(Method):
         if self.threshold is not None and not self.threshold <= 1:
             raise OptionError(f"threshold={self.threshold!r} is above 1, the largest value after min-max; use 0 to 1")
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         features = upcast(self.model.activation(x, self.layer_))
         if self.reduce_ == "mean":
@@ -77,5 +78,5 @@ class LaFAM(Method):
             maps = (features - features.mean((2, 3), keepdim=True)).norm(dim=1)
         if self.threshold is None:
             return maps
-        maps = unit_range(maps)
+        maps = unit_range(maps, maps.ndim - 1)
         return maps * (maps >= self.threshold)

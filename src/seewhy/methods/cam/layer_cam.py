@@ -17,6 +17,7 @@ from seewhy.methods.cam.base import SingleLayerCAM
     needs={Capability.FEATURES, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
+    volumes=True,
     citation="Jiang et al., LayerCAM (IEEE TIP 2021), eq. 5-7",
     cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 1)),
 )
@@ -29,8 +30,8 @@ class LayerCAM(SingleLayerCAM):
 
     @staticmethod
     def combine(
-        activations: Float[Tensor, "batch channels rows cols"], gradients: Float[Tensor, "batch channels rows cols"]
-    ) -> Float[Tensor, "batch rows cols"]:
+        activations: Float[Tensor, "batch channels *grid"], gradients: Float[Tensor, "batch channels *grid"]
+    ) -> Float[Tensor, "batch *grid"]:
         """Combine activations and gradients to the map.
 
         Args:

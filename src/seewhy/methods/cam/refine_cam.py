@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, Passes
+from seewhy.core.maps import linear, spread_over
 from seewhy.errors import LayoutError, OptionError
 from seewhy.methods.base import Method, method, option
 from seewhy.methods.cam.base import activations_and_gradients, unit_range
@@ -34,6 +34,7 @@ CAMS = {cls.card.name: cls for cls in (GradCAMPlusPlus, GradCAM, LayerCAM)}
     needs={Capability.FEATURES, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
+    volumes=True,
     citation="Domeniconi et al., How to Evaluate and Refine your CAM (2026)",
     cost=lambda self: Cost.split(below=Passes(1), above=Passes(1, 1)),
 )
@@ -71,19 +72,20 @@ class RefineCAM(Method):
         self._layers = _layers(self.model, self.layers)
         self.layer_ = self._layers[0]
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         pairs = activations_and_gradients(self.model, x, self._layers, target)
         literal = self.cam == "grad_cam_plus_plus" and self.alpha == "literal"
         combine = GradCAMPlusPlus.combine_literally if literal else CAMS[self.cam].combine
-        cams = [unit_range(combine(*pair).relu()) for pair in pairs]
-        finest = [max(side) for side in zip(*(cam.shape[-2:] for cam in cams), strict=True)]
-        size = finest if self.grid == "finest" else x.shape[-2:]
-        refined = torch.ones_like(cams[-1][:, :1, :1])
+        axes = x.ndim - 2
+        cams = [unit_range(combine(*pair).relu(), axes) for pair in pairs]
+        finest = [max(side) for side in zip(*(cam.shape[1:] for cam in cams), strict=True)]
+        size = finest if self.grid == "finest" else x.shape[2:]
+        refined = spread_over(x.new_ones(len(x), dtype=cams[-1].dtype), axes)
         for cam in reversed(cams):
-            up = F.interpolate(cam[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-            refined = refined * (up if self.grid == "finest" else unit_range(up))
-        return unit_range(refined)
+            up = F.interpolate(cam[:, None], size, mode=linear(cam[:, None]), align_corners=False)[:, 0]
+            refined = refined * (up if self.grid == "finest" else unit_range(up, axes))
+        return unit_range(refined, axes)
 
 
 def _layers(model: VisionModel, specs: Any) -> list[Layer]:

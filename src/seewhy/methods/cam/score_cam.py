@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seewhy.core.cards import Capability, Cost, Passes
+from seewhy.core.maps import linear, spread_over
 from seewhy.methods.base import BATCH_SIZE, Method, all_scores_equal, chunks, method, option, repeat_target, upcast
 from seewhy.methods.cam.base import unit_range
 from seewhy.models.adapter import VisionModel
@@ -23,6 +24,7 @@ from seewhy.targets import Target
     needs={Capability.FEATURES},
     signed=False,
     class_specific=True,
+    volumes=True,
     citation="Wang et al., Score-CAM (CVPR-W 2020), eq. 2-4 and algorithm 1",
     cost=lambda self: Cost.split(below=Passes(self.passes + 1), above=Passes(self.passes)),
 )
@@ -60,7 +62,7 @@ class ScoreCAM(Method):
         """Forward passes of the whole model: the number of channels that mask the image."""
         return self._width if self.top_k is None else min(self.top_k, self._width)
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         features = upcast(self.model.activations(x, [self.layer_])[self.layer_.name])
         self._width = features.shape[1]
@@ -68,22 +70,24 @@ class ScoreCAM(Method):
         batch, n = features.shape[:2]
         parts = []
         for start, stop in chunks(n, batch, self.batch_size):
-            masks = F.interpolate(features[:, start:stop], x.shape[-2:], mode="bilinear", align_corners=False)
-            masks = unit_range(masks).transpose(0, 1)[:, :, None]
+            part = features[:, start:stop]
+            masks = F.interpolate(part, x.shape[2:], mode=linear(part), align_corners=False)
+            masks = unit_range(masks, x.ndim - 2).transpose(0, 1)[:, :, None]
             masked = (x * masks.to(x.dtype)).flatten(0, 1)
             score = target_score(self.model, masked, repeat_target(target, batch, stop - start))
             parts.append(score.unflatten(0, (-1, batch)))
         scores = torch.cat(parts).T
-        maps = (scores.softmax(1)[:, :, None, None] * features).sum(1).relu()
-        low, high = unit_range(features).aminmax(dim=1)
+        axes = x.ndim - 2
+        maps = (spread_over(scores.softmax(1), axes) * features).sum(1).relu()
+        low, high = unit_range(features, axes).aminmax(dim=1)
         uninformative = all_scores_equal(scores) & (high > low).flatten(1).any(1)
-        return torch.where(uninformative[:, None, None], 0, maps)
+        return torch.where(spread_over(uninformative, axes), 0, maps)
 
     def _selected(self, features: Tensor) -> Tensor:
         if self.top_k is None or self.top_k >= features.shape[1]:
             return features
         order = features.flatten(2).std(2).sort(dim=1, descending=True, stable=True).indices[:, : self.top_k]
-        return features.gather(1, order[:, :, None, None].expand(-1, -1, *features.shape[2:]))
+        return features.gather(1, spread_over(order, features.ndim - 2).expand(-1, -1, *features.shape[2:]))
 
 
 def target_score(model: VisionModel, x: Tensor, target: Target) -> Float[Tensor, "batch"]:

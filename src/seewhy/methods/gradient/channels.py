@@ -27,9 +27,9 @@ class PixelMagnitudes(Method):
     channels: str = option(default="max_abs", help=_CHANNELS_HELP, choices=CHANNELS)
     signed: bool = option(default=False, help=_SIGNED_HELP)
 
-    def per_pixel(self, values: Float[Tensor, "... channels height width"]) -> Float[Tensor, "... height width"]:
-        """Return one value for each pixel, as the options say."""
-        return over_channels(values, self.channels, self.signed)
+    def per_pixel(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return one value for each pixel (voxel) of (…, channels, height, width), as the options say."""
+        return over_channels(values, self.channels, self.signed, dim=-1 - self.model.structure.axes)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -40,21 +40,20 @@ class PixelShares(PixelMagnitudes):
     signed: bool = option(default=True, help=_SIGNED_HELP)
 
 
-def over_channels(
-    values: Float[Tensor, "... channels height width"], channels: str, signed: bool
-) -> Float[Tensor, "... height width"]:
+def over_channels(values: Float[Tensor, "..."], channels: str, signed: bool, dim: int = -3) -> Float[Tensor, "..."]:
     """Return one value for each pixel from those of its channels.
 
     Args:
         values: A value for each pixel and channel.
         channels: `max_abs` (the value of largest magnitude), `mean` or `sum`.
         signed: Whether values keep their sign; else their magnitudes take their place.
+        dim: Where the channels are.
     """
     values = upcast(values) if signed else upcast(values).abs()
     if channels == "sum":
-        return values.sum(-3)
+        return values.sum(dim)
     if channels == "mean":
-        return values.mean(-3)
+        return values.mean(dim)
     if not signed:
-        return values.amax(-3)
-    return values.gather(-3, values.abs().argmax(-3, keepdim=True)).squeeze(-3)
+        return values.amax(dim)
+    return values.gather(dim, values.abs().argmax(dim, keepdim=True)).squeeze(dim)

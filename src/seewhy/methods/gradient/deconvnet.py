@@ -18,6 +18,7 @@ from seewhy.targets import Target
     needs={Capability.GRADIENTS},
     signed=False,
     class_specific=True,
+    volumes=True,
     citation="Zeiler & Fergus, Visualizing and Understanding Convolutional Networks (ECCV 2014), section 2.1",
     cost=lambda self: Cost.whole(1, 1),
 )
@@ -30,6 +31,6 @@ class Deconvnet(ReLUMethod):
 
     rule = "deconvnet"
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         return self.per_pixel(self.ruled_input_gradient(x, target))

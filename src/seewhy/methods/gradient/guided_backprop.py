@@ -18,6 +18,7 @@ from seewhy.targets import Target
     needs={Capability.GRADIENTS},
     signed=False,
     class_specific=True,
+    volumes=True,
     citation="Springenberg et al., Striving for Simplicity (2014), section 3.4",
     cost=lambda self: Cost.whole(1, 1),
 )
@@ -31,6 +32,6 @@ class GuidedBackprop(ReLUMethod):
 
     rule = "guided"
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         return self.per_pixel(self.ruled_input_gradient(x, target))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, Passes
+from seewhy.core.maps import linear
 from seewhy.methods.base import gradient, input_leaf, method, option, upcast
 from seewhy.methods.cam.grad_cam import GradCAM
 from seewhy.methods.gradient.relu_rules import ReLUMethod, ReLURule
@@ -23,6 +24,7 @@ from seewhy.targets import Target
     needs={Capability.FEATURES, Capability.GRADIENTS},
     signed=False,
     class_specific=True,
+    volumes=True,
     citation="Selvaraju et al., Grad-CAM (ICCV 2017), section 3.2",
     cost=lambda self: Cost.split(below=Passes(1, 1), above=Passes(1, 2)),
 )
@@ -43,7 +45,7 @@ class GuidedGradCAM(ReLUMethod):
         """Settle the layer of Grad-CAM."""
         self._layer = self.model.cam_layer(self.layer)
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         kept: list[Tensor] = []
 
@@ -62,4 +64,4 @@ class GuidedGradCAM(ReLUMethod):
         kept[0] = index.expand(kept[0]) if index else kept[0]
         pair = (self.model.to_grid(upcast(t.detach()), self._layer, x.shape[-2:]) for t in (kept[0], plain))
         cam = GradCAM.combine(*pair).relu()[:, None]
-        return guided * F.interpolate(cam, x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        return guided * F.interpolate(cam, x.shape[2:], mode=linear(cam), align_corners=False)[:, 0]

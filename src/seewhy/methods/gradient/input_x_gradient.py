@@ -18,6 +18,7 @@ from seewhy.targets import Target
     needs={Capability.GRADIENTS},
     signed=True,
     class_specific=True,
+    volumes=True,
     citation="Shrikumar et al., Not Just a Black Box (2016)",
     cost=lambda self: Cost.whole(1, 1),
 )
@@ -30,6 +31,6 @@ class InputXGradient(PixelShares):
 
     scores_once = shares_gradients = True
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         return self.per_pixel(x * input_gradient(self.model, x, target))

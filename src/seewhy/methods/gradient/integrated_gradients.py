@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
+from seewhy.core.maps import spread_over
 from seewhy.methods.base import BATCH_SIZE, chunks, input_gradient, method, option, repeat_target
 from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
 from seewhy.methods.gradient.channels import PixelShares
@@ -23,6 +24,7 @@ from seewhy.targets import Target
     needs={Capability.GRADIENTS},
     signed=True,
     class_specific=True,
+    volumes=True,
     citation="Sundararajan et al., Axiomatic Attribution (ICML 2017), eq. 1-3",
     cost=lambda self: Cost.whole(self.n_steps, self.n_steps),
 )
@@ -47,16 +49,16 @@ class IntegratedGradients(PixelShares):
         """Check the baseline."""
         check_baseline(self.baseline)
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         batch, start_image = len(x), starting_images(self.model, x, self.baseline)
         path = x - start_image
         alphas, weights = (t.to(x) for t in quadrature(self.n_steps, self.rule))
         total = torch.zeros_like(x, dtype=torch.float32)
         for start, stop in chunks(self.n_steps, batch, self.batch_size):
-            points = start_image + alphas[start:stop].view(-1, 1, 1, 1, 1) * path
+            points = start_image + spread_over(alphas[start:stop], x.ndim) * path
             grad = input_gradient(self.model, points.flatten(0, 1), repeat_target(target, batch, stop - start))
-            total += (grad.unflatten(0, (-1, batch)) * weights[start:stop].view(-1, 1, 1, 1, 1)).float().sum(0)
+            total += (grad.unflatten(0, (-1, batch)) * spread_over(weights[start:stop], x.ndim)).float().sum(0)
         return self.per_pixel(path * total)
 
 

@@ -18,6 +18,7 @@ from seewhy.targets import Target
     needs={Capability.GRADIENTS},
     signed=False,
     class_specific=True,
+    volumes=True,
     citation="Simonyan et al., Deep Inside Convolutional Networks (2013), arXiv:1312.6034, section 3.1",
     cost=lambda self: Cost.whole(1, 1),
 )
@@ -26,6 +27,6 @@ class Saliency(PixelMagnitudes):
 
     scores_once = shares_gradients = True
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         return self.per_pixel(input_gradient(self.model, x, target))

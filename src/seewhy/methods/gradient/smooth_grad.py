@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
+from seewhy.core.maps import spread_over
 from seewhy.methods.base import (
     BATCH_SIZE,
     chunks,
@@ -28,6 +29,7 @@ from seewhy.targets import Target
     needs={Capability.GRADIENTS},
     signed=False,
     class_specific=True,
+    volumes=True,
     stochastic=True,
     citation="Smilkov et al., SmoothGrad (2017), section 2.2",
     cost=lambda self: Cost.whole(self.n_samples, self.n_samples),
@@ -51,11 +53,11 @@ class SmoothGrad(PixelMagnitudes):
     seed: int = option(default=0, help="seed of the noise")
     batch_size: int = option(default=16, help=BATCH_SIZE, at_least=1)
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         batch, generator = len(x), make_generator(self.seed, x.device)
         flat = x.flatten(1)
-        sigma = self.sigma * (flat.amax(1) - flat.amin(1)).view(1, -1, 1, 1, 1)
+        sigma = spread_over(self.sigma * (flat.amax(1) - flat.amin(1)), x.ndim - 1)
         total = torch.zeros_like(x, dtype=torch.float32)
         for start, stop in chunks(self.n_samples, batch, self.batch_size):
             draws = noise(x.shape[1:], start, stop, generator, x)

@@ -13,39 +13,43 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from seewhy.core.maps import upcast
+from seewhy.core.maps import linear, upcast
 from seewhy.errors import OptionError
 from seewhy.methods.base import chunks, make_generator
 
-Grids = Float[Tensor, "masks cells cells"]
-Masks = Float[Tensor, "masks rows cols"]
-Size = tuple[int, int]
+Grids = Float[Tensor, "masks *cells"]
+Masks = Float[Tensor, "masks *size"]
+Offsets = Int[Tensor, "masks axes"]
+Size = tuple[int, ...]
+"""(rows, cols) of images, (depth, rows, cols) of volumes."""
 
 RELAX_PAD = 3
 """Pixels that a "relax" mask can be shifted by, in each direction."""
 
 
-def rise(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
+def rise(grids: Grids, offsets: Offsets, size: Size) -> Masks:
     """Enlarge as Petsiuk et al., section 3.2: bilinear to (s + 1) cells, cut out at a random offset within a cell.
 
     In the outermost half cell the grid goes on as its mirror image about the center of the last cell, as in their code.
     """
-    rows, cols = (_weights(grids, (grids.shape[-1] + 1) * side) for side in _cell(size, grids.shape[-1]))
-    return _cut((rows @ grids @ cols.mT)[:, None], offsets, size)
+    *depth, rows, cols = (_weights(grids, (grids.shape[-1] + 1) * side) for side in _cell(size, grids.shape[-1]))
+    for weights in depth:
+        grids = torch.tensordot(grids, weights, ([1], [1])).movedim(-1, 1)
+    return _cut(rows @ grids @ cols.mT, offsets, size)
 
 
-def relax(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
+def relax(grids: Grids, offsets: Offsets, size: Size) -> Masks:
     """Enlarge as the authors' code: bilinear to the image's size, 3 pixels reflected, cut out at a random offset."""
-    large = F.interpolate(grids[:, None], size, mode="bilinear", align_corners=False)
-    return _cut(F.pad(large, [RELAX_PAD] * 4, mode="reflect"), offsets, size)
+    large = F.interpolate(grids[:, None], size, mode=linear(grids[:, None]), align_corners=False)
+    return _cut(F.pad(large, [RELAX_PAD] * 2 * len(size), mode="reflect")[:, 0], offsets, size)
 
 
-def nearest(grids: Grids, offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
+def nearest(grids: Grids, offsets: Offsets, size: Size) -> Masks:
     """Enlarge to hard cells that stay in place, as LaFAM's experiments (torch's "nearest"); the offsets do nothing."""
     return F.interpolate(grids[:, None], size, mode="nearest")[:, 0]
 
 
-KINDS: dict[str, Callable[[Grids, Int[Tensor, "masks 2"], Size], Masks]] = {
+KINDS: dict[str, Callable[[Grids, Offsets, Size], Masks]] = {
     "rise": rise,
     "relax": relax,
     "nearest": nearest,
@@ -57,7 +61,7 @@ class RandomMasks:
 
     Args:
         kind: A name in `KINDS`.
-        size: The image's (rows, cols).
+        size: The image's (rows, cols), of a volume (depth, rows, cols).
         cells: Cells along each side of the grid.
         p: The probability that a cell is visible.
         seed: The seed of the masks.
@@ -70,11 +74,12 @@ class RandomMasks:
     def __init__(self, kind: str, size: Size, *, cells: int, p: float, seed: int, like: Tensor) -> None:
         if kind == "relax" and min(size) <= RELAX_PAD:
             raise OptionError(
-                f"relax masks need an image larger than {RELAX_PAD} pixels, got {size[0]}×{size[1]}; "
+                f"relax masks need an image larger than {RELAX_PAD} pixels, got {'×'.join(map(str, size))}; "
                 "use masks='nearest'"
             )
         self._enlarge, self._size, self._cells, self._p = KINDS[kind], size, cells, p
-        self._offsets = {"rise": _cell(size, cells), "relax": (2 * RELAX_PAD + 1,) * 2}.get(kind, (1, 1))
+        still = (1,) * len(size)
+        self._offsets = {"rise": _cell(size, cells), "relax": (2 * RELAX_PAD + 1,) * len(size)}.get(kind, still)
         self._generator = make_generator(seed, torch.device("cpu"))
         self._device, self._dtype = like.device, upcast(like[:0]).dtype
 
@@ -91,7 +96,7 @@ class RandomMasks:
 
     def _draw(self) -> tuple[Tensor, list[int]]:
         """Draw one mask's grid and offset: always the same number of draws, one mask after the other."""
-        grid = torch.rand(self._cells, self._cells, generator=self._generator) < self._p
+        grid = torch.rand([self._cells] * len(self._size), generator=self._generator) < self._p
         return grid, [int(torch.randint(n, (), generator=self._generator)) for n in self._offsets]
 
 
@@ -109,16 +114,18 @@ def _weights(grids: Grids, length: int) -> Float[Tensor, "length cells"]:
 
 def _cell(size: Size, cells: int) -> Size:
     """Pixels of a cell, rounded up so that the cells cover the image."""
-    return -(-size[0] // cells), -(-size[1] // cells)
+    return tuple(-(-side // cells) for side in size)
 
 
-def _cut(large: Float[Tensor, "masks 1 height width"], offsets: Int[Tensor, "masks 2"], size: Size) -> Masks:
-    places = zip(large[:, 0], offsets.tolist(), strict=True)
-    return torch.stack([m[top : top + size[0], left : left + size[1]] for m, (top, left) in places])
+def _cut(large: Float[Tensor, "masks *larger"], offsets: Offsets, size: Size) -> Masks:
+    def window(offset: list[int]) -> tuple[slice, ...]:
+        return tuple(slice(start, start + side) for start, side in zip(offset, size, strict=True))
+
+    return torch.stack([mask[window(offset)] for mask, offset in zip(large, offsets.tolist(), strict=True)])
 
 
-def apply_masks(x: Float[Tensor, "batch channels height width"], masks: Float[Tensor, "masks height width"]) -> Tensor:
-    """Compute x ⊙ M for every mask, (masks·batch, channels, height, width): whole batches one after the other.
+def apply_masks(x: Float[Tensor, "batch channels *size"], masks: Float[Tensor, "masks *size"]) -> Tensor:
+    """Compute x ⊙ M for every mask, (masks·batch, channels, …): whole batches one after the other.
 
     `x` is normalized, so what a mask hides gets the mean color of the training data.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from seewhy.targets import Target
     needs=set(),
     signed=True,
     class_specific=True,
+    volumes=True,
     citation="Zeiler & Fergus, Visualizing and Understanding Convolutional Networks (ECCV 2014), section 4.2",
     cost=lambda self: Cost.whole(self._windows() + 1),
 )
@@ -33,11 +36,14 @@ class Occlusion(Method):
     divides the image, captum's `Occlusion` gives each pixel the value of its cell; where windows overlap, captum
     averages over the windows that cover a pixel, and starts at the corner instead of half outside (its map is ours on
     a padded image). One forward for each window and one for the whole image; no gradients. Autocast is switched off:
-    what a small window takes away is less than what bfloat16 rounds off.
+    what a small window takes away is less than what bfloat16 rounds off. Of volumes a window is a box of voxels, whose
+    sides are by default 1/8 of the volume's each.
     """
 
     window: int | None = option(
-        default=None, help="side of the window in pixels; default: 1/8 of the shorter side", at_least=1
+        default=None,
+        help="side of the window in pixels; default: 1/8 of the shorter side (volumes: of each side)",
+        at_least=1,
     )
     stride: int | None = option(default=None, help="pixels from window to window; default: the window", at_least=1)
     baseline: Any = option(default="mean", help=f"what covers: {BASELINE}, or a number")
@@ -51,46 +57,48 @@ class Occlusion(Method):
                 f"stride={self.stride} leaves gaps between windows of {self.window}; use {self.window} or less"
             )
 
-    def _geometry(self, height: int, width: int) -> tuple[int, int, int]:
-        """Return the side of the window, and the rows and columns of windows."""
-        window = self.window or max(1, min(height, width) // 8, self.stride or 1)
-        stride = self.stride or window
-        return window, -(-height // stride), -(-width // stride)
+    def _geometry(self, size: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the sides of the window, and the number of windows along each axis."""
+        parts = size if len(size) == 3 else [min(size)] * 2  # voxels are seldom cubes, pixels are squares
+        windows = [self.window or max(1, side // 8, self.stride or 1) for side in parts]
+        return windows, [-(-side // (self.stride or window)) for side, window in zip(size, windows, strict=True)]
 
     def _windows(self) -> int:
-        _, rows, cols = self._geometry(*(getattr(self.model.preprocess, "size", None) or (224, 224)))
-        return rows * cols
+        _, counts = self._geometry(getattr(self.model.preprocess, "size", None) or (224,) * self.model.structure.axes)
+        return math.prod(counts)
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
-        window, rows, cols = self._geometry(*x.shape[-2:])
-        if window > min(x.shape[-2:]):
+        size = tuple(x.shape[2:])
+        windows, counts = self._geometry(size)
+        if any(window > side for window, side in zip(windows, size, strict=True)):
             raise OptionError(
-                f"window={window} is larger than the image ({x.shape[-2]}×{x.shape[-1]}); use a smaller one"
+                f"window={windows[0]} is larger than the image ({'×'.join(map(str, size))}); use a smaller one"
             )
-        down, across = (spans(n, side, window, x.device) for n, side in ((rows, x.shape[-2]), (cols, x.shape[-1])))
+        along = [spans(n, side, w, x.device) for n, side, w in zip(counts, size, windows, strict=True)]
         with torch.autocast(x.device.type, enabled=False):
             whole = upcast(target.score(self.model.run(x)))
             cover = starting_images(self.model, x, self.baseline)
             rest = [
-                self._scores(x, cover, down[i // cols], across[i % cols], target)
-                for start, stop in chunks(rows * cols, len(x), self.batch_size)
-                for i in [torch.arange(start, stop, device=x.device)]
+                self._scores(x, cover, [side[n] for side, n in zip(along, cell, strict=True)], target)
+                for start, stop in chunks(math.prod(counts), len(x), self.batch_size)
+                for cell in [torch.unravel_index(torch.arange(start, stop, device=x.device), counts)]
             ]
-        return (whole - torch.cat(rest)).T.unflatten(1, (rows, cols))
+        return (whole - torch.cat(rest)).T.unflatten(1, counts)
 
     def _scores(
         self,
         x: Tensor,
         cover: Tensor,
-        down: Bool[Tensor, "windows height"],
-        across: Bool[Tensor, "windows width"],
+        along: Sequence[Tensor],
         target: Target,
     ) -> Float[Tensor, "windows batch"]:
-        """Score the images with each window covered."""
-        inside = (down[:, :, None] & across[:, None, :])[:, None, None]
-        covered = torch.where(inside, cover, x).flatten(0, 1)
-        score = repeat_target(target, len(x), len(down)).score(self.model.run(covered))
+        """Score the images with each window covered; `along` each axis (windows, side), which pixels are in it."""
+        inside = along[0]
+        for side in along[1:]:
+            inside = inside[..., None] & side[(slice(None), *[None] * (inside.ndim - 1))]
+        covered = torch.where(inside[:, None, None], cover, x).flatten(0, 1)
+        score = repeat_target(target, len(x), len(inside)).score(self.model.run(covered))
         return upcast(score).unflatten(0, (-1, len(x)))
 
 

@@ -18,6 +18,7 @@ from seewhy.targets import Target
     needs={Capability.EMBEDDING},
     signed=False,
     class_specific=False,
+    volumes=True,
     stochastic=True,
     citation="Wickstrøm et al., RELAX (IJCV 2023), arXiv:2112.10161",
     cost=lambda self: Cost.whole(self.n_masks + 1),
@@ -34,13 +35,13 @@ class RELAX(SimilarityUnderMasks):
 
     show: str = option(default="importance", help="which of the two maps", choices=("importance", "uncertainty"))
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         return self.moments(x)[:, 0 if self.show == "importance" else 1]
 
     def both(
-        self, x: Float[Tensor, "batch channels height width"]
-    ) -> tuple[Float[Tensor, "batch rows cols"], Float[Tensor, "batch rows cols"]]:
+        self, x: Float[Tensor, "batch channels *size"]
+    ) -> tuple[Float[Tensor, "batch *grid"], Float[Tensor, "batch *grid"]]:
         """Return importance and uncertainty of a batch from one pass, whatever `show` says.
 
         Args:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability
-from seewhy.core.maps import upcast
+from seewhy.core.maps import spread_over, upcast
 from seewhy.methods.base import BATCH_SIZE, Method, option
 from seewhy.methods.perturbation.masks import RandomMasks, apply_masks, check_probability
 
@@ -22,17 +22,18 @@ class WeightedMoments:
     a mask, the same for the whole batch.
     """
 
-    def __init__(self, batch: int, size: tuple[int, int], like: Tensor) -> None:
+    def __init__(self, batch: int, size: tuple[int, ...], like: Tensor) -> None:
+        self._axes = len(size)
         self._weight = upcast(like.new_zeros(1, *size))
-        self._mean = self._weight.repeat(batch, 1, 1)
+        self._mean = upcast(like.new_zeros(batch, *size))
         self._spread = torch.zeros_like(self._mean)
         # of pixels that no mask ever shows: all scores count the same
-        self._all, self._n = self._mean[:, :1, :1].clone(), 0
+        self._all, self._n = spread_over(upcast(like.new_zeros(batch)), self._axes), 0
         self._all_spread = torch.zeros_like(self._all)
 
-    def add(self, mask: Float[Tensor, "rows cols"], score: Float[Tensor, "batch"]) -> None:
+    def add(self, mask: Float[Tensor, "*grid"], score: Float[Tensor, "batch"]) -> None:
         """Add one mask, and the score of each image through it."""
-        score = score[:, None, None]
+        score = spread_over(score, self._axes)
         self._weight += mask
         before = score - self._mean
         self._mean += torch.where(mask > 0, mask / self._weight, 0) * before
@@ -43,11 +44,11 @@ class WeightedMoments:
         self._all_spread += before * (score - self._all)
 
     @property
-    def weight(self) -> Float[Tensor, "1 rows cols"]:
+    def weight(self) -> Float[Tensor, "1 *grid"]:
         """Σ M at each pixel."""
         return self._weight
 
-    def result(self) -> tuple[Float[Tensor, "batch rows cols"], Float[Tensor, "batch rows cols"]]:
+    def result(self) -> tuple[Float[Tensor, "batch *grid"], Float[Tensor, "batch *grid"]]:
         """Return mean Σ M s / Σ M, and variance Σ M (s − mean)² / Σ M; where Σ M = 0, those of all scores."""
         shown = self._weight > 0
         return (
@@ -75,9 +76,9 @@ class SimilarityUnderMasks(Method):
         """Check the probability."""
         check_probability(self.p)
 
-    def moments(self, x: Tensor) -> Float[Tensor, "batch three rows cols"]:
+    def moments(self, x: Tensor) -> Float[Tensor, "batch three *grid"]:
         """Compute importance R and uncertainty U of each image, and Σ M."""
-        batch, size = len(x), (x.shape[-2], x.shape[-1])
+        batch, size = len(x), tuple(x.shape[2:])
         masks = RandomMasks(self.masks, size, cells=self.cells, p=self.p, seed=self.seed, like=x)
         whole = self._embedding(x)
         moments = WeightedMoments(batch, size, like=x)

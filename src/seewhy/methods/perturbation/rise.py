@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Cost
+from seewhy.core.maps import spread_over
 from seewhy.methods.base import BATCH_SIZE, Method, all_scores_equal, method, option, repeat_target, upcast
 from seewhy.methods.perturbation.masks import RandomMasks, apply_masks, check_probability
 from seewhy.targets import Target, TargetLike, as_probability
@@ -19,6 +20,7 @@ from seewhy.targets import Target, TargetLike, as_probability
     needs=set(),
     signed=False,
     class_specific=True,
+    volumes=True,
     stochastic=True,
     citation="Petsiuk et al., RISE (BMVC 2018), sections 3.1 and 3.2",
     cost=lambda self: Cost.whole(self.n_masks),
@@ -49,9 +51,9 @@ class RISE(Method):
         resolved = super()._resolve_target(target, batch)
         return as_probability(resolved, self.model) if self.read_out == "probability" else resolved
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
-        batch, size = len(x), (x.shape[-2], x.shape[-1])
+        batch, size = len(x), tuple(x.shape[2:])
         masks = RandomMasks("rise", size, cells=self.cells, p=self.p, seed=self.seed, like=x)
         total = upcast(x.new_zeros(batch, *size))
         ends: list[Tensor] = []  # least and greatest score of each image so far
@@ -60,6 +62,7 @@ class RISE(Method):
             scores = upcast(scores).unflatten(0, (-1, batch))
             ends = list(torch.stack([*ends, *scores.aminmax(dim=0)]).aminmax(dim=0))
             for mask, score in zip(part, scores, strict=True):
-                total += mask * score[:, None, None]
-        uninformative = all_scores_equal(torch.stack(ends, 1))[:, None, None] & (self.n_masks > 1)
-        return torch.where(uninformative, ends[0][:, None, None], total / (self.n_masks * self.p))
+                total += mask * spread_over(score, len(size))
+        uninformative = all_scores_equal(torch.stack(ends, 1)) & (self.n_masks > 1)
+        same, least = (spread_over(values, len(size)) for values in (uninformative, ends[0]))
+        return torch.where(same, least, total / (self.n_masks * self.p))

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
+from seewhy.core.maps import spread_over
 from seewhy.methods.base import method, option
 from seewhy.methods.perturbation.relax_base import SimilarityUnderMasks
 from seewhy.targets import Target
@@ -22,6 +23,7 @@ TIE = 1e-4
     needs={Capability.EMBEDDING},
     signed=False,
     class_specific=False,
+    volumes=True,
     stochastic=True,
     hides=True,
     citation="Wickstrøm et al., RELAX (IJCV 2023)",
@@ -44,11 +46,11 @@ class URELAX(SimilarityUnderMasks):
         choices=("mean", "sum"),
     )
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
+    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
         with torch.autocast(x.device.type, enabled=False):
             importance, uncertainty, weight = self.moments(x).unbind(1)
         if self.uncertainty == "sum":
             uncertainty = uncertainty * weight
-        middle = uncertainty.flatten(1).median(1).values[:, None, None]
+        middle = spread_over(uncertainty.flatten(1).median(1).values, x.ndim - 2)
         return torch.where(uncertainty > middle * (1 + TIE), 0, importance)  # NaN stays NaN

@@ -12,7 +12,7 @@ from seewhy.errors import LayoutError, ModelError
 from seewhy.models.infer.blocks import find_blocks, find_norms
 from seewhy.models.infer.evidence import Evidence
 from seewhy.models.infer.layouts import LayoutHints
-from seewhy.models.infer.outputs import OutputHints, OutputSpec, infer_output
+from seewhy.models.infer.outputs import NO_BOX_NOTE, OutputHints, OutputSpec, infer_output
 from seewhy.models.infer.stages import GridLayer, StageFinder
 from seewhy.models.infer.tokens import find_token_grid
 from seewhy.models.infer.trace import Trace, trace_forward
@@ -23,11 +23,15 @@ SEQUENCE_NOTE = (
     "its transformer keeps (tokens, batch, dim), so methods that read attention or tokens are not offered; "
     "make it with batch_first=True"
 )
+VOLUME_TOKENS = (
+    "the tokens of volumes are not laid out; saliency, integrated_gradients, occlusion, rise and relax need no layer, "
+    "or choose one with layer="
+)
 
 
 def find_structure(
     module: nn.Module,
-    size: tuple[int, int, int],
+    size: tuple[int, ...],
     *,
     layers: Sequence[str | Layer] | None = None,
     layout_hints: LayoutHints | None = None,
@@ -37,7 +41,7 @@ def find_structure(
 
     Args:
         module: Any module that takes images.
-        size: Channels, rows and columns of the images.
+        size: Channels, rows and columns of the images; of volumes channels, depth, rows and columns.
         layers: The feature layers from shallow to deep, instead of those found.
         layout_hints: What the user said of layouts and tokens.
         output_hints: What the user said of the result.
@@ -75,10 +79,22 @@ def known_or_found(known: Callable[[nn.Module], Structure], module: nn.Module, s
 
 
 def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] | None, hints: LayoutHints) -> Structure:
+    if output.note == NO_BOX_NOTE:
+        return Structure(
+            source="module",
+            read=output.read,
+            has_logits=False,
+            has_embedding=False,
+            boxes_in=output.boxes_in,
+            note=output.note,
+        )
     evidence = Evidence(trace, output.pooled, hints)
-    blocks = find_blocks(evidence)
+    is_volume = len(trace.size) == 3
+    if is_volume and hints.layout is None:
+        _check_axes(trace)
+    blocks = [] if is_volume else find_blocks(evidence)  # tokens of volumes are not laid out
     try:
-        grid = find_token_grid(evidence, blocks)
+        grid = None if is_volume else find_token_grid(evidence, blocks)
     except LayoutError:
         if output.boxes_in is None:
             raise
@@ -98,6 +114,8 @@ def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] |
     else:
         stages = [finder.named(layer) for layer in layers]
         cam = _deepest(finder, stages)
+    if is_volume and trace.attention_calls and (cam is None or cam.call.end < trace.attention_calls[-1].time):
+        ask = ask or VOLUME_TOKENS
     last = finder.grid_layer(blocks[-1].call) if blocks else None
     prefix = grid.prefix if grid else 0
     reads_patches = last is not None and finder.reaches_score(last)
@@ -125,8 +143,30 @@ def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] |
         has_gradients=bool(evidence.bottlenecks),
         multi_label=output.multi_label,
         has_segmentation=output.has_segmentation,
+        volume=is_volume,
         boxes_in=output.boxes_in,
         note="; ".join(filter(None, (output.note, SEQUENCE_NOTE if is_sequence else ""))),
+    )
+
+
+def _check_axes(trace: Trace) -> None:
+    """Check by the first 3-D convolution that the axes of volumes are what the user says they are.
+
+    Raises:
+        LayoutError: There is none, or it takes other channels.
+    """
+    first = next((c for c in sorted(trace.calls, key=lambda c: c.start) if isinstance(c.module, nn.Conv3d)), None)
+    channels = trace.leaf.shape[1]
+    if first is None:
+        problem = "it has no 3-D convolution"
+    elif first.inputs and first.inputs[0].shape[1] != channels:
+        problem = f"its first 3-D convolution takes {first.inputs[0].shape[1]} channels, not {channels}"
+    else:
+        return
+    raise LayoutError(
+        f"{problem}, so it may be that it does not take (batch, channels, depth, rows, cols): of videos (batch, "
+        "frames, channels, …) and of bags of tiles wrap a module that takes volumes and swaps the axes; if it does, "
+        "say wrap(module, layout='ncdhw')"
     )
 
 
@@ -143,7 +183,7 @@ def _candidates(finder: StageFinder, stages: Sequence[GridLayer]) -> list[GridLa
 
 def _is_result(evidence: Evidence, output: OutputSpec, layer: GridLayer) -> bool:
     """Tell whether a map already holds the class scores of its cells (a segmentation's own output)."""
-    channels = layer.call.shape[{"nchw": 1}.get(layer.layer.layout, -1)]
+    channels = layer.call.shape[1 if layer.layer.layout in ("nchw", "ncdhw") else -1]
     return channels == output.classes and evidence.trace.is_linear_from(output.result, layer.call)
 
 

@@ -13,7 +13,9 @@ from seewhy.models.infer.trace import BATCH, Call, Trace
 
 CHANNELS_SECOND = (
     nn.Conv2d,
+    nn.Conv3d,
     nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
     nn.modules.batchnorm._BatchNorm,
     nn.GroupNorm,
     nn.modules.pooling._MaxPoolNd,
@@ -21,7 +23,10 @@ CHANNELS_SECOND = (
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.Upsample,
 )
-"""Modules that take and give (B, C, rows, cols)."""
+"""Modules that take and give (B, C, rows, cols), or (B, C, depth, rows, cols)."""
+
+IN_VOLUMES = {"nchw": "ncdhw", "nhwc": "ndhwc"}
+"""By layout of an image's map, that of a volume's."""
 
 LAYOUT_PRESERVING = (
     nn.ReLU,
@@ -65,6 +70,11 @@ class Layouts:
     trace: Trace
     hints: LayoutHints
 
+    @property
+    def dims(self) -> int:
+        """How many axes maps have: 4, of volumes 5."""
+        return 2 + len(self.trace.size)
+
     @cached_property
     def evidence(self) -> dict[int, str]:
         """By identity of the tensor: the layout that the module has which made it, or takes it."""
@@ -76,7 +86,7 @@ class Layouts:
             if not layout or call.value is None:
                 continue
             for tensor in (*call.inputs[:1], call.value):
-                if tensor.ndim == 4 and (layout == "nchw" or id(tensor) not in layouts):
+                if tensor.ndim == self.dims and (layout == "nchw" or id(tensor) not in layouts):
                     layouts[id(tensor)] = layout
         return layouts
 
@@ -89,13 +99,16 @@ class Layouts:
         return kinds.pop() if len(kinds) == 1 else None
 
     def layout(self, call: Call) -> str | None:
-        """Return `nchw` or `nhwc`; None: the output is no map.
+        """Return `nchw` or `nhwc`, of volumes `ncdhw` or `ndhwc`; None: the output is no map.
 
         Raises:
             LayoutError: It could be either.
         """
-        if call.value is None or call.value.ndim != 4 or call.shape[0] != BATCH:
+        if call.value is None or call.value.ndim != self.dims or call.shape[0] != BATCH:
             return None
+        if self.dims == 5:  # proportions tell little, but all maps of a volume mostly lie alike
+            kind = self.evidence.get(id(call.value)) or self._only_layout or ""
+            return IN_VOLUMES.get(kind) if max(sides(call.value, kind)) > 1 else None
         if self.hints.layout in ("nchw", "nhwc"):
             return self.hints.layout
         value = call.value
@@ -115,7 +128,7 @@ class Layouts:
             )
         return fitting[0] if fitting else None
 
-    def fits(self, rows: int, cols: int, tolerance: float = 0.2) -> bool:
+    def fits(self, rows: int, cols: int, *, tolerance: float = 0.2) -> bool:
         """Tell whether a grid has the image's proportions, up to what convolutions without padding cut off."""
         height, width = self.trace.size
         if not (1 < rows <= height and 1 < cols <= width):
@@ -136,6 +149,6 @@ def _module_layout(call: Call) -> str | None:
     return None
 
 
-def sides(value: Tensor, layout: str) -> tuple[int, int]:
-    """Return rows and columns of a map."""
-    return (value.shape[1], value.shape[2]) if layout == "nhwc" else (value.shape[2], value.shape[3])
+def sides(value: Tensor, layout: str) -> tuple[int, ...]:
+    """Return rows and columns of a map, of volumes depth, rows and columns."""
+    return tuple(value.shape[1:-1] if layout.endswith("c") else value.shape[2:])

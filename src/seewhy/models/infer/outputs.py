@@ -30,6 +30,10 @@ BINARY_NOTE = (
     "if it is a quantity say wrap(module, output='regression')"
 )
 MEAN_NOTE = "the embedding is the mean of the last hidden states, as there is no pooled vector; read= settles another"
+NO_BOX_NOTE = (
+    "no box is found in images of noise, so its layers could not be traced: methods that need one are told it with "
+    "layer=, and how its output lies with layout="
+)
 SAY_OUTPUT = "say wrap(module, output='logits'), 'probabilities' or 'embedding'"
 
 
@@ -107,7 +111,11 @@ def infer_output(trace: Trace, hints: OutputHints) -> OutputSpec:
         return _answers_by_place(trace.raw, dense)
     result, field = _result(trace.raw, hints)
     if result.ndim != 2:
-        pixels = "; class scores for each pixel: wrap(module, output='segmentation')" if result.ndim == 4 else ""
+        pixels = {
+            3: "; boxes: wrap(module, output='detections')",
+            4: "; class scores for each pixel: wrap(module, output='segmentation')",
+            5: "; class scores for each voxel: read=lambda raw, _: Output(logits=raw.flatten(2).mean(2))",
+        }.get(result.ndim, "")
         raise LayoutError(
             f"the module returns shape {tuple(result.shape)}, not (batch, classes); make it so: "
             f"wrap(module, read=lambda raw, embedding: Output(logits=…, embedding=embedding)){pixels}"
@@ -144,19 +152,15 @@ def _answers_by_place(raw: Any, kind: str) -> OutputSpec:
     """Read class scores for each pixel, or boxes.
 
     Raises:
-        LayoutError: The result is neither, or no box was found in images of noise, so that nothing can be traced.
+        LayoutError: The result is neither.
     """
     if kind == "segmentation":
         scores = read_segmentation(raw).require(Capability.SEGMENTATION)
         return OutputSpec(scores, scores, read_segmentation, None, False, False, has_segmentation=True)
     scores = read_detections(raw).require(Capability.DETECTIONS)
-    if not scores.numel() or not scores.requires_grad:
-        raise LayoutError(
-            "no box is found in images of noise, so the way of the scores cannot be traced; load trained weights or a "
-            "lower threshold, or say all of it: wrap(module, structure=Structure(…, boxes_in='pixels'))"
-        )
     boxes_in = "fractions" if field_of(raw, "pred_boxes") is not None else "pixels"
-    return OutputSpec(scores, scores, read_detections, None, False, False, boxes_in=boxes_in)
+    note = "" if scores.numel() and scores.requires_grad else NO_BOX_NOTE
+    return OutputSpec(scores, scores, read_detections, None, False, False, boxes_in=boxes_in, note=note)
 
 
 # ── which part of what a module returns ───────────────────────────────────────────────────────────────────────────────

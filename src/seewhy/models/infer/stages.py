@@ -28,12 +28,12 @@ class GridLayer:
     Attributes:
         call: The call.
         layer: The layer.
-        cells: Rows and columns; (0, 0) for a layer that the user described.
+        cells: Rows and columns, of volumes depth as well; (0, 0) for a layer that the user described.
     """
 
     call: Call
     layer: Layer
-    cells: tuple[int, int]
+    cells: tuple[int, ...]
 
     @property
     def is_tokens(self) -> bool:
@@ -153,7 +153,7 @@ class StageFinder:
         """
         on_way = [layer for call in self._calls_on_way() if (layer := self.grid_layer(call))]
         on_way = [layer for layer in on_way if not self.is_result(layer)]
-        token_cells = {self.grid.cells} if self.grid else set()
+        token_cells: set[tuple[int, ...]] = {self.grid.cells} if self.grid else set()
         maps = [layer for layer in self._last_maps(on_way) if layer.cells not in token_cells]
         # where there are blocks, their outputs stand for the tokens on the grid
         tokens = [layer for layer in on_way if layer.is_tokens and (layer.cells not in token_cells or not self.blocks)]
@@ -166,7 +166,7 @@ class StageFinder:
         by_place: dict[object, list[Call]] = {}
         for call in self.evidence.calls:
             is_tokens = self.evidence.is_token_to_token(call) and call.value is not call.inputs[0]
-            if self.evidence.is_bottleneck(call) and (len(call.shape) == 4 or is_tokens):
+            if self.evidence.is_bottleneck(call) and (len(call.shape) == self.evidence.layouts.dims or is_tokens):
                 by_place.setdefault(call.place, []).append(call)
         outermost = [min(same, key=lambda call: (call.name.count("."), call.end)) for same in by_place.values()]
         return sorted(outermost, key=lambda call: call.end)
@@ -178,9 +178,9 @@ class StageFinder:
         next_cells = [run[0].cells for run in runs[1:]]
         return [self._last_of_run(run, cells) for run, cells in itertools.zip_longest(runs, next_cells)]
 
-    def _maps_beside_way(self, known: set[tuple[int, int]]) -> list[GridLayer]:
+    def _maps_beside_way(self, known: set[tuple[int, ...]]) -> list[GridLayer]:
         """Return the last map of each resolution that occurs only beside the way to the score."""
-        last_by_cells: dict[tuple[int, int], GridLayer] = {}
+        last_by_cells: dict[tuple[int, ...], GridLayer] = {}
         for call in self.evidence.calls:
             if self.evidence.layouts.evidence.get(id(call.value)) != "nchw":
                 continue
@@ -214,7 +214,7 @@ class StageFinder:
         around = (c for c in self.evidence.calls if start < c.start <= call.start and call.end <= c.end)
         return any(self.evidence.is_bottleneck(c) for c in around)
 
-    def _last_of_run(self, run: list[GridLayer], next_cells: tuple[int, int] | None) -> GridLayer:
+    def _last_of_run(self, run: list[GridLayer], next_cells: tuple[int, ...] | None) -> GridLayer:
         """Return the last map of a run that is no first step of a module which leads to the next resolution."""
         for layer in reversed(run):
             if not any(self._leads_on(layer, call, run, next_cells) for call in self.evidence.calls):
@@ -222,12 +222,12 @@ class StageFinder:
         return run[-1]
 
     def _leads_on(
-        self, layer: GridLayer, around: Call, run: list[GridLayer], next_cells: tuple[int, int] | None
+        self, layer: GridLayer, around: Call, run: list[GridLayer], next_cells: tuple[int, ...] | None
     ) -> bool:
         """Tell whether the layer is a step inside of a call from this resolution to the next one."""
         if not (around.start < layer.call.start and layer.call.end < around.end and around.inputs):
             return False
-        if around.value is None or not around.inputs[0].ndim == around.value.ndim == 4:
+        if around.value is None or not around.inputs[0].ndim == around.value.ndim == self.evidence.layouts.dims:
             return False
         layout = layer.layer.layout
         if sides(around.inputs[0], layout) != layer.cells or sides(around.value, layout) != next_cells:

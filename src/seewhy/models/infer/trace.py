@@ -6,6 +6,7 @@ pixels only. So it shows which tokens belong to patches and how wide the grid is
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -103,7 +104,7 @@ class Trace:
     """Record of `trace_forward`. It keeps every activation, so it should not live long.
 
     Attributes:
-        size: Rows and columns of the input.
+        size: Rows and columns of the input; of volumes depth, rows and columns.
         leaf: The input.
         calls: All calls by their end.
         attention_calls: Where attention was computed.
@@ -113,7 +114,7 @@ class Trace:
             its top row of pixels does (row 1).
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     leaf: Tensor
     calls: list[Call] = field(default_factory=list)
     attention_calls: list[AttentionCall] = field(default_factory=list)
@@ -169,19 +170,19 @@ class Trace:
         return torch.autograd.grad(result, call.edge, mixture, allow_unused=True, retain_graph=True)[0]
 
 
-def trace_forward(module: nn.Module, size: tuple[int, int, int]) -> Trace:
+def trace_forward(module: nn.Module, size: tuple[int, ...]) -> Trace:
     """Run three random images through the module, in the caller's grad mode; the module is left as it was.
 
     Args:
         module: Any module that takes images.
-        size: Channels, rows and columns of the images.
+        size: Channels, rows and columns of the images; of volumes channels, depth, rows and columns.
 
     Raises:
         ModelError: The module does not run on such images.
     """
     with untouched(module):
         leaf = _images(module, size).requires_grad_()
-        trace = Trace((size[1], size[2]), leaf)
+        trace = Trace(size[1:], leaf)
         with ExitStack() as stack:
             open_calls: list[Call] = []
             for name, part in module.named_modules():
@@ -192,14 +193,36 @@ def trace_forward(module: nn.Module, size: tuple[int, int, int]) -> Trace:
             except SeewhyError:
                 raise
             except Exception as error:
-                raise ModelError(
-                    f"{type(module).__name__} does not run on {'×'.join(map(str, size))} images ({first_line(error)}); "
-                    "say what it takes: wrap(module, input_size=(channels, rows, cols))"
-                ) from error
+                raise ModelError(_why_not(module, size, error)) from error
     return trace
 
 
-def _images(module: nn.Module, size: tuple[int, int, int]) -> Tensor:
+def _why_not(module: nn.Module, size: tuple[int, ...], error: Exception) -> str:
+    """Say what a module that does not run may take instead."""
+    what = "images" if len(size) == 3 else "volumes"
+    failed = f"{type(module).__name__} does not run on {'×'.join(map(str, size))} {what} ({first_line(error)})"
+    missing = [
+        name
+        for name, parameter in list(inspect.signature(module.forward).parameters.items())[1:]
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if missing:
+        return (
+            f"{failed}; it takes {' and '.join(missing)} beside the image: wrap a module that takes the image alone "
+            "and passes the rest on"
+        )
+    if len(size) == 4:
+        return (
+            f"{failed}; volumes are (batch, channels, depth, rows, cols): of videos (batch, frames, channels, …) and "
+            "of bags of tiles wrap a module that takes volumes and swaps the axes"
+        )
+    return (
+        f"{failed}; say what it takes: wrap(module, input_size=(channels, rows, cols)), of volumes (channels, depth, "
+        "rows, cols)"
+    )
+
+
+def _images(module: nn.Module, size: tuple[int, ...]) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, *size, generator=generator)
     images[2] = images[0]

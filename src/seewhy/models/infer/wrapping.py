@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from seewhy.core.preprocess import Preprocess
+from seewhy.core.volumes import VolumePreprocess
 from seewhy.errors import LayoutError, ModelError, OptionError
 from seewhy.models.adapter import PreprocessFunction, VisionModel
 from seewhy.models.class_names import ClassNames, read_class_names
@@ -20,6 +21,7 @@ from seewhy.models.infer.outputs import OutputHints
 from seewhy.models.layers import input_channels
 from seewhy.models.load import source_of
 from seewhy.models.probe import verified
+from seewhy.models.probe_volumes import verified_volume
 from seewhy.models.sources.base import HasPreprocess, HasText, HasTower, ModelSource
 from seewhy.models.structure import Layer, ReadOutput, Structure
 
@@ -66,8 +68,9 @@ def wrap(
             which have no probabilities), "embedding", "segmentation" (class scores for each pixel) or "detections".
         output_names: One for each quantity of a regression head.
         read: From what the module returns and the head's input to an `Output`, for dicts, tuples and maps.
-        input_size: Of the images that the module takes: side, (rows, cols) or (channels, rows, cols); default: what
-            `preprocess` gives. Without a `preprocess` of your own, images are fed in this size.
+        input_size: Of the images that the module takes: side, (rows, cols) or (channels, rows, cols), or of volumes
+            (channels, depth, rows, cols); default: what `preprocess` gives. Without a `preprocess` of your own, images
+            are fed in this size.
         multi_label: Whether each logit stands for itself (sigmoid).
         tokenizer: Of a model of images and texts: its image side is explained, and texts become targets.
         structure: Everything, known already; nothing is looked for.
@@ -90,18 +93,21 @@ def wrap(
         raise OptionError(f"tokenizer= goes with a model of images and texts, which {type(module).__name__} is not")
     if isinstance(source, HasTower):
         module = source.tower(module)
+    if preprocess is None and isinstance(input_size, tuple) and len(input_size) == 4:
+        preprocess = _as_they_are(*input_size)
     if preprocess is None:
         preprocess = source.preprocess(module) if isinstance(source, HasPreprocess) else Preprocess()
         if isinstance(preprocess, Preprocess):
             preprocess = preprocess.with_channels(_channels(input_size, module))
             if input_size is not None:
                 preprocess = preprocess.with_size(*_size(input_size, preprocess)[1:])
-    probed: tuple[int, int, int] | None = None
+    probed: tuple[int, ...] | None = None
     if structure is None:
         layout_hints = LayoutHints(layout, _pair(patch_size), prefix_tokens)
         output_hints = OutputHints(head, output, read, named=class_names is not None, multi_label=multi_label)
         has_hints = layers is not None or layout_hints != LayoutHints() or output not in (None, "regression")
         has_hints = has_hints or head is not None or read is not None
+        has_hints = has_hints or isinstance(preprocess, VolumePreprocess)
         structure = None if has_hints or source is None else _known_structure(source, module)
         if structure is None:
             probed = _size(input_size, preprocess)
@@ -120,7 +126,11 @@ def wrap(
     names = read_class_names(output_names or class_names)
     model = VisionModel(module, structure, name=name, preprocess=preprocess, class_names=names, text=text)
     if probed and verify:
-        model.structure = verified(model, probed[1:], probed[0])
+        channels, *sides = probed
+        if structure.volume:
+            model.structure = verified_volume(model, sides, channels)
+        else:
+            model.structure = verified(model, (sides[0], sides[1]), channels)
     if names and model.classes not in (None, len(names)):
         kind = "output" if structure.regression else "class"
         raise OptionError(
@@ -167,10 +177,16 @@ def _channels(input_size: int | tuple[int, ...] | None, module: nn.Module) -> in
     return input_size[0] if has_channels and isinstance(input_size, tuple) else input_channels(module)
 
 
-def _size(input_size: int | tuple[int, ...] | None, preprocess: PreprocessFunction) -> tuple[int, int, int]:
-    """Return channels, rows and columns of the images to trace with."""
+def _as_they_are(channels: int, depth: int, rows: int, cols: int) -> Any:
+    return VolumePreprocess((depth, rows, cols), mean=(0.0,) * channels, std=(1.0,) * channels)
+
+
+def _size(input_size: int | tuple[int, ...] | None, preprocess: PreprocessFunction) -> tuple[int, ...]:
+    """Return channels, rows and columns of the images to trace with; of volumes channels, depth, rows and columns."""
+    if isinstance(input_size, tuple) and len(input_size) == 4:
+        return input_size
     if input_size is None:
-        if isinstance(preprocess, Preprocess):
+        if isinstance(preprocess, Preprocess | VolumePreprocess):
             return preprocess.channels, *preprocess.size
         channels, rows, cols = preprocess(Image.new("RGB", (256, 256))).shape
         return channels, rows, cols
@@ -179,8 +195,8 @@ def _size(input_size: int | tuple[int, ...] | None, preprocess: PreprocessFuncti
         return known, input_size, input_size
     if len(input_size) not in (2, 3):
         raise OptionError(
-            f"input_size={input_size} is neither (rows, cols) nor (channels, rows, cols); of videos and volumes wrap a "
-            "module that takes one frame or slice"
+            f"input_size={input_size} is none of (rows, cols), (channels, rows, cols) and, of volumes, (channels, "
+            "depth, rows, cols)"
         )
     channels, rows, cols = (known, *input_size) if len(input_size) == 2 else input_size
     return channels, rows, cols

@@ -13,6 +13,7 @@ from seewhy.core.io import first_line
 from seewhy.core.preprocess import Preprocess
 from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError, require
 from seewhy.models.adapter import VisionModel
+from seewhy.models.dense import read_detections
 from seewhy.models.infer.find import known_or_found
 from seewhy.models.probe import checked
 from seewhy.models.structure import Block, Layer, Structure
@@ -23,7 +24,14 @@ PACKAGE = "torchvision"
 DISTRIBUTIONS = ("torchvision",)
 EXTRA = "torchvision"
 WRAP = "say where its features are: seewhy.wrap(module, layers=…)"
-OTHER_TASKS = ("detection", "segmentation", "video", "optical_flow", "quantization")
+OTHER_TASKS = ("segmentation", "video", "optical_flow", "quantization")
+DETECTORS = Preprocess(
+    resize=None,
+    crop="none",
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    origin="torchvision's detectors, which resize and normalize themselves",
+)
 TRUNKS = ("features", "layers", "trunk_output", "blocks")  # containers whose children follow one another
 HEADS = ("heads", "classifier", "head", "fc")
 
@@ -45,6 +53,8 @@ def load(name: str, *, pretrained: bool = True, weights: Any = "DEFAULT", **opti
         OptionError: The model does not take an option.
     """
     models = require("torchvision", EXTRA).models
+    if name in models.list_models(module=models.detection):
+        return _load_detector(models, name, pretrained, weights, options)
     entry = _weights(models, name, weights)
     if weights == "DEFAULT" and "image_size" in options:
         # SWAG's weights are made for a larger image, with preprocessing of their own
@@ -67,18 +77,38 @@ def load(name: str, *, pretrained: bool = True, weights: Any = "DEFAULT", **opti
     return model
 
 
+def _load_detector(models: Any, name: str, pretrained: bool, weights: Any, options: dict[str, Any]) -> VisionModel:
+    entry = _weights(models, name, weights)
+    if pretrained:
+        _fetch(name, entry)
+    known = {"weights": entry} if pretrained else {"weights": None, "weights_backbone": None}
+    try:
+        module = models.get_model(name, **{**known, **options}).eval()
+    except (TypeError, ValueError, AssertionError) as error:
+        raise OptionError(
+            f"torchvision cannot create {name!r} with {options} ({error}); leave one of them out"
+        ) from error
+    found = structure(module)
+    categories = entry.meta["categories"] if "num_classes" not in options else None
+    return VisionModel(module, found, name=f"torchvision/{name}", preprocess=preprocess(module), class_names=categories)
+
+
 def names(pattern: str = "*") -> list[str]:
-    """Return the image classifiers of torchvision whose names match a shell pattern.
+    """Return the image classifiers and object detectors of torchvision whose names match a shell pattern.
 
     Raises:
         MissingExtraError: torchvision is not installed.
     """
     models = require("torchvision", EXTRA).models
-    return fnmatch.filter(models.list_models(module=models), pattern)
+    return fnmatch.filter(_known(models), pattern)
+
+
+def _known(models: Any) -> list[str]:
+    return [*models.list_models(module=models), *models.list_models(module=models.detection)]
 
 
 def _weights(models: Any, name: str, wanted: Any) -> Any:
-    if name not in models.list_models(module=models):
+    if name not in _known(models):
         raise UnknownNameError("torchvision model", name, names(), "`seewhy models 'torchvision/*'` lists them")
     entries = models.get_model_weights(name)
     if isinstance(wanted, entries):
@@ -110,6 +140,8 @@ def preprocess(module: nn.Module) -> Preprocess:
 
     The architecture is the one of the same file with as many parameters, classifiers apart.
     """
+    if _tasks(module) & {"detection"}:
+        return DETECTORS
     models = require("torchvision", EXTRA).models
     file = next(cls.__module__ for cls in type(module).__mro__ if cls.__module__.startswith("torchvision."))
     builders = [n for n in models.list_models(module=models) if models.get_model_builder(n).__module__ == file]
@@ -175,7 +207,7 @@ def recognizes(module: nn.Module) -> bool:
 
 
 def structure(module: nn.Module) -> Structure:
-    """Tell where a torchvision classifier keeps what.
+    """Tell where a torchvision classifier or detector keeps what.
 
     The embedding is what enters the last linear layer. A stage ends where the next module makes the grid coarser.
 
@@ -183,11 +215,11 @@ def structure(module: nn.Module) -> Structure:
         LayoutError: The model is none of those whose layout is known.
     """
     kind = type(module).__name__
-    tasks = {part for cls in type(module).__mro__ for part in cls.__module__.split(".")[2:3]}
+    tasks = _tasks(module)
+    if "detection" in tasks:
+        return _detector(module)
     if tasks & set(OTHER_TASKS):
-        raise LayoutError(
-            f"torchvision's {kind} is not an image classifier; wrap what it is built on: seewhy.wrap(module.backbone)"
-        )
+        raise LayoutError(f"torchvision's {kind} is not an image classifier; {WRAP}")
     if hasattr(module, "encoder") and hasattr(module, "class_token"):
         return _vit(module)
     trunk = list(_trunk(module))
@@ -198,6 +230,34 @@ def structure(module: nn.Module) -> Structure:
     stages = tuple(Layer(trunk[i][0], layout) for i in ends)
     cam = Layer("norm", layout) if layout == "nhwc" else stages[-1]
     return Structure(source="torchvision", stages=stages, cam_layer=cam, **_head(module))
+
+
+def _tasks(module: nn.Module) -> set[str]:
+    """Return the packages of torchvision's models that a module's classes are in, such as `detection`."""
+    return {part for cls in type(module).__mro__ for part in cls.__module__.split(".")[2:3]}
+
+
+def _detector(module: Any) -> Structure:
+    """Return the stages of a detector's backbone; several of them lead to the boxes, so none stands for all.
+
+    Raises:
+        LayoutError: Its backbone has no stages in a row.
+    """
+    trunk = next((name for name in ("body", "features") if hasattr(module.backbone, name)), None)
+    if trunk is None:
+        raise LayoutError(f"torchvision's {type(module).__name__} has a backbone that seewhy does not know; {WRAP}")
+    parts = list(getattr(module.backbone, trunk).named_children())
+    ends = [i for i in range(len(parts)) if i + 1 == len(parts) or _coarser(parts[i + 1][1])]
+    stages = tuple(Layer(f"backbone.{trunk}.{parts[i][0]}", "nchw") for i in ends)
+    return Structure(
+        source="torchvision",
+        stages=stages,
+        ask=f"boxes are found in several layers of its backbone, so none stands for all; say layer={stages[-1].name!r}",
+        read=read_detections,
+        has_logits=False,
+        has_embedding=False,
+        boxes_in="pixels",
+    )
 
 
 def _vit(module: Any) -> Structure:

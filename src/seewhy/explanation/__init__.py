@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,7 +28,8 @@ from seewhy.methods.base import METHODS, Method
 SCHEMA = 1
 FORMAT = "seewhy.explanation"
 MANIFEST, MAP, IMAGE, OVERLAY = "manifest.json", "map.safetensors", "image.png", "overlay.png"
-OWN_FILES = {MANIFEST, MAP, IMAGE, OVERLAY}
+VOLUME = "volume.safetensors"
+OWN_FILES = {MANIFEST, MAP, IMAGE, OVERLAY, VOLUME}
 NEWER_FIELDS = ("box", "image_size")
 CONSTANT_WARNING = "constant map: it says nothing about where"
 
@@ -63,7 +64,10 @@ class Explanation:
         OptionError: The map does not have two dimensions.
     """
 
-    attribution: Float[Tensor, "rows cols"]
+    axes: ClassVar[int] = 2
+    """How many axes the map has."""
+
+    attribution: Float[Tensor, "..."]
     method: str
     model: str = "model"
     target: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -74,22 +78,23 @@ class Explanation:
     seconds: float | None = None
     versions: dict[str, str] = field(default_factory=_versions)
     source: str | None = None
-    input_size: tuple[int, int] | None = None
+    input_size: tuple[int, ...] | None = None
     box: tuple[float, float, float, float] | None = None
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self.attribution = self.attribution.detach().to("cpu", torch.float32)
-        if self.attribution.ndim != 2 or self.attribution.numel() == 0:
+        if self.attribution.ndim != self.axes or self.attribution.numel() == 0:
+            shape = "(rows, cols)" if self.axes == 2 else "(depth, rows, cols)"
             raise OptionError(
-                f"a map has the shape (rows, cols), not {tuple(self.attribution.shape)}; take one of the batch"
+                f"a map has the shape {shape}, not {tuple(self.attribution.shape)}; take one of the batch"
             )
         if not torch.isfinite(self.attribution).all():
             raise NonFiniteError(f"the {self.method} map holds NaN or infinity; run the model in float32")
 
     def __repr__(self) -> str:
-        rows, cols = self.attribution.shape
-        about = f"{rows}×{cols} map of {self.model}" + (", signed" if self.signed else "")
+        grid = "×".join(map(str, self.attribution.shape))
+        about = f"{grid} map of {self.model}" + (", signed" if self.signed else "")
         return f"<Explanation {self.title}: {about}{f', {self.source}' if self.source else ''}>"
 
     # --- the numbers ---
@@ -97,12 +102,12 @@ class Explanation:
     @property
     def is_constant(self) -> bool:
         """Whether all values are equal (up to float32 rounding), so that the map points nowhere."""
-        return bool(is_constant(self.attribution))
+        return bool(is_constant(self.attribution, axes=self.axes))
 
     @property
     def constant_advice(self) -> str:
         """What to tell the reader of a constant map."""
-        value = f"{self.attribution[0, 0]:.3g}"
+        value = f"{self.attribution.flatten()[0]:.3g}"
         return f"{self.title}: the map is {value} everywhere, it says nothing; try another layer or target"
 
     def resized(self, size: tuple[int, int] | None = None, mode: str = "bilinear") -> Float[Tensor, "rows cols"]:
@@ -115,22 +120,22 @@ class Explanation:
         Raises:
             OptionError: The mode is unknown, or there is no size and the input size is not known.
         """
-        size = size or self.input_size
-        if size is None:
+        if size is None and self.input_size is None:
             raise OptionError("the input size of this explanation is not known; pass size=(rows, cols)")
-        return resize(self.attribution, size, mode)
+        rows, cols = size or self.input_size or ()
+        return resize(self.attribution, (rows, cols), mode)
 
-    def normalized(self) -> Float[Tensor, "rows cols"]:
+    def normalized(self) -> Float[Tensor, "..."]:
         """Return the map in the range in which it is shown, by its own values only.
 
         Unsigned maps go to [0, 1] by minimum and maximum, signed maps to [-1, 1] by the largest magnitude, so that 0
         stays 0. A constant map becomes all zeros.
         """
-        return normalize(self.attribution, self.signed)
+        return normalize(self.attribution, self.signed, self.axes)
 
     # --- back to the original image ---
 
-    def on_image(self, outside: float = 0.0, mode: str = "bilinear") -> Float[Tensor, "rows cols"]:
+    def on_image(self, outside: float = 0.0, mode: str = "bilinear") -> Float[Tensor, "..."]:
         """Return the map on the original image (upright, `image_size`), where the model saw it.
 
         Args:
@@ -145,9 +150,10 @@ class Explanation:
                 "it is not known which part of the image the model saw; explain an image file or array with a model "
                 "whose preprocess is a seewhy.Preprocess"
             )
-        return place(self.attribution, self.box, self.image_size, outside, mode)
+        rows, cols = self.image_size
+        return place(self.attribution, self.box, (rows, cols), outside, mode)
 
-    def mask(self, threshold: float = 0.5) -> Bool[Tensor, "rows cols"]:
+    def mask(self, threshold: float = 0.5) -> Bool[Tensor, "..."]:
         """Return where the map, on the original image, is above a share of its largest value; nowhere if constant.
 
         Args:
@@ -291,16 +297,26 @@ class Explanation:
         save_file({"map": self.attribution.contiguous()}, draft / MAP)
         if self.image is not None:
             load_image(self.image).save(draft / IMAGE)
+        self._write_more(draft)
         self.overlay().save(draft / OVERLAY)
         manifest = {"format": FORMAT, "schema": SCHEMA, "has_image": self.image is not None}
+        manifest |= {"axes": self.axes} if self.axes != 2 else {}
         manifest |= {name: getattr(self, name) for name in _plain_fields()}
         text = json.dumps(manifest, indent=2, ensure_ascii=False, default=json_default)
         # a file name that is not UTF-8 holds half a character, which JSON has an escape for
         (draft / MANIFEST).write_bytes(text.encode("utf-8", "backslashreplace"))
 
+    def _write_more(self, draft: Path) -> None:
+        """Write what a subclass has beside the map."""
+
+    @classmethod
+    def _read_more(cls, folder: Path) -> dict[str, Any]:
+        """Read what `_write_more` wrote."""
+        return {}
+
     @classmethod
     def load(cls, folder: str | Path) -> Explanation:
-        """Read what `save` wrote: the same tensor bit by bit, and the same fields.
+        """Read what `save` wrote: the same tensor bit by bit, and the same fields; of a volume a `VolumeExplanation`.
 
         Args:
             folder: What `save` returned.
@@ -316,11 +332,18 @@ class Explanation:
             for name in ("input_size", *NEWER_FIELDS):
                 kept[name] = tuple(kept[name]) if kept.get(name) else None
             image = load_image(folder / IMAGE) if manifest["has_image"] else None
-            return cls(attribution=_read_map(folder), image=image, **kept)
+            kind = _volume_kind() if manifest.get("axes") == 3 else cls
+            return kind(attribution=_read_map(folder), image=image, **kept, **kind._read_more(folder))
         except KeyError as error:
             raise SeewhyError(f"{folder / MANIFEST} lacks {error.args[0]!r}; save the explanation again") from None
         except (TypeError, ValueError) as error:
             raise _broken(folder / MANIFEST, error) from error
+
+
+def _volume_kind() -> type[Explanation]:
+    from seewhy.explanation.volume import VolumeExplanation
+
+    return VolumeExplanation
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
