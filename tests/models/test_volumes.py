@@ -280,7 +280,7 @@ def test_a_preprocess_of_ones_own_gets_the_array(model: Any) -> None:
     assert torch.equal(own.preprocess_images(ball()) * 2, model.preprocess_images(ball()))
 
 
-# ── pictures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_slices_are_drawn_on_the_scale_of_the_whole_map(model: Any, tmp_path: Path) -> None:
     explanation = seewhy.explain(model, ball(), "saliency", 1)
     far = explanation.overlay(index=0)

@@ -22,7 +22,7 @@ from seewhy.explanation import VOLUME, Explanation
 
 NAMES = ("depth", "row", "column")
 LEAST_SIDE = 200
-"""Pixels on the long side of the picture of a slice, at least."""
+"""Pixels on the long side of the figure of a slice, at least."""
 MODES = {"bilinear": "trilinear", "nearest": "nearest-exact"}
 
 
@@ -30,7 +30,7 @@ MODES = {"bilinear": "trilinear", "nearest": "nearest-exact"}
 class VolumeExplanation(Explanation):
     """One attribution map (depth, rows, cols) for one volume and one target.
 
-    As `Explanation`, with pictures of slices: `overlay()` draws the slice with the most relevance, `overlay(index=12)`
+    As `Explanation`, with figures of slices: `overlay()` draws the slice with the most relevance, `overlay(index=12)`
     another, and `seewhy.viz.slices_figure` several in a row. Boxes are of images; `mask()` is of volumes too.
 
     Attributes:
@@ -243,7 +243,7 @@ class _Slice:
 
     @property
     def figure_size(self) -> tuple[int, int]:
-        """Rows and columns of its picture: a multiple of its own, on which a number can be read."""
+        """Rows and columns of its figure: a multiple of its own, on which a number can be read."""
         rows, cols = self.input_size
         times = max(1, -(-LEAST_SIDE // max(rows, cols)))
         return rows * times, cols * times
