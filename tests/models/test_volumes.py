@@ -33,6 +33,7 @@ from seewhy.methods import (
 from seewhy.methods.baselines import starting_images
 from seewhy.methods.factory import quick_options
 from seewhy.methods.perturbation.masks import RandomMasks
+from seewhy.metrics.inputs import MetricInputs, check_inputs
 
 SIZE = (12, 16, 20)
 BALL = (8, 4, 13)
@@ -376,4 +377,4 @@ def test_a_transformer_of_volumes_has_no_layer_by_default() -> None:
 def test_metrics_take_slices(model: Any) -> None:
     maps = Saliency(model)(model.preprocess_images(ball()), 1)
     with pytest.raises(OptionError, match="one slice at a time"):
-        seewhy.metrics.Sparseness()(maps)
+        check_inputs(seewhy.metrics.Sparseness.card, maps, MetricInputs())

@@ -10,7 +10,7 @@ from torch import Tensor
 from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.errors import OptionError
 from seewhy.methods.base import Method, method, option, upcast
-from seewhy.methods.cam.base import unit_range
+from seewhy.methods.cam.base import cells, unit_range
 from seewhy.targets import Target
 
 
@@ -75,7 +75,7 @@ class LaFAM(Method):
         elif self.reduce_ == "norm":
             maps = features.norm(dim=1)
         else:
-            maps = (features - features.mean((2, 3), keepdim=True)).norm(dim=1)
+            maps = (features - features.mean(cells(features), keepdim=True)).norm(dim=1)
         if self.threshold is None:
             return maps
         maps = unit_range(maps, maps.ndim - 1)
