@@ -13,6 +13,7 @@ from seewhy.models.reference import scenes
 from seewhy.models.sources import scenes as source
 from seewhy.models.sources.base import SOURCES
 from seewhy.models.structure import Structure
+from seewhy.training.run import CHECKPOINT
 from seewhy.training.scenes import train
 from seewhy.training.weights import load_half
 
@@ -36,7 +37,7 @@ def trained(folder: Path, size: str, *, steps: int, images: int) -> str:
         train(
             "scenes_cnn",
             where,
-            resume=(where / "checkpoint.pt").is_file(),
+            resume=(where / CHECKPOINT).is_file(),
             options={"widths": WIDTHS[size]},
             steps=steps,
             images=images,

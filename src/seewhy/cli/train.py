@@ -267,6 +267,7 @@ def scenes(
         bool, typer.Option("--resume/--no-resume", help="Continue from the checkpoint in --out.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …")] = "cpu",
+    devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes, that take part.")] = 1,
     precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw the training set.")] = 2,
@@ -283,6 +284,7 @@ def scenes(
         out,
         resume=resume,
         device=device,
+        devices=devices,
         precision=precision,
         threads=threads,
         workers=workers,

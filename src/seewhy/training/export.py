@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from seewhy.core.io import atomic_file
+from seewhy.core.tensor_files import read_tensors
 from seewhy.data.scenes import CLASSES
 from seewhy.errors import WeightsError
 from seewhy.models.reference.scenes import MEAN, STD, build
 from seewhy.training.card import write_card
 from seewhy.training.evaluate import evaluate
 from seewhy.training.recipes import RECIPES, Recipe
+from seewhy.training.scenes import STUDENT
 from seewhy.training.weights import load_half, save_half
 
 _SPLITS = {
@@ -44,12 +46,13 @@ def ship(name: str, run: str | Path, weights: str | Path, n: int = 1000, note: s
     Raises:
         WeightsError: When the run has not come to its last step.
     """
-    state = torch.load(Path(run) / "checkpoint.pt", map_location="cpu", weights_only=True)
-    recipe = Recipe(**json.loads(state["recipe"]))
-    if state["step"] < recipe.steps:
-        raise WeightsError(f"{run} is at step {state['step']} of {recipe.steps}; finish it with --resume")
+    path = Path(run) / STUDENT
+    if not path.exists():
+        raise WeightsError(f"{run} has not come to its last step; finish it with --resume")
+    weights_of_run, state = read_tensors(path)
+    recipe = Recipe(**state["recipe"])
     model = build(recipe.architecture, **recipe.options)
-    model.load_state_dict({k.removeprefix("model."): v for k, v in state["student"].items() if k.startswith("model.")})
+    model.load_state_dict(weights_of_run)
     folder = Path(weights)
     folder.mkdir(parents=True, exist_ok=True)
     save_half(model, folder / f"{name}.safetensors")

@@ -136,6 +136,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         _seed(self.batching.seed, _STEP, self.place.epoch, self.place.step, self.batching.rank)
+        self.task.start_step(self.history.steps)
         self.optimizer.zero_grad(set_to_none=True)
         for number, part in enumerate(parts):
             last = number == len(parts) - 1

@@ -88,7 +88,8 @@ class Task(Protocol):
         The trainer puts those of all batches together, in the order of the data, for `metrics`. Runs in eval mode
         without gradients.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no evaluate(); train it without validation data")
+        name = type(self).__name__
+        raise NotImplementedError(f"{name} has no evaluate(); train it without validation data")
 
     def metrics(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the figures of an evaluation; by default the means.
@@ -100,6 +101,10 @@ class Task(Protocol):
 
     def start_epoch(self, epoch: int) -> None:
         """Prepare an epoch, after `module.train()`: freeze parts, set modes. A function of `epoch` alone."""
+        return
+
+    def start_step(self, step: int) -> None:
+        """Prepare a step, counted from 0 over the whole run. A function of `step` alone."""
         return
 
     def state(self) -> dict[str, Tensor]:
