@@ -66,7 +66,7 @@ def size_of(name: str) -> tuple[int, int]:
     return (64, 96) if case in {**test_timm.MAPS, **test_torchvision.MAPS, **test_hf.OTHERS} else (32, 48)
 
 
-SHALLOW = {"ala": {"taps": None, "lora_blocks": [-1]}, "abn": {}}
+SHALLOW = {"ala": {"taps": None}, "abn": {}}
 """Settings of trained methods that any depth has."""
 
 

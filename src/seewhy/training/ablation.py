@@ -77,15 +77,15 @@ class Study(Configurable):
     model: str = option(default="scenes_vit", help="the encoder")
     train: int = option(default=400, help="scenes to train on", at_least=1)
     validation: int = option(default=60, help="scenes to choose the epoch and the threshold by", at_least=1)
-    test: int = option(default=80, help="scenes that are scored", at_least=1)
-    epochs: int = option(default=8, help="of each training", at_least=1)
+    test: int = option(default=60, help="scenes that are scored", at_least=1)
+    epochs: int = option(default=10, help="of each training", at_least=1)
     batch_size: int = option(default=16, help="scenes per step", at_least=1)
     lr: float = option(default=1e-3, help="learning rate of AdamW")
     seeds: int = option(default=3, help="trainings of each variant", at_least=1)
     layers: int = option(default=4, help="layers of the side transformer", at_least=1)
     patch: int = option(default=8, help="side of its patches in pixels", at_least=1)
     width: int = option(default=64, help="its width", at_least=1)
-    n_steps: int = option(default=12, help="steps of insertion and deletion", at_least=1)
+    n_steps: int = option(default=10, help="steps of insertion and deletion", at_least=1)
     quick: bool = option(default=False, help="whether other methods run with few repetitions")
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ class ABNSettings(Configurable):
     depth: int = option(default=2, help="their number", at_least=1)
     hidden: int = option(default=64, help="channels of the perception branch's convolutions", at_least=1)
     kernel: int = option(default=3, help="side of all convolutions but the 1 × 1 ones", at_least=1)
-    pool: int = option(default=2, help="side of the perception branch's max pooling", at_least=1)
+    pool: int = option(default=2, help="side of the perception branch's max pooling; 1: none", at_least=1)
     attention_weight: float = option(default=1.0, help="weight of the attention branch's cross-entropy", at_least=0)
 
     def __post_init__(self) -> None:

@@ -36,8 +36,8 @@ class ALASettings(Configurable):
     )
     kernel: int = option(default=3, help="side of the convolutions of f¹, f² and the perception branch", at_least=1)
     hidden: int = option(default=64, help="channels of the convolutions of f² and the perception branch", at_least=1)
-    pool: int = option(default=2, help="side of their max pooling", at_least=1)
-    depth: int = option(default=1, help="number of their convolutions", at_least=1)
+    pool: int = option(default=2, help="side of their max pooling; 1: none", at_least=1)
+    depth: int = option(default=2, help="number of their convolutions, each with a pooling", at_least=1)
     attention_input: str = option(
         default="map",
         help="what f² classifies: the attention map (the paper's text), or the side features weighted by it",
@@ -49,7 +49,7 @@ class ALASettings(Configurable):
     lora_alpha: float = option(default=16.0, help="LoRA's α: its deltas are scaled by α / rank", at_least=0)
     lora_dropout: float = option(default=0.0, help="dropout before LoRA's matrices", at_least=0)
     lora_blocks: list[int] | None = option(
-        default=None, help="numbers of the blocks with LoRA, negative from the end; default: all"
+        default=None, help="numbers of the blocks with LoRA, negative from the end; default: the last"
     )
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class ALASettings(Configurable):
         """
         if not self.lora_rank:
             return ()
-        wanted = range(depth) if self.lora_blocks is None else self.lora_blocks
+        wanted = [-1] if self.lora_blocks is None else self.lora_blocks
         if any(not -depth <= block < depth for block in wanted):
             raise OptionError(f"lora_blocks={self.lora_blocks}: there are {depth} blocks; use 0 to {depth - 1}")
         return tuple(sorted({block % depth for block in wanted}))

@@ -22,7 +22,7 @@ class PooledClassifier(nn.Sequential):
         hidden: Channels of the convolutions.
         classes: Number of logits.
         kernel: Side of the convolutions, odd.
-        pool: Side of the max pooling; 1: none.
+        pool: Side of the max pooling after each convolution; 1: none.
         depth: Number of convolutions.
     """
 
@@ -31,11 +31,6 @@ class PooledClassifier(nn.Sequential):
     ) -> None:
         convolutions: list[nn.Module] = []
         for i in range(depth):
-            convolutions += [nn.Conv2d(hidden if i else channels, hidden, kernel, padding=kernel // 2), nn.GELU()]
-        super().__init__(
-            *convolutions,
-            nn.MaxPool2d(pool, ceil_mode=True),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(hidden, classes),
-        )
+            convolution = nn.Conv2d(hidden if i else channels, hidden, kernel, padding=kernel // 2)
+            convolutions += [convolution, nn.GELU(), nn.MaxPool2d(pool, ceil_mode=True)]
+        super().__init__(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(hidden, classes))
