@@ -16,6 +16,7 @@ import torch
 import seewhy
 from seewhy.core.images import load_image
 from seewhy.errors import SeewhyError
+from seewhy.methods.trained.fingerprint import Fingerprint
 
 SOURCE = Path(seewhy.__file__).parent
 
@@ -89,6 +90,16 @@ def load_names(path: Path) -> object:
     return read_class_names(path)
 
 
+def load_explainer(path: Path, name: str) -> object:
+    from seewhy.methods.trained.fitted import Fitted
+
+    folder = path.parent / "explainer"
+    fingerprint = Fingerprint("toy", "0", "0", "float32")
+    Fitted("ala", {}, {}, fingerprint, ("a", "b"), {"weight": torch.ones(2)}).save(folder)
+    path.rename(folder / name)
+    return Fitted.load(folder)
+
+
 def load_folder(path: Path) -> object:
     (path.parent / "config.json").write_text(json.dumps({"model_type": "vit", "auto_map": {"AutoModel": "evil.Evil"}}))
     (path.parent / "evil.py").write_text(f"open({str(path.parent / 'ran')!r}, 'w').close()")
@@ -107,6 +118,8 @@ READERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "array": (load_image, ".npy"),
     "dicom": (load_image, ".dcm"),
     "class names": (load_names, ".json"),
+    "explainer": (lambda path: load_explainer(path, "explainer.safetensors"), ".safetensors"),
+    "explainer's record": (lambda path: load_explainer(path, "explainer.json"), ".json"),
     "map": (load_explanation, ".safetensors"),
     "manifest": (load_manifest, ".json"),
     "plan": (load_plan, ".toml"),

@@ -18,7 +18,16 @@ from seewhy.training.labeled import LabeledImages
 from seewhy.training.task import SampleData
 
 SMALL = {
-    "ala": {"heads": 2, "layers": 2, "patch": 8, "width": 8, "hidden": 8, "lora_rank": 2, "taps": [0, 2], "lora_blocks": [0, 1, 2]},
+    "ala": {
+        "heads": 2,
+        "layers": 2,
+        "patch": 8,
+        "width": 8,
+        "hidden": 8,
+        "lora_rank": 2,
+        "taps": [0, 2],
+        "lora_blocks": [0, 1, 2],
+    },
     "abn": {"width": 8, "depth": 1, "hidden": 8},
 }
 

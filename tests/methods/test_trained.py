@@ -200,6 +200,31 @@ def test_the_same_seed_gives_the_same_weights(vit):
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
+def test_a_run_that_was_cut_off_in_an_epoch_ends_in_the_bits_of_an_unbroken_one(vit, tmp_path):
+    class Cut(LabeledImages):
+        left = 10**9
+
+        def sample(self, index, rng):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return super().sample(index, rng)
+
+    def run(out, left=10**9, resume=False):
+        data = Cut(trained.Squares(), vit, augmentation=Augmentation())
+        data.left = left
+        networks = {"lora_dropout": 0.5}
+        return trained.fit("ala", vit, data=data, out=tmp_path / out, every=1, resume=resume, networks=networks)
+
+    whole = run("whole").fitted.state
+    snapshot = StateSnapshot(vit.module)
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", left=1 + 12 + 6 + 2)  # in the second step of the second epoch, which is an even one
+    snapshot.ensure_unchanged("after an interrupt")
+    again = run("cut", resume=True).fitted.state
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
 def test_augmented_images_are_crops_that_may_be_mirrored():
     import numpy as np
     from PIL import Image
@@ -231,6 +256,23 @@ def test_explaining_runs_the_encoder_once_up_to_the_deepest_level(vit):
     assert blind(toys.batch()).shape == (2, 4, 6)
     assert counter.passes("blocks.0") == Passes(0)
     assert blind.cost.forward == 0
+
+
+def test_explaining_costs_less_than_one_and_a_third_forwards():
+    """Counted in operations, with the paper's eight layers of width 64 on as many patches as the encoder has."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import seewhy
+
+    model = seewhy.load_model("scenes_vit", device="cpu")
+    task = ALATask(model, ("a", "b"), ALASettings(patch=8, lora_blocks=[0, 1, 2, 3, 4]), torch.zeros(1, 3, 96, 96))
+    method = ALA(model, weights=task.fitted("ala", {}))
+    x = torch.rand(1, 3, 96, 96)
+    with torch.no_grad(), FlopCounterMode(display=False) as own:
+        model.module(x)
+    with FlopCounterMode(display=False) as explaining:
+        method(x)
+    assert 0.5 < explaining.get_total_flops() / own.get_total_flops() < 1.3
 
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
