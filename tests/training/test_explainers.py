@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tomllib
@@ -69,7 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # ── command line ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_explain_and_compare_take_the_weights(run):
-    weights = ("--model", "scenes_vit", "--device", "cpu", "--weights", run / "run")
+    weights = ("--device", "cpu", "--weights", run / "run")  # no --model: the encoder is the plan's
     (row,) = json.loads(invoke("explain", run / "scene.png", *weights, "-o", run / "maps", "--json"))
     assert (row["method"], row["grid"]) == ("ala", [12, 12])
     named = json.loads(invoke("explain", run / "scene.png", "-M", "ala", *weights, "-o", run / "maps", "--json"))
@@ -79,6 +80,16 @@ def test_explain_and_compare_take_the_weights(run):
     )
     assert [each["method"] for each in shown["maps"]] == ["cdam", "ala"]
     assert seewhy.Explanation.load(Path(row["folder"])).title == "Attention Lattice Adapter"
+
+
+def test_a_folder_that_does_not_name_its_encoder_asks_for_it(run):
+    from seewhy.methods.trained.fitted import Fitted
+
+    fitted = Fitted.load(run / "run")
+    dataclasses.replace(fitted, training={}).save(run / "nameless")
+    with pytest.raises(OptionError, match="does not say how its encoder is opened; name it with --model"):
+        invoke("explain", run / "scene.png", "--weights", run / "nameless", "-o", run / "maps")
+    assert fitted.training["encoder"] == {"name": "scenes_vit"}
 
 
 def test_without_weights_the_others_are_compared(run):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from seewhy.cli.loading import MODEL_HELP
+from seewhy.cli.loading import MODEL_HELP, Loading
 from seewhy.errors import ImageError, OptionError, SeewhyError
 
 if TYPE_CHECKING:  # nothing heavy is imported before a command runs
@@ -56,7 +56,7 @@ Against = Annotated[bool, typer.Option("--against", help="Explain what speaks ag
 LayerName = Annotated[str | None, typer.Option("--layer", help="Layer, by dotted name (see `seewhy info MODEL`).")]
 Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="name=value, e.g. n_samples=10; repeatable.")]
 Weights = Annotated[
-    Path | None, typer.Option(help="For methods that are trained (ala, abn): the folder that `seewhy train` wrote.")
+    Path | None, typer.Option(help="What `seewhy train` wrote for ala or abn; without --model its encoder is opened.")
 ]
 MaxPixels = Annotated[int, typer.Option(help="Refuse to decode images larger than this.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
@@ -140,6 +140,15 @@ def configured_methods(
             f"none of these methods has an option {unused[0]!r}; they have: {', '.join(available) or 'none'}"
         )
     return methods
+
+
+def opened(
+    loading: Loading, name: str, weights: Path | None, zero_shot: str | None, templates: Sequence[str] | None
+) -> VisionModel:
+    """Return the model that the options name; with weights and no model the one that they were fitted on."""
+    if weights is not None and name == DEFAULT_MODEL:
+        return loading.encoder(weights)
+    return loading.model(name, zero_shot, templates)
 
 
 def trained_method(weights: Path) -> str:

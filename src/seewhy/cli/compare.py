@@ -58,7 +58,7 @@ def compare(
     from seewhy.viz.comparison import save_comparison
 
     common.figure_path(out, ".html", ".htm")
-    loaded = loading.model(model, zero_shot, template)
+    loaded = common.opened(loading, model, weights, zero_shot, template)
     targets = common.requested_targets(loaded, target, top, concept, reference, measure, against)
     catalog = [] if method else _supported_methods(loaded, with_concepts=concept is not None)
     if weights is not None and not method:

@@ -47,7 +47,7 @@ def explain(
     """
     from seewhy.explainer import explain_each
 
-    loaded = loading.model(model, zero_shot, template)
+    loaded = common.opened(loading, model, weights, zero_shot, template)
     methods = common.configured_methods(loaded, method, layer, option, weights=weights)
     targets = common.requested_targets(loaded, target, top, concept, reference, measure, against)
     paths, code = common.expand_images(images)

@@ -86,6 +86,25 @@ class Loading:
         known = {"name": str(path.resolve()) if path.exists() else name, "architecture": self.architecture}
         return {**known, "options": {}, "size": self._changes().get("size")}
 
+    def encoder(self, weights: Path) -> VisionModel:
+        """Open the model that a trained explainer was fitted on, as it was opened then.
+
+        Args:
+            weights: The folder that `seewhy train` wrote.
+
+        Raises:
+            SeewhyError: As `seewhy.load_model`; OptionError if the folder does not say how.
+        """
+        from seewhy.methods.trained.fitted import Fitted
+        from seewhy.models.load import load_model
+
+        opened = dict(Fitted.load(weights).training.get("encoder") or {})
+        if "name" not in opened:
+            raise OptionError(f"{weights} does not say how its encoder is opened; name it with --model")
+        changes = {**opened.pop("preprocess", {}), **self._changes()}
+        given = {"head": self.head, "class_names": self.class_names, "device": self.device}
+        return load_model(**{**opened, **given}, preprocess=changes or None)
+
     def _changes(self) -> dict[str, Any]:
         """Return what the options say of the preprocessing."""
         changes: dict[str, Any] = {"mean": _numbers("mean", self.mean), "std": _numbers("std", self.std)}

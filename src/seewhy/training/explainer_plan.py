@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from seewhy.core.options import Configurable, check_option_names, check_options, option, options_of
-from seewhy.core.preprocess import Preprocess
 from seewhy.data import Dataset, load_data
 from seewhy.data.base import sample_indices
 from seewhy.errors import DataError, OptionError, UnknownNameError
@@ -158,13 +157,12 @@ class ExplainerPlan:
         Raises:
             SeewhyError: As `seewhy.load_model`.
         """
-        options = {key: value for key, value in self.model.items() if key != "name"}
-        model = load_model(self.model["name"], device=device, **options)
-        if self.preprocess:
-            if not isinstance(model.preprocess, Preprocess):
-                raise OptionError(f"{model.name} has a preprocess function of its own, which no plan can change")
-            model.preprocess = model.preprocess.changed(**self.preprocess)
-        return model
+        return load_model(device=device, **self.opened)
+
+    @property
+    def opened(self) -> dict[str, Any]:
+        """How the encoder is opened: arguments of `load_model`."""
+        return {**self.model, **({"preprocess": self.preprocess} if self.preprocess else {})}
 
     def load_images(self, model: VisionModel) -> tuple[LabeledImages, LabeledImages | None]:
         """Return training and validation images.
@@ -223,6 +221,7 @@ class ExplainerPlan:
             seed=self.seed,
             resume=resume,
             device=device,
+            opened=self.opened,
             **schedule,
         )
 

@@ -220,6 +220,7 @@ def fit_explainer(
     patience: int | None = 5,
     seed: int = 0,
     resume: bool = False,
+    opened: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> TrainedMethod:
     """Train an explainer on a frozen model, and return it as a method.
@@ -240,6 +241,8 @@ def fit_explainer(
         patience: Epochs without gain after which training stops; None: never.
         seed: Of everything random.
         resume: Whether to continue from the checkpoint in `out`.
+        opened: How the model was opened, for the record: `name` and the options of `load_model`. The command line opens
+            it like that where no model is named.
         **options: Further options of `seewhy.training.fit` (`device`, `precision`, `workers`, `schedule` …).
 
     Raises:
@@ -286,8 +289,9 @@ def fit_explainer(
             )
         finally:
             model.to(place)
-        fitted = task.fitted(method, _record(history, len(data), epochs, batch_size, lr, weight_decay, seed))
-    if out is not None:
+        record = _record(history, len(data), epochs, batch_size, lr, weight_decay, seed)
+        fitted = task.fitted(method, {**record, "encoder": dict(opened or {})})
+    if out is not None and history.leads:
         fitted.save(out)
     return cls(model, weights=fitted)  # type: ignore[return-value, call-arg]  # a class of TASKS is a trained method
 

@@ -71,7 +71,8 @@ class LabeledImages(SampleData):
         augmentation: Augmentation | None = None,
         keep: bool = False,
     ) -> None:
-        self.dataset, self.model, self.augmentation, self.keep = dataset, model, augmentation, keep
+        self.dataset, self.augmentation, self.keep = dataset, augmentation, keep
+        self.preprocess = model.preprocess  # not the model: processes that read ahead get a copy
         present = getattr(dataset, "present", range(len(dataset.class_names)))
         chosen = tuple(present if classes is None else classes)
         self.classes = tuple(dataset.class_names[number] for number in chosen)
@@ -114,4 +115,4 @@ class LabeledImages(SampleData):
         image, row = self.read(index)
         if rng is not None and self.augmentation is not None:
             image = self.augmentation(image, rng)
-        return {"image": self.model.preprocess(image), "label": torch.tensor(row)}
+        return {"image": self.preprocess(image), "label": torch.tensor(row)}
