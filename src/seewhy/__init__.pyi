@@ -23,6 +23,8 @@ from .core.volumes import VolumePreprocess as VolumePreprocess
 from .data.load import load_data as load_data
 from .errors import SeewhyError as SeewhyError
 from .explainer import compare as compare, explain as explain, explain_each as explain_each
+from .explainer.pairs import explain_pair as explain_pair
+from .explainer.tiles import explain_tiled as explain_tiled
 from .explanation import Explanation as Explanation
 from .explanation.volume import VolumeExplanation as VolumeExplanation
 from .methods.factory import list_methods as list_methods

@@ -53,7 +53,9 @@ Concept = Annotated[
 Reference = Annotated[Path | None, typer.Option(help="Use similarity to a reference image as the target.")]
 Measure = Annotated[str, typer.Option(help="Similarity for --concept and --reference: dot, cosine or l2.")]
 Against = Annotated[bool, typer.Option("--against", help="Explain what speaks against the target.")]
-LayerName = Annotated[str | None, typer.Option("--layer", help="Layer, by dotted name (see `seewhy info MODEL`).")]
+LayerName = Annotated[
+    str | None, typer.Option("--layer", help="Layer, by dotted name (see `seewhy info MODEL`); a,b: the mean of both.")
+]
 Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="name=value, e.g. n_samples=10; repeatable.")]
 Weights = Annotated[
     Path | None, typer.Option(help="What `seewhy train` wrote for ala or abn; without --model its encoder is opened.")
@@ -160,7 +162,9 @@ def trained_method(weights: Path) -> str:
 
 def parse_options(options: Sequence[str] | None, layer: str | None = None) -> dict[str, Any]:
     """Read `["n_samples=10"]` as `{"n_samples": 10}`; values are Python literals where they can be, else text."""
-    values: dict[str, Any] = {} if layer is None else {"layer": layer}
+    values: dict[str, Any] = {}
+    if layer is not None:
+        values["layer"] = layer if "," not in layer else [name.strip() for name in layer.split(",")]
     for option in options or ():
         name, equals, value = option.partition("=")
         if not equals:

@@ -185,6 +185,12 @@ class Method(Configurable):
         return getattr(self, "layer_", None)
 
     @property
+    def layer_name(self) -> str | None:
+        """The name of the layer at which the method cuts the model, or of those that it averages; None: of none."""
+        layers: Sequence[Layer] = getattr(self, "layers_", ()) or [layer for layer in [self.cut_layer] if layer]
+        return " + ".join(layer.name for layer in layers) or None
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options, JSON-able, for manifests."""
         values = {name: getattr(self, name) for name in options_of(type(self))}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seewhy.core.maps import normalize, upcast
-from seewhy.errors import LayoutError, ModelError
+from seewhy.core.maps import linear, normalize, upcast
+from seewhy.errors import LayoutError, ModelError, OptionError
 from seewhy.methods.base import Method, option, row_gradients
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.hooks import NO_GRADIENT, first_tensor, hooked, with_first_tensor
@@ -30,12 +31,15 @@ class SingleLayerCAM(Method):
     scores_once = shares_gradients = True
 
     layer: Any = option(
-        default=None, help="layer by dotted name, module or stage number; default: the last that can be explained"
+        default=None,
+        help="layer by dotted name, module or stage number; default: the last that can be explained; of a list the "
+        "maps' mean",
     )
 
     def setup(self) -> None:
-        """Settle the layer."""
-        self.layer_ = self.model.cam_layer(self.layer)
+        """Settle the layer, or layers."""
+        self.layers_ = several_layers(self.model, self.layer, self.model.cam_layer)
+        self.layer_ = self.layers_[0]
 
     @staticmethod
     def combine(
@@ -51,7 +55,19 @@ class SingleLayerCAM(Method):
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
-        return self.combine(*activations_and_gradients(self.model, x, [self.layer_], target)[0])
+        pairs = activations_and_gradients(self.model, x, self.layers_, target)
+        return mean_of_layers([self.of_layer(*pair) for pair in pairs], x)
+
+    def of_layer(
+        self, activations: Float[Tensor, "batch channels *grid"], gradients: Float[Tensor, "batch channels *grid"]
+    ) -> Float[Tensor, "batch *grid"]:
+        """Return the map of one layer, as the options say; by default `combine`.
+
+        Args:
+            activations: The layer's output on its grid.
+            gradients: ∂ score / ∂ activations.
+        """
+        return self.combine(activations, gradients)
 
 
 def activations_and_gradients(model: VisionModel, x: Tensor, layers: Sequence[Layer], target: Target) -> list[Pair]:
@@ -110,6 +126,38 @@ def _collect(outputs: dict[str, Tensor], name: str, _: nn.Module, __: tuple[Any,
     outputs[name] = value
     # the forward goes on with a copy: an in-place operation must not change what was collected
     return with_first_tensor(output, value.clone())
+
+
+def several_layers(model: VisionModel, spec: Any, find: Callable[[Any], Layer]) -> list[Layer]:
+    """Return the layer that a user names, or those of a list, from shallow to deep.
+
+    Args:
+        model: The model.
+        spec: What the option `layer` holds.
+        find: From one name to the layer.
+
+    Raises:
+        OptionError: The list is empty.
+    """
+    if not isinstance(spec, list | tuple):
+        return [find(spec)]
+    if not spec:
+        raise OptionError("layer=[] names no layer; give at least one, as layer=['layer3', 'layer4']")
+    order = [name for name, _ in model.module.named_modules()]
+    layers = {layer.name: layer for layer in map(find, spec)}
+    return sorted(layers.values(), key=lambda layer: order.index(layer.name))
+
+
+def mean_of_layers(maps: Sequence[Float[Tensor, "batch ..."]], x: Tensor) -> Float[Tensor, "batch ..."]:
+    """Return the map of one layer as it is, of several their mean at the input's pixels, each brought to [0, 1] first.
+
+    As pytorch-grad-cam does for a list of `target_layers`.
+    """
+    if len(maps) == 1:
+        return maps[0]
+    unit = [unit_range(each, x.ndim - 2)[:, None] for each in maps]
+    up = [F.interpolate(each, x.shape[2:], mode=linear(each), align_corners=False)[:, 0] for each in unit]
+    return torch.stack(up).mean(0)
 
 
 def unit_range(maps: Float[Tensor, "*maps"], axes: int = 2) -> Float[Tensor, "*maps"]:

@@ -8,7 +8,6 @@ from torch import Tensor
 from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.base import method, option
 from seewhy.methods.cam.base import SingleLayerCAM, cells
-from seewhy.targets import Target
 
 
 @method(
@@ -43,7 +42,14 @@ class GradCAM(SingleLayerCAM):
         """
         return (gradients.mean(cells(gradients), keepdim=True) * activations).sum(1)
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
-        """Compute the maps as the class describes them."""
-        maps = super().compute(x, target)
+    def of_layer(
+        self, activations: Float[Tensor, "batch channels *grid"], gradients: Float[Tensor, "batch channels *grid"]
+    ) -> Float[Tensor, "batch *grid"]:
+        """Return the map of one layer, clipped if `relu` says so.
+
+        Args:
+            activations: The layer's output on its grid.
+            gradients: ∂ score / ∂ activations.
+        """
+        maps = self.combine(activations, gradients)
         return maps.relu() if self.relu else maps

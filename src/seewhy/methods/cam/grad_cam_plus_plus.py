@@ -7,8 +7,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.methods.base import method, option
-from seewhy.methods.cam.base import SingleLayerCAM, activations_and_gradients, cells
-from seewhy.targets import Target
+from seewhy.methods.cam.base import SingleLayerCAM, cells
 
 
 @method(
@@ -71,7 +70,14 @@ class GradCAMPlusPlus(SingleLayerCAM):
         weights = (gradients.relu() * alpha.where(gradients != 0, 0)).sum(cells(gradients), keepdim=True)
         return (weights * activations).sum(1).relu()
 
-    def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
-        """Compute the maps as the class describes them."""
-        (pair,) = activations_and_gradients(self.model, x, [self.layer_], target)
-        return self.combine(*pair) if self.alpha == "bounded" else self.combine_literally(*pair)
+    def of_layer(
+        self, activations: Float[Tensor, "batch channels *grid"], gradients: Float[Tensor, "batch channels *grid"]
+    ) -> Float[Tensor, "batch *grid"]:
+        """Return the map of one layer with the α that the options say.
+
+        Args:
+            activations: The layer's output on its grid.
+            gradients: ∂ score / ∂ activations.
+        """
+        combine = self.combine if self.alpha == "bounded" else self.combine_literally
+        return combine(activations, gradients)

@@ -419,7 +419,7 @@ class _Run:
                     method=method.card.name,
                     model=self.model.name,
                     target=self._describe(method, target, output, i),
-                    layer=method.cut_layer.name if method.cut_layer else None,
+                    layer=method.layer_name,
                     options=method.options,
                     **_view(seen()[i]),
                     box=seen()[i].box,
