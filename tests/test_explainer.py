@@ -9,10 +9,11 @@ import torch
 import toys
 
 import seewhy
+from seewhy.checks.state import PassCounter
 from seewhy.errors import ImageError, NonFiniteError, OptionError, RequirementError, TargetError, UnknownNameError
-from seewhy.explainer import MAPS_PER_CALL, ConstantMapWarning, explain_each
-from seewhy.methods import CDAM, RISE, GradCAM
-from seewhy.methods.factory import ARGUMENTS
+from seewhy.explainer import MAPS_PER_CALL, TARGETS_PER_BACKWARD, ConstantMapWarning, explain_each, top_answers
+from seewhy.methods import CDAM, RISE, GradCAM, SmoothGrad
+from seewhy.methods.factory import ARGUMENTS, as_method
 from seewhy.targets import top
 
 
@@ -32,7 +33,7 @@ def test_the_default_target_is_the_model_s_answer(cat):
     assert explanation.target["score"] == pytest.approx(model.predict(cat).softmax(-1)[0, answer].item(), abs=1e-6)
 
 
-def test_several_photos_with_a_target_each(cat, coffee):
+def test_several_images_with_a_target_each(cat, coffee):
     model = toys.toy_cnn()
     both = seewhy.explain(model, [cat, coffee, cat], "grad_cam", ["ant", 4, "dog"], batch_size=2, relu=False)
     for explanation, image, target in zip(both, [cat, coffee, cat], [0, 4, 3], strict=True):
@@ -114,7 +115,44 @@ def test_explain_runs_the_model_no_more_than_it_needs(cat):
     seewhy.explain(model, cat, "grad_cam", 3)
     assert rows == [1, 1]
     seewhy.explain(model, cat, "grad_cam")
-    assert rows == [1, 1, 1, 1]  # the answer, then the map
+    assert rows == [1, 1, 1]  # the forward of the map tells the answer
+    seewhy.explain(model, cat, SmoothGrad(model, n_samples=2))
+    assert rows == [1, 1, 1, 1, 2]  # noisy copies do not: the answer, then the copies
+
+
+@pytest.mark.parametrize("names", [["lafam"], ["attention_map"], ["lafam", "cdam"], ["cdam", "lafam", "grad_cam"]])
+@pytest.mark.parametrize("layer", ["blocks.1", None])
+def test_the_answer_is_told_by_a_forward_that_a_map_needs(cat, coffee, names, layer):
+    model, images = toys.toy_vit(), [cat, coffee]
+    methods = [as_method(model, name, **({"layer": layer} if name == "lafam" and layer else {})) for name in names]
+    alone = [[seewhy.explain(model, image, method, "top-1") for method in methods] for image in images]
+    counter = PassCounter(model)
+    outcomes = list(explain_each(model, images, methods))
+    forwards = counter.forward["patch_embed"]
+    assert forwards == 2 * len(names)
+    for outcome, expected, image in zip(outcomes, alone, images, strict=True):
+        want = top_answers(model, model.output(image))
+        assert [answer.label for answer in outcome.top] == [answer.label for answer in want]
+        assert outcome.top[0].logit == pytest.approx(want[0].logit, rel=1e-4)
+        for found, other in zip(outcome.explanations[0], expected, strict=True):
+            torch.testing.assert_close(found.attribution, other.attribution, rtol=1e-4, atol=1e-6)
+            assert found.target["label"] == other.target["label"]
+
+
+@pytest.mark.parametrize("name", ["cdam", "grad_cam", "saliency", "relevance_propagation", "transformer_attribution"])
+def test_the_best_classes_of_an_image_come_from_one_forward_and_a_backward_each(cat, coffee, name):
+    model = toys.toy_vit()
+    want = [[seewhy.explain(model, image, name, f"top-{k}") for image in (cat, coffee)] for k in (1, 2, 3)]
+    counter = PassCounter(model)
+    outcomes = list(explain_each(model, [cat, coffee], [name], top(3)))
+    assert counter.forward["patch_embed"] == 2
+    backwards = {"saliency": 3, "relevance_propagation": 3, "transformer_attribution": 6}.get(name, 0)
+    assert counter.backward["blocks.1.mlp.0"] == 2 * backwards
+    for k, row in enumerate(want):
+        for outcome, expected in zip(outcomes, row, strict=True):
+            ((found,), label) = outcome.explanations[k], expected.target["label"]
+            torch.testing.assert_close(found.attribution, expected.attribution, rtol=1e-4, atol=1e-6)
+            assert found.target["label"] == label
 
 
 def rows_run(model) -> list[int]:
@@ -149,11 +187,12 @@ def test_the_batch_of_shared_targets_is_bounded(cat):
     assert len(outcome.explanations) == MAPS_PER_CALL + 1
 
 
-def test_gradients_are_taken_for_one_target_at_a_time(cat):
+def test_so_is_that_of_backwards(cat):
     model = toys.toy_cnn()
     rows = rows_run(model)
-    list(explain_each(model, [cat], ["grad_cam"], top(3)))
-    assert rows == [1, 1, 1, 1]  # memory for gradients does not grow with the targets
+    (outcome,) = explain_each(model, [cat], ["grad_cam"], [0] * (2 * TARGETS_PER_BACKWARD + 1))
+    assert rows == [1, 1, 1]
+    assert len(outcome.explanations) == 2 * TARGETS_PER_BACKWARD + 1
 
 
 def test_a_bad_photo_costs_only_itself(cat, tmp_path):

@@ -35,6 +35,8 @@ from seewhy.targets import Output, Target, TargetLike, tiled_rows
 MAPS_PER_CALL = 64
 """Upper bound of the maps (images × targets) that a method makes in one call where targets share its forwards."""
 
+TARGETS_PER_BACKWARD = 8
+"""As `MAPS_PER_CALL`, of methods with gradients: what a backward needs is kept while the next target has its own."""
 
 MOST_AHEAD = 8
 """How many images are decoded before the model needs them, at most: each may be large."""
@@ -241,6 +243,22 @@ class _Seen(NamedTuple):
     size: tuple[int, ...] | None
 
 
+class _Made(NamedTuple):
+    """Maps of a batch by one method.
+
+    Attributes:
+        method: The method.
+        rows: For each target, the maps of all images.
+        seconds: Time per map.
+        answer: What the model answered, if it was asked on the way.
+    """
+
+    method: Method
+    rows: list[Tensor]
+    seconds: float
+    answer: Output | None
+
+
 class _Batch(NamedTuple):
     """Images that go through the model together.
 
@@ -361,11 +379,13 @@ class _Run:
         x = batch.inputs(self.model)
         seen = batch.seen(self.model, x)
         targets = [self._at(target, batch) for target in self.targets]
-        output = None
-        if self.with_answers or any(target.depends_on_output for target in self.targets):
-            output = self.model.forward_checked(x)
+        output, made = self._answer(x, targets)
+        if output is not None:
             targets = [target.fixed(output) for target in targets]
-        columns = [self._column(method, x, targets, output, batch, seen) for method in self.methods]
+        columns: list[list[list[Explanation]]] = []
+        for method in self.methods:
+            maps = made if made is not None and made.method is method else self._made(method, x, targets)
+            columns.append(self._column(maps, targets, output, x, batch, seen))
         return [
             Outcome(
                 source,
@@ -375,6 +395,41 @@ class _Run:
             for i, source in enumerate(batch.sources)
         ]
 
+    def _answer(self, x: Tensor, targets: list[Target]) -> tuple[Output | None, _Made | None]:
+        """Return the model's answer where it is needed, and the maps of the method that told it, if one could."""
+        if not self.with_answers and not any(target.depends_on_output for target in self.targets):
+            return None, None
+        teller = next((method for method in self.methods if method.tells_the_answer), None)
+        if teller is None:
+            return self.model.forward_checked(x), None
+        made = self._made(teller, x, targets, with_answer=True)
+        if made.answer is None:
+            return self.model.forward_checked(x), made
+        return self.model.ensure_finite(made.answer), made
+
+    def _made(self, method: Method, x: Tensor, targets: list[Target], with_answer: bool = False) -> _Made:
+        """Make the maps of all images by one method, for each target."""
+        started = time.perf_counter()
+        if not method.card.class_specific:
+            maps, answer = method.complete_maps(x) if with_answer else (method(x), None)
+            seconds = (time.perf_counter() - started) / len(maps)
+            return _Made(method, [maps.cpu()] * self.rows, seconds, answer)
+        step = 1
+        if method.shares_forwards:
+            step = max(1, (TARGETS_PER_BACKWARD if method.shares_gradients else MAPS_PER_CALL) // len(x))
+        rows: list[Tensor] = []
+        answer = None
+        for start in range(0, len(targets), step):
+            some = targets[start : start + step]
+            if answer is not None:
+                some = [target.fixed(answer) for target in some]
+            maps, told = _maps(method, x, some)
+            if with_answer and answer is None and told is not None:
+                answer = told.map(lambda value: value[: len(x)])
+            rows += maps.cpu().unflatten(0, (len(some), -1))
+        seconds = (time.perf_counter() - started) / (len(rows) * len(x))
+        return _Made(method, rows, seconds, answer)
+
     def _at(self, target: Target, batch: _Batch) -> Target:
         """Return the target of the images of a batch, with what their files tell."""
         settled = target.at(batch.rows).of_sources(batch.sources, self.model.class_names)
@@ -383,55 +438,48 @@ class _Run:
 
     def _column(
         self,
-        method: Method,
-        x: Tensor,
+        made: _Made,
         targets: list[Target],
         output: Output | None,
-        batch: _Batch,
-        seen: Callable[[], list[_Seen]],
-    ) -> list[list[Explanation]]:
-        """Explain every image by one method: a row for each target."""
-        if not method.card.class_specific:
-            return self._call(method, x, [None], output, batch, seen) * self.rows
-        step = max(1, MAPS_PER_CALL // len(x)) if method.shares_forwards else 1
-        rows: list[list[Explanation]] = []
-        for start in range(0, len(targets), step):
-            rows += self._call(method, x, targets[start : start + step], output, batch, seen)
-        return rows
-
-    def _call(
-        self,
-        method: Method,
         x: Tensor,
-        targets: Sequence[Target | None],
-        output: Output | None,
         batch: _Batch,
         seen: Callable[[], list[_Seen]],
     ) -> list[list[Explanation]]:
-        """Call the method once: a row for each target, an explanation for each image."""
-        started = time.perf_counter()
-        maps = _maps(method, x, targets).cpu()
-        seconds = (time.perf_counter() - started) / len(maps)
+        """Return the explanations of one method: a row for each target, one for each image; label-free ones are one."""
+        if not made.method.card.class_specific:
+            return [self._row(made, made.rows[0], None, output, x, batch, seen)] * self.rows
+        pairs = zip(made.rows, targets, strict=True)
+        return [self._row(made, maps, target, output, x, batch, seen) for maps, target in pairs]
+
+    def _row(
+        self,
+        made: _Made,
+        maps: Tensor,
+        target: Target | None,
+        output: Output | None,
+        x: Tensor,
+        batch: _Batch,
+        seen: Callable[[], list[_Seen]],
+    ) -> list[Explanation]:
+        """Return an explanation for each image and one target."""
+        method = made.method
         return [
-            [
-                _kind(x)(
-                    attribution=maps[t * len(x) + i],
-                    method=method.card.name,
-                    model=self.model.name,
-                    target=self._describe(method, target, output, i),
-                    layer=method.layer_name,
-                    options=method.options,
-                    **_view(seen()[i]),
-                    box=seen()[i].box,
-                    image_size=seen()[i].size,
-                    signed=method.is_signed,
-                    seconds=seconds,
-                    source=batch.sources[i],
-                    input_size=tuple(x.shape[2:]),
-                )
-                for i in range(len(x))
-            ]
-            for t, target in enumerate(targets)
+            _kind(x)(
+                attribution=maps[i],
+                method=method.card.name,
+                model=self.model.name,
+                target=self._describe(method, target, output, i),
+                layer=method.layer_name,
+                options=method.options,
+                **_view(seen()[i]),
+                box=seen()[i].box,
+                image_size=seen()[i].size,
+                signed=method.is_signed,
+                seconds=made.seconds,
+                source=batch.sources[i],
+                input_size=tuple(x.shape[2:]),
+            )
+            for i in range(len(x))
         ]
 
     def _describe(self, method: Method, target: Target | None, output: Output | None, row: int) -> dict[str, Any]:
@@ -458,13 +506,12 @@ def _view(seen: _Seen) -> dict[str, Any]:
     return {"volume": seen.view} if isinstance(seen.view, np.ndarray) else {"image": seen.view}
 
 
-def _maps(method: Method, x: Tensor, targets: Sequence[Target | None]) -> Tensor:
-    """Return the maps of all images for the first target, then for the next."""
+def _maps(method: Method, x: Tensor, targets: Sequence[Target]) -> tuple[Tensor, Output | None]:
+    """Return the maps of all images for the first target, then for the next, and what the model answered."""
     if len(targets) == 1:
-        return method(x, targets[0])
-    rows = range(len(x))
-    each = [target.at([row]) for target in targets if target is not None for row in rows]
-    return method(x, each, image_index=tiled_rows(len(x), len(targets)))
+        return method.maps_and_answer(x, targets[0])
+    each = [target.at([row]) for target in targets for row in range(len(x))]
+    return method.maps_and_answer(x, each, image_index=tiled_rows(len(x), len(targets)))
 
 
 def _explanation_of(outcome: Outcome) -> Explanation:

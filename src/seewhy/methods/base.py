@@ -219,17 +219,66 @@ class Method(Configurable):
             TargetError: When there is no such target.
             NonFiniteError: When the model or the map gives NaN or infinity.
         """
+        return self.maps_and_answer(x, target, image_index)[0]
+
+    @property
+    def tells_the_answer(self) -> bool:
+        """Whether `maps_and_answer` has the model's answer to the images, from no more forwards than the maps need."""
+        return (self.scores_once and self.card.class_specific) or type(self).complete is not Method.complete
+
+    def maps_and_answer(
+        self,
+        x: Float[Tensor, "batch channels *size"],
+        target: TargetLike = None,
+        image_index: Sequence[int] | None = None,
+    ) -> tuple[Float[Tensor, "maps *grid"], Output | None]:
+        """Explain a preprocessed batch, as a call does.
+
+        Args:
+            x: As in a call.
+            target: As in a call.
+            image_index: As in a call.
+
+        Returns:
+            The maps, and what the model answers to the image of each (None unless `tells_the_answer`).
+
+        Raises:
+            SeewhyError: As a call.
+        """
         if image_index is None or not len(x):
             return self._guarded(x, target, self.compute)
         if not self.card.class_specific:
-            return self._guarded(x, target, self.compute)[list(image_index)]
+            return self._guarded(x, target, self.compute)[0][list(image_index)], None
         with self.model.shared_images(image_index) if self.shares_forwards else nullcontext():
             return self._guarded(x[list(image_index)], target, self.compute)
 
+    def complete(self, x: Tensor) -> tuple[Float[Tensor, "batch *grid"], Output]:
+        """Compute the maps of a label-free method by a forward that goes on to the answer; called as `compute` is."""
+        raise NotImplementedError
+
+    def complete_maps(self, x: Float[Tensor, "batch channels *size"]) -> tuple[Tensor, Output]:
+        """Return the maps of a label-free method and the model's answer, from one forward.
+
+        Raises:
+            SeewhyError: As a call.
+        """
+        answers: list[Output] = []
+
+        def compute(x: Tensor, _: Target) -> Tensor:
+            maps, answer = self.complete(x)
+            answers.append(answer)
+            return maps
+
+        return self._guarded(x, None, compute)[0], answers[0]
+
     def _guarded(
         self, x: Tensor, target: TargetLike, compute: Callable[[Tensor, Target], Tensor]
-    ) -> Float[Tensor, "batch ..."]:
-        """Do what a call does around `compute`, around another function: for methods with more than a map to give."""
+    ) -> tuple[Float[Tensor, "batch ..."], Output | None]:
+        """Do what a call does around `compute`, around another function: for methods with more than a map to give.
+
+        Returns:
+            What it computes, and the model's answer where the target is scored once.
+        """
         check_batch(x, self.model)
         resolved = self._resolve_target(target, len(x))
         with (
@@ -245,7 +294,7 @@ class Method(Configurable):
             watched = WatchedTarget(resolved, [])
             maps = compute(x, watched).float()
         check_finite(maps, watched, self.model.name)
-        return maps
+        return maps, watched.answer if self.scores_once else None
 
     def _resolve_target(self, target: TargetLike, batch: int) -> Target:
         """Make a target of what a user writes, and check that it fits the model, the batch and the method."""

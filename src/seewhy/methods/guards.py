@@ -32,11 +32,20 @@ class NoTarget(Target):
 
 
 class WatchedTarget(Target):
-    """A target that also notes, without synchronizing, whether the model's answers were finite."""
+    """A target that also notes, without synchronizing, whether the model's answers were finite, and the first answer.
+
+    Args:
+        target: What is watched.
+        finite: For the notes.
+
+    Attributes:
+        answer: The output that was scored first, without its graph.
+    """
 
     def __init__(self, target: Target, finite: list[Tensor]) -> None:
         self._target, self.finite = target, finite
         self._scored = False
+        self.answer: Output | None = None
 
     @property
     def need(self) -> Capability:  # type: ignore[override]
@@ -56,6 +65,7 @@ class WatchedTarget(Target):
         """
         self._ensure_settled(self._scored)
         self._scored = True
+        self.answer = self.answer or output.map(Tensor.detach)
         self.finite.append(torch.isfinite(output.require(self.need).detach()).flatten(1).all())
         return self._target.score(output)
 
@@ -75,6 +85,7 @@ class WatchedTarget(Target):
     def join(self, fork: WatchedTarget) -> None:
         """Take over the notes of a fork."""
         self.finite += fork.finite
+        self.answer = fork.answer
         self._scored = True
 
     def _ensure_settled(self, again: bool) -> None:

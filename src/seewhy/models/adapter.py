@@ -394,6 +394,17 @@ class VisionModel:
             self.module(x, **self.structure.call)
         return self.to_grid(found[0], layer, x.shape[-2:])
 
+    def activation_and_output(self, x: Tensor, layer: Layer) -> tuple[Float[Tensor, "batch channels *grid"], Output]:
+        """Return what `activation` returns, and the model's output, from one forward that goes on to its end.
+
+        Raises:
+            LayoutError: The layer did not run, or its output does not lie as the layer says.
+        """
+        reading = activation_of(self.module, self.submodule(layer.name), stop=False)
+        with self.shape_error_context(x), torch.no_grad(), untouched(self.module), reading as found:
+            output = self._forward(x)
+        return self.to_grid(found[0], layer, x.shape[-2:]), output
+
     def tokens(self, x: Tensor, blocks: Sequence[int] | None = None) -> dict[int, Float[Tensor, "batch tokens dim"]]:
         """Return the outputs of transformer blocks by number, prefix tokens included; no gradients.
 
@@ -653,6 +664,14 @@ class VisionModel:
         """
         with self.shape_error_context(x), untouched(self.module):
             output = self.run(x)
+        return self.ensure_finite(output)
+
+    def ensure_finite(self, output: Output) -> Output:
+        """Return the output of this model as it is.
+
+        Raises:
+            NonFiniteError: There is NaN or infinity in it.
+        """
         for value in output.tensors:
             if not torch.isfinite(value).all():
                 raise NonFiniteError(

@@ -10,7 +10,7 @@ from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.errors import OptionError
 from seewhy.methods.base import Method, method, option
 from seewhy.models.instrument.hooks import Stop
-from seewhy.targets import Target
+from seewhy.targets import Output, Target
 
 
 @method(
@@ -48,11 +48,24 @@ class AttentionMap(Method):
             rows = self._attend(x).unbind(1)
             return torch.stack([self.model.tokens_to_map(row, x.shape[-2:]) for row in rows], 1)
 
-        return self._guarded(x, None, maps_of_heads)
+        return self._guarded(x, None, maps_of_heads)[0]
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch rows cols"]:
         """Compute the maps as the class describes them."""
-        attention = self._attend(x)
+        return self._map(self._attend(x), x)
+
+    def complete(self, x: Tensor) -> tuple[Float[Tensor, "batch rows cols"], Output]:
+        """Compute the maps in a forward that goes on to the answer."""
+        rows: list[Tensor] = []
+
+        def receive(_: int, matrix: Tensor) -> None:
+            rows.append(matrix[..., 0, :])
+
+        with self.model.attention(receive, x, blocks=[self.block], rows=slice(0, 1)):
+            output = self.model.run(x)
+        return self._map(rows[0].float(), x), output
+
+    def _map(self, attention: Float[Tensor, "batch heads tokens"], x: Tensor) -> Float[Tensor, "batch rows cols"]:
         if self.head is not None and self.head >= attention.shape[1]:
             heads = attention.shape[1]
             raise OptionError(f"head={self.head} does not exist; this block has {heads}: use 0 to {heads - 1}")

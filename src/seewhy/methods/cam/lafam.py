@@ -11,7 +11,7 @@ from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.errors import OptionError
 from seewhy.methods.base import Method, method, option, upcast
 from seewhy.methods.cam.base import cells, unit_range
-from seewhy.targets import Target
+from seewhy.targets import Output, Target
 
 
 @method(
@@ -69,7 +69,15 @@ class LaFAM(Method):
 
     def compute(self, x: Tensor, target: Target) -> Float[Tensor, "batch *grid"]:
         """Compute the maps as the class describes them."""
-        features = upcast(self.model.activation(x, self.layer_))
+        return self._map(self.model.activation(x, self.layer_))
+
+    def complete(self, x: Tensor) -> tuple[Float[Tensor, "batch *grid"], Output]:
+        """Compute the maps in a forward that goes on to the answer."""
+        activation, output = self.model.activation_and_output(x, self.layer_)
+        return self._map(activation), output
+
+    def _map(self, activation: Float[Tensor, "batch channels *grid"]) -> Float[Tensor, "batch *grid"]:
+        features = upcast(activation)
         if self.reduce_ == "mean":
             maps = features.mean(1)
         elif self.reduce_ == "norm":

@@ -51,5 +51,5 @@ class RELAX(SimilarityUnderMasks):
             ModelError: When `x` is not a preprocessed batch.
             NonFiniteError: When the model gives NaN or infinity.
         """
-        importance, uncertainty = self._guarded(x, None, lambda x, _: self.moments(x)[:, :2]).unbind(1)
+        importance, uncertainty = self._guarded(x, None, lambda x, _: self.moments(x)[:, :2])[0].unbind(1)
         return importance, uncertainty
