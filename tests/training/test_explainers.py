@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toys
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -288,6 +289,41 @@ def test_the_study_runs_goes_on_and_writes_its_table(tmp_path, monkeypatch):
         Study.planned(True, None, ["test=4"]).run(tmp_path / "study", lambda line: None)
     with pytest.raises(OptionError, match="did you mean 'epochs'"):
         Study.planned(True, None, ["epoch=4"])
+
+
+def test_the_study_takes_a_folder_of_images_with_masks(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "OTHERS", ("cdam",))
+    monkeypatch.setattr(ablation, "VARIANTS", {name: ablation.VARIANTS[name] for name in (FULL, NO_AEA)})
+    lines = ["file,label"]
+    for part in ("images", "masks"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    scenes = load_data("scenes", split="single", n=10)
+    for i, scene in enumerate(scenes[:]):
+        scene.image.resize((192, 96)).save(tmp_path / f"data/images/{i}.png")
+        mask = Image.fromarray(scene.masks[0].astype(np.uint8) * 255).resize((192, 96), Image.Resampling.NEAREST)
+        mask.save(tmp_path / f"data/masks/{i}.png")
+        lines.append(f"{i}.png,{scenes.class_names[scene.labels[0]]}")
+    (tmp_path / "data/labels.csv").write_text("\n".join(lines))
+    sizes = [f"root={tmp_path / 'data'}", "train=4", "validation=3", "test=3", "n_steps=1", "epochs=1"]
+    results = Study.planned(True, None, sizes).run(tmp_path / "study", lambda line: None)
+    assert results.values(FULL, "id").shape == (1, 3)
+    with pytest.raises(DataError, match="has 10 images of one object, and 11 are asked for"):
+        Study.planned(True, None, [*sizes, "train=5"]).run(tmp_path / "other", lambda line: None)
+
+
+def test_masks_lie_where_the_model_sees_them():
+    from seewhy.data.base import Sample
+
+    model = toys.toy_vit()
+    model.preprocess = seewhy.Preprocess(size=(32, 48), resize=32, crop="center")
+    mask = np.zeros((1, 64, 192), bool)
+    mask[0, 16:32, 60:90] = True  # the model sees columns 48 to 144, at half the size
+    seen = ablation._seen(model, Sample("a", Image.new("RGB", (192, 64)), (0,), mask), (32, 48))
+    expected = np.zeros((32, 48), bool)
+    expected[8:16, 6:21] = True
+    np.testing.assert_array_equal(seen, expected)
+    with pytest.raises(DataError, match="a has no mask"):
+        ablation._seen(model, Sample("a", Image.new("RGB", (192, 64)), (0,)), (32, 48))
 
 
 def test_differences_are_paired_and_intervals_those_of_the_mean():

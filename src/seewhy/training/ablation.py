@@ -21,11 +21,14 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from seewhy.core.cards import Capability
 from seewhy.core.io import atomic_file
 from seewhy.core.maps import resize_maps
 from seewhy.core.options import Configurable, check_option_names, check_options, option, options_of
+from seewhy.data.base import Dataset, Sample
+from seewhy.data.folder import Folder
 from seewhy.data.scenes import Scenes
-from seewhy.errors import SeewhyError
+from seewhy.errors import DataError, SeewhyError
 from seewhy.explanation import Explanation
 from seewhy.methods.base import METHODS, Method
 from seewhy.methods.factory import as_method, quick_options
@@ -75,11 +78,14 @@ class Study(Configurable):
     """
 
     model: str = option(default="scenes_vit", help="the encoder")
-    train: int = option(default=400, help="scenes to train on", at_least=1)
-    validation: int = option(default=60, help="scenes to choose the epoch and the threshold by", at_least=1)
-    test: int = option(default=60, help="scenes that are scored", at_least=1)
+    architecture: str = option(default="", help="of the encoder, where that is a checkpoint file")
+    head: str = option(default="", help="a linear classifier for the encoder, for insertion and deletion")
+    root: str = option(default="", help="a folder of images with masks and labels.csv, in place of scenes")
+    train: int = option(default=400, help="images to train on", at_least=1)
+    validation: int = option(default=60, help="images to choose the epoch and the threshold by", at_least=1)
+    test: int = option(default=60, help="images that are scored", at_least=1)
     epochs: int = option(default=10, help="of each training", at_least=1)
-    batch_size: int = option(default=16, help="scenes per step", at_least=1)
+    batch_size: int = option(default=16, help="images per step", at_least=1)
     lr: float = option(default=1e-3, help="learning rate of AdamW")
     seeds: int = option(default=3, help="trainings of each variant", at_least=1)
     layers: int = option(default=4, help="layers of the side transformer", at_least=1)
@@ -152,15 +158,45 @@ class _Work:
 
     @cached_property
     def model(self) -> VisionModel:
-        return load_model(self.study.model)
+        study = self.study
+        return load_model(study.model, architecture=study.architecture or None, head=study.head or None)
+
+    @cached_property
+    def images(self) -> dict[str, LabeledImages]:
+        """The images to train on, to choose by and to score, decoded once."""
+        study = self.study
+        sizes = {"train": study.train, "validation": study.validation, "test": study.test}
+        if not study.root:
+            seeds = {"train": 1, "validation": 2, "test": 0}
+            sets = {part: Scenes("single", seed=seeds[part], n=n) for part, n in sizes.items()}
+            return {part: self._labeled(data, range(len(data)), part) for part, data in sets.items()}
+        folder = Folder(study.root)
+        single = [i for i in range(len(folder)) if len(folder[i].labels) == 1]
+        if len(single) < sum(sizes.values()):
+            raise DataError(
+                f"{study.root} has {len(single)} images of one object, and {sum(sizes.values())} are asked for; use "
+                "fewer: --set train=…"
+            )
+        order = [single[i] for i in np.random.default_rng(0).permutation(len(single))]
+        present = sorted({folder[i].labels[0] for i in order})
+        parts = {}
+        for part, n in sizes.items():
+            parts[part], order = self._labeled(folder, order[:n], part, present), order[n:]
+        return parts
+
+    def _labeled(
+        self, data: Dataset, indices: Sequence[int], part: str, classes: Sequence[int] | None = None
+    ) -> LabeledImages:
+        varied = Augmentation() if part == "train" else None
+        return LabeledImages(data, self.model, indices=indices, classes=classes, augmentation=varied, keep=True)
 
     @cached_property
     def test(self) -> _Scored:
-        return _Scored.of(self.model, Scenes("single", seed=0, n=self.study.test))
+        return _Scored.of(self.model, self.images["test"])
 
     @cached_property
     def held(self) -> _Scored:
-        return _Scored.of(self.model, Scenes("single", seed=2, n=self.study.validation))
+        return _Scored.of(self.model, self.images["validation"])
 
     def variants(self) -> dict[str, list[Scores]]:
         return {
@@ -202,16 +238,12 @@ class _Work:
         study, out = self.study, self.folder / "runs" / f"{_slug(name)}-{seed}"
         if (out / "explainer.json").is_file():
             return as_method(self.model, "ala", weights=out)  # type: ignore[return-value]
-        train, held = (
-            LabeledImages(Scenes("single", seed=number, n=n), self.model, augmentation=Augmentation(), keep=True)
-            for number, n in ((1, study.train), (2, study.validation))
-        )
         sizes = {"layers": study.layers, "patch": study.patch, "width": study.width}
         return fit_explainer(
             "ala",
             self.model,
-            train,
-            validation=held,
+            self.images["train"],
+            validation=self.images["validation"],
             networks={**sizes, **VARIANTS[name]},
             out=out,
             epochs=study.epochs,
@@ -226,10 +258,11 @@ class _Work:
     def _variant(self, name: str, seed: int) -> Scores:
         method = self.fitted(name, seed)
         classifier = method.classifier
-        own = {f"own_{key}": values for key, values in self._faithfulness(classifier, self.test.maps(method)).items()}
+        found = self._faithfulness(classifier, self.test.maps(method), self.test.rows)
+        own = {f"own_{key}": values for key, values in found.items()}
         right = classifier.run(self.test.x).logits
         assert right is not None
-        return {**self._score(method), **own, "accuracy": (right.argmax(1) == self.test.labels).double().tolist()}
+        return {**self._score(method), **own, "accuracy": (right.argmax(1).cpu() == self.test.rows).double().tolist()}
 
     def _score(self, method: Method) -> Scores:
         maps, masks = self.test.maps(method), self.test.masks
@@ -242,12 +275,12 @@ class _Work:
         localization = {"iou": half, "iou_best": best, "area": area}
         return {
             **{key: value.tolist() for key, value in localization.items()},
-            **self._faithfulness(self.model, maps),
+            **(self._faithfulness(self.model, maps, self.test.own) if self.test.own is not None else {}),
             "level": [level],
         }
 
-    def _faithfulness(self, model: VisionModel, maps: Tensor) -> Scores:
-        inputs = MetricInputs(model=model, x=self.test.x, target=self.test.labels.tolist())
+    def _faithfulness(self, model: VisionModel, maps: Tensor, classes: Tensor) -> Scores:
+        inputs = MetricInputs(model=model, x=self.test.x, target=classes.tolist())
         found = IDScore(n_steps=self.study.n_steps).measure(maps, inputs)
         return {
             "insertion": found.parts["insertion"].tolist(),
@@ -275,24 +308,36 @@ class _Work:
 
 @dataclass(frozen=True, eq=False)
 class _Scored:
-    """Scenes as inputs, with masks and labels."""
+    """Images as inputs, with masks and labels.
+
+    Attributes:
+        x: Inputs.
+        masks: Of the object, as the model sees the image.
+        rows: Classes as ALA's classifier numbers them.
+        own: Classes as the encoder's classifier numbers them; None: it has none, or not these.
+        images: What the model sees of each.
+    """
 
     x: Tensor
     masks: Bool[Tensor, "n rows cols"]
-    labels: Tensor
+    rows: Tensor
+    own: Tensor | None
     images: list[Image.Image]
 
     @classmethod
-    def of(cls, model: VisionModel, scenes: Scenes) -> _Scored:
-        samples = [scenes.read(i) for i in range(len(scenes))]
-        masks = torch.from_numpy(np.stack([sample.union for sample in samples])).to(model.device)
-        labels = torch.tensor([sample.labels[0] for sample in samples], device=model.device)
-        images = [sample.image for sample in samples]
-        return cls(model.preprocess_images(images), masks, labels, images)
+    def of(cls, model: VisionModel, images: LabeledImages) -> _Scored:
+        samples = [images.dataset[i] for i in images.indices]
+        x = model.preprocess_images([sample.image for sample in samples])
+        size = (x.shape[-2], x.shape[-1])
+        masks = np.stack([_seen(model, sample, size) for sample in samples])
+        rows = torch.tensor([images.read(i)[1] for i in range(len(images))])
+        shown = [model.visible_region(sample.image) for sample in samples]
+        return cls(x, torch.from_numpy(masks).to(x.device), rows, _own(model, images, rows), shown)
 
     def maps(self, method: Method, rows: slice = slice(None)) -> Float[Tensor, "n rows cols"]:
         """Return the maps for the true classes at the size of the masks."""
-        x, labels = self.x[rows], self.labels[rows].tolist()
+        x = self.x[rows]
+        labels = [0] * len(x) if self.own is None else self.own[rows].tolist()
         size = (self.masks.shape[-2], self.masks.shape[-1])
         parts = [method(x[i : i + 16], labels[i : i + 16]) for i in range(0, len(x), 16)]
         return resize_maps(torch.cat(parts), size)
@@ -353,16 +398,17 @@ class Results:
         for column, words in (("area", "area"), ("iou", "IoU, half of max"), ("iou_best", "IoU, best level")):
             mean, half = self.difference(FULL, NO_AEA, column)
             comparisons.append(f"| {words} | {mean:+.3f} ± {half:.3f} |")
-        sizes = ", ".join(f"{key} = {value}" for key, value in asdict(s).items())
+        sizes = ", ".join(f"{key} = {value}" for key, value in asdict(s).items() if value != "")
+        images = "images" if s.root else "scenes of the split `single`"
         return "\n".join(
             [
-                f"{s.test} scenes of the split `single`, {s.seeds} trainings of each variant ({sizes}).",
-                "± is half of the 95 % bootstrap interval over scenes; behind the slash the standard deviation over "
+                f"{s.test} {images}, {s.seeds} trainings of each variant ({sizes}).",
+                "± is half of the 95 % bootstrap interval over images; behind the slash the standard deviation over "
                 "trainings.",
                 "",
                 *lines,
                 "",
-                "With AEA minus without, paired by scene:",
+                "With AEA minus without, paired by image:",
                 "",
                 "| | difference |",
                 "|---|---|",
@@ -381,6 +427,25 @@ class Results:
             behind = f" / {spread:.3f}" if name in self.variants and self.study.seeds > 1 else ""
             cells.append(f"{mean:.3f} ± {half:.3f}{behind}")
         return f"| {name} | {' | '.join(cells)} |"
+
+
+def _seen(model: VisionModel, sample: Sample, size: tuple[int, int]) -> Bool[ndarray, "rows cols"]:
+    """Return the mask of a sample's object as the model sees it."""
+    if sample.masks is None:
+        raise DataError(f"{sample.id} has no mask; the study scores images with masks")
+    box = model.box(sample.image)
+    mask = Image.fromarray(sample.mask_of(sample.labels[0]))
+    whole = mask if box is None else mask.crop(tuple(map(round, box)))  # type: ignore[arg-type]  # four numbers
+    return np.asarray(whole.resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def _own(model: VisionModel, images: LabeledImages, rows: Tensor) -> Tensor | None:
+    if Capability.LOGITS not in model.capabilities:
+        return None
+    names = model.class_names or images.dataset.class_names
+    if not set(images.classes) <= set(names):
+        return None
+    return torch.tensor([names.index(images.classes[row]) for row in rows.tolist()])
 
 
 def half_width(values: Float[ndarray, " n"], seed: int = 0) -> float:
