@@ -47,6 +47,8 @@ def test_equals_torchvision(size, preprocess):
         {"input_size": (3, 128, 256), "crop_pct": 0.875, "interpolation": "bicubic", "crop_mode": "center"},
         {"input_size": (3, 224, 224), "crop_pct": 1.0, "interpolation": "bicubic", "crop_mode": "squash"},
         {"input_size": (3, 224, 192), "crop_pct": 0.9, "interpolation": "lanczos", "crop_mode": "squash"},
+        {"input_size": (3, 224, 224), "crop_pct": 1.0, "interpolation": "bicubic", "crop_mode": "border"},
+        {"input_size": (3, 96, 240), "crop_pct": 0.9, "interpolation": "bilinear", "crop_mode": "border"},
     ],
 )
 def test_equals_timm(size, config):
@@ -216,8 +218,8 @@ def test_impossible_options(options):
         Preprocess(**options)
     with pytest.raises(OptionError, match="levels"):
         Preprocess(levels=(3, 3))
-    with pytest.raises(OptionError, match="border"):
-        Preprocess.from_timm({"crop_mode": "border"})
+    with pytest.raises(OptionError, match="letterbox"):
+        Preprocess.from_timm({"crop_mode": "letterbox"})
 
 
 def test_recipes_for_other_channels():

@@ -16,6 +16,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import signal
 import time
 import warnings
@@ -41,7 +42,8 @@ from seewhy.targets import Output, embedding_norm
 RECORD = Path(__file__).resolve().parents[2] / "out" / "census.jsonl"
 TOLERANCE = 1e-3
 """Of the largest value of a map: how far two ways to it may lie apart."""
-LIMIT_S = 240
+LIMIT_S, MEMORY_GB = 240, 14
+"""What one family may take."""
 WORKS, REFUSED, WRONG, FAILS, ABSENT = "works", "refused", "wrong", "fails", "absent"
 
 PAGE = """# Census of architectures
@@ -83,9 +85,13 @@ class WrongError(Exception):
     """A number is not what it should be."""
 
 
+class TookTooLong(BaseException):
+    """One family has had its time."""
+
+
 def examine(family: str, name: str, make: Callable[[], VisionModel]) -> Outcome:
     """Build one model and put it to the test."""
-    result, start = Outcome(family, name, FAILS), time.perf_counter()
+    result, start = Outcome(family, name, FAILS), time.process_time()
     try:
         torch.manual_seed(0)
         model = make()
@@ -100,11 +106,14 @@ def examine(family: str, name: str, make: Callable[[], VisionModel]) -> Outcome:
         result.outcome, result.note = REFUSED, str(error)
     except ImportError as error:  # of a library that this kind of model needs
         result.outcome, result.note = ABSENT, " ".join(str(error).split())
-    except TimeoutError:
-        result.note = f"more than {LIMIT_S} s"
+    except TookTooLong:
+        result.outcome, result.note = FAILS, f"more than {LIMIT_S} s"
     except Exception as error:  # what the census looks for
-        result.outcome, result.note = FAILS, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    result.seconds = round(time.perf_counter() - start, 1)
+        if "can't allocate memory" in str(error):
+            result.outcome, result.note = ABSENT, f"more than {MEMORY_GB} GB of memory"
+        else:
+            result.outcome, result.note = FAILS, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    result.seconds = round(time.process_time() - start, 1)
     return result
 
 
@@ -116,11 +125,17 @@ def _describe(model: VisionModel, result: Outcome) -> None:
 
 def _put_to_test(model: VisionModel, result: Outcome) -> None:
     _wake(model.module)
-    if not model.structure.stages:
-        raise WrongError("no feature maps were found")
+    try:
+        _compare(model, result)
+    except FaintError:
+        _amplify(model.module)
+        _compare(model, result)
+
+
+def _compare(model: VisionModel, result: Outcome) -> None:
     model = _other_size(model)
     size = model.preprocess.size
-    result.size = "×".join(map(str, size))
+    result.size, result.unclear = "×".join(map(str, size)), 0
     start = time.perf_counter()
     for located in locate(model, size=size):
         if located.is_wrong:
@@ -128,10 +143,13 @@ def _put_to_test(model: VisionModel, result: Outcome) -> None:
         if not located.is_right:
             result.unclear += 1
     result.probe_ms = round(1000 * (time.perf_counter() - start))
-    layer = _cam_layer(model, result)
     image = Image.fromarray(_photograph())
     x = model.preprocess_images([image])
     target: Any = 0 if "logits" in model.capabilities else embedding_norm()
+    _same("Saliency", METHODS["saliency"](model)(x, target), plain_saliency(model, x))
+    if not model.structure.stages:
+        return
+    layer = _cam_layer(model, result)
     explanation = seewhy.explain(model, image, "grad_cam", target=target, layer=layer, relu=False)
     _same("Grad-CAM", torch.as_tensor(explanation.attribution)[None], plain_grad_cam(model, layer, x))
     if model.structure.blocks and "cdam" in METHODS and not METHODS["cdam"].why_incompatible(model):
@@ -163,9 +181,17 @@ def _cam_layer(model: VisionModel, result: Outcome) -> Layer:
 def _wake(module: nn.Module) -> None:
     """Give weights that a fresh model keeps at zero (heads, last norms of branches) a value."""
     generator = torch.Generator().manual_seed(0)
-    for p in module.parameters():
-        if p.is_floating_point() and not p.any() and p.ndim > 1:
+    for name, p in module.named_parameters():
+        # a random bias for each pair of places would be louder than the image
+        if p.is_floating_point() and not p.any() and p.ndim > 1 and "bias" not in name:
             p.data = 0.02 * torch.randn(p.shape, generator=generator).to(p)
+
+
+def _amplify(module: nn.Module) -> None:
+    """Scale weights so that signals neither die out nor grow on their way through the layers."""
+    for p in module.parameters():
+        if p.is_floating_point() and p.ndim > 1 and p.any():
+            p.data *= (1.5 / p[0].numel() ** 0.5) / p.data.std().clamp(min=1e-12)
 
 
 def _photograph() -> np.ndarray:
@@ -214,6 +240,14 @@ def _value_and_gradient(model: VisionModel, name: str, x: Tensor) -> tuple[Tenso
     return kept[0].detach(), gradient
 
 
+def plain_saliency(model: VisionModel, x: Tensor) -> Tensor:
+    """Compute the largest absolute gradient of each pixel's channels."""
+    with untouched(model.module), torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(_score(model, model.module(leaf, **model.structure.call)), leaf)
+    return gradient.abs().amax(1)
+
+
 def plain_grad_cam(model: VisionModel, layer: Layer, x: Tensor) -> Tensor:
     """Compute Grad-CAM (eq. 1-2, without the ReLU) from one hook and one gradient."""
     value, gradient = (model.to_grid(v, layer, x.shape[-2:]) for v in _value_and_gradient(model, layer.name, x))
@@ -240,10 +274,10 @@ def run(path: Path, only: str, again: bool) -> None:
     for family, name, make in importlib.import_module(".census_families", __package__).all_families():
         if not family.startswith(only) or (family in done and not again):
             continue
-        signal.signal(signal.SIGALRM, _too_long)
-        signal.alarm(LIMIT_S)
+        signal.signal(signal.SIGPROF, _too_long)  # processor time: it does not depend on what else runs
+        signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
         outcome = examine(family, name, make)
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
         print(f"{outcome.outcome:8} {family} {name} {outcome.seconds} s {outcome.note[:150]}", flush=True)
@@ -251,7 +285,7 @@ def run(path: Path, only: str, again: bool) -> None:
 
 
 def _too_long(*_: Any) -> None:
-    raise TimeoutError
+    raise TookTooLong
 
 
 def table(path: Path) -> Iterator[str]:
@@ -287,6 +321,7 @@ def main() -> None:
         print(PAGE, *table(options.record), sep="\n")
         return
     warnings.simplefilter("ignore")
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_GB << 30, MEMORY_GB << 30))
     operators = importlib.import_module("..torchvision_ops", __package__).define_missing_operators()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     run(options.record, options.only, options.again)

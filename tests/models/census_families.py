@@ -20,8 +20,10 @@ Family = tuple[str, str, Callable[[], VisionModel]]
 TIMM = Path(__file__).with_name("census_timm.txt")
 """The smallest model of each file and class of timm, by parameters × pixels, a line each: `file:Class name`."""
 
-DEEP = {"beit", "eva", "deepseek_vit", "gemma4_vit", "qwen3_vit", "naflexvit", "vision_transformer_sam", "mobilenetv5"}
+DEEP = {"beit", "eva", "deepseek_vit", "gemma4_vit", "qwen3_vit", "naflexvit", "vision_transformer_sam"}
 """Files of timm whose smallest model is large: three blocks are enough."""
+LARGE = {"deepseek_vit": 252, "gemma4_vit": 192, "qwen3_vit": 192, "mobilenetv5": 256, "hieradet_sam2": 256}
+"""Files of timm whose models are made for large images, and the side of those that they get."""
 
 
 def all_families() -> Iterator[Family]:
@@ -43,7 +45,10 @@ def timm_families() -> Iterator[Family]:
         (f"{file}:new", sorted(names)[0]) for file, names in _registry._module_to_models.items() if file not in files
     ]
     for family, name in [*listed, *new]:
-        options = {"depth": 3} if family.split(":")[0] in DEEP else {}
+        file = family.split(":")[0]
+        options: dict[str, Any] = {"depth": 3} if file in DEEP else {}
+        if file in LARGE:
+            options["pretrained_cfg_overlay"] = {"input_size": (3, LARGE[file], LARGE[file])}
         yield f"timm/{family}", name, partial(_timm, name, options)
 
 
@@ -68,7 +73,17 @@ def torchvision_families() -> Iterator[Family]:
 # ── transformers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 _FEWER = {"num_hidden_layers": 3, "encoder_layers": 3, "decoder_layers": 2, "num_layers": 3}
 _NARROW = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 384}
-_SMALLER = {"efficientnet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "image_size": 224}}
+_LATENTS = {"num_latents": 16, "d_latents": 64, "num_self_attends_per_block": 2, "num_cross_attention_heads": 1}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "efficientnet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "image_size": 224},
+    "XCLIPVisionModel": {"num_frames": 1},
+    "PerceiverForImageClassificationLearned": {**_LATENTS, "d_model": 512},
+    "PerceiverForImageClassificationFourier": {**_LATENTS, "d_model": 261, "image_size": 56},
+    "PerceiverForImageClassificationConvProcessing": {**_LATENTS, "d_model": 322, "image_size": 224},
+}
+"""By class or kind of model, what its configuration must be told to be small and to fit together."""
+_LARGE_IMAGE = 400
+"""Sides of images from which on a transformer gets 14 × 14 patches instead."""
 LARGEST = 400_000_000
 """The most parameters of a model that the census makes."""
 _SMALLER_TEXT = {"num_hidden_layers": 1}
@@ -104,25 +119,50 @@ def _takes_images_alone(cls: Any) -> bool:
 
 
 def _hf(cls: Any) -> VisionModel:
-    config = cls.config_class(**_SMALLER.get(cls.config_class.model_type, {}))
-    for part in (config, getattr(config, "vision_config", None)):
-        is_transformer = isinstance(getattr(part, "num_attention_heads", None), int)
-        for name, few in _FEWER.items():
-            value = getattr(part, name, None)
-            if is_transformer and isinstance(value, int) and value > few:
-                setattr(part, name, few)
-        if all(isinstance(getattr(part, name, None), int) for name in _NARROW):
-            for name, few in _NARROW.items():
-                setattr(part, name, few)
+    kind = cls.config_class.model_type
+    config = cls.config_class(**_OPTIONS.get(cls.__name__, _OPTIONS.get(kind, {})))
+    for part in (config, *(getattr(config, f"{name}_config", None) for name in ("vision", "backbone", "qformer"))):
+        _make_small(part)
     text = getattr(config, "text_config", None)
     for name, few in _SMALLER_TEXT.items():
         if text is not None and isinstance(getattr(text, name, None), int):
             setattr(text, name, few)
+    _make_fit(config)
     with torch.device("meta"):
         count = sum(p.numel() for p in cls(config).parameters())
     if count > LARGEST:
         raise ImportError(f"{count / 1e9:.1f} billion parameters: too large for the census")
     return seewhy.wrap(cls(config).eval())
+
+
+def _make_small(config: Any) -> None:
+    """Give a transformer few and narrow layers, and images of few patches."""
+    is_transformer = isinstance(getattr(config, "num_attention_heads", None), int)
+    for name, few in _FEWER.items():
+        value = getattr(config, name, None)
+        if is_transformer and isinstance(value, int) and value > few:
+            setattr(config, name, few)
+    if all(isinstance(getattr(config, name, None), int) for name in _NARROW):
+        for name, few in _NARROW.items():
+            setattr(config, name, few)
+    size = getattr(config, "image_size", None)
+    patch = getattr(config, "patch_size", None)
+    if isinstance(size, int) and isinstance(patch, int) and size > _LARGE_IMAGE:
+        config.image_size = 14 * patch
+    elif isinstance(size, list | tuple) and max(size) > _LARGE_IMAGE:
+        side = 14 * max(patch) if isinstance(patch, list | tuple) else 256
+        config.image_size = type(size)((side, side))
+
+
+def _make_fit(config: Any) -> None:
+    """Make parts agree that a configuration leaves apart, or has wrong from the start."""
+    if hasattr(config, "qformer_config"):
+        config.qformer_config.encoder_hidden_size = config.vision_config.hidden_size
+    if config.model_type == "edgetam_vision_model":
+        from transformers import TimmWrapperConfig
+
+        options = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
+        config.backbone_config = TimmWrapperConfig(architecture="repvit_m1", model_args=options)
 
 
 # ── open_clip ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -52,3 +52,14 @@ def test_a_record_can_be_resumed_and_printed(tmp_path: Path) -> None:
     lines = list(census.table(record))
     assert lines[0] == "1 families: 1 works, 0 refused, 0 wrong, 0 fails, 0 absent."
     assert "| convnext:ConvNeXt | test_convnext | works |" in lines[-1]
+
+
+def test_a_family_that_takes_too_long_fails_whatever_catches_exceptions() -> None:
+    def make() -> None:
+        try:
+            raise census.TookTooLong
+        except Exception:
+            pytest.fail("caught")
+
+    outcome = census.examine("timm/none", "none", make)
+    assert (outcome.outcome, outcome.note) == (census.FAILS, f"more than {census.LIMIT_S} s")

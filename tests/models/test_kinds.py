@@ -66,6 +66,59 @@ def test_branches_that_join_on_the_grid_have_a_layer_for_all() -> None:
     assert model.cam_layer() == Layer("join", "nchw")
 
 
+class Trunk(nn.Module):
+    """Two branches behind a trunk that is more than a stem, one with a second head; their logits are added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.ReLU(), nn.Conv2d(6, 6, 2, 2), nn.ReLU())
+        self.a, self.b = (nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU()) for _ in range(2))
+        self.heads = nn.ModuleList(nn.Linear(8, 3) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.trunk(x)
+        return sum(head(part(x).mean((2, 3))) for head, part in zip(self.heads, (self.a, self.b), strict=True))
+
+
+def test_a_trunk_stands_for_the_branches_behind_it() -> None:
+    model = wrap(Trunk().eval(), input_size=SIZE, output="logits")
+    assert model.cam_layer() == model.structure.stages[-1] == Layer("trunk", "nchw")
+    assert "layer= takes the end of one: 'a', 'b'" in model.structure.note
+    x = image(*SIZE)
+    kept = model.module.trunk(x).detach().requires_grad_()
+    a, b = (
+        head(part(kept).mean((2, 3)))
+        for head, part in zip(model.module.heads, (model.module.a, model.module.b), strict=True)
+    )
+    (gradient,) = torch.autograd.grad((a + b)[:, 1].sum(), kept)
+    expected = (gradient.mean((2, 3), keepdim=True) * kept).sum(1)
+    torch.testing.assert_close(METHODS["grad_cam"](model, relu=False)(x, 1), expected)
+
+
+class Decoder(nn.Module):
+    """Tokens of two levels, brought together on the grid of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        vit = ToyViT(SIZE, prefix=0)
+        self.embed, self.blocks, self.pos_embed = vit.patch_embed, vit.blocks, vit.pos_embed
+        self.coarse = nn.Conv2d(16, 16, 2, 2)
+        self.fuse = nn.Conv2d(32, 8, 1)
+        self.act = nn.ReLU()
+        self.classifier = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.blocks[0](self.embed(x).flatten(2).transpose(1, 2) + self.pos_embed)
+        fine = tokens.transpose(1, 2).unflatten(2, (4, 6))
+        wide = nn.functional.interpolate(self.coarse(fine), size=fine.shape[2:])
+        return self.classifier(self.act(self.fuse(torch.cat([fine, wide], 1))))
+
+
+def test_a_decoder_s_map_on_the_grid_of_the_tokens_stands_for_all_levels() -> None:
+    model = wrap(Decoder().eval(), input_size=SIZE, output="segmentation")
+    assert model.cam_layer() == model.structure.stages[-1] == Layer("act", "nchw")
+
+
 # ── what comes out ────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize(
     ("end", "multi_label"), [(nn.Softmax(1), False), (nn.Sigmoid(), True), (nn.LogSoftmax(1), False)]

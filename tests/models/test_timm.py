@@ -303,3 +303,14 @@ def test_without_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None
     with pytest.raises(WeightsError, match=r"not reachable.*architecture='timm/test_vit'.*pretrained=False") as caught:
         source.load("test_vit", cache_dir=str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_without_a_vector_has_the_mean_of_its_tokens_as_embedding() -> None:
+    if not timm.is_model("qwen3_vit_88m_enc"):
+        pytest.skip("this timm has no encoder of the image side of a language model")
+    options = {"depth": 1, "embed_dim": 48, "num_heads": 2, "pretrained_cfg_overlay": {"input_size": (3, 64, 96)}}
+    model = source.load("qwen3_vit_88m_enc", pretrained=False, **options)
+    x = image(64, 96)
+    torch.testing.assert_close(model.run(x).embedding, model.module(x).mean(1))
+    assert "mean of what it gives" in model.structure.note
+    assert len(model.structure.blocks) == 1

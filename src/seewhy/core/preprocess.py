@@ -49,8 +49,9 @@ class Preprocess:
         std: Likewise.
         interpolation: A Pillow filter: nearest, box, bilinear, hamming, bicubic, lanczos.
         crop: "center" cuts `size` out of the middle (black where the image is too small), "squash" stretches first,
-            "none" leaves the image as resized, so that inputs differ in size, and "pad" fills it up, below and on the
-            right, to multiples of `size` (a ViT's patch) with zeros, the mean color.
+            "none" leaves the image as resized, so that inputs differ in size, "pad" fills it up, below and on the
+            right, to multiples of `size` (a ViT's patch) with zeros, the mean color, and "border" fits all of it into
+            `resize` and fills up around it with the mean color (timm's mode of that name).
         rescale: What the 8-bit levels are multiplied by; levels of deeper images are brought to the same scale, with
             fractions.
         offset: How half a pixel of crop offset is rounded: "round" as torchvision, "floor" as transformers.
@@ -210,7 +211,7 @@ class Preprocess:
         """Read a timm model's `pretrained_cfg` (or what `resolve_data_config` returns).
 
         Raises:
-            OptionError: When the crop mode is timm's padding "border".
+            OptionError: When the crop mode is unknown.
         """
         channels = (cfg.get("input_size") or (3,))[0]
         recipe = cls(**timm_recipe(cfg), origin="timm's configuration of these weights")
@@ -244,9 +245,11 @@ class Preprocess:
             return (rows, cols) if self.crop in ("none", "pad") else self.size
         if self.crop == "squash":
             return self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
-        if isinstance(self.resize, tuple):
-            ratio = min(rows / self.resize[0], cols / self.resize[1])
-            return round(rows / ratio), round(cols / ratio)
+        if isinstance(self.resize, tuple) or self.crop == "border":
+            frame = self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+            fit = max if self.crop == "border" else min
+            ratio = fit(rows / frame[0], cols / frame[1])
+            return max(1, round(rows / ratio)), max(1, round(cols / ratio))
         long = int(self.resize * max(rows, cols) / min(rows, cols))  # torchvision truncates
         return (self.resize, long) if rows <= cols else (long, self.resize)
 
@@ -260,7 +263,7 @@ class Preprocess:
         if isinstance(image, DeepImage):
             bands = np.moveaxis(image.levels(self.channels, self.levels), -1, 0)
             seen = [self._geometry(Image.fromarray(np.ascontiguousarray(band))) for band in bands]
-            return np.stack([np.asarray(band, dtype=np.float32) for band in seen], -1)
+            return self._bordered(image, np.stack([np.asarray(band, dtype=np.float32) for band in seen], -1))
         if self.channels not in (1, 3):
             raise ImageError(
                 f"the model takes {self.channels} channels and an RGB image has 3; pass an array (rows, cols, "
@@ -268,7 +271,20 @@ class Preprocess:
             )
         image = _as_rgb(image)
         levels = np.array(self._geometry(image if self.channels == 3 else image.convert("L")), dtype=np.float32)
-        return levels if self.channels == 3 else levels[..., None]
+        return self._bordered(image, levels if self.channels == 3 else levels[..., None])
+
+    def _bordered(
+        self, image: ReadImage, levels: Float32[ndarray, "rows cols channels"]
+    ) -> Float32[ndarray, "rows cols channels"]:
+        """Fill what lies beyond the image with the mean color, rounded to levels as timm does; crop "border" only."""
+        if self.crop != "border":
+            return levels
+        (rows, cols), (top, left), _ = self._plan(image)
+        inside = slice(max(0, -top), rows - top), slice(max(0, -left), cols - left)
+        color = [round(mean / self.rescale) for mean in self.mean]
+        filled = np.broadcast_to(np.array(color, np.float32), levels.shape).copy()
+        filled[inside] = levels[inside]
+        return filled
 
     def _geometry(self, image: Image.Image) -> Image.Image:
         (rows, cols), (top, left), (height, width) = self._plan(image)

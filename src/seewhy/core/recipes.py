@@ -14,7 +14,7 @@ from seewhy.errors import OptionError
 if TYPE_CHECKING:
     from seewhy.core.preprocess import Preprocess
 
-CROPS = ("center", "squash", "none", "pad")
+CROPS = ("center", "squash", "none", "pad", "border")
 FILTERS = {filter.name.lower(): filter for filter in Image.Resampling}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -23,11 +23,11 @@ def timm_recipe(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Read a timm model's `pretrained_cfg`, or the arguments of its training program.
 
     Raises:
-        OptionError: The crop mode is timm's padding "border".
+        OptionError: The crop mode is unknown.
     """
     _, rows, cols = cfg.get("input_size") or (3, 224, 224)
     mode = cfg.get("crop_mode") or "center"
-    if mode not in ("center", "squash"):
+    if mode not in ("center", "squash", "border"):
         raise OptionError(f"timm's crop mode {mode!r} is not supported; pass preprocess=Preprocess(...)")
     resize = frame((rows, cols), cfg.get("crop_pct") or 0.875)
     return {
@@ -128,6 +128,10 @@ def described(recipe: Preprocess) -> str:
         geometry = f"no resize, pad to multiples of {rows}×{cols}"
     elif recipe.resize is None or recipe.crop == "squash":
         geometry = f"stretch to {_by(recipe.resize or recipe.size)}, {recipe.interpolation}"
+    elif recipe.crop == "border":
+        geometry = (
+            f"fit into {_by(recipe.resize)}, {recipe.interpolation}, fill up to {rows}×{cols} with the mean color"
+        )
     else:
         frame = f"short side to {recipe.resize}" if isinstance(recipe.resize, int) else f"cover {_by(recipe.resize)}"
         geometry = f"resize {frame}, {recipe.interpolation}"

@@ -48,6 +48,16 @@ class Evidence:
         same = given is not None and given == taken and given.tokens == (tokens or given.tokens)
         return same and (self.is_bottleneck(call) or not self.bottlenecks)
 
+    def tokens_of(self, call: Call) -> int:
+        """Return how many tokens a call gives; 0: none."""
+        axes = token_axes(call.shape)
+        return axes.tokens if axes else 0
+
+    def come_from_image(self, tokens: int) -> bool:
+        """Tell whether so many tokens were made of the image when first seen: else they are learned queries."""
+        differing = self.trace.differing_tokens.get(tokens)
+        return differing is None or bool(differing[0].any())
+
     def stride(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Return pixels per cell of a grid, (rows, cols)."""
         height, width = self.trace.size

@@ -27,6 +27,20 @@ VOLUME_TOKENS = (
     "the tokens of volumes are not laid out; saliency, integrated_gradients, occlusion, rise and relax need no layer, "
     "or choose one with layer="
 )
+GROUPS_NOTE = (
+    "the tokens of its last blocks are no patches of the image, so the layer for gradients comes before them, and "
+    "methods that read attention or tokens are not offered"
+)
+BEFORE_ATTENTION_NOTE = (
+    "the layer for gradients comes before all attention, as no later one is known to lie on a grid of the image; "
+    "layers= names a better one"
+)
+NO_MAPS_NOTE = (
+    "no layer is known to lie on a grid of the image, so methods that read feature maps are not offered, unless "
+    "layers= names some"
+)
+TRUNK = 8
+"""Pixels per cell from which on a layer is more than a stem, and may stand for the branches that begin behind it."""
 
 
 def find_structure(
@@ -99,14 +113,22 @@ def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] |
         if output.boxes_in is None:
             raise
         blocks, grid = [], None  # a detector's own tokens lie behind those of the patches
+    notes = [output.note]
+    if grid and blocks and evidence.tokens_of(blocks[-1].call) != grid.tokens:
+        blocks = []
+        notes.append(GROUPS_NOTE)
     finder = StageFinder(evidence, grid, blocks, partial(_is_result, evidence, output))
     ask = ""
     if layers is None:
         stages = finder.stages()
-        candidates = _candidates(finder, stages)
-        cam = _deepest(finder, candidates)
+        cam = _deepest(finder, _candidates(finder, stages))
         branches = finder.branches(cam)
-        if len(branches) > 1:
+        if branches and (joined := _where_branches_join(finder, stages, cam)):
+            cam, branches = joined, []
+        if branches and cam and (len(branches) == 1 or min(evidence.stride(cam.cells)) >= TRUNK):
+            notes.append(_note_on_branches(branches))
+            stages = [stage for stage in stages if stage.call.end <= cam.call.end]
+        elif branches:
             ask = _why_to_ask(branches)
             known_names = {stage.layer.name for stage in stages}
             stages = [*stages, *(b for b in branches if b.layer.name not in known_names)]
@@ -121,6 +143,11 @@ def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] |
     reads_patches = last is not None and finder.reaches_score(last)
     reads_first = last is not None and prefix > 0 and finder.first_token_reaches_score(last.call)
     is_sequence = last is not None and last.layer.layout == "sequence"
+    notes += [SEQUENCE_NOTE] if is_sequence else []
+    notes += [] if stages else [NO_MAPS_NOTE]
+    attended = [attention.time for attention in trace.attention_calls]
+    if cam and not blocks and GROUPS_NOTE not in notes and attended and cam.call.end < min(attended):
+        notes.append(BEFORE_ATTENTION_NOTE)
     known: tuple[Block, ...] = () if is_sequence else tuple(block.block for block in blocks)
     return Structure(
         source="module",
@@ -145,7 +172,7 @@ def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] |
         has_segmentation=output.has_segmentation,
         volume=is_volume,
         boxes_in=output.boxes_in,
-        note="; ".join(filter(None, (output.note, SEQUENCE_NOTE if is_sequence else ""))),
+        note="; ".join(filter(None, notes)),
     )
 
 
@@ -187,11 +214,34 @@ def _is_result(evidence: Evidence, output: OutputSpec, layer: GridLayer) -> bool
     return channels == output.classes and evidence.trace.is_linear_from(output.result, layer.call)
 
 
+def _where_branches_join(
+    finder: StageFinder, stages: Sequence[GridLayer], before: GridLayer | None
+) -> GridLayer | None:
+    """Return the deepest map behind branches that have come together on a grid (the decoder of a segmentation net)."""
+    start = before.call.end if before else -1
+    behind = [stage for stage in stages if stage.call.end > start and finder.evidence.is_bottleneck(stage.call)]
+    joined = _deepest(finder, behind)
+    return joined if joined and not finder.branches(joined) else None
+
+
 def _deepest(finder: StageFinder, candidates: Sequence[GridLayer]) -> GridLayer | None:
     return next((layer for layer in reversed(candidates) if finder.reaches_score(layer)), None)
 
 
 def _why_to_ask(branches: Sequence[GridLayer]) -> str:
     """Say why no layer stands for the whole model: several branches lead from the last that does to the score."""
-    names = ", ".join(repr(layer.layer.name) for layer in branches[:4])
-    return f"several branches lead to the score, so no deep layer stands for all of it; choose one with layer=: {names}"
+    return (
+        "several branches lead to the score, so no deep layer stands for all of it; choose one with layer=: "
+        f"{_names(branches)}"
+    )
+
+
+def _note_on_branches(branches: Sequence[GridLayer]) -> str:
+    return (
+        "branches lead to the score behind the default layer, which stands for all of them; layer= takes the end of "
+        f"one: {_names(branches)}"
+    )
+
+
+def _names(branches: Sequence[GridLayer]) -> str:
+    return ", ".join(repr(layer.layer.name) for layer in branches[-4:])

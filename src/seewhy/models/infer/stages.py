@@ -83,7 +83,7 @@ class StageFinder:
         """Return tokens of another level of a pyramid, with a prefix of their own."""
         prefix = self._prefix_of(axes.tokens)
         cells = scaled(grid.cells, axes.tokens - prefix)
-        if cells is None:
+        if cells is None or not self.evidence.come_from_image(axes.tokens):
             return None
         return GridLayer(call, Layer(call.name, axes.layout, self.evidence.stride(cells), prefix), cells)
 
@@ -154,12 +154,14 @@ class StageFinder:
         on_way = [layer for call in self._calls_on_way() if (layer := self.grid_layer(call))]
         on_way = [layer for layer in on_way if not self.is_result(layer)]
         token_cells: set[tuple[int, ...]] = {self.grid.cells} if self.grid else set()
-        maps = [layer for layer in self._last_maps(on_way) if layer.cells not in token_cells]
+        # maps on the grid of the tokens are made into them (patches), or of them (a decoder)
+        end = max((layer.call.end for layer in on_way if layer.is_tokens), default=-1)
+        maps = [m for m in self._last_maps(on_way) if m.cells not in token_cells or m.call.end > end]
         # where there are blocks, their outputs stand for the tokens on the grid
         tokens = [layer for layer in on_way if layer.is_tokens and (layer.cells not in token_cells or not self.blocks)]
         beside = self._maps_beside_way(token_cells | {layer.cells for layer in on_way})
         outputs = [layer for block in self.blocks if (layer := self.grid_layer(block.call))]
-        return [*sorted([*maps, *tokens, *beside], key=lambda layer: layer.call.end), *outputs]
+        return sorted([*maps, *tokens, *beside, *outputs], key=lambda layer: layer.call.end)
 
     def _calls_on_way(self) -> list[Call]:
         """Return the calls of maps and tokens that all information passes; of equal outputs, the outermost call."""
@@ -185,12 +187,12 @@ class StageFinder:
             if self.evidence.layouts.evidence.get(id(call.value)) != "nchw":
                 continue
             layer = self.grid_layer(call)
-            if layer and layer.cells not in known and self.evidence.is_learned(call):
+            if layer and layer.cells not in known and self.evidence.is_learned(call) and not self.is_result(layer):
                 last_by_cells[layer.cells] = layer
         return [layer for layer in last_by_cells.values() if self.reaches_score(layer)]
 
     def branches(self, after: GridLayer | None) -> list[GridLayer]:
-        """Return the last maps or tokens of each part that leads to the score beside the others.
+        """Return the ends of the branches that lead to the score beside each other: no other of their layers is passed.
 
         Args:
             after: The deepest layer that all information passes; None: there is none.
@@ -204,10 +206,16 @@ class StageFinder:
             layer = self.grid_layer(call) if is_map or token_axes(call.shape) else None
             if layer and (after is None or math.prod(layer.cells) < math.prod(after.cells)):
                 beside.append(layer)
-        paths = [layer.call.name.split(".") for layer in beside]
+        ends = [layer for layer in beside if not self._leads_to(layer, beside) and self.reaches_score(layer)]
+        paths = [layer.call.name.split(".") for layer in ends]
         depth = next((i for i, parts in enumerate(zip(*paths, strict=False)) if len(set(parts)) > 1), 0)
-        last_by_part = {path[depth]: layer for path, layer in zip(paths, beside, strict=True)}
-        return [layer for layer in last_by_part.values() if self.reaches_score(layer)]
+        return list({path[depth]: layer for path, layer in zip(paths, ends, strict=True)}.values())  # one of each part
+
+    def _leads_to(self, layer: GridLayer, others: Sequence[GridLayer]) -> bool:
+        """Tell whether all that the score hears of a layer passes one of the others behind it."""
+        passed = self.evidence.trace.between(self.evidence.result, layer.call)
+        places = (other.call.edge.node for other in others if other.call.edge and other.call.end > layer.call.end)
+        return any(node in passed for node in places)
 
     def _is_in_bottleneck(self, call: Call, start: int) -> bool:
         """Tell whether all information passes the call, or one around it that began later than `start`."""

@@ -44,6 +44,9 @@ class TokenGrid:
 def find_token_grid(evidence: Evidence, blocks: Sequence[TracedBlock]) -> TokenGrid | None:
     """Tell how the patch tokens lie: of the blocks, or of what else takes tokens on the way to the score (a mixer).
 
+    Tokens of the blocks that were merged, `factor` × `factor` to one, lie on the coarser grid; of those that stand for
+    groups of patches anywhere, nothing lies on a grid but what they were made from.
+
     Raises:
         LayoutError: It cannot be known.
     """
@@ -57,26 +60,25 @@ def find_token_grid(evidence: Evidence, blocks: Sequence[TracedBlock]) -> TokenG
     try:
         return infer_token_grid(evidence, tokens, calls[0].start)
     except LayoutError:
-        coarser = _top_of_pyramid(evidence, tokens)
-        if coarser:
-            return coarser
+        first = _first_tokens(evidence, tokens)
+        if first:
+            cells = scaled(first.cells, tokens) if evidence.come_from_image(tokens) else None
+            return TokenGrid(*cells, 0) if cells else first
         if blocks or evidence.hints != LayoutHints(layout=evidence.hints.layout):
             raise
         return None  # no tokens of an image at all, as far as anybody knows
 
 
-def _top_of_pyramid(evidence: Evidence, tokens: int) -> TokenGrid | None:
-    """Return the grid of tokens that were merged from those that came first, `factor` × `factor` to one."""
-    merged = (token_axes(call.shape) for call in evidence.calls if evidence.is_token_to_token(call))
-    first = next((axes for axes in merged if axes), None)
+def _first_tokens(evidence: Evidence, tokens: int) -> TokenGrid | None:
+    """Return the grid of the tokens that came first, if they were more: these were merged from them."""
+    all_axes = (token_axes(call.shape) for call in evidence.calls if evidence.is_token_to_token(call))
+    first = next((axes for axes in all_axes if axes), None)
     if first is None or first.tokens <= tokens:
         return None
     try:
-        grid = infer_token_grid(evidence, first.tokens, evidence.trace.calls[-1].end)
+        return infer_token_grid(evidence, first.tokens, evidence.trace.calls[-1].end)
     except LayoutError:
         return None
-    cells = scaled(grid.cells, tokens)
-    return TokenGrid(*cells, 0) if cells else None
 
 
 def scaled(cells: tuple[int, int], tokens: int) -> tuple[int, int] | None:

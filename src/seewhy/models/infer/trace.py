@@ -141,6 +141,12 @@ class Trace:
             return set()
         return _dominators(get_gradient_edge(result).node, get_gradient_edge(self.leaf).node)
 
+    def between(self, result: Tensor, call: Call) -> set[Node]:
+        """Return the graph nodes that all paths from a call's output to the result pass, the output's own left out."""
+        if result.grad_fn is None or call.edge is None:
+            return set()
+        return _dominators(get_gradient_edge(result).node, call.edge.node) - {call.edge.node}
+
     def is_linear_from(self, result: Tensor, call: Call) -> bool:
         """Tell whether no weights lie between a bottleneck and the result: it is the result, or pooled to it."""
         if call.edge is None:
@@ -199,6 +205,11 @@ def trace_forward(module: nn.Module, size: tuple[int, ...]) -> Trace:
 
 def _why_not(module: nn.Module, size: tuple[int, ...], error: Exception) -> str:
     """Say what a module that does not run may take instead."""
+    if "argument #1 'indices'" in str(error):  # an embedding of numbers got pixels
+        return (
+            f"{type(module).__name__} takes indices (of tokens, or of colors), not pixels, and nothing can be "
+            "differentiated by those; explain it as a function: seewhy.wrap_function(images_to_scores)"
+        )
     what = "images" if len(size) == 3 else "volumes"
     failed = f"{type(module).__name__} does not run on {'×'.join(map(str, size))} {what} ({first_line(error)})"
     missing = [
@@ -218,7 +229,7 @@ def _why_not(module: nn.Module, size: tuple[int, ...], error: Exception) -> str:
         )
     return (
         f"{failed}; say what it takes: wrap(module, input_size=(channels, rows, cols)), of volumes (channels, depth, "
-        "rows, cols)"
+        "rows, cols); or wrap a module of your own that makes of images what it takes"
     )
 
 

@@ -101,7 +101,7 @@ def wrap(
             preprocess = preprocess.with_channels(_channels(input_size, module))
             if input_size is not None:
                 preprocess = preprocess.with_size(*_size(input_size, preprocess)[1:])
-    probed: tuple[int, ...] | None = None
+    found = False
     if structure is None:
         layout_hints = LayoutHints(layout, _pair(patch_size), prefix_tokens)
         output_hints = OutputHints(head, output, read, named=class_names is not None, multi_label=multi_label)
@@ -110,14 +110,14 @@ def wrap(
         has_hints = has_hints or isinstance(preprocess, VolumePreprocess)
         structure = None if has_hints or source is None else _known_structure(source, module)
         if structure is None:
-            probed = _size(input_size, preprocess)
             structure = find_structure(
                 module,
-                probed,
+                _size(input_size, preprocess),
                 layers=layers,
                 layout_hints=layout_hints,
                 output_hints=output_hints,
             )
+        found = structure.source == "module"
         structure = replace(
             structure,
             multi_label=multi_label or structure.multi_label,
@@ -125,8 +125,8 @@ def wrap(
         )
     names = read_class_names(output_names or class_names)
     model = VisionModel(module, structure, name=name, preprocess=preprocess, class_names=names, text=text)
-    if probed and verify:
-        channels, *sides = probed
+    if found and verify:
+        channels, *sides = _size(input_size, preprocess)
         if structure.volume:
             model.structure = verified_volume(model, sides, channels)
         else:

@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from seewhy.core.imagenet import imagenet_classes
 from seewhy.core.io import first_line
 from seewhy.core.preprocess import Preprocess
-from seewhy.errors import LayoutError, OptionError, UnknownNameError, WeightsError, require
+from seewhy.errors import LayoutError, ModelError, OptionError, UnknownNameError, WeightsError, require
 from seewhy.models.adapter import VisionModel
-from seewhy.models.infer.find import known_or_found
+from seewhy.models.infer.find import find_structure, known_or_found
+from seewhy.models.infer.outputs import OutputHints
 from seewhy.models.instrument.attention import reading_attention
 from seewhy.models.instrument.hooks import hooked, untouched
 from seewhy.models.probe import checked
 from seewhy.models.structure import Block, Layer, Structure
+from seewhy.targets import Output
 
 PREFIX = "timm/"
 PACKAGE = "timm"
@@ -171,12 +173,36 @@ def structure(module: nn.Module) -> Structure:
 
     The embedding is what enters the classifier, `forward_head(x, pre_logits=True)`. Models with two classifiers
     (distilled DeiT: class and distillation token) give the mean of both as logits, and the first one's input, the
-    class token, as embedding.
+    class token, as embedding. Encoders that give tokens or a map instead of a vector are looked into; their embedding
+    is the mean.
 
     Raises:
         LayoutError: The model does not tell where its features are, or they do not lie on a grid.
     """
-    return _structure(module)
+    try:
+        return _structure(module)
+    except LayoutError:
+        if getattr(module, "num_classes", None) != 0 or hasattr(module, "get_classifier"):
+            raise
+    return _encoder(module)
+
+
+def _encoder(module: Any) -> Structure:
+    """Look into an encoder (the image side of a language model) that has no classifier, nor a place for one."""
+    try:
+        found = find_structure(
+            module, (getattr(module, "in_chans", 3), *input_size(module)), output_hints=OutputHints(read=_read_mean)
+        )
+    except ModelError as error:
+        raise LayoutError(f"timm's {type(module).__name__} does not tell where its features are ({error})") from error
+    return replace(found, note="; ".join(filter(None, ("the embedding is the mean of what it gives", found.note))))
+
+
+def _read_mean(raw: Any, _: Tensor | None) -> Output:
+    """Read tokens (batch, tokens, dim), or a map with its channels second, by their mean; a vector as it is."""
+    if not isinstance(raw, Tensor) or raw.ndim < 2:
+        raise LayoutError(f"the encoder gives {type(raw).__name__}, not a tensor; {WRAP}")
+    return Output(embedding=raw.mean(1) if raw.ndim == 3 else raw.flatten(2).mean(2) if raw.ndim > 3 else raw)
 
 
 def _structure(module: Any) -> Structure:

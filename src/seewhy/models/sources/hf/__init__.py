@@ -3,9 +3,10 @@
 Nothing here imports transformers at import.
 """
 
-from .inspection import recognizes as recognizes, structure as structure, tower as tower
+from .inspection import recognizes as recognizes, structure as structure
 from .loading import EXTRA as EXTRA, load as load, names as names, preprocess as preprocess
 from .text import text as text
+from .towers import tower as tower
 
 PREFIX = "hf/"
 PACKAGE = "transformers"

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from seewhy.core.preprocess import CLIP, IMAGENET, Preprocess
-from seewhy.errors import LayoutError
+from seewhy.errors import LayoutError, ModelError
 from seewhy.models.structure import Block, Layer, Structure
 from seewhy.targets import Output
 
@@ -64,58 +63,12 @@ def recognizes(module: nn.Module) -> bool:
     """Tell whether it is a vision model of transformers, or one of images and texts (see `tower`)."""
     if not type(module).__module__.startswith("transformers.") or not hasattr(module, "config"):
         return False
-    takes_images = getattr(module, "main_input_name", "") == "pixel_values"
+    takes_images = getattr(module, "main_input_name", "") == "pixel_values" or "ForImage" in type(module).__name__
     return takes_images or hasattr(module, "vision_model") or _is_known(module)
 
 
 def _is_known(module: Any) -> bool:
     return _CLASSES.search(type(module).__name__) is not None and module.config.model_type in TYPES
-
-
-def tower(module: nn.Module) -> nn.Module:
-    """Return the image side of a model of images and texts (CLIP's with its projection), with shared modules.
-
-    Any other module is returned as it is.
-    """
-    whole: Any = module
-    if not hasattr(whole, "text_model") or not hasattr(whole, "vision_model"):
-        return whole
-    if not hasattr(whole, "visual_projection"):
-        return whole.vision_model
-    if whole.config.model_type != "clip":
-        return ImageTower(whole.vision_model, whole.visual_projection)
-    from transformers import CLIPVisionModelWithProjection
-
-    with torch.device("meta"):
-        image_side = CLIPVisionModelWithProjection(whole.config.vision_config)
-    image_side.vision_model = whole.vision_model
-    image_side.visual_projection = whole.visual_projection
-    image_side.training = whole.training
-    return image_side
-
-
-class ImageTower(nn.Module):
-    """The image side of a model of images and texts, up to the vector that texts are compared with.
-
-    Args:
-        vision_model: What makes a pooled vector of an image.
-        projection: What brings it to where texts lie.
-    """
-
-    def __init__(self, vision_model: nn.Module, projection: nn.Module) -> None:
-        super().__init__()
-        self.vision_model = vision_model
-        self.visual_projection = projection
-        self.training = vision_model.training
-
-    @property
-    def config(self) -> Any:
-        """The configuration of the image side."""
-        return self.vision_model.config
-
-    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        """Return the projected vector as `image_embeds`."""
-        return {"image_embeds": self.visual_projection(self.vision_model(pixel_values).pooler_output)}
 
 
 def config_of(module: Any) -> dict[str, Any]:
@@ -125,9 +78,12 @@ def config_of(module: Any) -> dict[str, Any]:
 
 
 def vision_option(config: Any, name: str) -> Any:
-    """Return an option of a configuration; of one of images and texts, that of the image side."""
-    value = getattr(config, name, None)
-    return value if value is not None else getattr(getattr(config, "vision_config", None), name, None)
+    """Return an option of a configuration; where it has none, that of its image side, or of what that is built on."""
+    for part in (config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None)):
+        value = getattr(part, name, None)
+        if value is not None:
+            return value
+    return None
 
 
 def structure(module: nn.Module) -> Structure:
@@ -140,6 +96,11 @@ def structure(module: nn.Module) -> Structure:
         raise LayoutError(
             f"{type(module).__name__} takes images and texts; explain its image side: "
             "seewhy.models.sources.hf.tower(module)"
+        )
+    if {"input_ids", "pixel_values"} <= set(inspect.signature(type(module).forward).parameters):
+        raise ModelError(
+            f"{type(module).__name__} reads a text together with the image; wrap a module of your own that takes the "
+            "image alone and passes the text on to it"
         )
     config: Any = module.config
     if not _is_known(module):

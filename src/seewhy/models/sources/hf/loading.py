@@ -30,6 +30,7 @@ from seewhy.models.infer.find import known_or_found
 from seewhy.models.probe import checked
 from seewhy.models.sources.hf.inspection import TYPES, config_of, heads_of, pair, structure, vision_option
 from seewhy.models.sources.hf.text import stored_text
+from seewhy.models.sources.hf.towers import PatchedTower, side_of_patches, takes_patches
 
 EXTRA = "hf"
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
@@ -67,6 +68,7 @@ def load(name: str, *, pretrained: bool = True, **options: Any) -> VisionModel:
             module = getattr(factory, "from_config", factory)(config, **options)
         recipe = _preprocess(location, config, hub)
     module = module.to(dtype).eval()
+    module = PatchedTower(module) if takes_patches(module) else module
     names = _class_names(module)
     found = known_or_found(structure, module, (config_of(module).get("num_channels", 3), *recipe.size))
     return checked(VisionModel(module, found, name=name, class_names=names, preprocess=recipe, text=text))
@@ -172,7 +174,8 @@ def _preprocess(location: str, config: Any, hub: Mapping[str, Any]) -> Preproces
         recipe, _ = ImageProcessingMixin.get_image_processor_dict(location, **hub)
     except OSError:
         return _default_preprocess(config)
-    return Preprocess.from_hf(recipe)
+    size = side_of_patches(getattr(config, "vision_config", config))
+    return Preprocess.from_hf(recipe).with_size(size, size) if size else Preprocess.from_hf(recipe)
 
 
 def preprocess(module: nn.Module) -> Preprocess:
@@ -181,7 +184,7 @@ def preprocess(module: nn.Module) -> Preprocess:
 
 
 def _default_preprocess(config: Any) -> Preprocess:
-    size: Any = vision_option(config, "image_size") or 224
+    size: Any = vision_option(config, "image_size") or side_of_patches(getattr(config, "vision_config", config)) or 224
     known = TYPES.get(config.model_type)
     recipe = known.preprocess if known else _class_default(config.model_type)
     return recipe.with_size(*pair(size))
