@@ -125,7 +125,7 @@ def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] |
         branches = finder.branches(cam)
         if branches and (joined := _where_branches_join(finder, stages, cam)):
             cam, branches = joined, []
-        if branches and cam and (len(branches) == 1 or min(evidence.stride(cam.cells)) >= TRUNK):
+        if branches and cam and (len(branches) == 1 or _cell_size(trace, cam) >= TRUNK):
             notes.append(_note_on_branches(branches))
             stages = [stage for stage in stages if stage.call.end <= cam.call.end]
         elif branches:
@@ -241,6 +241,11 @@ def _note_on_branches(branches: Sequence[GridLayer]) -> str:
         "branches lead to the score behind the default layer, which stands for all of them; layer= takes the end of "
         f"one: {_names(branches)}"
     )
+
+
+def _cell_size(trace: Trace, layer: GridLayer) -> int:
+    """Return pixels per cell along the axis where they are fewest."""
+    return min(pixels // cells for pixels, cells in zip(trace.size, layer.cells, strict=True))
 
 
 def _names(branches: Sequence[GridLayer]) -> str:
