@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -242,3 +243,97 @@ def test_every_door_takes_images_of_the_models_channels() -> None:
     dark = [image // 8 * np.uint16(i) for i, image in enumerate(images[:3], 1)]
     result = seewhy.tcav(model, images[:2], 1, dark, images, runs=2)
     assert 0 <= result.score <= 1
+
+
+# ── colors of 16 bits ─────────────────────────────────────────────────────────────────────────────────────────────────
+def colors(channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 65536, (20, 31, channels), np.uint16)
+
+
+def as_png(values: np.ndarray, path: Path, rows: int | None = None) -> Path:
+    """Write a 16-bit PNG by hand: one filter (Sub) of the five, so that decoders have something to undo."""
+    height, width, channels = values.shape
+    lines = np.zeros((height, 1 + width * channels * 2), np.uint8)
+    flat = values.astype(">u2").view(np.uint8).reshape(height, -1)
+    step = 2 * channels
+    lines[:, 0], lines[:, 1:] = 1, flat
+    lines[:, 1 + step :] -= flat[:, :-step]
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    data = zlib.compress(lines[:rows].tobytes())
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    encoded = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + encoded)
+    return path
+
+
+def as_tiff(values: np.ndarray, path: Path, planes: int = 1, order: str = "<") -> Path:
+    """Write an uncompressed 16-bit RGB TIFF by hand, in either byte order."""
+    height, width, _ = values.shape
+    laid = values if planes == 1 else values.transpose(2, 0, 1)
+    content = np.ascontiguousarray(laid).astype(f"{order}u2").tobytes()
+    n, size = (1, len(content)) if planes == 1 else (3, len(content) // 3)
+    offsets = [8 + size * i for i in range(n)]
+    after = 8 + len(content)
+    extra = struct.pack(f"{order}3H", 16, 16, 16) + struct.pack(f"{order}{n}I", *offsets)
+    extra += struct.pack(f"{order}{n}I", *[size] * n)
+    bits, strips, counts = after, after + 6, after + 6 + 4 * n
+    place = (offsets[0], size) if n == 1 else (strips, counts)
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, n, place[0]), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, n, place[1]), (284, 3, 1, planes)]
+    entries = b""
+    for tag, kind, count, value in tags:
+        short = kind == 3 and count == 1
+        entries += struct.pack(f"{order}HHI", tag, kind, count)
+        entries += struct.pack(f"{order}HH", value, 0) if short else struct.pack(f"{order}I", value)
+    start = (b"II*\x00" if order == "<" else b"MM\x00*") + struct.pack(f"{order}I", after + len(extra))
+    directory = struct.pack(f"{order}H", len(tags)) + entries + struct.pack(f"{order}I", 0)
+    path.write_bytes(start + content + extra + directory)
+    return path
+
+
+def test_colors_of_16_bits_keep_all_of_them(tmp_path: Path) -> None:
+    values = colors()
+    ppm = tmp_path / "c.ppm"
+    ppm.write_bytes(b"P6\n31 20\n65535\n" + values.astype(">u2").tobytes())
+    files = [as_png(values, tmp_path / "c.png"), as_tiff(values, tmp_path / "c.tif"), ppm]
+    files.append(as_tiff(values, tmp_path / "big.tif", order=">"))
+    for file in files:
+        read = read_image(file)
+        assert isinstance(read, DeepImage), f"{file.name} was cut to 8 bits"
+        np.testing.assert_array_equal(read.values, values)
+        np.testing.assert_array_equal(read_image(Image.open(file)).values, values)
+    four = colors(4)
+    read = read_image(as_png(four, tmp_path / "rgba.png"), channels=4)
+    np.testing.assert_array_equal(read.values, four)
+    on_white = np.asarray(load_image(tmp_path / "rgba.png"), np.float64)
+    alpha = four[..., 3:] / 65535
+    np.testing.assert_allclose(on_white, 255 * (four[..., :3] / 65535 * alpha + 1 - alpha), atol=0.51)
+
+
+def test_colors_of_16_bits_are_turned_upright(tmp_path: Path) -> None:
+    values = colors()
+    image = Image.open(as_png(values, tmp_path / "c.png"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = (tmp_path / "c.png").read_bytes()
+    chunk = b"eXIf" + exif.tobytes()[6:]
+    turned = content[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "turned.png").write_bytes(turned + content[33:])
+    read = read_image(tmp_path / "turned.png")
+    np.testing.assert_array_equal(read.values, np.rot90(values, -1))
+    assert image.size == (31, 20)
+
+
+def test_separate_planes_are_refused_not_misread(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="separate planes"):
+        read_image(as_tiff(colors(), tmp_path / "planes.tif", planes=2))
+
+
+def test_a_png_without_its_last_rows_is_truncated(tmp_path: Path) -> None:
+    """Its compressed data end well, so that Pillow leaves the rest black without a word."""
+    with pytest.raises(ImageError, match="holds 12 of 20 rows"):
+        read_image(as_png(colors(), tmp_path / "half.png", rows=12))
+    black = np.zeros((20, 31, 3), np.uint16)
+    assert read_image(as_png(black, tmp_path / "black.png")).values.max() == 0
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "gray.png")
+    assert read_image(tmp_path / "gray.png").size == (9, 9)

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import seewhy
+from seewhy.bench.plan import Protocol
+from seewhy.bench.samples import SampleBatch
 from seewhy.data import load_data
+from seewhy.data.masks import read_levels
 from seewhy.errors import DataError, ImageError, OptionError
 
 
@@ -159,6 +164,26 @@ def test_any_picture_of_any_name(tmp_path: Path) -> None:
     assert all(item.image.mode == "RGB" for item in items.values())
     assert (np.asarray(items["tief.PNG"].image) == rgb[..., :1]).all()
     assert items["grau.JPG"].masks.sum() == items["hoch.jpg"].masks.sum() == 18
+
+
+def test_16_bits_reach_the_model(tmp_path: Path) -> None:
+    levels = np.arange(1024, dtype=np.uint16).reshape(32, 32)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(levels).save(tmp_path / "images/ct.png")
+    data = load_data("folder", tmp_path)
+    sample = data[0]
+    assert sample.image.mode == "RGB"
+    np.testing.assert_array_equal(sample.pixels.values[..., 0], levels)
+    recipe = seewhy.Preprocess((32, 32), resize=None, mean=(0,), std=(1,), levels=(0, 1023))
+    model = seewhy.wrap(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 2)), preprocess=recipe)
+    batch = SampleBatch(model, data, Protocol(), None, [(0, sample)])
+    np.testing.assert_allclose(batch.x[0, 0].numpy(), levels / np.float32(1023), rtol=1e-6)
+
+
+def test_a_mask_that_is_postscript_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "mask.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    with pytest.raises(DataError, match="UnidentifiedImageError"):
+        read_levels(tmp_path / "mask.png")
 
 
 def test_the_cut_outs_beside_the_checkout(shared_data: Path) -> None:

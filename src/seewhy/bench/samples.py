@@ -73,7 +73,7 @@ class SampleBatch:
     @cached_property
     def x(self) -> Float[Tensor, "samples channels height width"]:
         """The model's input."""
-        return self.model.preprocess_batch([sample.image for _, sample in self.samples])
+        return self.model.preprocess_batch([sample.pixels for _, sample in self.samples])
 
     @cached_property
     def output(self) -> Output:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from seewhy.core.arrays import OWN_SCALE, channels_last, channels_of_file, check_size, from_array, on_white
 from seewhy.core.deep import DeepImage
+from seewhy.core.deep_colors import deep_reader
 from seewhy.core.files import is_dicom, read_array, read_dicom
 from seewhy.core.io import first_line
+from seewhy.core.png import check_rows
 from seewhy.errors import ImageError
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor | DeepImage
@@ -72,7 +74,9 @@ def opened(
     if isinstance(image, Image.Image):
         name = _name(image)
         check_size(*image.size, name, max_pixels)
-        return lambda: _decoded(image, name, channels, upright)
+        path = _name(image)
+        again = (lambda: _open(Path(path))) if Path(path).is_file() else None
+        return lambda: _decoded(image, name, channels, upright, again)
     if isinstance(image, Tensor):
         return lambda: from_array(channels_last(image, channels), max_pixels, channels)
     if isinstance(image, np.ndarray):
@@ -100,7 +104,7 @@ def _opened_file(path: str | Path, channels: int | None, max_pixels: int, uprigh
 
     def decode() -> ReadImage:
         with image:
-            return _decoded(image, name, channels, upright)
+            return _decoded(image, name, channels, upright, lambda: _open(path))
 
     return decode
 
@@ -137,7 +141,8 @@ def _bomb_guard(name: str) -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _formats() -> tuple[str, ...]:
+def image_formats() -> tuple[str, ...]:
+    """Return the names of `FORMATS` that this Pillow has, for `Image.open(formats=…)`."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -146,7 +151,7 @@ def _open(path: Path) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise ImageError(f"{path} is empty (0 bytes); get the file again")
-        image = Image.open(path, formats=_formats())
+        image = Image.open(path, formats=image_formats())
         if image.format == "TIFF":
             image.filename = ""  # else Pillow maps the file, and takes rows for columns where it lies on its side
         return image
@@ -168,11 +173,25 @@ def _name(image: Image.Image) -> str:
 # --- modes -----------------------------------------------------------------------------------------------------------
 
 
-def _decoded(image: Image.Image, name: str, channels: int | None, upright: bool) -> ReadImage:
-    """Decode, turn upright and convert."""
+def _decoded(
+    image: Image.Image,
+    name: str,
+    channels: int | None,
+    upright: bool,
+    reopen: Callable[[], Image.Image] | None,
+) -> ReadImage:
+    """Decode, turn upright and convert; `reopen` opens the same file once more."""
     try:
+        single = reopen is not None and getattr(image, "n_frames", 1) == 1
+        deep = deep_reader(image, reopen) if single and reopen else None  # before a PNG is decoded for its EXIF
         stored = orientation(image)  # Pillow forgets it in a TIFF, which it turns by itself
+        if deep is not None:
+            values = deep()
+            check_rows(image, name)
+            turn = _turn(stored, image.format == "TIFF" and stored != orientation(image), upright)
+            return _upright(from_array(values, values.size, channels, name), turn)
         image.load()
+        check_rows(image, name)
         turned_already = image.format == "TIFF" and stored != orientation(image)
         turn = _turn(stored, turned_already, upright)
         return _upright(_converted(image, name, channels), turn)

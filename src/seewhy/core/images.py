@@ -18,6 +18,7 @@ from seewhy.core.decoding import (
     MAX_PIXELS as MAX_PIXELS,
     ImageLike as ImageLike,
     ReadImage as ReadImage,
+    image_formats as image_formats,
     opened as opened,
 )
 from seewhy.core.deep import DeepImage

@@ -14,6 +14,8 @@ from numpy import ndarray
 from PIL import Image
 
 from seewhy.core.cards import DatasetCard, Requirement
+from seewhy.core.deep import DeepImage
+from seewhy.core.images import ReadImage
 from seewhy.core.registry import Registry
 from seewhy.errors import DataError
 
@@ -61,6 +63,7 @@ class Sample:
         boxes: One for each object: left, top, right, bottom in pixels, right and bottom not included.
         ignore: Pixels that nobody labeled (VOC's border); they count neither as object nor as background.
         about: Whatever else is known (texture, biomarkers, author …), JSON-able.
+        deep: The image with all its levels, where 8-bit RGB does not hold them.
 
     Raises:
         DataError: When masks, boxes and labels do not fit each other or the image, or a box is not ordered.
@@ -73,6 +76,7 @@ class Sample:
     boxes: Float[ndarray, "objects 4"] | None = None
     ignore: Bool[ndarray, "rows cols"] | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    deep: DeepImage | None = None
 
     def __post_init__(self) -> None:
         size = (self.image.height, self.image.width)
@@ -97,6 +101,11 @@ class Sample:
         size = f"{self.image.width} × {self.image.height} px"
         suffix = f", with {present}" if present else ""
         return f"{type(self).__name__}({self.id!r}, {size}, labels {self.labels}{suffix})"
+
+    @property
+    def pixels(self) -> ReadImage:
+        """What models are fed with: the image with all its levels."""
+        return self.image if self.deep is None else self.deep
 
     def mask_of(self, label: int) -> Bool[ndarray, "rows cols"]:
         """Return the union of the objects of a class; empty where there is none."""

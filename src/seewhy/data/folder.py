@@ -16,10 +16,10 @@ from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
 from seewhy.core.class_names import find_class
 from seewhy.core.imagenet import imagenet_classes, imagenet_wnids
-from seewhy.core.images import image_paths, load_image
+from seewhy.core.images import image_paths
 from seewhy.data.base import Dataset, Sample, check_layout, dataset
 from seewhy.data.masks import read_levels
-from seewhy.data.reading import check_choice, check_unique, read_table
+from seewhy.data.reading import check_choice, check_unique, read_both, read_table
 from seewhy.errors import DataError, ImageError, OptionError, SeewhyError
 
 LABEL = re.compile(r"(label|class)_?\d*(_?name)?", re.IGNORECASE)
@@ -95,16 +95,16 @@ class Folder(Dataset):
     def read(self, index: int) -> Sample:
         """Read a sample."""
         name = self._ids[index]
-        image = load_image(self._files[name])
+        image, deep = read_both(self._files[name])
         labels = tuple(self._index[label] for label in self._label_names[name])
         path = self._mask_path(name)
         if path is None:
-            return Sample(name, image, tuple(dict.fromkeys(labels)))
+            return Sample(name, image, tuple(dict.fromkeys(labels)), deep=deep)
         values, masks = _objects(read_levels(path), path)
         if not labels and self.class_names == ("object",):
             labels = (0,)
         labels = _per_object(labels, values, path)
-        return Sample(name, image, labels, masks, masks_to_boxes(masks))
+        return Sample(name, image, labels, masks, masks_to_boxes(masks), deep=deep)
 
     def _read_rows(self, by_index: bool) -> dict[str, _Row]:
         """Read labels.csv, by the image's path below `images/`."""

@@ -14,10 +14,12 @@ from PIL import Image
 
 from seewhy.core.boxes import masks_to_boxes
 from seewhy.core.cards import Requirement
-from seewhy.core.images import load_image
+from seewhy.core.deep import DeepImage
+from seewhy.core.images import image_formats
 from seewhy.core.io import first_line
 from seewhy.data.base import Dataset, Sample, check_layout, dataset
 from seewhy.data.masks import read_levels
+from seewhy.data.reading import read_both
 from seewhy.errors import DataError, ImageError, OptionError, require, suggestion
 
 Column = str | tuple[str, ...]
@@ -111,7 +113,7 @@ class HFDataset(Dataset):
     def read(self, index: int) -> Sample:
         """Read a sample."""
         row, name = self._rows[index], self._ids[index]
-        image = _decode(row[self._image], name, upright=not (self._mask or self._boxes))
+        image, deep = _decode(row[self._image], name, upright=not (self._mask or self._boxes))
         labels = tuple(self._index[_key(value)] for value in _values(row, self._label) if value != UNLABELED)
         masks = boxes = ignore = None
         if self._mask is not None:
@@ -125,7 +127,7 @@ class HFDataset(Dataset):
             boxes = masks_to_boxes(masks)
         if masks is None and boxes is None:
             labels = tuple(dict.fromkeys(labels))
-        return Sample(name, image, labels, masks, boxes, ignore)
+        return Sample(name, image, labels, masks, boxes, ignore, deep=deep)
 
     def _objects(
         self, levels: ndarray, labels: tuple[int, ...], name: str
@@ -210,17 +212,17 @@ def _content(value: Any, name: str) -> Any:
     return value
 
 
-def _decode(value: Any, name: str, upright: bool) -> Image.Image:
+def _decode(value: Any, name: str, upright: bool) -> tuple[Image.Image, DeepImage | None]:
     content = _content(value, name)
     if isinstance(content, list):
         content = np.asarray(content, dtype=np.uint8)
     if not isinstance(content, bytes):
-        return load_image(content, upright=upright)
+        return read_both(content, upright)
     try:
-        opened = Image.open(BytesIO(content))
+        opened = Image.open(BytesIO(content), formats=image_formats())
     except Exception as error:  # format plugins raise anything on broken headers
         raise ImageError(f"the image of {name} cannot be read ({type(error).__name__}); get it again") from error
-    return load_image(opened, upright=upright)
+    return read_both(opened, upright)
 
 
 def _values(row: Mapping[str, Any], column: Column | None) -> list[Any]:

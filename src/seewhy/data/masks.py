@@ -10,6 +10,7 @@ from jaxtyping import Integer, UInt8
 from numpy import ndarray
 from PIL import Image
 
+from seewhy.core.images import image_formats
 from seewhy.errors import DataError
 
 
@@ -61,7 +62,8 @@ def _stored(source: str | Path | bytes | Image.Image, name: str) -> tuple[ndarra
     try:
         if isinstance(source, Image.Image):
             return np.array(source), source.mode
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        file = BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=image_formats()) as image:
             return np.array(image), image.mode
     except Exception as error:  # decoders raise anything on broken bytes
         raise DataError(f"the mask {name} cannot be read ({type(error).__name__}); get the file again") from error

@@ -11,8 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from seewhy.core.images import load_image
-from seewhy.errors import DataError, OptionError
+from seewhy.core.deep import DeepImage
+from seewhy.core.images import ImageLike, load_image, read_image as core_read_image
+from seewhy.errors import DataError, ImageError, OptionError
 
 
 def read_image(path: Path) -> Image.Image:
@@ -22,6 +23,21 @@ def read_image(path: Path) -> Image.Image:
         ImageError: When it is missing or broken.
     """
     return load_image(path, upright=False)
+
+
+def read_both(source: ImageLike, upright: bool = True) -> tuple[Image.Image, DeepImage | None]:
+    """Read an image as RGB for people, and with all its levels where 8-bit RGB does not hold them.
+
+    Raises:
+        ImageError: When it is missing or broken.
+    """
+    read = core_read_image(source, channels=None, upright=upright)
+    if not isinstance(read, DeepImage):
+        return read, None
+    try:
+        return read.rgb(), read
+    except ImageError:  # other channels than RGB, or a window that only the model's preprocessing knows
+        return read.view(), read
 
 
 def read_lines(path: Path) -> list[str]:

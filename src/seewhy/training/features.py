@@ -193,7 +193,7 @@ class _Inputs(TorchDataset[_Row]):
         if reason:
             return _Row(None, _LEFT_OUT, reason)
         if not self.crops:
-            return _Row(self.preprocess(sample.image), label)
+            return _Row(self.preprocess(sample.pixels), label)
         return _Row(random_view(sample.image, self.preprocess, np.random.default_rng([self.seed, view, index])), label)
 
 

@@ -198,13 +198,13 @@ def _figure(
     if (item.entry, item.method) not in maps:
         return None
     jpeg, mask = images.get(item.sample, (None, None))
-    image = None if jpeg is None else Image.open(BytesIO(jpeg)).convert("RGB")
+    image = None if jpeg is None else Image.open(BytesIO(jpeg), formats=["JPEG"]).convert("RGB")
     values, about = torch.from_numpy(maps[item.entry, item.method]), run.methods[item.method]
     try:
         overlay = Explanation(values, item.method, image=image, signed=about.signed).overlay()
     except SeewhyError:
         return None
     if mask is not None:
-        overlay = outlined(overlay, np.asarray(Image.open(BytesIO(mask)).convert("1")))
+        overlay = outlined(overlay, np.asarray(Image.open(BytesIO(mask), formats=["PNG"]).convert("1")))
     overlay.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
     return Figure(overlay, item.caption, alt=f"Heat map of {about.title} over {item.sample}")
