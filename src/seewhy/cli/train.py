@@ -201,7 +201,7 @@ def lidc(
 
     from seewhy.data import LIDC, Nodules
     from seewhy.training.fine_tuning import SHARES, Settings
-    from seewhy.training.lidc_study import SMALL, lidc_study
+    from seewhy.training.nodule_study import SMALL, lidc_study
 
     is_small = root is None if small is None else small
     changes: dict[str, Any] = {"epochs": epochs, "dropout": dropout, "batch_size": batch_size, "precision": precision}

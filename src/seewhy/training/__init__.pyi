@@ -9,8 +9,8 @@ from .fine_tuning import (
 )
 from .history import History as History
 from .labeled import Augmentation as Augmentation, LabeledImages as LabeledImages
-from .lidc_study import Study as Study, lidc_study as lidc_study
 from .linear_head import TrainedHead as TrainedHead, train_head as train_head
+from .nodule_study import Study as Study, lidc_study as lidc_study
 from .schedules import (
     Constant as Constant,
     Cosine as Cosine,

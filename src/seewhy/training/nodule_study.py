@@ -61,6 +61,7 @@ SMALL = Settings(
 
 MALIGNANT = "malignancy"
 ATTENTION = "attention"
+NODULE = "nodule"
 MAPS = (*BIOMARKERS, MALIGNANT, ATTENTION)
 COLORS = {"body": (90, 110, 255), "edge": (255, 210, 0), "spicules": (255, 70, 70), "grains": (60, 220, 120)}
 _BAND = 3  # pixels on each side of a mask's outline that are its edge, where nobody drew parts
@@ -76,8 +77,9 @@ class Study:
         folder: With `study.md`, `study.json`, `figure.png`, and the two models in `biomarkers` and `malignancy`.
         biomarkers: The model of the eight biomarkers.
         malignancy: The model of malignancy.
-        places: For each map and part, the area under the ROC curve: how often a pixel of the part has more |map| than
-            one outside of it; mean and 95 % interval over nodules.
+        places: For each map, the area under the ROC curve of |map|: how often a pixel of the nodule has more of it than
+            one of the background, and for each part, how often one of its pixels has more than one of the nodule's
+            other pixels; mean and 95 % interval over nodules.
         signs: For each map and part, the mean of the map in units of its largest value; likewise.
         gains: For each biomarker with a place, how much more its own map finds it than those of the other outputs.
     """
@@ -160,11 +162,14 @@ def parts_of(data: Dataset, index: int, sample: Sample) -> dict[str, Bool[ndarra
         data: The dataset.
         index: Of the sample.
         sample: The sample.
+
+    Raises:
+        DataError: It has no mask.
     """
     if isinstance(data, Nodules):
         return data.parts(index)
     if sample.masks is None:
-        return {}
+        raise DataError(f"{sample.id} has no mask, so its parts are not known; use nodules with masks")
     mask = torch.from_numpy(sample.masks.any(0)).float()[None, None]
     window = 2 * _BAND + 1
     grown = F.max_pool2d(mask, window, 1, _BAND)[0, 0].numpy() > 0
@@ -183,16 +188,18 @@ def interval(values: Float[ndarray, " n"]) -> tuple[float, float, float]:
 
 
 def _measure(maps: Sequence[Mapping[str, Explanation]], parts: Sequence[Mapping[str, Bool[ndarray, "_ _"]]]) -> Any:
-    names = list(dict.fromkeys(name for found in parts for name in found))
+    names = [NODULE, *dict.fromkeys(name for found in parts for name in found if name != "background")]
     places: dict[str, dict[str, list[float]]] = {m: {p: [] for p in names} for m in MAPS}
     signs: dict[str, dict[str, list[float]]] = {m: {p: [] for p in names} for m in MAPS}
     for shown, found in zip(maps, parts, strict=True):
         values = {m: shown[m].on_image(mode="nearest").double().numpy() for m in MAPS}
-        for part, mask in found.items():
+        nodule = ~found["background"]
+        for part in names:
+            mask, among = (nodule, np.ones_like(nodule)) if part == NODULE else (found[part], nodule)
             if mask.sum() < _FEWEST:
                 continue
             for m, value in values.items():
-                places[m][part].append(roc_auc(abs(value).ravel(), mask.ravel()))
+                places[m][part].append(roc_auc(abs(value[among]), mask[among]))
                 signs[m][part].append(float(value[mask].mean() / max(abs(value).max(), 1e-12)))
     gains = {}
     for name, part in SHOWN_IN.items():
@@ -240,8 +247,9 @@ def _write(study: Study, tested: int, known: bool) -> None:
         lines.append(line)
     lines += [
         "",
-        "How often a pixel of the part has more |map| than a pixel outside of it (area under the ROC curve, one half "
-        "by chance; mean and 95 % bootstrap interval over nodules with at least 20 such pixels):",
+        "How often a pixel of the nodule has more |map| than one of the background, and then, within the nodule, how "
+        "often a pixel of a part has more than one of the other parts (area under the ROC curve, one half by chance; "
+        "mean and 95 % bootstrap interval over nodules with at least 20 such pixels):",
         "",
         *_table(study.places, parts, signed=False),
         "",

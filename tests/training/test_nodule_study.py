@@ -19,7 +19,7 @@ from seewhy.data.lidc_marks import BIOMARKERS
 from seewhy.data.nodules import PARTS
 from seewhy.explanation import Explanation
 from seewhy.training import Settings, lidc_study
-from seewhy.training.lidc_study import MAPS, SHOWN_IN, _measure, interval, parts_of
+from seewhy.training.nodule_study import MAPS, SHOWN_IN, _measure, interval, parts_of
 
 QUICK = Settings(dropout=0.0, blocks=1, epochs=1, batch_size=16, balance=None)
 
@@ -32,7 +32,7 @@ def test_the_study_of_synthetic_nodules(tmp_path: Path) -> None:
         assert f"| {part} |" in row
         assert f"{study.places[name][part][0]:.2f} [" in row
     assert set(study.places) == set(MAPS)
-    assert set(study.places["margin"]) == set(PARTS)
+    assert set(study.places["margin"]) == {"nodule", *PARTS} - {"background"}
     figure = Image.open(tmp_path / "figure.png")
     assert figure.width > 12 * 144
     assert json.loads((tmp_path / "study.json").read_text())["tested"] == len(study.biomarkers.test)
