@@ -16,6 +16,7 @@ from seewhy.bench.execute.locks import claimed
 from seewhy.bench.parts import ROWS, part_name
 from seewhy.bench.report import RunData
 from seewhy.bench.store import Store, open_run
+from seewhy.core.io import machine
 from seewhy.errors import DataError, SeewhyError
 
 ROW = {"model": "m", "sample": "it's", "method": "a", "metric": "b", "value": 0.5, "curve": [1.0, 2.0]}
@@ -113,11 +114,11 @@ def test_a_run_on_a_full_disk_stops_with_advice_and_goes_on_later(tmp_path, monk
 
 
 def test_leftovers_of_dead_processes_go_those_of_living_ones_stay(store, dead):
-    for pid in (dead, os.getpid()):
-        (store.folder / ROWS / f".x.parquet.{pid}-abcdef12.tmp").write_text("half")
+    for host, pid in ((machine(), dead), (machine(), os.getpid()), ("0123abcd", dead)):
+        (store.folder / ROWS / f".x.parquet.{host}-{pid}-abcdef12.tmp").write_text("half")
     store.tidy()
-    (left,) = (store.folder / ROWS).iterdir()
-    assert str(os.getpid()) in left.name
+    left = {path.name for path in (store.folder / ROWS).iterdir()}
+    assert left == {f".x.parquet.{machine()}-{os.getpid()}-abcdef12.tmp", f".x.parquet.0123abcd-{dead}-abcdef12.tmp"}
 
 
 def test_a_folder_with_anything_in_it_is_refused_one_that_never_began_is_not(tmp_path):

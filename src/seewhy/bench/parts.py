@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,12 @@ def part_name(model: str, method: str, batch: int) -> str:
 
 def duckdb_files(folder: Path) -> list[str]:
     """Return the parts in a folder, by name, as DuckDB takes each for the one file that it is (not for a pattern)."""
-    return [re.sub(r"([*?\[])", r"[\1]", str(path)) for path in sorted(folder.glob("*.parquet"))]
+    return [duckdb_path(path) for path in sorted(folder.glob("*.parquet"))]
+
+
+def duckdb_path(path: Path) -> str:
+    """Return a path as DuckDB takes it for the one file that it is."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
 def scan_sql(files: Sequence[str]) -> str:
@@ -73,13 +77,49 @@ def scan_sql(files: Sequence[str]) -> str:
     return READ.replace("?", f"[{quoted}]")
 
 
+def write_part(path: Path, kind: str, rows: Iterable[Mapping[str, Any]], about: Mapping[str, str]) -> None:
+    """Write a part, each page with a checksum.
+
+    Args:
+        path: The file.
+        kind: `rows`, `maps` or `images`.
+        rows: Values by column.
+        about: What is noted of the part; `read_about` gives it back.
+    """
+    pa: Any = require("pyarrow", "bench")
+    pq: Any = require("pyarrow.parquet", "bench")
+    schema = schemas()[kind].with_metadata(dict(about))
+    table = pa.Table.from_pylist(list(rows), schema=schema)
+    # no statistics: a flipped bit in them would hide rows from a query, and no checksum covers them
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True, write_statistics=False)
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """Return what was noted of a part when it was written."""
+    pq: Any = require("pyarrow.parquet", "bench")
+    noted = pq.read_schema(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in noted.items() if not key.startswith(b"ARROW")}
+
+
 def is_whole(path: Path) -> bool:
-    """Tell whether a Parquet file has its end; all else is checked when it is read."""
+    """Tell whether a part can be read to its end, its checksums agree, and it has the columns of its kind.
+
+    Parts of earlier versions may lack columns that came later.
+    """
+    pq: Any = require("pyarrow.parquet", "bench")
+    known = _columns(schemas()[path.parent.name])
     try:
-        with open(path, "rb") as file:
-            file.seek(-4, os.SEEK_END)
-            return file.read() == b"PAR1"
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if not known >= _columns(file.schema_arrow):
+                return False
+            file.read(use_threads=False)
     except FileNotFoundError:  # another process was quicker
         return True
-    except OSError:  # shorter than that
+    except Exception:  # a broken file raises whatever its bytes lead to
         return False
+    return True
+
+
+def _columns(schema: Any) -> set[tuple[str, str]]:
+    """Return names and types; in Parquet the elements of a list are called so, in Arrow items."""
+    return {(field.name, str(field.type).replace("element", "item")) for field in schema}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +11,12 @@ from typing import Any
 from seewhy.bench import plan_file, plan_schema
 from seewhy.bench.plan_file import DataTable, EntryTable, Protocol
 from seewhy.bench.reference_maps import REFERENCE_MAPS
-from seewhy.bench.toml import parse_toml
+from seewhy.bench.toml import parse_toml, plan_digest
 from seewhy.core.options import check_option_names, options_of
 from seewhy.data import DATASETS
 from seewhy.errors import OptionError, SeewhyError, UnknownNameError
 from seewhy.methods import METHODS
 from seewhy.metrics import METRICS, Metric
-
-DIGEST = "toml:"
-"""Begins every digest; manifests of earlier versions have digests without it, which cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +116,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """Digest of what the plan says, whatever its spaces and comments; the same in every version of seewhy."""
-        content = {key: value for key, value in tomllib.loads(self.text).items() if key != "published"}
-        return DIGEST + hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return plan_digest(self.text)
 
     def build_metrics(self) -> dict[str, Metric]:
         """Return the metrics by label, with the plan's seed, upsampling and threshold where they have such an option.

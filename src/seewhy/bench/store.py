@@ -17,12 +17,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from seewhy.bench.parts import IMAGES, MAPS, ROWS, duckdb_files, is_whole, scan_sql, schemas
-from seewhy.core.io import atomic_file, first_line, json_default
+from seewhy.bench.parts import (
+    IMAGES,
+    MAPS,
+    ROWS,
+    duckdb_files,
+    duckdb_path,
+    is_whole,
+    read_about,
+    scan_sql,
+    schemas,
+    write_part,
+)
+from seewhy.bench.toml import plan_digest
+from seewhy.core.io import atomic_file, first_line, json_default, machine
 from seewhy.errors import DataError, SeewhyError, install_hint, require
 
 SCHEMA = 1
 PLAN, MANIFEST, CLAIMS = "plan.toml", "manifest.json", "claims"
+PLAN_NOTE = "seewhy.plan"
+"""Under which key each part notes the digest of its plan."""
+
 ABANDONED = 3600.0
 """Seconds after which a half-written file belongs to nobody any more."""
 
@@ -117,13 +132,54 @@ class Store:
         """Tell whether a part is done."""
         return (self.folder / ROWS / name).exists()
 
-    def write(self, kind: str, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write a part, atomically. Rows come last of all kinds of one name: they say that it is done."""
-        pa: Any = require("pyarrow", "bench")
-        pq: Any = require("pyarrow.parquet", "bench")
-        table = pa.Table.from_pylist(list(rows), schema=self._schemas[kind])
+    def write(
+        self, kind: str, name: str, rows: Iterable[Mapping[str, Any]], about: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a part, atomically. Rows come last of all kinds of one name: they say that it is done.
+
+        Args:
+            kind: `rows`, `maps` or `images`.
+            name: Name of the part.
+            rows: Values by column.
+            about: What is noted of the part, beside the digest of the plan.
+        """
         with self._draft(self.folder / kind / name) as draft:
-            pq.write_table(table, draft, compression="zstd")
+            write_part(draft, kind, rows, {PLAN_NOTE: self.plan_digest, **(about or {})})
+
+    def about(self, name: str) -> dict[str, str]:
+        """Return what was noted of a part's rows; nothing where they are not there.
+
+        Raises:
+            DataError: When the part cannot be read.
+        """
+        path = self.folder / ROWS / name
+        if not path.is_file():
+            return {}
+        try:
+            return read_about(path)
+        except Exception as error:  # a broken file raises whatever its bytes lead to
+            raise DataError(
+                f"cannot read {path} ({first_line(error)}); run `seewhy bench resume {self.folder}`"
+            ) from error
+
+    @cached_property
+    def plan_digest(self) -> str:
+        """The digest of the plan that the run was started with."""
+        return plan_digest(self.plan_text)
+
+    def check_parts_of_this_plan(self) -> None:
+        """Check that no part was made with another plan, whatever the manifest says.
+
+        Raises:
+            DataError: When one was; parts of earlier versions do not tell.
+        """
+        for name in sorted(self.done()):
+            noted = self.about(name).get(PLAN_NOTE, self.plan_digest)
+            if noted != self.plan_digest:
+                raise DataError(
+                    f"{self.folder} holds parts of another plan ({name}); put that plan back into {PLAN}, or start "
+                    "another run with this one"
+                )
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file, atomically."""
@@ -131,11 +187,12 @@ class Store:
             draft.write_text(text, "utf-8")
 
     def tidy(self) -> None:
-        """Remove what killed processes left half-written."""
+        """Remove what killed processes left half-written: those of this machine at once, of others after an hour."""
         for path in self.folder.rglob("*.tmp"):
-            pid = re.search(r"\.([0-9]+)-[0-9a-f]+\.tmp$", path.name)
+            writer = re.search(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]+\.tmp$", path.name)
+            killed = writer is not None and writer[1] == machine() and not alive(int(writer[2]))
             try:
-                if not (pid and alive(int(pid[1]))) or time.time() - path.stat().st_mtime > ABANDONED:
+                if killed or time.time() - path.stat().st_mtime > ABANDONED:
                     path.unlink(missing_ok=True)
             except OSError:  # another process was quicker
                 continue
@@ -145,13 +202,24 @@ class Store:
         shutil.rmtree(self.folder / CLAIMS, ignore_errors=True)
 
     def drop_broken(self) -> list[str]:
-        """Remove parts that a failing disk cut off, so that they are computed again; return their names."""
-        broken = [
-            path
-            for kind in (ROWS, MAPS, IMAGES)
-            for path in (self.folder / kind).glob("*.parquet")
-            if not is_whole(path)
-        ]
+        """Remove parts that a failing disk cut off or changed, so that they are computed again; return their names."""
+        duckdb: Any = require("duckdb", "bench")
+        with duckdb.connect() as database:
+
+            def is_readable(path: Path) -> bool:
+                """Tell whether the reader of reports can read it too: the two do not stumble over the same bytes."""
+                try:
+                    database.sql(f"SELECT * FROM {scan_sql([duckdb_path(path)])}").to_arrow_table()
+                except duckdb.Error:
+                    return not path.exists()  # else another process was quicker
+                return True
+
+            broken = [
+                path
+                for kind in (ROWS, MAPS, IMAGES)
+                for path in (self.folder / kind).glob("*.parquet")
+                if not (is_whole(path) and is_readable(path))
+            ]
         for path in broken:
             for file in (self.folder / ROWS / path.name, path):  # rows say that a part is done
                 file.unlink(missing_ok=True)

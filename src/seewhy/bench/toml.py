@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from typing import Any
 
@@ -22,6 +24,16 @@ def parse_toml(text: str, name: str = "plan") -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise OptionError(f"{name} is not valid TOML: {error}; correct that line") from None
+
+
+DIGEST = "toml:"
+"""Begins every digest; manifests of earlier versions have digests without it, which cannot be compared."""
+
+
+def plan_digest(text: str) -> str:
+    """Return a digest of what a plan says, whatever its spaces, comments and published figures."""
+    content = {key: value for key, value in tomllib.loads(text).items() if key != "published"}
+    return DIGEST + hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def dump_toml(content: dict[str, Any]) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ def atomic_file(path: Path, keep_suffix: bool = True) -> Iterator[Path]:
     Yields:
         A draft beside `path`, to be written in the block.
     """
-    tag = f"{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    tag = f"{machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
     draft = path.with_name(f".{path.stem}.{tag}{path.suffix}" if keep_suffix else f".{path.name}.{tag}")
     try:
         yield draft
@@ -51,6 +54,16 @@ def atomic_file(path: Path, keep_suffix: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a read-only folder has no draft and refuses to remove it
             draft.unlink(missing_ok=True)
+
+
+@cache
+def machine() -> str:
+    """Return a short name of this machine, or container: where process numbers mean the same processes."""
+    try:
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux: no containers
+        numbers = ""
+    return hashlib.sha256(f"{platform.node()} {numbers}".encode()).hexdigest()[:8]
 
 
 @contextmanager

@@ -11,12 +11,14 @@ from typing import Any, TypeAlias
 
 from seewhy.bench.execute.locks import claimed
 from seewhy.bench.execute.records import skipped_record
+from seewhy.bench.execute.samples_seen import check_finished
 from seewhy.bench.execute.worker import OnPart, part_names, work
 from seewhy.bench.manifest import describe_card, describe_hardware, describe_metric, installed_versions
 from seewhy.bench.parts import ROWS, part_name
-from seewhy.bench.plan import DIGEST, Plan
+from seewhy.bench.plan import Plan
 from seewhy.bench.setup import Benchmark, Given, ModelSummary, WorkUnit
 from seewhy.bench.store import CLAIMS, SCHEMA, Store
+from seewhy.bench.toml import DIGEST
 from seewhy.errors import DataError, ModelError, OptionError
 
 POLL = 0.5
@@ -115,9 +117,11 @@ def _execute(
     previous, manifest = store.manifest, _build_manifest(benchmark, models)
     _check_same_inputs(previous, manifest)
     broken = store.drop_broken()
+    store.check_parts_of_this_plan()
     warnings = [f"broken, computed again: {name}" for name in broken]
     store.write_manifest(_merge_manifests(previous, manifest, warnings))
     _write_skipped(benchmark, store, models)
+    check_finished(benchmark, store, models)
     watcher.begin(benchmark, models)
     engine(benchmark, store, benchmark.units, watcher.part)
     batches = range(len(benchmark.batches))

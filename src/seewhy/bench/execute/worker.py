@@ -23,6 +23,7 @@ from seewhy.bench.execute.records import (
     metric_records,
     model_records,
 )
+from seewhy.bench.execute.samples_seen import check_seen, note_of
 from seewhy.bench.execute.scoring import describe_error, out_of_memory
 from seewhy.bench.parts import IMAGES, MAPS, ROWS, part_name
 from seewhy.bench.plan import Plan
@@ -69,10 +70,11 @@ def work(benchmark: Benchmark, store: Store, unit: WorkUnit, on_part: OnPart) ->
         if not store.has(name):
             if runner is None:  # a model with nothing left to do is not opened
                 runner = _UnitRunner(benchmark.setup(unit.model), *benchmark.load(unit.batch))
+                check_seen(store, names[""], runner.samples)
             part = runner.compute(label)
             if benchmark.plan.protocol.keep_maps:
                 store.write(MAPS if label else IMAGES, name, part.images)
-            store.write(ROWS, name, part.rows)
+            store.write(ROWS, name, part.rows, {} if label else note_of(runner.samples))
         on_part(unit.model, label, unit.batch)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy import ndarray
 
-from seewhy.bench.parts import READ, ROWS, duckdb_files
+from seewhy.bench.parts import READ, ROWS, duckdb_files, is_whole
 from seewhy.bench.report.infos import MethodInfo, MetricInfo, Panel, by_label, method_info, metric_infos
 from seewhy.bench.store import PLAN, Store
 from seewhy.core.io import first_line
@@ -60,6 +60,12 @@ class RunData:
         if not self.files:
             raise DataError(f"{self.folder} has no rows yet; run `seewhy bench resume {self.folder}` first")
         names = ", ".join(f'"{name}"' for name in COLUMNS if name != "value")
+        broken = [path.name for path in sorted((self.folder / ROWS).glob("*.parquet")) if not is_whole(path)]
+        if broken:
+            raise DataError(
+                f"{len(broken)} of {len(self.files)} parts of {self.folder} are broken ({broken[0]}); run "
+                f"`seewhy bench resume {self.folder}`, which computes them again"
+            )
         key = ", ".join(f'"{name}"' for name in KEY)
         # two processes may have written the same row: the quicker counts
         self.query(
