@@ -23,7 +23,7 @@ def test_the_study_of_label_free_maps_says_what_it_found(tmp_path):
     text = make(tmp_path, "lafam_vit")
     assert "AUC 0.9" in text.splitlines()[2]
     assert "scenes_vit_registers" in text
-    assert (tmp_path / "docs" / "lafam_vit.png").stat().st_size > 10_000
+    assert (tmp_path / "docs" / "lafam_vit.jpg").stat().st_size > 10_000
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ def save_figure(setting: Setting, name: str, figure: Figure, says: str) -> str:
 
 
 def save_image(setting: Setting, name: str, image: Image.Image, says: str) -> str:
-    """Save a figure beside the pages, with few colors so that it stays small; return the Markdown that shows it."""
+    """Save an image beside the pages; return the Markdown that shows it."""
     setting.out.mkdir(parents=True, exist_ok=True)
-    image.convert("RGB").quantize(128).save(setting.out / f"{name}.png", optimize=True)
-    return f"![{says}]({name}.png)"
+    image.convert("RGB").save(setting.out / f"{name}.jpg", quality=88, subsampling=0)
+    return f"![{says}]({name}.jpg)"

@@ -79,7 +79,7 @@ class TokenAffinity(Method):
     signed=False,
     class_specific=False,
     citation="After Siméoni et al., LOST (BMVC 2021)",
-    cost=lambda self: Cost.whole(Passes(1)),
+    cost=lambda self: Cost.whole(1),
 )
 class ClassTokenSimilarity(Method):
     """cos(T_i, T_class) after the last block."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from numpy import nan_to_num
+
 import seewhy
 from scripts.studies import candidates
 from scripts.studies.base import Page, Scores, Setting, Study, cell, mean, save_image, scored, table
 from seewhy.data import Scenes
-from seewhy.viz.comparison import montage
+from seewhy.viz.figures import grid
 
 METRICS = ("auc", "pointing_game", "relevance_mass_accuracy")
 METHODS: list[dict[str, Any]] = [
@@ -76,7 +78,7 @@ def make(setting: Setting) -> Page:
     aucs = {}
     for data, by_model in results.items():
         for model, scores in by_model.items():
-            methods = sorted({method for method, _ in scores}, key=lambda m: -mean(scores, m, "auc"))
+            methods = sorted({method for method, _ in scores}, key=lambda m: -nan_to_num(mean(scores, m, "auc")))
             rows = [[SAYS[m], *(cell(scores.get((m, metric))) for metric in METRICS)] for m in methods]
             page.add(f"## {model}, {data}", table(["map", "AUC", "pointing game", "mass in the objects"], rows))
             aucs[model] = {m: mean(scores, m, "auc") for m in methods}
@@ -97,23 +99,28 @@ def make(setting: Setting) -> Page:
     return page
 
 
+SHOWN = {
+    "lafam": "LaFAM: distance",
+    "lafam_mean": "channel mean",
+    "affinity_ncut": "normalized cut",
+    "attention_map": "attention",
+}
+
+
 def _examples(setting: Setting) -> str:
-    model = seewhy.load_model("scenes_vit")
-    data = Scenes("multi")
-    shown = [
-        m for m in METHODS if m.get("label", m["name"]) in ("lafam", "lafam_mean", "affinity_ncut", "attention_map")
-    ]
-    rows = [
-        [
-            seewhy.explain(
-                model, data[i].image, m["name"], **{k: v for k, v in m.items() if k not in ("name", "label")}
-            )
-            for m in shown
-        ]
-        for i in range(setting.n(4, 2))
-    ]
-    titles = ", ".join(SAYS[m.get("label", m["name"])] for m in shown)
-    return save_image(setting, "lafam_vit", montage(rows, "scenes_vit"), f"Four scenes; from the left: {titles}")
+    model, data = seewhy.load_model("scenes_vit"), Scenes("multi")
+    options = {m.get("label", m["name"]): {k: v for k, v in m.items() if k != "label"} for m in METHODS}
+    rows = []
+    for i in range(setting.n(4, 2)):
+        tables = [options[label] for label in SHOWN]
+        explanations = [seewhy.explain(model, data[i].image, m["name"], **_rest(m)) for m in tables]
+        rows.append([explanations[0].image, *explanations])
+    drawn = grid(rows, None, ["image", *SHOWN.values()], "scenes_vit", cell=160)
+    return save_image(setting, "lafam_vit", drawn, "Four scenes and four maps of each")
+
+
+def _rest(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key != "name"}
 
 
 STUDY = Study("lafam_vit", make)

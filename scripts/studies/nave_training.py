@@ -69,7 +69,8 @@ def make(setting: Setting) -> Page:
         page.add(f"## Settings, {model}, equal weights", table(["setting", *PARTS.values()], rows))
     page.add(
         "The oracle asks whether any of all boxes meets an object. With many clusters some box does, whatever the "
-        "network knows; the chosen box is the number that training moves."
+        "network knows; the chosen box is the number that "
+        "training moves most."
     )
     sentences = []
     for family in ("scenes_vit", "scenes_cnn"):
