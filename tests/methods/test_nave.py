@@ -14,6 +14,7 @@ from toys import batch, toy_cnn, toy_vit
 from seewhy.core.segmentation import foreground_cluster
 from seewhy.errors import ModelError, NonFiniteError, OptionError, RequirementError, UnknownNameError
 from seewhy.methods import NAVE
+from seewhy.methods.clustering import clusters
 from seewhy.methods.clustering.clusters import by_size
 from seewhy.methods.clustering.features import layer_weights, positions
 from seewhy.models.adapter import VisionModel
@@ -384,3 +385,20 @@ def test_agglomerative_clustering_says_what_is_too_much(monkeypatch):
     nave.segments(patterns(1))
     with pytest.raises(OptionError, match="768 positions"):
         nave.segments(patterns(2))
+
+
+@pytest.mark.parametrize("algorithm", ["kmeans", "agglomerative"])
+@pytest.mark.parametrize("k", [4, None])
+def test_fewer_positions_than_channels_are_clustered_by_their_distances_alone(algorithm, k, monkeypatch):
+    """In coordinates from the Gram matrix: every distance is the same, and so are the labels of scikit-learn."""
+    centers = torch.randn(6, 300, generator=torch.Generator().manual_seed(3))
+    rows = centers.repeat(10, 1) + 0.8 * torch.randn(60, 300, generator=torch.Generator().manual_seed(4))
+    turned = clusters.coordinates(rows.numpy())
+    assert turned.shape[1] < 60
+    apart = [torch.pdist(points.double()) for points in (torch.from_numpy(turned), rows)]
+    torch.testing.assert_close(*apart, rtol=1e-9, atol=1e-9)
+    settings = clusters.Settings(k, algorithm, 10, 0)
+    labels, _ = clusters.cluster(rows, settings, 1.0, ())
+    monkeypatch.setattr(clusters, "coordinates", lambda rows: rows)
+    want, _ = clusters.cluster(rows, settings, 1.0, ())
+    assert torch.equal(labels, want)

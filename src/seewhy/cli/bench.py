@@ -199,6 +199,40 @@ def schema() -> None:
 
 
 @app.command()
+def speed(
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="A name of `seewhy models`, with random weights; may repeat."),
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Images in a batch; may repeat.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only tasks with this word in their name; may repeat.")] = None,
+    repeats: Annotated[int, typer.Option(help="How often each task is timed.")] = 5,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    peers: Annotated[bool, typer.Option(help="Also time other libraries that are installed.")] = True,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the page here.")] = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Measure what maps cost on this machine: time in forwards of the model, maps per second, memory; also of peers."""
+    from seewhy.bench.speed.table import MODELS, as_markdown, measure
+
+    measured = measure(
+        model or MODELS,
+        batch or (1,),
+        only=only or (),
+        repeats=repeats,
+        threads=threads,
+        peers=peers,
+        progress=common.progress,
+    )
+    if out is not None:
+        out.write_text(as_markdown(measured), "utf-8")
+    if as_json:
+        common.print_json(measured)
+    else:
+        typer.echo(out if out is not None else as_markdown(measured))
+
+
+@app.command()
 def report(
     folder: Folder,
     output: Annotated[

@@ -153,9 +153,24 @@ def by_size(labels: ndarray) -> ndarray:
 
 def _labels(rows: Float[ndarray, "n channels"], settings: Settings) -> ndarray:
     run = _agglomerative if settings.algorithm == "agglomerative" else _kmeans
+    if 2 * len(rows) <= rows.shape[1]:
+        rows = coordinates(rows)
     if settings.k is not None:
         return run(rows, settings.k, settings)
     return _by_silhouette(rows, run, settings)
+
+
+def coordinates(rows: Float[ndarray, "n channels"]) -> Float[ndarray, "n dims"]:
+    """Return points at the same distances from each other in at most n dimensions, where n is less than the channels.
+
+    With the Gram matrix of the rows, X Xᵀ = U Λ Uᵀ, they are U √Λ: the rows turned, so that what only looks at
+    distances (k-means, Ward's clustering, silhouettes) finds the same. float64, as the products need it.
+    """
+    rows = rows.astype(np.float64)
+    rows -= rows.mean(0)
+    values, vectors = np.linalg.eigh(rows @ rows.T)
+    kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
+    return vectors[:, kept] * np.sqrt(values[kept])
 
 
 def _kmeans(rows: Float[ndarray, "n channels"], k: int, settings: Settings) -> ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import chain
+from contextvars import ContextVar
 from typing import Any, TypeGuard
 
 import torch
@@ -38,7 +38,8 @@ NO_GRADIENT = (
 
 def made_in_inference_mode(module: nn.Module) -> bool:
     """Tell whether autograd refuses some of the weights or buffers, for good."""
-    return any(t.is_inference() for t in chain(module.parameters(), module.buffers()))
+    tables = ((m._parameters, m._buffers) for m in module.modules())
+    return any(t is not None and t.is_inference() for pair in tables for table in pair for t in table.values())
 
 
 def backward(
@@ -75,11 +76,15 @@ def backward(
 _PLAIN_TYPES = (bool, int, float, str, tuple, type(None))
 
 
+_INSIDE: ContextVar[frozenset[int]] = ContextVar("untouched", default=frozenset())
+
+
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """Run `module` in eval mode and put back modes, buffers, plain attributes and the global random state afterwards.
 
-    Other threads that want the same module wait until the block ends.
+    Other threads that want the same module wait until the block ends. A block inside another one of the same module
+    adds nothing.
 
     Plain attributes (numbers, words, flags) because a forward may write them too: the Swin of transformers shrinks
     its own window for a small image, for good.
@@ -87,38 +92,54 @@ def untouched(module: nn.Module) -> Iterator[None]:
     Buffers are copied (batch-norm statistics: small beside one feature map) because a forward may write to them.
     Parameters are never written and `.grad` never filled: gradients come from `torch.autograd.grad`.
     """
-    with exclusive(module), _put_back(module):
+    if id(module) in _INSIDE.get():
         yield
+        return
+    with exclusive(module), _put_back(module):
+        token = _INSIDE.set(_INSIDE.get() | {id(module)})
+        try:
+            yield
+        finally:
+            _INSIDE.reset(token)
 
 
 @contextmanager
 def _put_back(module: nn.Module) -> Iterator[None]:
-    attributes = [(m, {k: v for k, v in vars(m).items() if type(v) in _PLAIN_TYPES}) for m in module.modules()]
-    buffer_tables = [(m, dict(m._buffers), set(m._non_persistent_buffers_set)) for m in module.modules()]
-    copies = [
-        (buffer, buffer.clone())
-        for _, table, _ in buffer_tables
-        for buffer in table.values()
+    before: list[tuple[dict[str, Any], dict[str, Any], dict[str, Tensor | None], set[str]]] = []
+    buffers: list[Tensor] = []
+    devices: set[int] = set()
+    for m in module.modules():  # once: a model of small layers has hundreds
+        own, table = vars(m), m._buffers
+        before.append((own, own.copy(), table.copy(), m._non_persistent_buffers_set.copy()))
+        devices.update(p.device.index for p in m._parameters.values() if p is not None and p.is_cuda)
         # an expanded buffer (stride 0) cannot be written in place, and a copy into it would fail
-        if buffer is not None and not buffer.is_inference() and 0 not in buffer.stride()
-    ]
-    cuda = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
+        buffers += [b for b in table.values() if b is not None and not b.is_inference() and 0 not in b.stride()]
+    copies = [buffer.clone() for buffer in buffers]
     try:
-        with torch.random.fork_rng(devices=sorted(cuda)):
-            for m in module.modules():
-                m.training = False
+        with torch.random.fork_rng(devices=sorted(devices)):
+            for own, *_ in before:
+                own["training"] = False
             yield
     finally:
-        for m, values in attributes:
-            vars(m).update(values)
-        for m, table, non_persistent in buffer_tables:
-            m._buffers.clear()
-            m._buffers.update(table)
-            m._non_persistent_buffers_set = non_persistent
-        for buffer, copy in copies:
+        for own, old, table, non_persistent in before:
+            own["training"] = old["training"]
+            if not _same_values(own, old):
+                own.update({key: value for key, value in old.items() if type(value) in _PLAIN_TYPES})
+            own["_buffers"].clear()
+            own["_buffers"].update(table)
+            own["_non_persistent_buffers_set"] = non_persistent
+        if buffers:
             # always, because batch norm in training does not raise the version counter; through `.data`, so that
             # this write does not either, and a backward that the caller has still to do goes on
-            buffer.data.copy_(copy)
+            torch._foreach_copy_([buffer.data for buffer in buffers], copies)
+
+
+def _same_values(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Tell whether two tables of attributes are equal; what cannot be compared is not."""
+    try:
+        return a == b
+    except Exception:  # a tensor among them that is another now
+        return False
 
 
 def first_tensor(value: Any) -> Tensor:
