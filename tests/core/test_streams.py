@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import seewhy
+from seewhy.core import streams
 from seewhy.core.streams import as_stream, read_ahead
 from seewhy.errors import ImageError, TargetError
 
@@ -131,3 +133,31 @@ def test_an_endless_stream_is_asked_for_no_more_than_is_needed(model) -> None:
 def test_a_name_with_signs_of_a_pattern_is_a_file_first(tmp_path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a[1].png")
     assert as_stream(str(tmp_path / "a[1].png")) == ([str(tmp_path / "a[1].png")], True)
+
+
+def test_items_are_saved_in_order_in_another_thread_while_the_next_are_made():
+    made, saved, threads = [], [], set()
+
+    def items():
+        for i in range(8):
+            made.append(i)
+            yield i
+
+    def save(item):
+        threads.add(threading.current_thread())
+        time.sleep(0.01)
+        saved.append(item)
+        return item * 10
+
+    results = streams.saved_behind(save, items(), behind=2)
+    assert next(results) == 0
+    assert len(made) > len(saved)  # the next ones are made while the first are being written
+    assert len(made) <= 4
+    assert list(results) == [10, 20, 30, 40, 50, 60, 70]
+    assert saved == list(range(8))
+    assert threading.current_thread() not in threads
+
+
+def test_what_goes_wrong_in_the_other_thread_comes_out_here():
+    with pytest.raises(ZeroDivisionError):
+        list(streams.saved_behind(lambda item: 1 // item, [1, 0]))

@@ -45,6 +45,7 @@ def explain(
 
     An image that fails is reported and the others are still explained; the exit code is then that of the first error.
     """
+    from seewhy.core.streams import saved_behind
     from seewhy.explainer import explain_each
 
     loaded = common.opened(loading, model, weights, zero_shot, template)
@@ -54,11 +55,14 @@ def explain(
     names = common.folder_names(paths)
     outcomes = explain_each(loaded, paths, methods, targets, batch_size=batch_size, max_pixels=max_pixels)
     rows: list[Row] = []
-    for outcome, name in zip(common.progress(outcomes, len(paths), "explaining"), names, strict=True):
-        new_rows = _saved(outcome, out / name, on_image)
+    saved = saved_behind(
+        lambda pair: (*pair, _saved(pair[0], pair[1], on_image)),
+        ((outcome, out / name) for outcome, name in zip(outcomes, names, strict=True)),
+    )
+    for outcome, folder, new_rows in common.progress(saved, len(paths), "explaining"):
         rows += new_rows
         if not as_json:
-            _report(outcome, out / name, new_rows)
+            _report(outcome, folder, new_rows)
     if as_json:
         common.print_json(rows)
     raise typer.Exit(next((row["exit_code"] for row in rows if row["error"]), code))
@@ -79,17 +83,18 @@ def _save(outcome: Outcome, folder: Path, on_image: bool) -> list[Row]:
     """Save everything of one image; return a row for each map, or one with the error."""
     if outcome.error:
         return [_row(outcome.source, error=str(outcome.error), exit_code=outcome.error.exit_code)]
+    from seewhy.core.images import save_png
     from seewhy.viz.figures import explanation_grid
 
     folder.mkdir(parents=True, exist_ok=True)
-    explanation_grid(outcome.explanations).save(folder / "grid.png")
+    save_png(explanation_grid(outcome.explanations), folder / "grid.png")
     explanations = list(dict.fromkeys(e for row in outcome.explanations for e in row))  # a label-free map is in each
     names = common.number_repeats(common.slug(f"{e.method} {e.target.get('label') or ''}") for e in explanations)
     rows = []
     for explanation, name in zip(explanations, names, strict=True):
         explanation.save(folder / name)
         if on_image:
-            explanation.overlay_on_image().save(folder / f"{name}_on_image.png")
+            save_png(explanation.overlay_on_image(), folder / f"{name}_on_image.png")
         rows.append(_map_row(outcome.source, explanation, folder / name))
     return rows
 

@@ -155,3 +155,24 @@ def _finished(image: I, result: Callable[[], R]) -> tuple[I, R | SeewhyError]:
         return image, result()
     except SeewhyError as error:
         return image, error
+
+
+def saved_behind(save: Callable[[I], R], items: Iterable[I], behind: int = 4) -> Iterator[R]:
+    """Save items in a thread of their own while the next ones are made; encoders of images run beside a model.
+
+    Args:
+        save: Saves one; called in that thread, in order.
+        items: The items, made in this thread.
+        behind: How many may wait to be saved: each may be large.
+
+    Yields:
+        What `save` returns, in order.
+    """
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for item in items:
+            waiting.append(pool.submit(save, item))
+            while waiting and (waiting[0].done() or len(waiting) > behind):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -18,7 +18,7 @@ from seewhy import __version__
 from seewhy.core.boxes import Box, boxes_of_parts
 from seewhy.core.deep import DeepImage
 from seewhy.core.heatmap import heatmap, overlay, overlay_in_box
-from seewhy.core.images import ImageLike, load_image, read_image
+from seewhy.core.images import ImageLike, load_image, read_image, save_png
 from seewhy.core.io import atomic_folder, first_line, json_default
 from seewhy.core.maps import is_constant, normalize, place, resize
 from seewhy.core.options import options_of
@@ -296,9 +296,9 @@ class Explanation:
 
         save_file({"map": self.attribution.contiguous()}, draft / MAP)
         if self.image is not None:
-            load_image(self.image).save(draft / IMAGE)
+            save_png(load_image(self.image), draft / IMAGE)
         self._write_more(draft)
-        self.overlay().save(draft / OVERLAY)
+        save_png(self.overlay(), draft / OVERLAY)
         manifest = {"format": FORMAT, "schema": SCHEMA, "has_image": self.image is not None}
         manifest |= {"axes": self.axes} if self.axes != 2 else {}
         manifest |= {name: getattr(self, name) for name in _plain_fields()}

@@ -44,7 +44,7 @@ def _captum(model: VisionModel, x: Tensor) -> Iterator[Task]:
     net: Any = _Plain(model)
 
     def task(name: str, run: Callable[[], object], passes: int = 1) -> Task:
-        return Task(name, run, passes=passes, maps=len(x), library="captum")
+        return Task(name, run, passes=passes, maps=len(x), package="captum")
 
     def at_pixels(method: Any, **options: Any) -> Callable[[], object]:
         return lambda: method.attribute(x.clone().requires_grad_(), target=0, **options)
@@ -88,7 +88,7 @@ def _grad_cam(model: VisionModel, x: Tensor) -> Iterator[Task]:
     for name, cls in (("grad_cam", package.GradCAM), ("grad_cam_plus_plus", package.GradCAMPlusPlus)):
         cam = cls(model=_Plain(model), target_layers=[layer])
         run = partial(cam, input_tensor=x, targets=chosen)
-        yield Task(name, run, maps=len(x), library="grad-cam")
+        yield Task(name, run, maps=len(x), package="grad-cam")
 
 
 def _torchcam(model: VisionModel, x: Tensor) -> Iterator[Task]:
@@ -102,7 +102,7 @@ def _torchcam(model: VisionModel, x: Tensor) -> Iterator[Task]:
             with cls(model.module, target_layer=layer) as extract:
                 return extract(0, model.module(x.clone().requires_grad_()))
 
-        yield Task(name, run, maps=len(x), library="torchcam")
+        yield Task(name, run, maps=len(x), package="torchcam")
 
 
 def _zennit(model: VisionModel, x: Tensor) -> Iterator[Task]:
@@ -125,4 +125,4 @@ def _zennit(model: VisionModel, x: Tensor) -> Iterator[Task]:
             with attribution.Gradient(model=model.module, composite=rules) as attribute:
                 return attribute(x, one)
 
-        yield Task(name, run, maps=len(x), library="zennit")
+        yield Task(name, run, maps=len(x), package="zennit")

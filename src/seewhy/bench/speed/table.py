@@ -131,16 +131,16 @@ def _rows(
     rows: list[Row] = []
     groups = [[task for task in tasks if task.name == name] for name in dict.fromkeys(task.name for task in tasks)]
     for group in progress(groups, len(groups), f"{name}, batch {batch}"):
-        runs: dict[str, Callable[[], object]] = {task.library: task.run for task in group}
+        runs: dict[str, Callable[[], object]] = {task.package: task.run for task in group}
         timings = timed(runs, forward, model.device, repeats)
         for task in group:
-            timing = timings[task.library]
+            timing = timings[task.package]
             rows.append(
                 Row(
                     name,
                     batch,
                     task.name,
-                    task.library,
+                    task.package,
                     timing.ratio / task.passes,
                     timing.low / task.passes,
                     timing.high / task.passes,

@@ -30,7 +30,7 @@ class Task:
         budget: The ratio to a forward that it should stay within; None: none is set.
         passes: How many runs of the whole model it needs; the ratio is divided by it.
         maps: How many maps it makes.
-        library: Whose it is.
+        package: Whose it is.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Task:
     budget: float | None = None
     passes: int = 1
     maps: int = 1
-    library: str = "seewhy"
+    package: str = "seewhy"
 
 
 @dataclass(frozen=True)
