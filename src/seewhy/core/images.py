@@ -149,5 +149,5 @@ def as_list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:
-    """Write a PNG fast: of a photo a sixth larger than the smallest, in a quarter of the time; the pixels are exact."""
+    """Write a PNG fast: a sixth larger than the smallest, in a quarter of the time; the pixels are exact."""
     image.save(path, format="PNG", compress_level=1)
