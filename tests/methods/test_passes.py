@@ -6,19 +6,24 @@ A batch of two images, so one pass of the batch is 2.
 from __future__ import annotations
 
 import pytest
+import torch
 from toys import batch, toy_cnn, toy_vit
 
+from seewhy.bench.speed.memory import peak_bytes
 from seewhy.checks.core import few_repetitions
 from seewhy.checks.state import PassCounter, WeightGradients
 from seewhy.core.cards import Cost, Passes
 from seewhy.methods import (
+    RISE,
     AttentionMap,
     GradCAM,
     IntegratedCDAM,
     IntegratedGradients,
     LaFAM,
+    Occlusion,
     Rollout,
     Saliency,
+    ScoreCAM,
     SmoothCDAM,
 )
 
@@ -77,6 +82,33 @@ def test_smooth_and_integrated_cdam_run_the_trunk_once(cls, n, batch_size, at, p
     assert counter.passes("blocks.2.attn.qkv") == Passes(passes + probe, 0 if probe else passes)
     for above in ("blocks.2.attn.proj", "blocks.2.mlp", "norm", "head"):
         assert counter.passes(above) == Passes(passes, passes)
+
+
+REPEATED = [
+    (IntegratedGradients, {"n_steps": 16}),
+    (RISE, {"n_masks": 16}),
+    (Occlusion, {"window": 112, "stride": 112}),
+    (ScoreCAM, {"top_k": 8}),
+]
+
+
+@pytest.mark.parametrize(("cls", "options"), REPEATED)
+def test_larger_images_go_through_in_smaller_passes(cls, options):
+    """So memory does not grow with the image: 16 of 224 × 224 pixels or 4 of 448 × 448, with the same map."""
+    model = toy_cnn()
+    rows: list[int] = []
+    handle = model.module.head.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    peaks = {}
+    for side, most in ((224, 8), (448, 2)):
+        rows.clear()
+        x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        given = {**options, "window": side // 4, "stride": side // 4} if cls is Occlusion else options
+        method = cls(model, **given, batch_size=8)
+        peaks[side] = peak_bytes(lambda method=method, x=x: method(x, 1), torch.device("cpu"))
+        assert max(rows) == most
+    assert peaks[448] < 2 * peaks[224]
+    handle.remove()
+    torch.testing.assert_close(method(x, 1), cls(model, **given, batch_size=64)(x, 1), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("block", [0, -1])

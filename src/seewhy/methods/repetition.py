@@ -11,8 +11,25 @@ from torch import Tensor
 from seewhy.core.maps import flat_rows
 from seewhy.targets import Target, tiled_rows
 
-BATCH_SIZE = "images per forward pass when one image is run many times (memory against speed; the map is the same)"
+BATCH_SIZE = (
+    "images per forward pass when one image is run many times, of 224 × 224 pixels; of larger ones as many fewer "
+    "(memory against speed; the map is the same)"
+)
 """Help text of the option `batch_size`."""
+
+PIXELS = 224 * 224
+"""Size of the images that the option `batch_size` counts."""
+
+
+def images_per_pass(batch_size: int, x: Tensor) -> int:
+    """Return how many images like those of a batch go through the model at a time.
+
+    Args:
+        batch_size: How many of 224 × 224 pixels do. Of larger images as many fewer, so that what a pass keeps does not
+            grow with them; of smaller ones not more.
+        x: The batch.
+    """
+    return max(1, min(batch_size, batch_size * PIXELS // x.shape[2:].numel()))
 
 
 def chunks(n: int, batch: int, batch_size: int) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ from seewhy.core.cards import Capability
 from seewhy.errors import OptionError
 from seewhy.methods.attention.class_row import GivenTokens, ScaledTokens, Tokens, row_shares
 from seewhy.methods.attention.last_block import VariedTokens
-from seewhy.methods.base import chunks, in_rounds, method, option, repeat_target, rows_of
+from seewhy.methods.base import chunks, images_per_pass, in_rounds, method, option, repeat_target, rows_of
 from seewhy.models.instrument.hooks import is_plain_layer_norm
 from seewhy.models.partial import ClassTokenTail
 from seewhy.targets import Target
@@ -58,7 +58,7 @@ class IntegratedCDAM(VariedTokens):
         batch, targets = len(ends), in_rounds(target, index)
         origin = torch.full_like(ends[0, 0], self.start_value)
         total = torch.zeros(rounds, *ends.shape[:2], device=x.device)
-        for start, stop in chunks(self.points, batch, self.batch_size):
+        for start, stop in chunks(self.points, batch, images_per_pass(self.batch_size, x)):
             alphas = self._alphas(start, stop, ends).view(-1, 1, 1)
             path = ScaledTokens(ends, alphas, origin)
             if self.at == "norm1":
@@ -90,7 +90,7 @@ class IntegratedCDAM(VariedTokens):
         tail = self.varied(x)
         batch, path = len(x), tail.value - self.start_value
         total = torch.zeros(path.shape[:2], device=x.device)
-        for start, stop in chunks(self.points, batch, self.batch_size):
+        for start, stop in chunks(self.points, batch, images_per_pass(self.batch_size, x)):
             alphas = self._alphas(start, stop, path)
             tokens = (self.start_value + alphas.view(-1, 1, 1, 1) * path).flatten(0, 1)
             values, grad = self.at_norm1(tail, tokens, repeat_target(target, batch, stop - start))

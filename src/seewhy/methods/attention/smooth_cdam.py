@@ -9,7 +9,17 @@ from torch import Tensor
 from seewhy.core.cards import Capability
 from seewhy.methods.attention.class_row import GivenTokens, NoisyTokens, Tokens, row_shares
 from seewhy.methods.attention.last_block import VariedTokens
-from seewhy.methods.base import chunks, in_rounds, make_generator, method, noise, option, repeat_target, rows_of
+from seewhy.methods.base import (
+    chunks,
+    images_per_pass,
+    in_rounds,
+    make_generator,
+    method,
+    noise,
+    option,
+    repeat_target,
+    rows_of,
+)
 from seewhy.targets import Target
 
 
@@ -51,7 +61,7 @@ class SmoothCDAM(VariedTokens):
         tokens, rounds, generator = tail.value, index.rounds if index else 1, make_generator(self.seed, x.device)
         batch, targets, sigma = len(tokens), in_rounds(target, index), self._sigma(tokens)
         total = torch.zeros(rounds, *tokens.shape[:2], device=x.device)
-        for start, stop in chunks(self.n_samples, batch, self.batch_size):
+        for start, stop in chunks(self.n_samples, batch, images_per_pass(self.batch_size, x)):
             draws = noise(tokens.shape[1:], start, stop, generator, tokens)
             if self.at == "norm1":
                 varied: Tokens = NoisyTokens(tokens, draws, sigma.view(-1))
@@ -71,7 +81,7 @@ class SmoothCDAM(VariedTokens):
         tokens, batch, generator = tail.value, len(x), make_generator(self.seed, x.device)
         sigma = self._sigma(tokens)
         total = torch.zeros(tokens.shape[:2], device=x.device)
-        for start, stop in chunks(self.n_samples, batch, self.batch_size):
+        for start, stop in chunks(self.n_samples, batch, images_per_pass(self.batch_size, x)):
             draws = noise(tokens.shape[1:], start, stop, generator, tokens)
             noisy = (tokens + sigma * draws[:, None]).flatten(0, 1)
             values, grad = self.at_norm1(tail, noisy, repeat_target(target, batch, stop - start))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from seewhy.core.cards import Capability, Cost
 from seewhy.core.io import first_line
 from seewhy.errors import LayoutError
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, method, option, repeat_target
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, images_per_pass, method, option, repeat_target
 from seewhy.targets import Target
 
 
@@ -45,7 +45,7 @@ class TokenAblation(Method):
         prefix, batch = self.model.structure.prefix_tokens, len(x)
         whole = target.score(self.model.run(x)).float()
         scores = []
-        for start, stop in chunks(rows * cols, batch, self.batch_size):
+        for start, stop in chunks(rows * cols, batch, images_per_pass(self.batch_size, x)):
             removed = torch.arange(start, stop, device=x.device) + prefix
             score = self._score_without(
                 x.repeat(stop - start, 1, 1, 1), removed, repeat_target(target, batch, stop - start)

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 
 from seewhy.core.cards import Capability, Cost, Passes
 from seewhy.core.maps import linear, spread_over
-from seewhy.methods.base import BATCH_SIZE, Method, all_scores_equal, chunks, method, option, repeat_target, upcast
+from seewhy.methods.base import (
+    BATCH_SIZE,
+    Method,
+    all_scores_equal,
+    chunks,
+    images_per_pass,
+    method,
+    option,
+    repeat_target,
+    upcast,
+)
 from seewhy.methods.cam.base import unit_range
 from seewhy.models.adapter import VisionModel
 from seewhy.targets import Target
@@ -69,7 +79,7 @@ class ScoreCAM(Method):
         features = self._selected(features)
         batch, n = features.shape[:2]
         parts = []
-        for start, stop in chunks(n, batch, self.batch_size):
+        for start, stop in chunks(n, batch, images_per_pass(self.batch_size, x)):
             part = features[:, start:stop]
             masks = F.interpolate(part, x.shape[2:], mode=linear(part), align_corners=False)
             masks = unit_range(masks, x.ndim - 2).transpose(0, 1)[:, :, None]

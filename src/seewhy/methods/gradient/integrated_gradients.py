@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
 from seewhy.core.maps import spread_over
-from seewhy.methods.base import BATCH_SIZE, chunks, input_gradient, method, option, repeat_target
+from seewhy.methods.base import BATCH_SIZE, chunks, images_per_pass, input_gradient, method, option, repeat_target
 from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
 from seewhy.methods.gradient.channels import PixelShares
 from seewhy.targets import Target
@@ -55,7 +55,7 @@ class IntegratedGradients(PixelShares):
         path = x - start_image
         alphas, weights = (t.to(x) for t in quadrature(self.n_steps, self.rule))
         total = torch.zeros_like(x, dtype=torch.float32)
-        for start, stop in chunks(self.n_steps, batch, self.batch_size):
+        for start, stop in chunks(self.n_steps, batch, images_per_pass(self.batch_size, x)):
             points = start_image + spread_over(alphas[start:stop], x.ndim) * path
             grad = input_gradient(self.model, points.flatten(0, 1), repeat_target(target, batch, stop - start))
             total += (grad.unflatten(0, (-1, batch)) * spread_over(weights[start:stop], x.ndim)).float().sum(0)

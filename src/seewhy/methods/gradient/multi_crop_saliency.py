@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost
 from seewhy.errors import OptionError
-from seewhy.methods.base import BATCH_SIZE, chunks, gradient, method, option, repeat_target
+from seewhy.methods.base import BATCH_SIZE, chunks, gradient, images_per_pass, method, option, repeat_target
 from seewhy.methods.gradient.channels import PixelMagnitudes
 from seewhy.targets import Target
 
@@ -52,7 +52,7 @@ class MultiCropSaliency(PixelMagnitudes):
         batch, views = len(x), windows(x.shape[-2], x.shape[-1], self.fraction, self.mirror)
         total = torch.zeros_like(x[:, 0], dtype=torch.float32)
         covered = torch.zeros_like(total[:1])
-        for start, stop in chunks(len(views), batch, self.batch_size):
+        for start, stop in chunks(len(views), batch, images_per_pass(self.batch_size, x)):
             grads = self._gradients(x, views[start:stop], repeat_target(target, batch, stop - start))
             total += self.per_pixel(grads).sum(0)
             for rows, cols, _ in views[start:stop]:

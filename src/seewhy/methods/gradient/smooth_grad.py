@@ -11,6 +11,7 @@ from seewhy.core.maps import spread_over
 from seewhy.methods.base import (
     BATCH_SIZE,
     chunks,
+    images_per_pass,
     input_gradient,
     make_generator,
     method,
@@ -59,7 +60,7 @@ class SmoothGrad(PixelMagnitudes):
         flat = x.flatten(1)
         sigma = spread_over(self.sigma * (flat.amax(1) - flat.amin(1)), x.ndim - 1)
         total = torch.zeros_like(x, dtype=torch.float32)
-        for start, stop in chunks(self.n_samples, batch, self.batch_size):
+        for start, stop in chunks(self.n_samples, batch, images_per_pass(self.batch_size, x)):
             draws = noise(x.shape[1:], start, stop, generator, x)
             noisy = x + sigma * draws[:, None]
             grad = input_gradient(self.model, noisy.flatten(0, 1), repeat_target(target, batch, stop - start))

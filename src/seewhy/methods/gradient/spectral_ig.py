@@ -11,7 +11,7 @@ from torch import Tensor
 from seewhy.core.cards import Capability, Cost
 from seewhy.core.maps import upcast
 from seewhy.errors import OptionError, TargetError
-from seewhy.methods.base import BATCH_SIZE, chunks, gradient, method, option, repeat_target
+from seewhy.methods.base import BATCH_SIZE, chunks, gradient, images_per_pass, method, option, repeat_target
 from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
 from seewhy.methods.gradient.channels import PixelShares
 from seewhy.models.adapter import VisionModel
@@ -63,7 +63,7 @@ class SpectralIG(PixelShares):
         batch, start_image = len(x), starting_images(self.model, x, self.baseline)
         path = SpectralPath(x - start_image, self.width)
         total = torch.zeros_like(path.whole)
-        for start, stop in chunks(self.n_steps, batch, self.batch_size):
+        for start, stop in chunks(self.n_steps, batch, images_per_pass(self.batch_size, x)):
             ends = torch.arange(start, stop + 1, dtype=path.whole.dtype, device=x.device) / self.n_steps
             points = start_image + path((ends[1:] + ends[:-1]) / 2).to(x.dtype)
             repeated = repeat_target(target, batch, stop - start)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Cost
 from seewhy.errors import OptionError
-from seewhy.methods.base import BATCH_SIZE, Method, chunks, method, option, repeat_target, upcast
+from seewhy.methods.base import BATCH_SIZE, Method, chunks, images_per_pass, method, option, repeat_target, upcast
 from seewhy.methods.baselines import BASELINE, check_baseline, starting_images
 from seewhy.targets import Target
 
@@ -81,7 +81,7 @@ class Occlusion(Method):
             cover = starting_images(self.model, x, self.baseline)
             rest = [
                 self._scores(x, cover, [side[n] for side, n in zip(along, cell, strict=True)], target)
-                for start, stop in chunks(math.prod(counts), len(x), self.batch_size)
+                for start, stop in chunks(math.prod(counts), len(x), images_per_pass(self.batch_size, x))
                 for cell in [torch.unravel_index(torch.arange(start, stop, device=x.device), counts)]
             ]
         return (whole - torch.cat(rest)).T.unflatten(1, counts)

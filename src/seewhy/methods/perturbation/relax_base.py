@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seewhy.core.cards import Capability
 from seewhy.core.maps import spread_over, upcast
-from seewhy.methods.base import BATCH_SIZE, Method, option
+from seewhy.methods.base import BATCH_SIZE, Method, images_per_pass, option
 from seewhy.methods.perturbation.masks import RandomMasks, apply_masks, check_probability
 
 
@@ -82,7 +82,7 @@ class SimilarityUnderMasks(Method):
         masks = RandomMasks(self.masks, size, cells=self.cells, p=self.p, seed=self.seed, like=x)
         whole = self._embedding(x)
         moments = WeightedMoments(batch, size, like=x)
-        for part in masks.pieces(self.n_masks, batch, self.batch_size):
+        for part in masks.pieces(self.n_masks, batch, images_per_pass(self.batch_size, x)):
             embeddings = self._embedding(apply_masks(x, part)).unflatten(0, (-1, batch))
             for mask, distances in zip(part, distance(embeddings, whole), strict=True):
                 moments.add(mask, distances)

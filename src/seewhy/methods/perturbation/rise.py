@@ -8,7 +8,16 @@ from torch import Tensor
 
 from seewhy.core.cards import Cost
 from seewhy.core.maps import spread_over
-from seewhy.methods.base import BATCH_SIZE, Method, all_scores_equal, method, option, repeat_target, upcast
+from seewhy.methods.base import (
+    BATCH_SIZE,
+    Method,
+    all_scores_equal,
+    images_per_pass,
+    method,
+    option,
+    repeat_target,
+    upcast,
+)
 from seewhy.methods.perturbation.masks import RandomMasks, apply_masks, check_probability
 from seewhy.targets import Target, TargetLike, as_probability
 
@@ -57,7 +66,7 @@ class RISE(Method):
         masks = RandomMasks("rise", size, cells=self.cells, p=self.p, seed=self.seed, like=x)
         total = upcast(x.new_zeros(batch, *size))
         ends: list[Tensor] = []  # least and greatest score of each image so far
-        for part in masks.pieces(self.n_masks, batch, self.batch_size):
+        for part in masks.pieces(self.n_masks, batch, images_per_pass(self.batch_size, x)):
             scores = repeat_target(target, batch, len(part)).score(self.model.run(apply_masks(x, part)))
             scores = upcast(scores).unflatten(0, (-1, batch))
             ends = list(torch.stack([*ends, *scores.aminmax(dim=0)]).aminmax(dim=0))

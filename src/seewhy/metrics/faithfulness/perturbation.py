@@ -15,6 +15,7 @@ from torch import Tensor
 from seewhy.core.cards import Capability
 from seewhy.core.maps import upcast
 from seewhy.errors import OptionError
+from seewhy.methods.base import images_per_pass
 from seewhy.methods.baselines import BASELINE_IMAGES, check_baseline, starting_images
 from seewhy.metrics.base import Measurement, Metric, MetricInputs, option
 from seewhy.metrics.inputs import ModelInputs
@@ -73,7 +74,7 @@ def score_variants(
         read_out: What is read off the model for each variant.
         n: How many variants of each image.
         write_variants: Writes some variants of an image.
-        batch_size: Variants per forward pass.
+        batch_size: Variants per forward pass, see `images_per_pass`.
     """
     model, x, target = inputs.model_inputs
     target.check(len(x), model.classes)
@@ -86,7 +87,7 @@ def score_variants(
         model.shape_error_context(x),
         untouched(model.module),
     ):
-        for pieces in _passes(len(x), n, batch_size):
+        for pieces in _passes(len(x), n, images_per_pass(batch_size, x)):
             rows = [image for image, start, stop in pieces for _ in range(start, stop)]
             variants = x.new_empty(len(rows), *x.shape[1:])
             end = 0
