@@ -15,7 +15,7 @@ import synthetic
 from PIL import Image
 
 from seewhy.bench import stats
-from seewhy.bench.report import RunData, write_report
+from seewhy.bench.report import RunData, exports, write_report
 from seewhy.bench.report.exports import escape_latex, latex, long_csv, markdown, wide_csv
 from seewhy.bench.report.galleries import disagreements, extremes, map_similarity
 from seewhy.bench.report.gaps import find_gaps
@@ -222,11 +222,32 @@ def test_csv_long_and_wide_say_the_same(run, scores, folder, tmp_path):
 
 def test_latex_compiles_in_the_mind(run, scores):
     text = latex(run, list(scores.values()))
-    assert text.count(r"\begin{tabular}{lrrrr}") == 1
+    assert text.count(r"\begin{tabular}{lrrr}") == 1, "parts of metrics are in the page and the CSV"
+    first = next(m.label for m in run.metrics.values() if not m.is_part)
+    best = sorted((s for s in scores.values() if s.metric == first), key=lambda s: -s.mean)
+    places = [text.index(f"\n{run.methods[s.method].title.split(' ')[0]}") for s in best]
+    assert places == sorted(places), "best by the first metric first"
+    assert r"\resizebox{\ifdim\width>\linewidth" in text
     assert r"Occlusion \textless{}b\textgreater{}" in text
     assert text.count(r"\mathbf{") == 3
     assert r"\underline{" in text
     assert escape_latex("a_b & 5% {x} \\") == r"a\_b \& 5\% \{x\} \textbackslash{}"
+
+
+def test_text_that_a_spreadsheet_would_compute_is_text_and_numbers_are_numbers():
+    written = exports._csv([["=1+1", "@x", "-2", "model"], [-2.5, None, 3, "a=b"]])
+    assert written == "'=1+1,'@x,'-2,model\n-2.5,,3,a=b\n"
+
+
+def test_a_table_says_what_stands_in_it_and_whether_the_run_has_ended(run, scores):
+    whole = markdown(run, list(scores.values()))
+    assert "± half-width of the 95 %" in whole
+    assert "not ended" not in whole
+    run.manifest["finished"] = None
+    few = [replace(score, low=None, high=None, level=None) for score in scores.values()]
+    part = markdown(run, few)
+    assert "Means; bold: best. The run has not ended: this is what it has so far." in part
+    assert "The run has not ended" in latex(run, few)
 
 
 def test_markdown_is_a_table_with_the_best_on_top(run, scores):
@@ -320,7 +341,7 @@ def test_what_is_no_run_says_so(tmp_path):
         RunData(tmp_path)
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "x.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match=r"cannot read .*bench resume"):
+    with pytest.raises(DataError, match=r"are broken \(x.parquet\); run .*bench resume"):
         RunData(tmp_path)
 
 

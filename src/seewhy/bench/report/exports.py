@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from seewhy.bench.report.gaps import find_gaps
 from seewhy.bench.report.infos import MetricInfo, Panel
@@ -50,9 +50,15 @@ ESCAPES = {
     "↓": r"$\downarrow$",
     "Δ": r"$\Delta$",
     "−": r"$-$",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
 }
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet computes."""
 
 
 def long_csv(run: RunData, scores: Sequence[Score]) -> str:
@@ -98,25 +104,32 @@ def wide_csv(run: RunData, scores: Sequence[Score]) -> str:
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    csv.writer(buffer, lineterminator="\n").writerows([[_harmless(cell) for cell in row] for row in rows])
     return buffer.getvalue()
+
+
+def _harmless(cell: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula: text with the sign of one gets an apostrophe before it."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def latex(run: RunData, scores: Sequence[Score]) -> str:
     """Return a booktabs table for each model: means with half-widths, best bold, not significantly worse underlined."""
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(_latex_table(run, panel, scores) for panel in run.panels)
+    return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(
+        _latex_table(run, panel, scores) for panel in run.panels
+    )
 
 
 def _latex_table(run: RunData, panel: Panel, scores: Sequence[Score]) -> str:
     by_column = scores_of(panel, scores)
-    metrics = [m for m in run.metrics.values() if any(metric == m.label for _, metric in by_column)]
+    metrics = _shown(run, by_column)
     head = " & ".join(["Method", *(escape_latex(m.heading) for m in metrics)])
     lines = [
         " & ".join(
             [escape_latex(run.methods[name].title), *(_latex_cell(by_column.get((name, m.label))) for m in metrics)]
         )
         + r" \\"
-        for name in methods_with_scores(run, by_column)
+        for name in methods_with_scores(run, by_column, metrics[0].label if metrics else None)
     ]
     for gap in find_gaps(run, panel):
         lines.append(
@@ -127,15 +140,15 @@ def _latex_table(run: RunData, panel: Panel, scores: Sequence[Score]) -> str:
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{caption}. Mean and half-width of the 95\,\% "
-            r"bootstrap interval over images; bold: best; underlined: not significantly worse.}",
+            rf"\caption{{{caption}. {escape_latex(_legend(run, by_column.values(), 'underlined'))}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{l{'r' * len(metrics)}}}",
             r"\toprule",
             head + r" \\",
             r"\midrule",
             *lines,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table}",
             "",
         ]
@@ -157,13 +170,29 @@ def _latex_cell(score: Score | None) -> str:
 
 def markdown(run: RunData, scores: Sequence[Score]) -> str:
     """Return a table for each model, best by the first metric first; metrics without their parts."""
-    metrics = [m for m in run.metrics.values() if not m.is_part]
-    return "\n".join(_markdown_table(run, panel, metrics, scores) for panel in run.panels)
+    return "\n".join(_markdown_table(run, panel, scores) for panel in run.panels)
 
 
-def _markdown_table(run: RunData, panel: Panel, metrics: Sequence[MetricInfo], scores: Sequence[Score]) -> str:
+def _shown(run: RunData, by_column: Mapping[tuple[str, str], Score]) -> list[MetricInfo]:
+    """Return the metrics of a model's table, without their parts."""
+    return [m for m in run.metrics.values() if not m.is_part and any(metric == m.label for _, metric in by_column)]
+
+
+def _legend(run: RunData, scores: Iterable[Score], level: str) -> str:
+    """Say what the signs of a table mean, those that stand in it, and whether the run has ended."""
+    listed = list(scores)
+    intervals = any(score.half_width is not None for score in listed)
+    parts = ["Mean ± half-width of the 95 % bootstrap interval over images" if intervals else "Means", "bold: best"]
+    if any(score.level and score.rank != 1 for score in listed):
+        parts.append(f"{level}: not significantly worse")
+    if run.manifest.get("finished", True):
+        return "; ".join(parts) + "."
+    return "; ".join(parts) + ". The run has not ended: this is what it has so far."
+
+
+def _markdown_table(run: RunData, panel: Panel, scores: Sequence[Score]) -> str:
     by_column = scores_of(panel, scores)
-    shown = [m for m in metrics if any(metric == m.label for _, metric in by_column)]
+    shown = _shown(run, by_column)
     methods = methods_with_scores(run, by_column, shown[0].label if shown else None)
     rows = [
         [run.methods[name].title, *(_markdown_cell(by_column.get((name, m.label))) for m in shown)] for name in methods
@@ -175,11 +204,11 @@ def _markdown_table(run: RunData, panel: Panel, metrics: Sequence[MetricInfo], s
     title = f"{panel.model} on {panel.data} {panel.split}".strip()
     return "\n".join(
         [
-            f"### {title}",
+            f"### {_escape_markdown(title)}",
             "",
             *("| " + " | ".join(_escape_markdown(cell) for cell in line) + " |" for line in lines),
             "",
-            "Mean ± half-width of the 95 % bootstrap interval over images; bold: best; ≈: not significantly worse.",
+            _legend(run, by_column.values(), "≈"),
             *(_escape_markdown(f"{gap.title}: {gap.reason}.") for gap in gaps),
             "",
         ]
