@@ -10,7 +10,15 @@ import toys
 
 import seewhy
 from seewhy.checks.state import PassCounter
-from seewhy.errors import ImageError, NonFiniteError, OptionError, RequirementError, TargetError, UnknownNameError
+from seewhy.errors import (
+    ImageError,
+    ModelError,
+    NonFiniteError,
+    OptionError,
+    RequirementError,
+    TargetError,
+    UnknownNameError,
+)
 from seewhy.explainer import MAPS_PER_CALL, TARGETS_PER_BACKWARD, ConstantMapWarning, explain_each, top_answers
 from seewhy.methods import CDAM, RISE, GradCAM, SmoothGrad
 from seewhy.methods.factory import ARGUMENTS, as_method
@@ -262,3 +270,15 @@ def test_the_photo_that_the_picture_shows_is_what_the_model_saw(cat):
     model = toys.toy_cnn()
     model.preprocess = seewhy.Preprocess(size=(32, 32), resize=32)
     assert seewhy.explain(model, cat, "lafam").image.size in {(300, 300), (301, 300)}  # of 451 × 300
+
+
+def test_a_plain_module_is_told_to_be_wrapped(cat) -> None:
+    module = torch.nn.Conv2d(3, 4, 3)
+    for call in (
+        lambda: seewhy.explain(module, cat),
+        lambda: seewhy.explain(module, cat, "grad_cam"),
+        lambda: seewhy.methods.GradCAM(module),
+        lambda: seewhy.explain("scenes_cnn", cat),
+    ):
+        with pytest.raises(ModelError, match=r"seewhy\.(wrap|load_model)"):
+            call()

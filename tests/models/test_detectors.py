@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -201,3 +202,16 @@ def test_interpolated_scores_stay_with_their_image() -> None:
     both = Saliency(model)(images)
     for row in range(2):
         torch.testing.assert_close(Saliency(model)(images[row : row + 1])[0], both[row])
+
+
+def test_the_box_is_drawn(cat: Image.Image) -> None:
+    model = seewhy.wrap(Yolo(False).eval(), output="detections", preprocess=seewhy.Preprocess((64, 96), resize=None))
+    explanation = seewhy.explain(model, cat, "saliency", Detection((0,), torch.tensor([0.25, 0.25, 0.75, 0.75])))
+    drawn, whole = explanation.overlay(size=(240, 360)), explanation.overlay_on_image(cat)
+    explanation.target = {}
+    for figure, plain in ((drawn, explanation.overlay(size=(240, 360))), (whole, explanation.overlay_on_image(cat))):
+        changed = (np.asarray(figure) != np.asarray(plain)).any(-1)
+        rows, cols = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        found = (cols[0] / figure.width, rows[0] / figure.height, cols[-1] / figure.width, rows[-1] / figure.height)
+        assert found == pytest.approx((0.25, 0.25, 0.75, 0.75), abs=0.02)
+        assert not changed[figure.height // 2, figure.width // 2]

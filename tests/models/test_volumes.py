@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import typer.testing
 from captum.attr import IntegratedGradients as CaptumIG, Occlusion as CaptumOcclusion
 from PIL import Image
 from torch import Tensor, nn
 
 import seewhy
+from seewhy.cli import app
 from seewhy.core.volumes import opened_volume
 from seewhy.errors import ImageError, LayoutError, ModelError, OptionError, RequirementError
 from seewhy.explanation.volume import VolumeExplanation
@@ -378,3 +381,21 @@ def test_metrics_take_slices(model: Any) -> None:
     maps = Saliency(model)(model.preprocess_images(ball()), 1)
     with pytest.raises(OptionError, match="one slice at a time"):
         check_inputs(seewhy.metrics.Sparseness.card, maps, MetricInputs())
+
+
+def test_commands_take_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(
+        "import seewhy\nfrom test_volumes import SIZE, BallNet\n\n\n"
+        "def make():\n    return seewhy.wrap(BallNet().eval(), input_size=(1, *SIZE))\n"
+    )
+    np.save("scan.npy", ball())
+    run = typer.testing.CliRunner()
+    result = run.invoke(app, ["explain", "scan.npy", "-m", "net.py:make", "-M", "grad_cam", "-t", "1", "--json"])
+    (row,) = json.loads(result.stdout[result.stdout.index("[") :])
+    assert (row["error"], row["grid"], row["image_size"]) == (None, [6, 8, 10], list(SIZE))
+    assert Path(row["folder"], "overlay.png").is_file()
+    result = run.invoke(app, ["info", "net.py:make"])
+    assert "input 12×16×20" in result.stdout
+    result = run.invoke(app, ["randomization-test", "scan.npy", "-m", "net.py:make", "-M", "saliency"])
+    assert isinstance(result.exception, RequirementError)

@@ -15,7 +15,7 @@ import torch
 from seewhy.core.images import ImageLike, ReadImage
 from seewhy.core.maps import spearman, ssim
 from seewhy.core.progress import Progress, no_progress
-from seewhy.errors import NonFiniteError
+from seewhy.errors import NonFiniteError, RequirementError
 from seewhy.explainer import ConstantMapWarning, explain
 from seewhy.explanation import Explanation
 from seewhy.methods.base import Method
@@ -98,6 +98,8 @@ def randomization_test(
         OptionError: When there are fewer than two steps.
         SeewhyError: As for `seewhy.explain`.
     """
+    if model.structure.volume:
+        raise RequirementError(f"the randomization test compares maps of images, and {model.name} takes volumes")
     configured = [as_method(model, method) for method in methods]
     loaded = model.opened(image)()
     resolved = model.as_target(target)

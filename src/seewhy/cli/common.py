@@ -65,8 +65,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing el
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 
 
-def expand_images(images: Sequence[str]) -> tuple[list[Path], int]:
+def expand_images(images: Sequence[str], one_by_one: bool = False) -> tuple[list[Path], int]:
     """Return files as they are, and the images of folders and of shell patterns; what has none is reported.
+
+    Args:
+        images: What stands on the command line.
+        one_by_one: Whether a folder is one thing (the slices of a volume).
 
     Returns:
         The files, and the exit code of the first report.
@@ -82,7 +86,9 @@ def expand_images(images: Sequence[str]) -> tuple[list[Path], int]:
         try:
             if not image.strip():
                 raise ImageError("one of the images has an empty name; is a variable of your script not set?")
-            expanded += (image_paths(image) if _is_folder(image) else matching(image)) or [Path(image)]
+            is_folder = _is_folder(image)
+            found = [] if is_folder and one_by_one else image_paths(image) if is_folder else matching(image)
+            expanded += found or [Path(image)]
         except ImageError as error:
             problems.append(error)
     if problems and not expanded:

@@ -51,7 +51,7 @@ def explain(
     loaded = common.opened(loading, model, weights, zero_shot, template)
     methods = common.configured_methods(loaded, method, layer, option, weights=weights)
     targets = common.requested_targets(loaded, target, top, concept, reference, measure, against)
-    paths, code = common.expand_images(images)
+    paths, code = common.expand_images(images, one_by_one=loaded.structure.volume)
     names = common.folder_names(paths)
     outcomes = explain_each(loaded, paths, methods, targets, batch_size=batch_size, max_pixels=max_pixels)
     rows: list[Row] = []

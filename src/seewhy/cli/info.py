@@ -29,7 +29,7 @@ def info(
     console = Console()
     console.print(
         f"[bold]{facts['name']}[/] ({facts['source']}), {facts['parameters'] / 1e6:.1f} M parameters, "
-        f"input {facts['input'][0]}×{facts['input'][1]}",
+        f"input {'×'.join(map(str, facts['input']))}",
         highlight=False,
     )
     console.print(f"capabilities: {', '.join(facts['capabilities'])}", highlight=False)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from seewhy.core.preprocess import Preprocess
+from seewhy.core.volumes import VolumePreprocess
 from seewhy.methods import METHODS
 from seewhy.models.adapter import VisionModel
 from seewhy.models.instrument.hooks import untouched
@@ -20,9 +21,9 @@ def model_report(model: VisionModel) -> dict[str, Any]:
     Returns:
         Values that JSON knows; `methods` has the reason for which each method does not support the model (or "").
     """
-    rows, cols = getattr(model.preprocess, "size", None) or (224, 224)
     structure = model.structure
-    x = torch.zeros(1, model.channels or 3, rows, cols, device=model.device, dtype=model.dtype)
+    size = tuple(getattr(model.preprocess, "size", None) or (224,) * structure.axes)
+    x = torch.zeros(1, model.channels or 3, *size, device=model.device, dtype=model.dtype)
     layers = list(structure.stages)
     if structure.cam_layer and structure.cam_layer not in layers:
         layers.append(structure.cam_layer)
@@ -32,14 +33,14 @@ def model_report(model: VisionModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "source": structure.source,
-        "input": [rows, cols],
+        "input": list(size),
         "preprocess": _preprocessing(model)[0],
         "preprocess_origin": _preprocessing(model)[1],
         "parameters": sum(p.numel() for p in model.module.parameters()),
         "capabilities": sorted(model.capabilities),
         "classes": model.classes,
         "embedding": None if output.embedding is None else output.embedding.shape[1],
-        "grid": list(model.grid(rows, cols)) if structure.patch_size else None,
+        "grid": list(model.grid(size[0], size[1])) if structure.patch_size else None,
         "prefix_tokens": structure.prefix_tokens,
         "blocks": len(structure.blocks),
         "note": structure.note,
@@ -59,6 +60,6 @@ def model_report(model: VisionModel) -> dict[str, Any]:
 
 def _preprocessing(model: VisionModel) -> tuple[str, str]:
     """Return all that happens to an image, and from where that is known."""
-    if isinstance(model.preprocess, Preprocess):
+    if isinstance(model.preprocess, Preprocess | VolumePreprocess):
         return model.preprocess.describe(), model.preprocess.origin
     return "a function of its own", "the function"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from seewhy import __version__
@@ -203,7 +203,25 @@ class Explanation:
             self.on_image()
         read = read_image(self.source or "" if image is None else image, channels=None)
         whole = read.view() if isinstance(read, DeepImage) else read
-        return overlay_in_box(self, whole, alpha, long_side)
+        figure = overlay_in_box(self, whole, alpha, long_side)
+        left, top, right, bottom = self.box or (0, 0, *whole.size)
+        scale = figure.width / whole.width
+        self._outline(figure, left * scale, top * scale, (right - left) * scale, (bottom - top) * scale)
+        return figure
+
+    def _outline(self, figure: Image.Image, left: float, top: float, width: float, height: float) -> None:
+        """Draw the box of a detection that is explained, a part of this rectangle."""
+        box = self.target.get("box")
+        if not box:
+            return
+        origin, sides = (left, top) * 2, (width, height) * 2
+        edges = [start + share * side for start, share, side in zip(origin, box, sides, strict=True)]
+        line = max(1, round(min(figure.size) / 120))
+        draw = ImageDraw.Draw(figure)
+        draw.rectangle(edges, outline="#000000", width=3 * line)
+        inner = [edges[0] + line, edges[1] + line, edges[2] - line, edges[3] - line]
+        if inner[0] < inner[2] and inner[1] < inner[3]:
+            draw.rectangle(inner, outline="#ffffff", width=line)
 
     # --- titles and figures ---
 
@@ -255,8 +273,10 @@ class Explanation:
         mode: str = "bilinear",
         clip: float | None = None,
     ) -> Image.Image:
-        """Draw the map over the image; options as in `seewhy.viz.overlay`."""
-        return overlay(self, alpha, size, mode, clip)
+        """Draw the map over the image, and the box of a detection; options as in `seewhy.viz.overlay`."""
+        figure = overlay(self, alpha, size, mode, clip)
+        self._outline(figure, 0, 0, *figure.size)
+        return figure
 
     def heatmap(
         self, size: tuple[int, int] | None = None, mode: str = "bilinear", clip: float | None = None

@@ -17,7 +17,7 @@ from seewhy.core.options import Configurable, check_options, option, options_of
 from seewhy.core.registry import Registry
 from seewhy.errors import RequirementError
 from seewhy.methods.gradients import activation_and_gradient, gradient, input_gradient, input_leaf, row_gradients
-from seewhy.methods.guards import NoTarget, WatchedTarget, check_batch, check_finite
+from seewhy.methods.guards import NoTarget, WatchedTarget, check_batch, check_finite, check_model
 from seewhy.methods.repetition import (
     BATCH_SIZE,
     all_scores_equal,
@@ -135,6 +135,7 @@ class Method(Configurable):
     """Whether a method with gradients runs an image forward once for all its targets, and backward once for each."""
 
     def __post_init__(self) -> None:
+        check_model(self.model)
         check_options(self)
         why = self.why_incompatible(self.model)
         if why:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from seewhy.core.options import check_option_names, options_of, repeated_options
 from seewhy.errors import OptionError
 from seewhy.methods.base import METHODS, Method
+from seewhy.methods.guards import check_model
 from seewhy.models.adapter import VisionModel
 
 MethodLike: TypeAlias = str | type[Method] | Method
@@ -47,6 +48,7 @@ def as_method(model: VisionModel, method: MethodLike | None = None, **options: A
         if options:
             raise OptionError("the method is configured already; pass the options where you made it")
         return method
+    check_model(model)
     if method is None:
         method = next((name for name in DEFAULTS if not METHODS[name].why_incompatible(model)), DEFAULTS[0])
     cls = METHODS[method] if isinstance(method, str) else method

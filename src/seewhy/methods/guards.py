@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from seewhy.core.cards import Capability
 from seewhy.errors import ModelError, NonFiniteError
@@ -105,6 +105,18 @@ def on_trial(target: Target) -> Iterator[Target]:
     trial = target.fork()
     yield trial
     target.join(trial)
+
+
+def check_model(model: Any) -> None:
+    """Check that a method is given a `VisionModel`.
+
+    Raises:
+        ModelError: It is a plain module, or something else.
+    """
+    if isinstance(model, VisionModel):
+        return
+    advice = "wrap it first: seewhy.wrap(module)" if isinstance(model, nn.Module) else "pass one of seewhy.load_model"
+    raise ModelError(f"a {type(model).__name__} is not a model of seewhy; {advice}")
 
 
 def check_batch(x: Any, model: VisionModel) -> None:

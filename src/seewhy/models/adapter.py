@@ -366,10 +366,9 @@ class VisionModel:
             if size is None or tuple(x.shape[2:]) == tuple(size):
                 raise
             fed, fits = ("×".join(map(str, sides)) for sides in (x.shape[2:], size))
-            raise ModelError(
-                f"{self.name} fails on an input of {fed} ({first_line(error)}); "
-                f"feed {fits}: model.preprocess_images(images)"
-            ) from error
+            any_size = getattr(self.preprocess, "crop", "") in ("none", "pad")
+            advice = "" if any_size else f"; feed {fits}: model.preprocess_images(images)"
+            raise ModelError(f"{self.name} fails on an input of {fed} ({first_line(error)}){advice}") from error
 
     def activations(self, x: Tensor, layers: Sequence[Layer]) -> dict[str, Float[Tensor, "batch channels *grid"]]:
         """Return the maps of several layers by name, from one forward that stops at the last of them; no gradients.
