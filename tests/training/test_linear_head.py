@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from seewhy import load_model
 from seewhy.cli import app
 from seewhy.data import Folder, Scenes
-from seewhy.errors import DataError, OptionError, WeightsError
+from seewhy.errors import DataError, OptionError, SeewhyError, WeightsError
 from seewhy.models.adapter import VisionModel
 from seewhy.training import cached_features, train_head
 from seewhy.training.augmentation import random_crop
@@ -173,6 +173,17 @@ def test_a_head_of_another_backbone_or_kind(backbone: VisionModel, tmp_path: Pat
         train_head(backbone, Scenes("single", n=14), out=tmp_path / "run", epochs=1)
     with pytest.raises(WeightsError, match="another samples"):
         train_head(backbone, Scenes("single", n=13), out=tmp_path / "run", epochs=1, resume=True)
+
+
+def test_a_full_disk_is_one_line(backbone: VisionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.posix_fallocate", full, raising=False)
+        with pytest.raises(SeewhyError, match="No space left on device"):
+            cached_features(backbone, Scenes("single", n=2), tmp_path)
+    assert cached_features(backbone, Scenes("single", n=2), tmp_path).values.shape[1] == 2  # when there is room again
 
 
 def test_data_of_one_class(backbone: VisionModel, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -139,6 +140,7 @@ def _fill(
         shape = (views, len(dataset), _width(model))
         values = np.lib.format.open_memmap(place / FEATURES, mode="w+", dtype=np.float32, shape=shape)
         labels = np.lib.format.open_memmap(place / LABELS, mode="w+", dtype=np.int32, shape=(len(dataset),))
+        _claim(place / FEATURES)
         _note(place, state)
     flat, noted = values.reshape(total, -1), time.monotonic()
     reader = _Inputs(dataset, model.preprocess, key["views"] > 0, key["seed"], state["done"], total)
@@ -224,6 +226,13 @@ def _width(model: VisionModel) -> int:
     if embedding is None:
         raise DataError(f"{model.name} has no embedding that a head could read; take a model with one")
     return embedding.shape[1]
+
+
+def _claim(path: Path) -> None:
+    """Claim the room of a file that has only its size so far: a full disk is an error here, and a crash later."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _note(place: Path, state: dict[str, Any]) -> None:
