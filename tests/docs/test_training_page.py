@@ -11,14 +11,18 @@ import typer
 
 from seewhy.cli import app
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "training.md"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: Path = PAGE) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines()])
+LINES = [line for page in (PAGE, DOCS / "nodules.md") for block in blocks("sh", page) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_a_command_line_is_one_that_seewhy_takes(line: str) -> None:
     command, (_, *words) = typer.main.get_command(app), shlex.split(line)
     context = typer.Context(command, info_name="seewhy")
