@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,15 @@ from torch.nn import functional as F
 
 from seewhy.checks.state import PassCounter, StateSnapshot
 from seewhy.core.cards import Passes
-from seewhy.errors import DataError, NonFiniteError, OptionError, RequirementError, UnknownNameError, WeightsError
+from seewhy.errors import (
+    DataError,
+    NonFiniteError,
+    OptionError,
+    RequirementError,
+    SeewhyError,
+    UnknownNameError,
+    WeightsError,
+)
 from seewhy.methods import ABN, ALA
 from seewhy.methods.factory import as_method
 from seewhy.methods.rebind import rebind
@@ -329,6 +338,22 @@ def test_damaged_files_and_no_files_are_refused_in_a_line(vit, tmp_path):
         damage(bad / name)
         with pytest.raises(WeightsError, match=words):
             ALA(vit, weights=bad)
+
+
+def test_on_a_full_disk_what_was_there_before_stays(vit, tmp_path, monkeypatch):
+    trained.fit("ala", vit, epochs=1).save(tmp_path / "run")
+    before = ALA.load(vit, tmp_path / "run")(toys.batch())
+    other = trained.fit("ala", vit, epochs=2)
+
+    def full(self, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(SeewhyError, match=r"cannot write to .*run \(No space left on device\)"):
+            other.save(tmp_path / "run")
+    assert torch.equal(ALA.load(vit, tmp_path / "run")(toys.batch()), before)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [RECORD, TENSORS]
 
 
 # ── bad input ─────────────────────────────────────────────────────────────────────────────────────────────────────────

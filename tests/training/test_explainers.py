@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -91,6 +92,13 @@ def test_a_folder_that_does_not_name_its_encoder_asks_for_it(run):
     with pytest.raises(OptionError, match="does not say how its encoder is opened; name it with --model"):
         invoke("explain", run / "scene.png", "--weights", run / "nameless", "-o", run / "maps")
     assert fitted.training["encoder"] == {"name": "scenes_vit"}
+
+
+def test_info_and_methods_say_that_it_is_trained_first():
+    assert "ala  yes  trained first: `seewhy train ala`" in re.sub(
+        " {2,}", "  ", invoke("info", "scenes_vit", "--device", "cpu")
+    )
+    assert json.loads(invoke("methods", "ala", "--json"))[0]["trained"]
 
 
 def test_without_weights_the_others_are_compared(run):

@@ -51,5 +51,12 @@ def info(
         ],
     )
     common.print_table(
-        ("method", "supported", ""), [(name, "no" if why else "yes", why) for name, why in facts["methods"].items()]
+        ("method", "supported", ""),
+        [(name, "no" if why else "yes", why or _first(name)) for name, why in facts["methods"].items()],
     )
+
+
+def _first(name: str) -> str:
+    from seewhy.methods import METHODS
+
+    return f"trained first: `seewhy train {name}`" if METHODS[name].card.trained else ""

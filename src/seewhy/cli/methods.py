@@ -41,6 +41,7 @@ def _card(cls: type[Method]) -> dict[str, Any]:
         "signed": card.signed,
         "class_specific": card.class_specific,
         "stochastic": card.stochastic,
+        "trained": card.trained,
         "volumes": card.volumes,
         "citation": card.citation,
         "about": inspect.getdoc(cls),
