@@ -436,7 +436,7 @@ def _seen(model: VisionModel, sample: Sample, size: tuple[int, int]) -> Bool[nda
     box = model.box(sample.image)
     mask = Image.fromarray(sample.mask_of(sample.labels[0]))
     whole = mask if box is None else mask.crop(tuple(map(round, box)))  # type: ignore[arg-type]  # four numbers
-    return np.asarray(whole.resize(size[::-1], Image.Resampling.NEAREST))
+    return np.asarray(whole.resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def _own(model: VisionModel, images: LabeledImages, rows: Tensor) -> Tensor | None:

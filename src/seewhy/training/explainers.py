@@ -44,7 +44,7 @@ class ExplainerTask(Task):
         shape: What they have of the encoder.
     """
 
-    net: nn.Module
+    net: Any
     settings: Any
     shape: dict[str, Any]
 

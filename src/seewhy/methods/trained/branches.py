@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of each cell."""
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return the normalized map."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
 class PooledClassifier(nn.Sequential):
