@@ -18,10 +18,13 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +53,16 @@ PAGE = """# Census of architectures
 
 Written by `make census` and then `python -m tests.models.census --table > docs/census.md`. One small model of each
 architecture family, with random weights, is opened as a user would open it, and put to the test: changed patches of an
-image show in their place in every stage, in the layer for gradients and in the attention; Grad-CAM and CDAM are what
-plain hooks and `torch.autograd.grad` give; an image is explained; with images that are not square, where the model
-takes them.
-*Works*: all of that holds. *Refused*: there is an error that says why; the last column is that error. *Wrong*: a number
-or a place is not what it should be. *Fails*: anything else. *Absent*: it could not be put to the
-test here: a library that it needs was not there, it is too large, or signals die out in its fresh weights.
+image show in their place in every stage, in the layer for gradients and in the attention; saliency, Grad-CAM and CDAM
+are what plain hooks and `torch.autograd.grad` give; an image is explained; with images that are not square, where the
+model takes them.
+
+- *Works*: all of that holds. Where several branches lead to the score and no layer stands for all of them, Grad-CAM
+  asks for `layer=`; the last column says so.
+- *Refused*: there is an error in one line that says why; the last column is that error.
+- *Wrong*: a number or a place is not what it should be. *Fails*: anything else.
+- *Absent*: it could not be put to the test here, and does not count: a library that it needs was not there, or it is
+  too large.
 """
 
 
@@ -75,6 +82,7 @@ class Outcome:
     probe_ms: float = 0.0
     unclear: int = 0
     size: str = ""
+    versions: str = ""
 
 
 class FaintError(Exception):
@@ -270,7 +278,7 @@ def recorded(path: Path) -> dict[str, Outcome]:
 def run(path: Path, only: str, again: bool) -> None:
     """Examine each family that is not in the record, one at a time, and record it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = recorded(path)
+    done, versions = recorded(path), _versions()
     for family, name, make in importlib.import_module(".census_families", __package__).all_families():
         if not family.startswith(only) or (family in done and not again):
             continue
@@ -278,6 +286,7 @@ def run(path: Path, only: str, again: bool) -> None:
         signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
         outcome = examine(family, name, make)
         signal.setitimer(signal.ITIMER_PROF, 0)
+        outcome.versions = versions
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
         print(f"{outcome.outcome:8} {family} {name} {outcome.seconds} s {outcome.note[:150]}", flush=True)
@@ -291,7 +300,10 @@ def _too_long(*_: Any) -> None:
 def table(path: Path) -> Iterator[str]:
     """Yield the lines of the table, by library, with totals."""
     rows = sorted(recorded(path).values(), key=lambda r: r.family)
-    yield f"{_totals(rows)}."
+    yield f"**{_totals(rows)}.**"
+    minutes = sum(r.seconds for r in rows) / 60
+    versions = "; ".join(dict.fromkeys(r.versions for r in rows if r.versions))
+    yield from ("", f"{minutes:.0f} minutes of one core in all, with {versions or 'versions that were not noted'}.")
     for library in dict.fromkeys(r.family.split("/")[0] for r in rows):
         of_library = [r for r in rows if r.family.startswith(f"{library}/")]
         yield from ("", f"## {library}", "", f"{_totals(of_library)}.", "")
@@ -306,7 +318,22 @@ def table(path: Path) -> Iterator[str]:
 
 def _totals(rows: list[Outcome]) -> str:
     count = {kind: sum(r.outcome == kind for r in rows) for kind in (WORKS, REFUSED, WRONG, FAILS, ABSENT)}
-    return f"{len(rows)} families: " + ", ".join(f"{n} {kind}" for kind, n in count.items())
+    tried = len(rows) - count[ABSENT]
+    share = f"{100 * count[WORKS] / tried:.1f} %" if tried else "none"
+    counts = ", ".join(f"{n} {kind}" for kind, n in count.items() if kind != ABSENT)
+    return f"{tried} families: {counts}; {share} served ({count[ABSENT]} more absent)"
+
+
+def _versions() -> str:
+    """Say which versions of the libraries, and which commit of seewhy, are put to the test."""
+    names = ("torch", "torchvision", "timm", "transformers", "open_clip_torch")
+    found = []
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name).partition('+')[0]}")
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=9"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return ", ".join([*found, f"seewhy at {commit}"] if commit else found)
 
 
 def main() -> None:

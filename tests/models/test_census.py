@@ -50,7 +50,9 @@ def test_a_record_can_be_resumed_and_printed(tmp_path: Path) -> None:
     census.run(record, "timm/convnext:", again=False)
     assert len(record.read_text(encoding="utf-8").splitlines()) == 1
     lines = list(census.table(record))
-    assert lines[0] == "1 families: 1 works, 0 refused, 0 wrong, 0 fails, 0 absent."
+    assert lines[0] == "**1 families: 1 works, 0 refused, 0 wrong, 0 fails; 100.0 % served (0 more absent).**"
+    assert "minutes of one core" in lines[2]
+    assert "timm 1" in lines[2]
     assert "| convnext:ConvNeXt | test_convnext | works |" in lines[-1]
 
 
