@@ -1,4 +1,4 @@
-"""The quick part of the census: one family of each kind; the whole is `make census`, recorded in docs/census.md."""
+"""The census of architectures: one family of each kind, and under `slow` all of them, as docs/census.md records."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ def examined(family: str) -> census.Outcome:
 def test_one_of_each_kind_is_served_rightly(family: str) -> None:
     outcome = examined(family)
     assert outcome.outcome == census.WORKS, outcome.note
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_every_family_is_served_or_refused_with_a_reason(tmp_path: Path) -> None:
+    """All of them: about a quarter of an hour of one core."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        census.run(tmp_path / "census.jsonl", "", again=False)
+    outcomes = [o for o in census.recorded(tmp_path / "census.jsonl").values() if o.outcome != census.ABSENT]
+    assert not [(o.family, o.note) for o in outcomes if o.outcome in (census.WRONG, census.FAILS)]
+    assert sum(o.outcome == census.WORKS for o in outcomes) >= 0.95 * len(outcomes)
 
 
 def test_the_census_notices_a_wrong_map(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,27 @@ PreprocessFunction = Callable[[Image.Image], Tensor]
 """From an image to the model's input, (channels, rows, cols); of volumes from and to (channels, depth, rows, cols)."""
 
 
+def one_input(value: Any) -> Tensor:
+    """Return what a preprocess function gave for one image; an image processor's `pixel_values`, a batch of one.
+
+    Raises:
+        ImageError: It is no tensor (channels, rows, cols).
+    """
+    if isinstance(value, Mapping) and "pixel_values" in value:
+        value = value["pixel_values"]
+    if isinstance(value, list | tuple) and len(value) == 1:
+        (value,) = value
+        value = torch.as_tensor(value) if isinstance(value, np.ndarray) else value
+    if isinstance(value, Tensor) and value.ndim == 4 and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, Tensor) or value.ndim != 3:
+        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+        raise ImageError(
+            f"preprocess gave {type(value).__name__}{shape}; make it return a tensor (channels, rows, cols)"
+        )
+    return value
+
+
 class VisionModel:
     """A module, how to feed it, and where it keeps what.
 
@@ -598,10 +619,10 @@ class VisionModel:
         if isinstance(image, Volume):
             return self._volume_input(image)
         if not isinstance(image, DeepImage) or isinstance(self.preprocess, Preprocess):
-            return self.preprocess(image)  # type: ignore[arg-type]  # a Preprocess takes both
+            return one_input(self.preprocess(image))  # type: ignore[arg-type]  # a Preprocess takes both
         native = image.native()
         try:
-            return self.preprocess(native)  # type: ignore[arg-type]
+            return one_input(self.preprocess(native))  # type: ignore[arg-type]
         except (TypeError, AttributeError, ValueError) as error:
             what = "array (rows, cols, channels)" if isinstance(native, np.ndarray) else f"image of mode {native.mode}"
             raise ImageError(

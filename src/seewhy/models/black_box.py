@@ -92,7 +92,8 @@ class _Function(nn.Module):
         self, fn: Callable[[Any], Any], takes: str, batch_size: int | None, device: torch.device | str
     ) -> None:
         super().__init__()
-        self.function = fn
+        # hooks do not go with TorchScript, so it is kept as a plain function, not as a part of this module
+        self.function = fn.forward if isinstance(fn, torch.jit.ScriptModule) else fn
         self._takes = takes
         self._batch_size = batch_size
         self.register_buffer("place", torch.empty(0, device=device), persistent=False)

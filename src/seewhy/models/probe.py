@@ -135,9 +135,9 @@ def locate(
     boxes = list(_boxes(size, structure.patch_size or (32, 32)))
     images = _poked(model, size, channels, boxes)
     try:
-        values, matrices = _run(model, layers, blocks, images, seed)
+        values, changes = _run(model, layers, blocks, images, seed)
     except LayoutError:  # attention that cannot be read is in no wrong place
-        values, matrices = _run(model, layers, (), images, seed)
+        values, changes = _run(model, layers, (), images, seed)
     found: list[Located] = []
     for layer in layers:
         try:
@@ -151,11 +151,9 @@ def locate(
             faint = bool(change.abs().max() < FAINT * maps.abs().max())
             located = _located(layer, change.norm(dim=1), boxes, size)
             found.append(replace(located, faint=faint))
-    for block, matrix in matrices.items():
+    for block, change in changes.items():
         name = structure.blocks[block].attention
         try:
-            # by keys: what is changed is attended to otherwise, in all heads and from all queries
-            change = (matrix[1:] - matrix[:1]).double().flatten(1, 2).norm(dim=1)
             maps = model.tokens_to_map(change, size)
         except LayoutError as error:
             found.append(Located(name, problem=str(error)))
@@ -309,15 +307,21 @@ def _decoded(tokens: Float[Tensor, "images channels tokens"], cells: tuple[int, 
 def _run(
     model: VisionModel, layers: Sequence[Layer], blocks: Sequence[int], images: Tensor, seed: int
 ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-    """Return the outputs of layers by name and the attention matrices of blocks by number, from one forward."""
+    """Return the outputs of layers by name, and by the number of blocks how attention to each key changes."""
     modules = {layer.name: model.submodule(layer.name) for layer in layers}
-    matrices: dict[int, Tensor] = {}
+    changes: dict[int, Tensor] = {}
+
+    def receive(block: int, matrix: Tensor) -> None:
+        # by keys: what is changed is attended to otherwise, in all heads and from all queries; the matrices are large
+        first, *others = matrix
+        changes[block] = torch.stack([(other - first).double().flatten(0, 1).norm(dim=0) for other in others])
+
     with torch.no_grad(), untouched(model.module), model.shape_error_context(images):
         torch.default_generator.manual_seed(seed)
-        reading = model.attention(matrices.__setitem__, images, blocks=blocks) if blocks else nullcontext()
+        reading = model.attention(receive, images, blocks=blocks) if blocks else nullcontext()
         with collecting(modules, stop=not blocks) as values, reading:
             model.module(images, **model.structure.call)
-    return values, matrices
+    return values, changes
 
 
 def _boxes(size: tuple[int, int], patch: tuple[int, int]) -> Iterator[Box]:

@@ -141,7 +141,7 @@ def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] |
     last = finder.grid_layer(blocks[-1].call) if blocks else None
     prefix = grid.prefix if grid else 0
     reads_patches = last is not None and finder.reaches_score(last)
-    reads_first = last is not None and prefix > 0 and finder.first_token_reaches_score(last.call)
+    read = finder.prefix_reaching_score(last.call, prefix) if last else []
     is_sequence = last is not None and last.layer.layout == "sequence"
     notes += [SEQUENCE_NOTE] if is_sequence else []
     notes += [] if stages else [NO_MAPS_NOTE]
@@ -156,8 +156,8 @@ def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] |
         ask=ask,
         blocks=known,
         prefix_tokens=prefix,
-        # beside patches that count, one of several prefix tokens may as well be a register in a mean over all
-        class_token=reads_first and (prefix == 1 or not reads_patches),
+        # beside patches that count, several prefix tokens that do as well may be registers in a mean over all
+        class_token=0 in read and (len(read) == 1 or not reads_patches),
         reads_patches=reads_patches,
         patch_size=evidence.stride(grid.cells) if grid else None,
         pads=False,

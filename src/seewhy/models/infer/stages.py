@@ -136,13 +136,14 @@ class StageFinder:
             gradient = gradient[:, default if layer.layer.prefix is None else layer.layer.prefix :]
         return bool((gradient != 0).any())
 
-    def first_token_reaches_score(self, last: Call) -> bool:
-        """Tell whether the score depends on the first token behind the last block."""
+    def prefix_reaching_score(self, last: Call, prefix: int) -> list[int]:
+        """Return the numbers of the prefix tokens behind the last block that the score depends on."""
         gradient = self.evidence.gradient(last)
         axes = token_axes(last.shape)
         if gradient is None or axes is None:
-            return False
-        return bool((gradient.select(1 if axes.layout == "tokens" else 0, 0) != 0).any())
+            return []
+        tokens = gradient if axes.layout == "tokens" else gradient.transpose(0, 1)
+        return [i for i in range(prefix) if bool((tokens[:, i] != 0).any())]
 
     # ── all of them ───────────────────────────────────────────────────────────────────────────────────────────────
     def stages(self) -> list[GridLayer]:

@@ -13,7 +13,7 @@ from torch import nn
 from seewhy.core.preprocess import Preprocess
 from seewhy.core.volumes import VolumePreprocess
 from seewhy.errors import LayoutError, ModelError, OptionError
-from seewhy.models.adapter import PreprocessFunction, VisionModel
+from seewhy.models.adapter import PreprocessFunction, VisionModel, one_input
 from seewhy.models.class_names import ClassNames, read_class_names
 from seewhy.models.infer.find import find_structure
 from seewhy.models.infer.layouts import LayoutHints
@@ -188,7 +188,7 @@ def _size(input_size: int | tuple[int, ...] | None, preprocess: PreprocessFuncti
     if input_size is None:
         if isinstance(preprocess, Preprocess | VolumePreprocess):
             return preprocess.channels, *preprocess.size
-        channels, rows, cols = preprocess(Image.new("RGB", (256, 256))).shape
+        channels, rows, cols = one_input(preprocess(Image.new("RGB", (256, 256)))).shape
         return channels, rows, cols
     known = preprocess.channels if isinstance(preprocess, Preprocess) else 3
     if isinstance(input_size, int):

@@ -216,7 +216,7 @@ def structure(module: nn.Module) -> Structure:
     """
     kind = type(module).__name__
     tasks = _tasks(module)
-    if "detection" in tasks:
+    if "detection" in tasks and hasattr(module, "backbone"):
         return _detector(module)
     if tasks & set(OTHER_TASKS):
         raise LayoutError(f"torchvision's {kind} is not an image classifier; {WRAP}")
