@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from seewhy.errors import RequirementError
@@ -60,13 +61,15 @@ class ReLURule(BackwardMode):
 
     def _relu(self, x: Tensor, cap: float) -> Tensor:
         self.seen += 1
-        is_open = (x > 0) & (x < cap)
+        with torch.no_grad():  # the result is kept by the layer that comes next, too; a mask would come on top of it
+            result = x.clamp(0, cap) if cap < float("inf") else x.relu()
 
         def backward(saved: tuple[Tensor, ...], upper: Tensor) -> tuple[Tensor]:
-            return (RULES[self.rule](upper, saved[0]),)
+            (result,) = saved
+            is_open = (result > 0) & (result < cap) if cap < float("inf") else result > 0
+            return (RULES[self.rule](upper, is_open),)
 
-        capped = cap < float("inf")
-        return with_backward(lambda: x.clamp(0, cap) if capped else x.relu(), backward, x, saved=(is_open,))
+        return with_backward(lambda: result, backward, x, saved=(result,))
 
 
 class ReLUMethod(PixelMagnitudes):
