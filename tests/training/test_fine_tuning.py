@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,12 @@ from seewhy.errors import DataError, OptionError, UnknownNameError, WeightsError
 from seewhy.models import load_finetuned, load_model, wrap
 from seewhy.models.adapter import VisionModel
 from seewhy.models.finetuned import with_outputs
-from seewhy.training import Settings, cross_validate, finetune
+from seewhy.training import FineTuneSettings, cross_validate, finetune
 from seewhy.training.fine_tuning import FineTuneTask, trained_parameters
 from seewhy.training.samples import ImageData, read_answers
 from seewhy.training.scores import class_scores, regression_scores, roc_auc
 
-QUICK = Settings(dropout=0.0, blocks=1, epochs=2, batch_size=8, balance=None)
+QUICK = FineTuneSettings(dropout=0.0, blocks=1, epochs=2, batch_size=8, balance=None)
 SIZES = ("diameter", "spiculation")
 
 
@@ -114,7 +115,7 @@ def test_one_step_is_what_the_equations_say(tmp_path: Path) -> None:
         out=tmp_path,
         quantities=SIZES,
         shares=(0.99, 0.005, 0.005),
-        settings=Settings(dropout=0.0, blocks=1, epochs=1, batch_size=8, augment=()),
+        settings=FineTuneSettings(dropout=0.0, blocks=1, epochs=1, batch_size=8, augment=()),
     )
     other = with_outputs(toy_vit(), SIZES, regression=True)
     names = trained_parameters(other, 1)
@@ -149,7 +150,7 @@ def test_dropout_and_batch_norms_of_frozen_parts(tmp_path: Path) -> None:
     model = wrap(torchvision.models.resnet18(weights=None, num_classes=3), input_size=32)
     tuned = with_outputs(model, ("a", "b", "c"))
     answers = read_answers(Scenes("single", n=2))
-    settings = Settings(dropout=0.0, blocks=1)
+    settings = FineTuneSettings(dropout=0.0, blocks=1)
     task = FineTuneTask(tuned, settings, answers, np.arange(2), "")
     task.module.train()
     task.start_epoch(0)
@@ -158,11 +159,11 @@ def test_dropout_and_batch_norms_of_frozen_parts(tmp_path: Path) -> None:
     assert task.module.fc.weight.requires_grad
     assert not task.module.layer3[0].conv1.weight.requires_grad
     with pytest.raises(OptionError, match="no dropout layers; use dropout=0"):
-        finetune(toy_cnn(), Scenes("single", n=20), out=tmp_path, settings=Settings(blocks=1))
+        finetune(toy_cnn(), Scenes("single", n=20), out=tmp_path, settings=FineTuneSettings(blocks=1))
     vit = tiny_timm()
     layers = [m for m in vit.module.modules() if isinstance(m, torch.nn.Dropout)]
     made = with_outputs(vit, ("a", "b"))
-    FineTuneTask(made, Settings(dropout=0.05, blocks=None), answers, np.arange(2), "")
+    FineTuneTask(made, FineTuneSettings(dropout=0.05, blocks=None), answers, np.arange(2), "")
     assert layers
     assert all(layer.p == 0.05 for layer in layers)
     assert len(trained_parameters(made, None)) == len(list(made.module.parameters()))
@@ -209,8 +210,6 @@ def test_what_cannot_be_learned(tmp_path: Path) -> None:
         """Only what is benign."""
 
         def read(self, index: int):
-            from dataclasses import replace
-
             return replace(super().read(index), labels=(0,))
 
     with pytest.raises(DataError, match="all samples of the training data are of one class, 'benign'"):
@@ -218,9 +217,11 @@ def test_what_cannot_be_learned(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'diameter'"):
         finetune(toy_vit(), Nodules(4), out=tmp_path, quantities=["diametre"], settings=QUICK)
     with pytest.raises(UnknownNameError, match="did you mean 'rotate'"):
-        finetune(toy_vit(), Nodules(20), out=tmp_path, settings=Settings(dropout=0.0, blocks=1, augment=("rotated",)))
+        finetune(
+            toy_vit(), Nodules(20), out=tmp_path, settings=FineTuneSettings(dropout=0.0, blocks=1, augment=("rotated",))
+        )
     with pytest.raises(OptionError, match="choose from mse, huber"):
-        Settings(loss="l1")
+        FineTuneSettings(loss="l1")
     with pytest.raises(WeightsError, match="choose its folder"):
         load_finetuned(tmp_path, toy_vit())
     finetune(toy_vit(), Nodules(20), out=tmp_path / "run", settings=QUICK)
@@ -235,7 +236,7 @@ def test_what_cannot_be_learned(tmp_path: Path) -> None:
 def test_weights_balance_the_loss() -> None:
     answers = read_answers(Nodules(12))
     made = with_outputs(toy_vit(), answers.names)
-    task = FineTuneTask(made, Settings(dropout=0.0, blocks=0, balance="weights"), answers, np.arange(12), "")
+    task = FineTuneTask(made, FineTuneSettings(dropout=0.0, blocks=0, balance="weights"), answers, np.arange(12), "")
     counts = np.bincount(answers.labels)
     assert task.weights.numpy() == pytest.approx(12 / (2 * counts))
     x, label = torch.randn(12, 3, 32, 48), torch.from_numpy(answers.labels)

@@ -18,10 +18,10 @@ from seewhy.data import LIDC, Nodules
 from seewhy.data.lidc_marks import BIOMARKERS
 from seewhy.data.nodules import PARTS
 from seewhy.explanation import Explanation
-from seewhy.training import Settings, lidc_study
+from seewhy.training import FineTuneSettings, lidc_study
 from seewhy.training.nodule_study import MAPS, SHOWN_IN, _measure, interval, parts_of
 
-QUICK = Settings(dropout=0.0, blocks=1, epochs=1, batch_size=16, balance=None)
+QUICK = FineTuneSettings(dropout=0.0, blocks=1, epochs=1, batch_size=16, balance=None)
 
 
 def test_the_study_of_synthetic_nodules(tmp_path: Path) -> None:

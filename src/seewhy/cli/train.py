@@ -130,7 +130,7 @@ def finetune(
     """Fine-tune the last blocks of a model to tell classes apart, or to measure quantities; open it as --model OUT."""
     from seewhy.training import fine_tuning
 
-    settings = fine_tuning.Settings(
+    settings = fine_tuning.FineTuneSettings(
         blocks=_blocks(blocks),
         dropout=dropout,
         epochs=epochs,
@@ -200,13 +200,13 @@ def lidc(
     from dataclasses import replace
 
     from seewhy.data import LIDC, Nodules
-    from seewhy.training.fine_tuning import SHARES, Settings
+    from seewhy.training.fine_tuning import SHARES, FineTuneSettings
     from seewhy.training.nodule_study import SMALL, lidc_study
 
     is_small = root is None if small is None else small
     changes: dict[str, Any] = {"epochs": epochs, "dropout": dropout, "batch_size": batch_size, "precision": precision}
     settings = replace(
-        SMALL if is_small else Settings(),
+        SMALL if is_small else FineTuneSettings(),
         **{name: value for name, value in changes.items() if value is not None},
         workers=workers,
         seed=seed,

@@ -2,15 +2,15 @@ from .explainers import fit_explainer as fit_explainer
 from .features import Features as Features, cached_features as cached_features
 from .fine_tuning import (
     FineTuned as FineTuned,
+    FineTuneSettings as FineTuneSettings,
     Folds as Folds,
-    Settings as Settings,
     cross_validate as cross_validate,
     finetune as finetune,
 )
 from .history import History as History
 from .labeled import Augmentation as Augmentation, LabeledImages as LabeledImages
 from .linear_head import TrainedHead as TrainedHead, train_head as train_head
-from .nodule_study import Study as Study, lidc_study as lidc_study
+from .nodule_study import NoduleStudy as NoduleStudy, lidc_study as lidc_study
 from .schedules import (
     Constant as Constant,
     Cosine as Cosine,

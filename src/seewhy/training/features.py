@@ -166,13 +166,13 @@ def _fill(
 
 
 @dataclass(frozen=True)
-class _Row:
+class _InputRow:
     input: Tensor | None
     label: int
     reason: str = ""
 
 
-class _Inputs(TorchDataset[_Row]):
+class _Inputs(TorchDataset[_InputRow]):
     """The model's inputs, one after the other from a place on."""
 
     def __init__(self, dataset: Dataset, preprocess: Any, crops: bool, seed: int, start: int, total: int) -> None:
@@ -182,21 +182,23 @@ class _Inputs(TorchDataset[_Row]):
     def __len__(self) -> int:
         return self.total - self.start
 
-    def __iter__(self) -> Iterator[_Row]:
+    def __iter__(self) -> Iterator[_InputRow]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, number: int) -> _Row:
+    def __getitem__(self, number: int) -> _InputRow:
         view, index = divmod(self.start + number, len(self.dataset))
         try:
             sample = self.dataset[index]
         except SeewhyError as error:
-            return _Row(None, _LEFT_OUT, str(error))
+            return _InputRow(None, _LEFT_OUT, str(error))
         label, reason = label_of(sample)
         if reason:
-            return _Row(None, _LEFT_OUT, reason)
+            return _InputRow(None, _LEFT_OUT, reason)
         if not self.crops:
-            return _Row(self.preprocess(sample.pixels), label)
-        return _Row(random_view(sample.image, self.preprocess, np.random.default_rng([self.seed, view, index])), label)
+            return _InputRow(self.preprocess(sample.pixels), label)
+        return _InputRow(
+            random_view(sample.image, self.preprocess, np.random.default_rng([self.seed, view, index])), label
+        )
 
 
 def label_of(sample: Sample) -> tuple[int, str]:

@@ -40,7 +40,7 @@ BALANCE = ("drop", "weights")
 
 
 @dataclass(frozen=True)
-class Settings:
+class FineTuneSettings:
     """How a model is fine-tuned; the defaults are those of the CDAM paper (§5.1) where it says them.
 
     Attributes:
@@ -127,7 +127,7 @@ def finetune(
     out: str | Path,
     quantities: Sequence[str] = (),
     shares: Sequence[float] = SHARES,
-    settings: Settings | None = None,
+    settings: FineTuneSettings | None = None,
     base: Mapping[str, Any] | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -151,11 +151,11 @@ def finetune(
         SeewhyError: As `fit`.
     """
     answers = read_answers(data, quantities)
-    seed = (settings or Settings()).seed
+    seed = (settings or FineTuneSettings()).seed
     if len(shares) != 3:
         raise OptionError("shares are those of training, validation and test; write three numbers")
     parts = stratified_parts(answers.labels, shares, seed)
-    return _finetune(model, data, answers, parts, Path(out), settings or Settings(), base, resume, progress)
+    return _finetune(model, data, answers, parts, Path(out), settings or FineTuneSettings(), base, resume, progress)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def cross_validate(
     out: str | Path,
     folds: int = 5,
     quantities: Sequence[str] = (),
-    settings: Settings | None = None,
+    settings: FineTuneSettings | None = None,
     base: Mapping[str, Any] | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -203,7 +203,7 @@ def cross_validate(
     Raises:
         SeewhyError: As `finetune`.
     """
-    answers, chosen = read_answers(data, quantities), settings or Settings()
+    answers, chosen = read_answers(data, quantities), settings or FineTuneSettings()
     parts = stratified_folds(answers.labels, folds, chosen.seed)
     done = []
     for number, fold in enumerate(parts):
@@ -226,7 +226,7 @@ def _finetune(
     answers: Answers,
     parts: Sequence[Int[ndarray, " _"]],
     folder: Path,
-    settings: Settings,
+    settings: FineTuneSettings,
     base: Mapping[str, Any] | None,
     resume: bool,
     progress: bool,
@@ -303,7 +303,7 @@ class FineTuneTask(Task):
     def __init__(
         self,
         model: VisionModel,
-        settings: Settings,
+        settings: FineTuneSettings,
         answers: Answers,
         training: Int[ndarray, " m"],
         backbone: str,

@@ -28,7 +28,7 @@ from seewhy.errors import DataError
 from seewhy.explainer import explain_each
 from seewhy.explanation import Explanation
 from seewhy.models.adapter import VisionModel
-from seewhy.training.fine_tuning import SHARES, FineTuned, Settings, finetune
+from seewhy.training.fine_tuning import SHARES, FineTuned, FineTuneSettings, finetune
 from seewhy.training.scores import roc_auc
 from seewhy.viz.figures import Cell, grid
 
@@ -43,7 +43,7 @@ SHOWN_IN = {
 }
 """Where a biomarker shows, by its definition; subtlety and malignancy have no place of their own."""
 
-SMALL = Settings(
+SMALL = FineTuneSettings(
     blocks=None,
     dropout=0.0,
     epochs=12,
@@ -70,7 +70,7 @@ _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Study:
+class NoduleStudy:
     """What the study found.
 
     Attributes:
@@ -97,14 +97,14 @@ def lidc_study(
     data: Dataset,
     *,
     out: str | Path,
-    settings: Settings | None = None,
+    settings: FineTuneSettings | None = None,
     shares: Sequence[float] = SHARES,
     nodules: int | None = None,
     rows: int = 4,
     base: Mapping[str, Any] | None = None,
     resume: bool = False,
     progress: Progress = no_progress,
-) -> Study:
+) -> NoduleStudy:
     """Fine-tune both models, explain the test nodules, and write tables and a figure.
 
     Args:
@@ -136,7 +136,7 @@ def lidc_study(
     samples = [data[i] for i in chosen]
     parts = [parts_of(data, i, sample) for i, sample in zip(chosen, samples, strict=True)]
     maps = list(progress(_maps(numbers.model, classes.model, samples), len(samples), "nodules"))
-    study = Study(folder, numbers, classes, *_measure(maps, parts))
+    study = NoduleStudy(folder, numbers, classes, *_measure(maps, parts))
     _write(study, len(samples), isinstance(data, Nodules) or hasattr(data, "parts"))
     _figure(maps[:rows], samples[:rows], parts[:rows]).save(folder / "figure.png")
     return study
@@ -214,7 +214,7 @@ def _measure(maps: Sequence[Mapping[str, Explanation]], parts: Sequence[Mapping[
 
 
 # ── telling ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _write(study: Study, tested: int, known: bool) -> None:
+def _write(study: NoduleStudy, tested: int, known: bool) -> None:
     figures, malign = study.biomarkers.figures, study.malignancy.figures
     content = {
         "tested": tested,

@@ -36,7 +36,7 @@ class _Place:
     finished: bool = False
 
 
-class _Held:
+class _Untouched:
     """A batch that passes through wrappers untouched: Fabric would round targets to half precision."""
 
     def __init__(self, batch: Any) -> None:
@@ -51,7 +51,7 @@ class _Loss(nn.Module):
         self.module = task.module
         self.task = task
 
-    def forward(self, held: _Held, epoch: int) -> dict[str, Tensor]:
+    def forward(self, held: _Untouched, epoch: int) -> dict[str, Tensor]:
         return self.task.loss(held.batch, epoch)
 
 
@@ -141,7 +141,7 @@ class Run:
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with self.fabric.no_backward_sync(self.model, enabled=not last and self.batching.devices > 1):
-                losses = self.model(_Held(self.fabric.to_device(part.batch)), self.place.epoch)
+                losses = self.model(_Untouched(self.fabric.to_device(part.batch)), self.place.epoch)
                 self.unchecked.append((losses["loss"].detach(), part.indices))
                 if self.fabric.device.type != "cuda":
                     self._check_losses(data)
