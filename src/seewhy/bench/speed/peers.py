@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seewhy.bench.speed.tasks import Task
+from seewhy.bench.speed.tasks import TimedTask
 from seewhy.models.adapter import VisionModel
 
 PEERS = ("captum", "grad-cam", "torchcam", "zennit")
 """Distributions of the libraries that are compared."""
 
 
-def peer_tasks(model: VisionModel, x: Tensor) -> Iterator[Task]:
+def peer_tasks(model: VisionModel, x: Tensor) -> Iterator[TimedTask]:
     """Make tasks of the libraries that are installed and can serve the model.
 
     Args:
@@ -39,12 +39,12 @@ def _layer(model: VisionModel) -> torch.nn.Module | None:
     return model.submodule(layer.name) if layer.layout == "nchw" else None
 
 
-def _captum(model: VisionModel, x: Tensor) -> Iterator[Task]:
+def _captum(model: VisionModel, x: Tensor) -> Iterator[TimedTask]:
     attr: Any = import_module("captum.attr")
     net: Any = _Plain(model)
 
-    def task(name: str, run: Callable[[], object], passes: int = 1) -> Task:
-        return Task(name, run, passes=passes, maps=len(x), package="captum")
+    def task(name: str, run: Callable[[], object], passes: int = 1) -> TimedTask:
+        return TimedTask(name, run, passes=passes, maps=len(x), package="captum")
 
     def at_pixels(method: Any, **options: Any) -> Callable[[], object]:
         return lambda: method.attribute(x.clone().requires_grad_(), target=0, **options)
@@ -78,7 +78,7 @@ class _Plain(torch.nn.Module):
         return raw if isinstance(raw, Tensor) else raw.logits
 
 
-def _grad_cam(model: VisionModel, x: Tensor) -> Iterator[Task]:
+def _grad_cam(model: VisionModel, x: Tensor) -> Iterator[TimedTask]:
     package: Any = import_module("pytorch_grad_cam")
     targets: Any = import_module("pytorch_grad_cam.utils.model_targets")
     layer = _layer(model)
@@ -88,10 +88,10 @@ def _grad_cam(model: VisionModel, x: Tensor) -> Iterator[Task]:
     for name, cls in (("grad_cam", package.GradCAM), ("grad_cam_plus_plus", package.GradCAMPlusPlus)):
         cam = cls(model=_Plain(model), target_layers=[layer])
         run = partial(cam, input_tensor=x, targets=chosen)
-        yield Task(name, run, maps=len(x), package="grad-cam")
+        yield TimedTask(name, run, maps=len(x), package="grad-cam")
 
 
-def _torchcam(model: VisionModel, x: Tensor) -> Iterator[Task]:
+def _torchcam(model: VisionModel, x: Tensor) -> Iterator[TimedTask]:
     methods: Any = import_module("torchcam.methods")
     layer = _layer(model)
     if layer is None:
@@ -102,10 +102,10 @@ def _torchcam(model: VisionModel, x: Tensor) -> Iterator[Task]:
             with cls(model.module, target_layer=layer) as extract:
                 return extract(0, model.module(x.clone().requires_grad_()))
 
-        yield Task(name, run, maps=len(x), package="torchcam")
+        yield TimedTask(name, run, maps=len(x), package="torchcam")
 
 
-def _zennit(model: VisionModel, x: Tensor) -> Iterator[Task]:
+def _zennit(model: VisionModel, x: Tensor) -> Iterator[TimedTask]:
     composites: Any = import_module("zennit.composites")
     attribution: Any = import_module("zennit.attribution")
     canonizers: Any = import_module("zennit.torchvision")
@@ -125,4 +125,4 @@ def _zennit(model: VisionModel, x: Tensor) -> Iterator[Task]:
             with attribution.Gradient(model=model.module, composite=rules) as attribute:
                 return attribute(x, one)
 
-        yield Task(name, run, maps=len(x), package="zennit")
+        yield TimedTask(name, run, maps=len(x), package="zennit")

@@ -21,7 +21,7 @@ Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Task:
+class TimedTask:
     """Something that is timed against one forward.
 
     Attributes:
@@ -99,7 +99,7 @@ _FEWER: dict[str, dict[str, Any]] = {
 }
 
 
-def method_tasks(model: VisionModel, x: Tensor, names: list[str] | None = None) -> Iterator[Task]:
+def method_tasks(model: VisionModel, x: Tensor, names: list[str] | None = None) -> Iterator[TimedTask]:
     """Make a task for each method that can serve the model.
 
     Args:
@@ -117,7 +117,7 @@ def method_tasks(model: VisionModel, x: Tensor, names: list[str] | None = None) 
         for budget in BUDGETS.get(name, (Budget(0),)):
             options = {**_FEWER.get(name, {}), **(budget.options or {})}
             method = cls(model, **options)
-            yield Task(
+            yield TimedTask(
                 name + budget.suffix,
                 _call(method, x, target_for(method, x)),
                 budget.ratio or None,
@@ -145,7 +145,7 @@ def target_for(method: Method, x: Tensor) -> Target | int | None:
     return Similarity(embedding.flip(-1), kind="concept")
 
 
-def several_targets(model: VisionModel, x: Tensor, classes: int = 5) -> Iterator[Task]:
+def several_targets(model: VisionModel, x: Tensor, classes: int = 5) -> Iterator[TimedTask]:
     """Yield tasks with several classes of each image, which need one forward."""
     for name, each in (("cdam", 0.01), ("grad_cam", 0.15), ("saliency", 1.35)):
         if METHODS[name].why_incompatible(model):
@@ -157,29 +157,29 @@ def several_targets(model: VisionModel, x: Tensor, classes: int = 5) -> Iterator
             return method(x, targets, image_index=rows)
 
         first = BUDGETS[name][0].ratio
-        yield Task(f"{name}, {classes} classes", run, first + (classes - 1) * each, maps=len(rows))
+        yield TimedTask(f"{name}, {classes} classes", run, first + (classes - 1) * each, maps=len(rows))
 
 
-def around_tasks(model: VisionModel, size: tuple[int, int]) -> Iterator[Task]:
+def around_tasks(model: VisionModel, size: tuple[int, int]) -> Iterator[TimedTask]:
     """Yield tasks of the front door: an image from memory, the model's answers, several methods and targets."""
     image = torch.rand(3, *size)
     own = "cdam" if not METHODS["cdam"].why_incompatible(model) else "grad_cam"
     once = ["lafam", "attention_map", "cdam", "grad_cam"] if own == "cdam" else ["lafam", "grad_cam"]
-    yield Task(f"explain({own}), top-1", lambda: explain(model, image, own), 1.1)
-    yield Task("explain_each(lafam) with answers", lambda: list(explain_each(model, [image], ["lafam"])), 1.05)
-    yield Task(
+    yield TimedTask(f"explain({own}), top-1", lambda: explain(model, image, own), 1.1)
+    yield TimedTask("explain_each(lafam) with answers", lambda: list(explain_each(model, [image], ["lafam"])), 1.05)
+    yield TimedTask(
         f"{len(once)} one-forward methods and top-1",
         lambda: list(explain_each(model, [image], once)),
         len(once) + 0.1,
         maps=len(once),
     )
     ranks = [f"top-{k}" for k in range(1, 6)]
-    yield Task(
+    yield TimedTask(
         f"top-5 with {own}", lambda: list(explain_each(model, [image], [own], ranks)), 1.2 if own == "cdam" else 1.5
     )
 
 
-def metric_tasks(x: Tensor) -> Iterator[Task]:
+def metric_tasks(x: Tensor) -> Iterator[TimedTask]:
     """Yield the metrics that look at a map only, all together, of maps as large as the input."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(len(x), 14, 14, generator=generator).to(x.device)
@@ -195,4 +195,4 @@ def metric_tasks(x: Tensor) -> Iterator[Task]:
         inputs = MetricInputs(masks=masks, objects=list(masks[:, None]), boxes=[box] * len(maps))
         return [metric.measure(maps, inputs) for metric in metrics]
 
-    yield Task(f"{len(metrics)} metrics of a map", run, 0.02, maps=len(maps))
+    yield TimedTask(f"{len(metrics)} metrics of a map", run, 0.02, maps=len(maps))
