@@ -81,6 +81,7 @@ def test_the_page_marks_what_is_over_its_budget(measured):
     assert "7.00 **over** |" in page
     assert page.count("| cdam |") == 1
     assert "torch" in page
+    assert ", 1 of " in page  # threads
 
 
 def test_methods_with_a_budget_exist():

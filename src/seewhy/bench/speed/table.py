@@ -176,6 +176,7 @@ def as_markdown(measured: dict[str, Any]) -> str:
         "Memory is the peak of what lives in addition. The weights are random.",
         "",
         f"{machine['machine']}, {machine['system']}, device {machine['gpu'] or machine['device']}, "
+        f"{machine['threads']} of {machine['cpus']} threads, "
         f"{measured['rows'][0]['repeats']} repeats; " + ", ".join(f"{k} {v}" for k, v in sorted(versions.items())),
     ]
     keys = dict.fromkeys((row["model"], row["batch"]) for row in measured["rows"])
