@@ -52,7 +52,7 @@ format: $(VENV)/.installed-lint  ## put code and imports in the project's form
 mutants: $(VENV)/.installed-test  ## break operators one at a time: do the tests notice? (an hour; ARGS="--only src/seewhy/bench --n 10")
 	$(BIN)/python scripts/mutants.py --jobs $(JOBS) $(ARGS)
 
-census: $(VENV)/.installed-test  ## every architecture family of the libraries: served, and rightly? (an hour; resumes; ARGS="--only timm/")
+census: $(VENV)/.installed-test  ## every architecture family of the libraries: served, and rightly? (a quarter of an hour; resumes; ARGS="--only timm/")
 	$(BIN)/python -m tests.models.census $(ARGS)
 
 studies: $(VENV)/.installed-test  ## the pages of docs/studies (hours; ARGS="lafam_vit --quick --out /tmp/studies")

@@ -76,6 +76,7 @@ _NARROW = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 38
 _LATENTS = {"num_latents": 16, "d_latents": 64, "num_self_attends_per_block": 2, "num_cross_attention_heads": 1}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "efficientnet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "image_size": 224},
+    "AlignVisionModel": {"image_size": 224},
     "XCLIPVisionModel": {"num_frames": 1},
     "PerceiverForImageClassificationLearned": {**_LATENTS, "d_model": 512},
     "PerceiverForImageClassificationFourier": {**_LATENTS, "d_model": 261, "image_size": 56},
