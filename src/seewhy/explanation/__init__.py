@@ -120,10 +120,10 @@ class Explanation:
         Raises:
             OptionError: The mode is unknown, or there is no size and the input size is not known.
         """
-        if size is None and self.input_size is None:
+        wanted = size or self.input_size
+        if wanted is None:
             raise OptionError("the input size of this explanation is not known; pass size=(rows, cols)")
-        rows, cols = size or self.input_size or ()
-        return resize(self.attribution, (rows, cols), mode)
+        return resize(self.attribution, (wanted[0], wanted[1]), mode)
 
     def normalized(self) -> Float[Tensor, "..."]:
         """Return the map in the range in which it is shown, by its own values only.

@@ -131,9 +131,8 @@ def _gray_volume(model: VisionModel, pixel: tuple[int, ...], x: Tensor) -> Tenso
     over = tuple(range(2, x.ndim))
     low, high = x.amin(over, keepdim=True), x.amax(over, keepdim=True)
     if isinstance(model.preprocess, VolumePreprocess) and model.preprocess.levels:
-        ends = (torch.tensor([end - m for m in model.preprocess.mean]) for end in (0.0, 1.0))
-        std = torch.tensor(model.preprocess.std)
-        low, high = ((end / std).to(x).view(1, -1, 1, 1, 1) for end in ends)
+        mean, std = torch.tensor(model.preprocess.mean), torch.tensor(model.preprocess.std)
+        low, high = ((((end - mean) / std).to(x).view(1, -1, 1, 1, 1)) for end in (0.0, 1.0))
     return (low + pixel[0] / 255 * (high - low)).expand_as(x)
 
 

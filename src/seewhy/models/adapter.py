@@ -79,7 +79,7 @@ def one_input(value: Any) -> Tensor:
     if isinstance(value, Tensor) and value.ndim == 4 and len(value) == 1:
         value = value[0]
     if not isinstance(value, Tensor) or value.ndim != 3:
-        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor | np.ndarray) else ""
         raise ImageError(
             f"preprocess gave {type(value).__name__}{shape}; make it return a tensor (channels, rows, cols)"
         )

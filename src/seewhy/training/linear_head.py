@@ -101,7 +101,7 @@ def train_head(
     names, usable = data.class_names, learned.usable
     check_classes(learned.labels[usable], names, "training data")
     held: FeatureData | None = None
-    if isinstance(validation, float):
+    if isinstance(validation, int | float):
         share = 1 - validation
         first, rest = stratified_parts(learned.labels[usable], [share, validation], seed)
         plain = learned if views == 0 else cached_features(model, data, store, workers=workers, progress=progress)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seewhy.errors import OptionError
+
 Batch: TypeAlias = Any
 """What `TrainingData.batch` gives: a tensor, or a dict, list or tuple of tensors, samples along the first axis."""
 
@@ -89,7 +91,7 @@ class Task(Protocol):
         without gradients.
         """
         name = type(self).__name__
-        raise NotImplementedError(f"{name} has no evaluate(); train it without validation data")
+        raise OptionError(f"{name} has no evaluate(); train it without validation data")
 
     def metrics(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the figures of an evaluation; by default the means.

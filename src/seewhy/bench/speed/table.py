@@ -93,12 +93,14 @@ def measure(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     rows: list[Row] = []
+    device_of_last = torch.device("cpu")
     try:
         for name in names:
             model = load_model(name, pretrained=name.startswith("scenes"), device=device)
+            device_of_last = model.device
             for batch in batches:
                 rows += _rows(name, model, batch, batch == batches[0], only, repeats, peers, progress)
-        hardware = describe_hardware(model.device)
+        hardware = describe_hardware(device_of_last)
     finally:
         torch.set_num_threads(before)
     if not rows:

@@ -34,7 +34,7 @@ def rise(grids: Grids, offsets: Offsets, size: Size) -> Masks:
     """
     *depth, rows, cols = (_weights(grids, (grids.shape[-1] + 1) * side) for side in _cell(size, grids.shape[-1]))
     for weights in depth:
-        grids = torch.tensordot(grids, weights, ([1], [1])).movedim(-1, 1)
+        grids = (grids.movedim(1, -1) @ weights.mT).movedim(-1, 1)
     return _cut(rows @ grids @ cols.mT, offsets, size)
 
 

@@ -131,7 +131,7 @@ def _put_back(module: nn.Module) -> Iterator[None]:
         if buffers:
             # always, because batch norm in training does not raise the version counter; through `.data`, so that
             # this write does not either, and a backward that the caller has still to do goes on
-            torch._foreach_copy_([buffer.data for buffer in buffers], copies)
+            torch._foreach_copy_([buffer.data for buffer in buffers], copies)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _same_values(a: dict[str, Any], b: dict[str, Any]) -> bool:
