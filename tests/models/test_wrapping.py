@@ -11,10 +11,19 @@ from models.adapter_checks import check_cut, check_places, check_run, check_tail
 from torch import Tensor, nn
 from toys import ToyAttention, ToyBlock, ToyCNN, ToyViT
 
+import seewhy
 from seewhy.core.cards import Capability
 from seewhy.core.preprocess import Preprocess
-from seewhy.errors import LayoutError, ModelError, NonFiniteError, OptionError, TargetError, UnknownNameError
-from seewhy.methods import METHODS
+from seewhy.errors import (
+    LayoutError,
+    ModelError,
+    NonFiniteError,
+    OptionError,
+    RequirementError,
+    TargetError,
+    UnknownNameError,
+)
+from seewhy.methods import METHODS, GradCAM
 from seewhy.models.infer.wrapping import wrap
 from seewhy.models.structure import Block, Layer, Structure
 from seewhy.targets import Output
@@ -707,3 +716,46 @@ def test_cnns_of_libraries_are_found_as_their_adapters_know_them(name: str, monk
     same = [any(a.shape == b.shape and torch.equal(a, b) for a in ours) for b in theirs]
     assert same[-1] or torch.equal(ours[-1], known.activations(x, [known.structure.cam_layer]).popitem()[1])
     assert sum(same) >= len(theirs) - 1, same
+
+
+class Normalize(nn.Module):
+    def forward(self, x):
+        return (x - 0.5) / 0.25
+
+
+@pytest.mark.parametrize("name", ["scenes_cnn", "scenes_vit"])
+def test_behind_a_normalization_the_stages_are_those_of_the_model_alone(name):
+    inner = seewhy.load_model(name, device="cpu")
+    model = seewhy.wrap(nn.Sequential(nn.Identity(), nn.Sequential(Normalize(), inner.module)), input_size=(3, 96, 96))
+    assert [layer.name for layer in model.structure.stages] == [f"1.1.{s.name}" for s in inner.structure.stages]
+    assert model.structure.cam_layer.name == f"1.1.{inner.structure.cam_layer.name}"
+    assert len(model.structure.blocks) == len(inner.structure.blocks)
+    assert (model.structure.head, model.structure.multi_label) == (f"1.1.{inner.structure.head}", True)
+    x = torch.rand(2, 3, 96, 96)
+    want = GradCAM(inner)(Normalize()(x), target=[1, 2])
+    torch.testing.assert_close(GradCAM(model)(x, target=[1, 2]), want)
+
+
+def test_what_stands_before_a_model_and_changes_the_size_is_no_normalization():
+    inner = seewhy.load_model("scenes_cnn", device="cpu").module
+    model = seewhy.wrap(nn.Sequential(nn.Upsample(scale_factor=2), inner), input_size=(3, 48, 48))
+    assert model.structure.source == "module"
+
+
+class FrozenByNoGrad(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = seewhy.load_model("scenes_cnn", device="cpu").module
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x):
+        with torch.no_grad():
+            features = self.backbone(x)
+        return self.head(features)
+
+
+def test_a_forward_that_cuts_the_gradient_is_told_so_and_what_to_do():
+    model = seewhy.wrap(FrozenByNoGrad().eval(), input_size=(3, 96, 96))
+    assert "freeze the backbone by requires_grad_(False)" in model.structure.note
+    with pytest.raises(RequirementError, match="gradients, which its forward cuts off"):
+        GradCAM(model)

@@ -225,7 +225,9 @@ class VisionModel:
         missing = []
         for need in sorted(needs - self.capabilities):
             blocked = need is Capability.GRADIENTS and need in self.structure.capabilities
-            missing.append(f"gradients, which do not pass {INFERENCE}" if blocked else CAPABILITY_TEXT[need])
+            cut = need is Capability.GRADIENTS and not blocked and self.structure.source == "module"
+            text = CAPABILITY_TEXT[need] + (", which its forward cuts off (no_grad, detach)" if cut else "")
+            missing.append(f"gradients, which do not pass {INFERENCE}" if blocked else text)
         return missing
 
     # ── layers and grids ──────────────────────────────────────────────────────────────────────────────────────────

@@ -20,7 +20,7 @@ from seewhy.models.adapter import VisionModel
 from seewhy.models.checkpoints import read_state
 from seewhy.models.checkpoints.unwrapping import CONTAINERS
 from seewhy.models.fingerprint import fingerprint
-from seewhy.models.structure import Block, Layer, Structure
+from seewhy.models.structure import Structure
 
 HeadLike = Any
 """A file (`.pth`, `.safetensors`, `.npz`), a folder of `seewhy train head`, an `nn.Linear`, a state dict, or a fitted
@@ -227,23 +227,20 @@ def _embedding_width(model: VisionModel) -> int:
 
 def moved(structure: Structure) -> Structure:
     """Return the structure of a module that has become `backbone` of another, with a head behind it."""
-
-    def layer(old: Layer) -> Layer:
-        return replace(old, name=f"backbone.{old.name}")
-
+    inner = structure.below("backbone.")
     return Structure(
-        source=structure.source,
-        stages=tuple(map(layer, structure.stages)),
-        cam_layer=layer(structure.cam_layer) if structure.cam_layer else None,
-        blocks=tuple(Block(*(f"backbone.{n}" for n in (b.name, b.norm1, b.attention))) for b in structure.blocks),
-        prefix_tokens=structure.prefix_tokens,
-        class_token=structure.class_token,
-        reads_patches=structure.reads_patches,
-        patch_size=structure.patch_size,
-        pads=structure.pads,
+        source=inner.source,
+        stages=inner.stages,
+        cam_layer=inner.cam_layer,
+        blocks=inner.blocks,
+        prefix_tokens=inner.prefix_tokens,
+        class_token=inner.class_token,
+        reads_patches=inner.reads_patches,
+        patch_size=inner.patch_size,
+        pads=inner.pads,
         head="head",
-        has_gradients=structure.has_gradients,
-        note=structure.note,
+        has_gradients=inner.has_gradients,
+        note=inner.note,
     )
 
 

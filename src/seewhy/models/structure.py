@@ -157,6 +157,24 @@ class Structure:
         """Return the structure of a one-logit head with a logit for "no" beside the one for "yes"."""
         return replace(self, read=OppositeLogits(self.read), classes=2, multi_label=True)
 
+    def below(self, prefix: str) -> Structure:
+        """Return the structure of a module in which this one has become a part.
+
+        Args:
+            prefix: What the names of its modules now begin with, `backbone.`.
+        """
+
+        def layer(old: Layer) -> Layer:
+            return replace(old, name=prefix + old.name)
+
+        return replace(
+            self,
+            stages=tuple(map(layer, self.stages)),
+            cam_layer=layer(self.cam_layer) if self.cam_layer else None,
+            blocks=tuple(Block(*(prefix + name for name in (b.name, b.norm1, b.attention))) for b in self.blocks),
+            head=None if self.head is None else prefix + self.head,
+        )
+
     @property
     def axes(self) -> int:
         """How many axes an input and a map have: rows and columns, of volumes depth as well."""

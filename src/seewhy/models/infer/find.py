@@ -39,6 +39,10 @@ NO_MAPS_NOTE = (
     "no layer is known to lie on a grid of the image, so methods that read feature maps are not offered, unless "
     "layers= names some"
 )
+CUT_NOTE = (
+    "no gradient comes from the result back to the image (torch.no_grad() or detach() in forward), so methods that "
+    "need one are not offered; take it out of forward, and freeze the backbone by requires_grad_(False)"
+)
 TRUNK = 8
 """Pixels per cell from which on a layer is more than a stem, and may stand for the branches that begin behind it."""
 
@@ -144,7 +148,10 @@ def _structure(trace: Trace, output: OutputSpec, layers: Sequence[str | Layer] |
     read = finder.prefix_reaching_score(last.call, prefix) if last else []
     is_sequence = last is not None and last.layer.layout == "sequence"
     notes += [SEQUENCE_NOTE] if is_sequence else []
-    notes += [] if stages else [NO_MAPS_NOTE]
+    if not evidence.bottlenecks:
+        notes.append(CUT_NOTE)
+    elif not stages:
+        notes.append(NO_MAPS_NOTE)
     attended = [attention.time for attention in trace.attention_calls]
     if cam and not blocks and GROUPS_NOTE not in notes and attended and cam.call.end < min(attended):
         notes.append(BEFORE_ATTENTION_NOTE)

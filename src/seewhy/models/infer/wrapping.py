@@ -18,6 +18,7 @@ from seewhy.models.class_names import ClassNames, read_class_names
 from seewhy.models.infer.find import find_structure
 from seewhy.models.infer.layouts import LayoutHints
 from seewhy.models.infer.outputs import OutputHints
+from seewhy.models.instrument.hooks import untouched
 from seewhy.models.layers import input_channels
 from seewhy.models.load import source_of
 from seewhy.models.probe import verified
@@ -110,6 +111,8 @@ def wrap(
         has_hints = has_hints or isinstance(preprocess, VolumePreprocess)
         structure = None if has_hints or source is None else _known_structure(source, module)
         if structure is None:
+            structure = None if has_hints or source else _structure_of_last(module, _size(input_size, preprocess))
+        if structure is None:
             structure = find_structure(
                 module,
                 _size(input_size, preprocess),
@@ -117,7 +120,7 @@ def wrap(
                 layout_hints=layout_hints,
                 output_hints=output_hints,
             )
-        found = structure.source == "module"
+        found = structure.source == "module" or source is None
         structure = replace(
             structure,
             multi_label=multi_label or structure.multi_label,
@@ -209,3 +212,28 @@ def _known_structure(source: ModelSource, module: nn.Module) -> Structure | None
         return source.structure(module)
     except LayoutError:
         return None
+
+
+def _structure_of_last(module: nn.Module, size: tuple[int, ...]) -> Structure | None:
+    """Return what is known of a library's module that stands last in an `nn.Sequential`, behind parts without weights.
+
+    That is how people put the normalization before a model; the stages are those of the model alone.
+    """
+    if not isinstance(module, nn.Sequential) or not len(module):
+        return None
+    *before, (name, inner) = module.named_children()
+    first = nn.Sequential(*(part for _, part in before))
+    source = source_of(inner)
+    if any(True for _ in first.parameters()) or not _keeps_size(first, size):
+        return None
+    structure = _structure_of_last(inner, size) if source is None else _known_structure(source, inner)
+    return None if structure is None or structure.call else structure.below(f"{name}.")
+
+
+def _keeps_size(first: nn.Module, size: tuple[int, ...]) -> bool:
+    """Tell whether what stands before a model gives it images of the size that came."""
+    try:
+        with untouched(first), torch.no_grad():
+            return tuple(first(torch.zeros(1, *size)).shape) == (1, *size)
+    except Exception:  # whatever a module of the user's own may raise
+        return False
