@@ -328,7 +328,7 @@ def test_a_unit_does_only_the_parts_that_are_missing(setup, tmp_path):
         setup=open_setup,
         load=lambda batch: (samples(0, 1), {}),
     )
-    store = Store.create(tmp_path / "run", PLAN)
+    store = Store.create(tmp_path / "run", PLAN % "true")
     unit, names = WorkUnit("my toy", 0), worker.part_names(setup.summarize(), 0)
     work = getattr(worker.work, "__wrapped__", worker.work)  # without the check of types: the benchmark is a stand-in
     for missing in (names, ["cam"], []):

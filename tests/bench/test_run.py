@@ -173,7 +173,9 @@ def test_a_corrupt_image_costs_only_itself(tmp_path, monkeypatch):
     assert {row["method"] for row in errors} == {"", "random", "grad_cam", "lafam"}
     kept = [row["value"] for row in table(store) if row.get("error", "") is None]
     want = [row["value"] for row in table(clean) if row.get("index", broken) != broken]
-    assert kept == pytest.approx(want, rel=1e-4, abs=1e-3)
+    # a batch of one rounds otherwise than one of two, which turns the order of nearly equal pixels in a few curves
+    assert kept == pytest.approx(want, rel=0.02, abs=1e-3)
+    assert sum(a == pytest.approx(b, rel=1e-4, abs=1e-3) for a, b in zip(kept, want, strict=True)) > 0.95 * len(want)
 
 
 def test_a_metric_that_fails_on_one_image_costs_that_number_only(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from toys import ToyCNN, ToyViT
 
 import seewhy
-from seewhy.errors import ImageError, RequirementError
+from seewhy.errors import ImageError, ModelError
 from seewhy.methods import METHODS
 
 SIZE = (32, 48)
@@ -22,7 +22,7 @@ def noise_image() -> Image.Image:
 
 def test_a_module_as_it_is_is_told_to_be_wrapped() -> None:
     for call in (lambda m: seewhy.explain(m, noise_image()), METHODS["grad_cam"]):
-        with pytest.raises(RequirementError, match=r"ToyCNN is a module as it is.*seewhy\.wrap\(module\)"):
+        with pytest.raises(ModelError, match=r"ToyCNN is not a model of seewhy; wrap it first: seewhy\.wrap\(module\)"):
             call(ToyCNN().eval())
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from seewhy.core.cards import Capability, Cost, MethodCard, folder_of
 from seewhy.core.maps import upcast
@@ -151,10 +151,9 @@ class Method(Configurable):
         """Say why the method cannot serve the model; empty if it can.
 
         Raises:
-            RequirementError: It is a module as such, not opened yet.
+            ModelError: It is a module as such, not opened yet.
         """
-        if isinstance(model, nn.Module):
-            raise RequirementError(f"{type(model).__name__} is a module as it is; open it first: seewhy.wrap(module)")
+        check_model(model)
         if model.structure.volume and not cls.card.volumes:
             return "it explains images, and the model takes volumes"
         missing = model.missing_capabilities(cls.card.needs)
