@@ -386,3 +386,12 @@ def test_only_classes_have_a_probability():
 def test_a_probability_is_computed_in_float32_at_least():
     half = as_probability(ClassTarget((0,)), toy_cnn()).score(Output(LOGITS.half()))
     assert half.dtype == torch.float32
+
+
+def test_the_sum_of_a_normalized_embedding_is_nothing_and_no_rounding():
+    embedding = torch.nn.functional.layer_norm(torch.randn(3, 128), (128,)).requires_grad_()
+    score = embedding_sum().score(Output(None, embedding))
+    assert torch.equal(score, torch.zeros(3))
+    (gradient,) = torch.autograd.grad(score.sum(), embedding)
+    assert not gradient.any()
+    assert torch.equal(embedding_sum().score(Output(None, embedding + 1)), (embedding + 1).sum(-1))

@@ -214,8 +214,18 @@ class Custom(Target):
 
 
 def embedding_sum() -> Target:
-    """Return the sum of the embedding as a target: what a label-free relevance starts from (LaFAM-LRP)."""
-    return Custom(lambda e: e.sum(-1), on="embedding", name="embedding sum")
+    """Return the sum of the embedding as a target: what a label-free relevance starts from (LaFAM-LRP).
+
+    Of an embedding that leaves a LayerNorm the sum is 0 for every image, but for rounding. It is then exactly 0, so
+    that no method makes a map of the rounding.
+    """
+    return Custom(_sum, on="embedding", name="embedding sum")
+
+
+def _sum(e: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch"]:
+    total = e.sum(-1)
+    rounding = 8 * torch.finfo(e.dtype).eps * e.abs().sum(-1)
+    return torch.where(total.abs() > rounding, total, total * 0)
 
 
 def embedding_norm() -> Target:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from seewhy.core.progress import bars
 from seewhy.core.tensor_files import check_state, read_tensors, save_tensors
 from seewhy.errors import NonFiniteError, UnknownNameError, WeightsError
 from seewhy.training.checkpoint import pack_optimizer, unpack_optimizer
@@ -98,7 +98,7 @@ class Run:
         """Take the steps that are left."""
         steps = min(epochs * self.batching.steps, max_steps or epochs * self.batching.steps)
         events = Events(self.folder / "tensorboard", self.place.epoch) if self.history.leads else None
-        with _bar(shows) as bar:
+        with bars(shows) as bar:
             shown = bar.add_task("training", total=steps, completed=self.history.steps)
             while not self.place.finished and self.place.epoch < epochs and self.history.steps < steps:
                 self._epoch(data, steps, lambda text: bar.update(shown, completed=self.history.steps, description=text))
@@ -308,18 +308,3 @@ def _short(value: Any) -> str:
 
 def _seed(*numbers: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1)))
-
-
-def _bar(shows: bool) -> Progress:
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not (shows and console.is_terminal),
-    )
