@@ -19,7 +19,9 @@ from adapter_checks import (
 )
 from torch import Tensor, nn
 
+import seewhy
 from seewhy.checks.model_case import answer
+from seewhy.core.cards import Capability
 from seewhy.core.class_names import is_imagenet
 from seewhy.core.imagenet import imagenet_classes
 from seewhy.core.preprocess import Preprocess
@@ -312,3 +314,13 @@ def test_four_of_imagenet_s_names_are_spelled_otherwise_here():
     different = {i: name for i, (name, own) in enumerate(zip(theirs, imagenet_classes(), strict=True)) if name != own}
     assert different == {134: "crane bird", 517: "crane", 638: "maillot", 639: "maillot tank suit"}
     assert is_imagenet(theirs)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_classes_of_a_network_with_a_quantized_head_are_classes() -> None:
+    whole = torchvision.models.resnet18(num_classes=7).eval()
+    quantized = torch.ao.quantization.quantize_dynamic(whole, {torch.nn.Linear}, dtype=torch.qint8)
+    model = seewhy.wrap(quantized)
+    x = torch.rand(1, 3, 64, 64)
+    assert Capability.LOGITS in model.capabilities
+    assert torch.equal(model.run(x).logits, quantized(x))

@@ -296,11 +296,16 @@ def _coarser(part: nn.Module) -> bool:
     return False
 
 
+def _is_linear(part: nn.Module) -> bool:
+    """Tell whether a module is a linear layer, a quantized one too."""
+    return isinstance(part, nn.Linear) or (hasattr(part, "in_features") and hasattr(part, "out_features"))
+
+
 def _head(module: Any) -> dict[str, Any]:
     """Return the last linear layer of the classifier as parts of a `Structure`; none, if it was taken away."""
     name = next(name for name in HEADS if hasattr(module, name))
     head = getattr(module, name)
-    linear = [inner for inner, part in head.named_modules() if isinstance(part, nn.Linear)]
+    linear = [inner for inner, part in head.named_modules() if _is_linear(part)]
     if linear:
         return {"head": ".".join(filter(None, (name, linear[-1])))}
     if type(module).__name__ == "SqueezeNet" and len(head) > 1:
