@@ -318,7 +318,7 @@ def test_four_of_imagenet_s_names_are_spelled_otherwise_here():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_the_classes_of_a_network_with_a_quantized_head_are_classes() -> None:
-    whole = torchvision.models.resnet18(num_classes=7).eval()
+    whole = source.load("resnet18", pretrained=False, num_classes=7).module
     quantized = torch.ao.quantization.quantize_dynamic(whole, {torch.nn.Linear}, dtype=torch.qint8)
     model = seewhy.wrap(quantized)
     x = torch.rand(1, 3, 64, 64)
