@@ -50,7 +50,7 @@ def deep_reader(image: Any, reopen: Callable[[], Any]) -> Callable[[], ndarray] 
 def _both_bytes(image: Any, again: Any) -> ndarray:
     """Decode an opened file, and the lower bytes from a second one."""
     with again:
-        again.tile = [tile._replace(args=_swapped(tile.args)) for tile in again.tile]
+        again.tile = [_with_args(tile, _swapped(tile[3])) for tile in again.tile]
         again.load()
         image.load()
         upper, lower = (np.array(part).astype(np.uint16) for part in (image, again))
@@ -58,8 +58,13 @@ def _both_bytes(image: Any, again: Any) -> ndarray:
 
 
 def _unpacker(tile: Any) -> str:
-    args = tile.args
+    args = tile[3]
     return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _with_args(tile: Any, args: Any) -> Any:
+    """Return a tile with other arguments of its decoder; before Pillow 11 it is a plain tuple."""
+    return tile._replace(args=args) if hasattr(tile, "_replace") else (*tile[:3], args)
 
 
 def _swapped(args: Any) -> Any:
