@@ -47,7 +47,7 @@ def check_seen(store: Store, part: str, samples: Sequence[IndexedSample]) -> Non
         DataError: When any of them has changed.
     """
     seen = json.loads(store.about(part).get(NOTE, "{}"))
-    changed = [sample.id for index, sample in samples if seen.get(str(index), digest_of(sample)) != digest_of(sample)]
+    changed = [sample.id for i, sample in samples if str(i) in seen and seen[str(i)] != digest_of(sample)]
     if changed:
         raise DataError(
             f"{', '.join(changed[:3])}{' …' * (len(changed) > 3)}: image or annotation changed since the run began; "
